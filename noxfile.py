@@ -1,0 +1,65 @@
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+TESTS = nox.project.dependency_groups(PYPROJECT, "tests")
+LINT = nox.project.dependency_groups(PYPROJECT, "lint")
+TYPES = nox.project.dependency_groups(PYPROJECT, "types")
+SOURCES = ("async_vmapi", "tests", "benchmarks", "noxfile.py")
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "virtualenv"
+# Every Python of the classifiers that this machine has; CI machines need not have them all.
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "tests", "package"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    session.install(*LINT, ".[cli]")
+    session.run("ruff", "format", "--check", *SOURCES)
+    session.run("ruff", "check", *SOURCES)
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    session.install(*TYPES, "-e", ".[cli]")
+    session.run("mypy", "--strict", "async_vmapi", "tests/typing")
+    session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    session.install(*TESTS, "-e", ".[cli]")
+    session.run("coverage", "erase", silent=True)
+    session.run(
+        *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
+        *("--cov", "--cov-report=term", *session.posargs),
+    )
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build sdist and wheel, and use the wheel in an environment that has nothing else."""
+    session.install("build", "twine")
+    dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    (wheel,) = dist.glob("*.whl")
+    bare = session.create_tmp()
+    session.run("python", "-m", "venv", "--clear", os.path.join(bare, "bare"))
+    python = os.path.join(bare, "bare", "bin", "python")
+    session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    with session.chdir(bare):
+        session.run(python, "-c", "import async_vmapi, async_vmapi.emulator", external=True)
+        session.run(
+            *(python, "-m", "async_vmapi", "demo"), external=True, success_codes=[1], silent=True
+        )
+        session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]", external=True)
+        session.run(python, "-m", "async_vmapi", "demo", "--seed", "1", external=True)
