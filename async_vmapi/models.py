@@ -1,0 +1,332 @@
+"""What the API speaks of: machines, the requests to create them, and the catalogue (WIRE §2, §3).
+
+Plain frozen values without any I/O. Answers are decoded straight into them, so the annotations
+are the schema: a field that has no default must be in the answer, and what WIRE §5.1 wants read
+in two shapes has one of the aliases `Id`, `Int` and `Float` and is brought to the one type that
+users see when the value is made.
+"""
+
+import math
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import attrs
+
+from async_vmapi import arguments
+from async_vmapi.errors import InvalidArgument
+
+__all__ = [
+    "Autoscaler",
+    "CdromBoot",
+    "Console",
+    "CreateRequest",
+    "IPv4Address",
+    "ImageBoot",
+    "Network",
+    "Operation",
+    "PublicInterface",
+    "Reference",
+    "Region",
+    "SSHKey",
+    "StorageVolume",
+    "Template",
+    "VirtualMachine",
+    "Zone",
+]
+
+if TYPE_CHECKING:
+    Id: TypeAlias = str
+    Int: TypeAlias = int
+    Float: TypeAlias = float
+else:
+    Id = str | int
+    Int = int | str
+    Float = float | str
+
+Operation: TypeAlias = Literal[
+    "create", "resize", "shutdown", "reboot", "reset", "delete", "power_on", "power_off"
+]
+"""The writes that take time and so are watched by a `Task`."""
+
+ONLINE: Final = "online"
+OFFLINE: Final = "offline"
+INSTALLING: Final = "installing"
+DELETING: Final = "deleting"
+
+
+def _read_id(owner: object, name: str = "id") -> None:
+    value: object = getattr(owner, name)
+    if type(value) is not str:
+        object.__setattr__(owner, name, str(value))
+
+
+def _read_number(owner: object, name: str, kind: type[int] | type[float]) -> None:
+    value = getattr(owner, name)
+    if type(value) is kind or value is None:
+        return
+    try:
+        number = kind(value)
+        if not math.isfinite(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name!r} is not a number, nor a string that holds one") from None
+    object.__setattr__(owner, name, number)
+
+
+@attrs.frozen
+class Reference:
+    """Something that is named by its id and its name: a zone, an owner, a group, a system."""
+
+    id: Id
+    name: str
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+
+
+@attrs.frozen
+class IPv4Address:
+    """An address of a machine's public interface."""
+
+    id: Id
+    ipv4_address: str
+    attach_time: str | None = None
+    dhcp: bool | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+
+
+@attrs.frozen
+class PublicInterface:
+    """A machine's interface to the internet. It may have no address for a while (WIRE §4)."""
+
+    primary_ip_ipv4address: str | None = None
+    ipv4_addresses: tuple[IPv4Address, ...] = ()
+    mac_address: str | None = None
+
+
+@attrs.frozen
+class StorageVolume:
+    """A disk of a machine. `size` is in GB."""
+
+    id: Id
+    size: Float
+    system_disk: bool
+    type: str | None = None
+    attach_time: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+        _read_number(self, "size", float)
+
+
+@attrs.frozen
+class Network:
+    """A private network that a machine is attached to."""
+
+    id: Id
+    label: str | None
+    mac_address: str
+    type: str
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+
+
+@attrs.frozen
+class Autoscaler:
+    """Whether the provider resizes the machine by itself."""
+
+    active: bool
+
+
+@attrs.frozen(kw_only=True)
+class VirtualMachine:
+    """A machine as the API showed it (WIRE §3).
+
+    Attributes:
+        id: The machine's id, which is known in its region alone.
+        label: The name given to it; None where it has none.
+        cores: Number of CPUs.
+        ram: Memory in MB.
+        state: The state's word. Seen so far: ``installing``, ``online``, ``offline`` and
+            ``deleting``; others can come (WIRE §4).
+        cost_per_hour: Price of an hour, in the account's currency.
+        transfer_used: Traffic used.
+        adm: Whether the provider manages the machine; None where the API does not say.
+    """
+
+    id: Id
+    label: str | None
+    cores: Int
+    ram: Int
+    state: str
+    system: Reference
+    cost_per_hour: Float
+    transfer_used: Float
+    owner: Reference
+    public_interface: PublicInterface
+    storage_volumes: tuple[StorageVolume, ...]
+    zone: Reference
+    networks: tuple[Network, ...] = ()
+    groups: tuple[Reference, ...] = ()
+    adm: bool | None = None
+    autoscaler: Autoscaler | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+        _read_number(self, "cores", int)
+        _read_number(self, "ram", int)
+        _read_number(self, "cost_per_hour", float)
+        _read_number(self, "transfer_used", float)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All public IPv4 addresses, the primary one first; empty until it has one."""
+        primary = self.public_interface.primary_ip_ipv4address
+        known = [address.ipv4_address for address in self.public_interface.ipv4_addresses]
+        return tuple(dict.fromkeys([primary, *known] if primary else known))
+
+    @property
+    def system_volume(self) -> StorageVolume | None:
+        """The disk that the system is on; None until it has one."""
+        return next((volume for volume in self.storage_volumes if volume.system_disk), None)
+
+
+@attrs.frozen
+class Console:
+    """Where a machine's console answers, and the password that it asks for."""
+
+    host: str
+    port: Int
+    password: str = attrs.field(repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        _read_number(self, "port", int)
+
+
+@attrs.frozen
+class Zone:
+    """A place in a region where machines can be created."""
+
+    id: Id
+    label: str
+    name: str
+    available: bool
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+
+
+@attrs.frozen
+class Region:
+    """A region and its zones."""
+
+    name: str
+    zones: tuple[Zone, ...]
+
+
+@attrs.frozen
+class Template:
+    """An image to boot a new machine from.
+
+    Attributes:
+        supports: What `ImageBoot` may carry for it: ``password``, ``sshkey``, ``cloudinit``.
+        owner: Whose it is; None for the provider's own.
+    """
+
+    id: Id
+    label: str
+    supports: tuple[str, ...]
+    owner: Reference | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+
+
+@attrs.frozen
+class SSHKey:
+    """A public SSH key of the account, to be put on new machines by its id."""
+
+    id: Id
+    name: str
+    fingerprint: str
+
+    def __attrs_post_init__(self) -> None:
+        _read_id(self)
+
+
+@attrs.frozen(kw_only=True)
+class ImageBoot:
+    """Boot a new machine from a template (WIRE §2).
+
+    Args:
+        os: The template's id.
+        password: The administrator's password, where the template supports ``password``.
+        key_id: An SSH key's id, where the template supports ``sshkey``.
+        user_data: The cloud-init text, where the template supports ``cloudinit``.
+
+    Raises:
+        InvalidArgument: If one of them is empty or no text.
+    """
+
+    os: str
+    password: str | None = attrs.field(default=None, repr=False)
+    key_id: str | None = None
+    user_data: str | None = attrs.field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        arguments.text("os", self.os)
+        if self.password is not None:
+            arguments.secret("password", self.password)
+        if self.key_id is not None:
+            arguments.text("key_id", self.key_id)
+        if self.user_data is not None:
+            arguments.secret("user_data", self.user_data)
+
+
+@attrs.frozen(kw_only=True)
+class CdromBoot:
+    """Boot a new machine from a CD image, by the image's name (WIRE §2).
+
+    Raises:
+        InvalidArgument: If `iso` is empty or no text.
+    """
+
+    iso: str
+
+    def __attrs_post_init__(self) -> None:
+        arguments.text("iso", self.iso)
+
+
+@attrs.frozen(kw_only=True)
+class CreateRequest:
+    """All that the API must know to create a machine (WIRE §2).
+
+    Args:
+        name: The new machine's label; it need not be unique.
+        cpus: Number of CPUs, at least 1.
+        ram: Memory in MB, at least 1.
+        zone_id: The id of the zone to create it in.
+        boot: What it boots from.
+
+    Raises:
+        InvalidArgument: If one of them is not as said above.
+    """
+
+    name: str
+    cpus: int
+    ram: int
+    zone_id: str
+    boot: ImageBoot | CdromBoot
+
+    def __attrs_post_init__(self) -> None:
+        arguments.text("name", self.name)
+        arguments.whole("cpus", self.cpus, minimum=1)
+        arguments.whole("ram", self.ram, minimum=1)
+        arguments.text("zone_id", self.zone_id)
+        if not isinstance(self.boot, ImageBoot | CdromBoot):
+            raise InvalidArgument(
+                f"boot of type {type(self.boot).__name__} is not an ImageBoot or a CdromBoot",
+                argument="boot",
+            )
