@@ -1,0 +1,387 @@
+"""Decide from what was seen whether an operation is done. Pure: no clock, no network (WIRE §4, §5).
+
+The API says "accepted" and no more. A `Completion` takes each look at the machine in the order in
+which they were asked and answers with a verdict: pending, done with its evidence, or failed. What
+is awaited of each operation stands in `RULES` as data. Times are seconds since the request was
+accepted; an observation's time is when the look was *asked*, so that nothing older than the write
+can pass for news.
+
+Looks by GET and by list are judged apart, since a list may lag behind a GET: what a list showed
+within `LIST_LAG` of the write may be from before it, and proves no transition.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+import attrs
+
+from async_vmapi.models import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
+
+__all__ = [
+    "LIST_LAG",
+    "RULES",
+    "STALE",
+    "Completion",
+    "Done",
+    "Evidence",
+    "Failed",
+    "Observation",
+    "Pending",
+    "Rule",
+    "Source",
+    "Target",
+    "Verdict",
+]
+
+STALE: Final = 10.0
+"""Seconds after a write in which its old values may still be read (WIRE §4 gives no figure)."""
+
+LIST_LAG: Final = 10.0
+"""Seconds by which a list is thought to lag behind a GET at most."""
+
+FAILURE_HOLD: Final = 5.0
+"""Seconds for which a failing state must stay before it is believed."""
+
+GETS_FOR_ABSENCE: Final = 3
+"""GETs in a row that must say "not found" where no list agrees with them."""
+
+
+class Evidence(enum.StrEnum):
+    """How a task knows that its operation is done (WIRE §5.2)."""
+
+    OBSERVED = "observed"
+    """The transition was seen."""
+    INFERRED = "inferred"
+    """The wanted end holds, but the transition to it was missed."""
+    ASSUMED = "assumed"
+    """There was nothing to see, and its time has passed: a reboot that never left ``online``."""
+
+
+class Source(enum.Enum):
+    """How a look was asked."""
+
+    GET = "get"
+    LIST = "list"
+
+
+@attrs.frozen
+class Observation:
+    """One look at the machine.
+
+    Attributes:
+        at: When it was asked, in seconds since the request was accepted.
+        source: How it was asked.
+        state: The state's word; None if the machine was absent.
+        cores: Number of CPUs then.
+        ram: Memory in MB then.
+    """
+
+    at: float
+    source: Source
+    state: str | None
+    cores: int = 0
+    ram: int = 0
+
+
+@attrs.frozen
+class Pending:
+    """Not decided yet.
+
+    Attributes:
+        confirm: Whether a GET is what would decide it.
+        look_at: Not before this time; None for at once.
+    """
+
+    confirm: bool = False
+    look_at: float | None = None
+
+
+@attrs.frozen
+class Done:
+    """The operation is done."""
+
+    evidence: Evidence
+
+
+@attrs.frozen
+class Failed:
+    """The operation cannot succeed any more.
+
+    Attributes:
+        reason: Why, in words.
+        gone: Whether the machine is no longer there.
+    """
+
+    reason: str
+    gone: bool = False
+
+
+Verdict: TypeAlias = Pending | Done | Failed
+
+_PENDING: Final = Pending()
+_CONFIRM: Final = Pending(confirm=True)
+
+# WIRE §4: "any other word can come, failure words too". These mean nothing else in any API.
+_FAILURE_WORDS: Final = frozenset({"error", "failed", "failure"})
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    """What an operation passes through and where it ends.
+
+    Attributes:
+        expected: The states that can be the end; empty where absence is.
+        passing: States known to lie on the way. Any word in none of the three sets is kept
+            and watched on, just as these are.
+        failing: States from which the end cannot come.
+        fresh: The machine is new: nothing about it is older than the write, and not being
+            found is at first "not yet" (WIRE §5.3).
+        cycle: The end is to leave ``online`` and to come back.
+        resized: The end has the wanted cores and ram.
+        settle: Seconds after which a cycle that did not show is assumed to be over.
+        timeout: Seconds to wait by default, besides the operation's own ``wait_for``.
+    """
+
+    expected: frozenset[str] = frozenset()
+    passing: frozenset[str] = frozenset()
+    failing: frozenset[str] = frozenset()
+    fresh: bool = False
+    cycle: bool = False
+    resized: bool = False
+    settle: float = 0.0
+    timeout: float
+
+
+_LOST: Final = _FAILURE_WORDS | {DELETING}
+
+RULES: Final[Mapping[Operation, Rule]] = {
+    "create": Rule(
+        expected=frozenset({ONLINE}),
+        passing=frozenset({INSTALLING, OFFLINE}),
+        failing=_LOST,
+        fresh=True,
+        timeout=1800.0,
+    ),
+    "resize": Rule(
+        expected=frozenset({ONLINE, OFFLINE}), failing=_LOST, resized=True, timeout=1800.0
+    ),
+    "shutdown": Rule(
+        expected=frozenset({OFFLINE}),
+        passing=frozenset({ONLINE}),
+        failing=_LOST,
+        timeout=600.0,
+    ),
+    "power_off": Rule(
+        expected=frozenset({OFFLINE}),
+        passing=frozenset({ONLINE}),
+        failing=_LOST,
+        timeout=600.0,
+    ),
+    "power_on": Rule(
+        expected=frozenset({ONLINE}),
+        passing=frozenset({OFFLINE}),
+        failing=_LOST,
+        timeout=600.0,
+    ),
+    "reboot": Rule(
+        expected=frozenset({ONLINE}),
+        passing=frozenset({OFFLINE}),
+        failing=_LOST,
+        cycle=True,
+        settle=60.0,
+        timeout=900.0,
+    ),
+    "reset": Rule(
+        expected=frozenset({ONLINE}),
+        passing=frozenset({OFFLINE}),
+        failing=_LOST,
+        cycle=True,
+        settle=60.0,
+        timeout=900.0,
+    ),
+    "delete": Rule(passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), timeout=900.0),
+}
+
+# WIRE §4 does not say whether a resized machine is started again, nor whether its new size
+# shows before it goes down. So an end that may be a passing place must stay for a while.
+_RESIZED_ONLINE_HOLD: Final = 20.0
+_RESIZED_OFFLINE_HOLD: Final = 30.0
+_RESIZED_WAS_ONLINE_HOLD: Final = 60.0
+_RESIZE_SLACK: Final = 60.0
+
+
+@attrs.frozen
+class Target:
+    """What was asked of the machine, as far as the end depends on it.
+
+    Attributes:
+        operation: The operation.
+        cores: The wanted number of CPUs of a resize.
+        ram: The wanted memory in MB of a resize.
+        wait_for: Minutes that the guest was given to go down.
+    """
+
+    operation: Operation
+    cores: int | None = None
+    ram: int | None = None
+    wait_for: int = 0
+
+    @property
+    def rule(self) -> Rule:
+        """The operation's rule."""
+        return RULES[self.operation]
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to wait for the end by default; what the guest is given comes on top."""
+        return self.rule.timeout + 60.0 * self.wait_for
+
+
+@attrs.define
+class Completion:
+    """Judges the looks at one machine for one operation; see the module.
+
+    Args:
+        target: What was asked.
+        seen: Whether the machine was seen since the write, for one taken up from a token.
+    """
+
+    target: Target
+    seen: bool = False
+    # Sources that credibly showed the machine before its end, since the write; and whether any
+    # source showed it so at all.
+    _before: frozenset[Source] = attrs.field(default=frozenset[Source](), init=False)
+    _contrary: bool = attrs.field(default=False, init=False)
+    # Of a cycle: sources that showed online; that showed it left. Of a resize: that it was down.
+    _was_online: frozenset[Source] = attrs.field(default=frozenset[Source](), init=False)
+    _was_down: frozenset[Source] = attrs.field(default=frozenset[Source](), init=False)
+    _listed: bool = attrs.field(default=False, init=False)
+    _list_absent: bool = attrs.field(default=False, init=False)
+    _gets_absent: int = attrs.field(default=0, init=False)
+    _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
+    _held: tuple[str, float] | None = attrs.field(default=None, init=False)
+
+    def observe(self, seen: Observation) -> Verdict:
+        """Take one look into account and return the verdict after it.
+
+        Args:
+            seen: The look; never asked earlier than the one before it.
+        """
+        if seen.state is None:
+            return self._absent(seen)
+        self.seen = True
+        self._listed = self._listed or seen.source is Source.LIST
+        self._list_absent, self._gets_absent = False, 0
+        rule = self.target.rule
+        if seen.state in rule.failing:
+            return self._fails(seen, seen.state)
+        self._failing = None
+        if not rule.expected:
+            return _PENDING
+        if rule.cycle:
+            return self._cycled(seen)
+        if rule.resized:
+            return self._resized(seen, seen.state)
+        return self._arrived(seen)
+
+    def _credible(self, seen: Observation) -> bool:
+        return self.target.rule.fresh or seen.source is Source.GET or seen.at >= LIST_LAG
+
+    def _absent(self, seen: Observation) -> Verdict:
+        fresh = self.target.rule.fresh
+        if fresh and not self.seen:
+            return _PENDING
+        if seen.source is Source.GET:
+            self._gets_absent += 1
+        elif fresh and not self._listed:
+            # This list is older than the machine.
+            return _PENDING
+        else:
+            self._list_absent = True
+        agreed = self._gets_absent >= (1 if self._list_absent else GETS_FOR_ABSENCE)
+        if not agreed:
+            return _CONFIRM
+        if self.target.rule.expected:
+            return Failed("the machine is gone", gone=True)
+        return Done(Evidence.OBSERVED if self.seen else Evidence.INFERRED)
+
+    def _fails(self, seen: Observation, state: str) -> Verdict:
+        # It is no end, whatever comes of it.
+        self._contrary, self._held = True, None
+        if self._credible(seen):
+            self._before |= {seen.source}
+        if seen.source is Source.LIST:
+            return _CONFIRM
+        if self._failing is None or self._failing[0] != state:
+            self._failing = (state, seen.at)
+        believed = max(self._failing[1] + FAILURE_HOLD, STALE)
+        if seen.at < believed:
+            return Pending(confirm=True, look_at=believed)
+        return Failed(f"the machine is {state!r}")
+
+    def _arrived(self, seen: Observation) -> Verdict:
+        """Judge an operation that is done when an expected state is reached."""
+        if seen.state not in self.target.rule.expected:
+            self._contrary = True
+            if self._credible(seen):
+                self._before |= {seen.source}
+            return _PENDING
+        if self.target.rule.fresh or seen.source in self._before:
+            return Done(Evidence.OBSERVED)
+        if not self._contrary and seen.at < STALE:
+            # It may be an old value still, or the operation had nothing to do.
+            return Pending(confirm=True, look_at=STALE)
+        return Done(Evidence.INFERRED) if seen.source is Source.GET else _CONFIRM
+
+    def _cycled(self, seen: Observation) -> Verdict:
+        """Judge an operation that is done when the machine left ``online`` and came back."""
+        source = seen.source
+        if seen.state != ONLINE:
+            if self._credible(seen):
+                self._contrary = True
+                if source in self._was_online:
+                    self._was_down |= {source}
+            return _PENDING
+        if self._credible(seen):
+            self._was_online |= {source}
+        if source in self._was_down:
+            return Done(Evidence.OBSERVED)
+        end = STALE if self._contrary else self.target.rule.settle
+        if seen.at < end:
+            return Pending(confirm=True, look_at=end)
+        if source is Source.LIST:
+            return _CONFIRM
+        return Done(Evidence.INFERRED if self._contrary else Evidence.ASSUMED)
+
+    def _resized(self, seen: Observation, state: str) -> Verdict:
+        """Judge a resize: the wanted size, in a state that lasts."""
+        target = self.target
+        if state == ONLINE:
+            self._was_online |= {seen.source}
+        elif self._credible(seen):
+            self._was_down |= {seen.source}
+        if (seen.cores, seen.ram) != (target.cores, target.ram):
+            self._contrary, self._held = True, None
+            if self._credible(seen):
+                self._before |= {seen.source}
+            return _PENDING
+        if state not in target.rule.expected:
+            self._held = None
+            return _PENDING
+        if self._held is None or self._held[0] != state:
+            self._held = (state, seen.at)
+        end = self._held[1] + self._resize_hold(state)
+        if not self._contrary and state == ONLINE and not self._was_down:
+            # It had that size already: only the time that it may take tells.
+            end = max(end, 60.0 * target.wait_for + _RESIZE_SLACK)
+        if seen.at < end:
+            return Pending(confirm=True, look_at=end)
+        if seen.source in self._before:
+            return Done(Evidence.OBSERVED)
+        return Done(Evidence.INFERRED) if seen.source is Source.GET else _CONFIRM
+
+    def _resize_hold(self, state: str) -> float:
+        if state == OFFLINE:
+            return _RESIZED_WAS_ONLINE_HOLD if self._was_online else _RESIZED_OFFLINE_HOLD
+        return 0.0 if self._was_down else _RESIZED_ONLINE_HOLD
