@@ -1,0 +1,402 @@
+"""Watch the fleet for all tasks of a client at once.
+
+The API has no events (WIRE §4), so whoever waits must ask. The hub asks for everybody. It runs
+only while somebody awaits, and belongs to no awaiter, so any of them can be cancelled without
+harm to the others.
+"""
+
+import asyncio
+import contextvars
+import copy
+import heapq
+import itertools
+import logging
+import math
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+import msgspec
+
+from async_vmapi.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
+from async_vmapi.completion import Done, Evidence, Pending, Source
+from async_vmapi.errors import (
+    AuthenticationError,
+    DecodingError,
+    InvalidState,
+    NotFound,
+    VMAPIError,
+)
+from async_vmapi.schedule import Schedule
+from async_vmapi.transport import Call, Transport
+from async_vmapi.watch import Watch
+
+__all__ = ["PollHub"]
+
+_log: Final = logging.getLogger(__name__)
+
+_PATH: Final = "/v2/virtual-machines"
+_LIST: Final = Call("list", "GET", _PATH)
+_GETS_AT_ONCE: Final = 16
+_NEVER: Final = Glimpse(id="", state="", cores=0, ram=0)
+
+
+@attrs.define(eq=False)
+class _Machine:
+    """A machine that is awaited now, by one watch or several."""
+
+    vm_id: str
+    watches: list[Watch] = attrs.field(factory=list[Watch])
+    # What the last list showed: the machine, None for absent, _NEVER before the first.
+    listed: Glimpse | None = _NEVER
+    due: float = math.inf
+    failures: int = 0
+
+
+class PollHub:
+    """One schedule for all tasks of a client.
+
+    Args:
+        transport: What asks.
+        floor: Seconds between two looks at the same machine, or two lists, at least.
+        ceiling: Seconds between two looks at the same machine at most.
+        seed: Makes the jitter repeatable.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        floor: float = 1.0,
+        ceiling: float = 15.0,
+        seed: int | None = None,
+    ) -> None:
+        self._transport = transport
+        self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed)
+        # Looks due within this time are taken together.
+        self._slack = floor / 4
+        self._machines: dict[str, _Machine] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._driver: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        # GETs to come, as (time, tie-breaker, machine). An entry whose time is no longer its
+        # machine's `due` is stale, and passed over.
+        self._queue: list[tuple[float, int, _Machine]] = []
+        self._ties = itertools.count()
+        self._listing = False
+        self._forget_times()
+
+    def _forget_times(self) -> None:
+        self._list_due = self._listed_at = -math.inf
+        self._blind_until = self._hold_until = -math.inf
+        self._failures = 0
+        self._list_error: tuple[float, str] | None = None
+
+    # --- awaiters ---------------------------------------------------------------------------
+
+    async def news(self, watch: Watch) -> None:
+        """Wait until something new is seen of a watch that has not ended.
+
+        Raises:
+            AuthenticationError: If the API does not let this client look.
+            InvalidState: If the client is in use in another event loop, or closed meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._move_to(loop)
+        waiter: asyncio.Future[VMAPIError | None] = loop.create_future()
+        self._join(watch, waiter, loop)
+        try:
+            problem = await waiter
+        finally:
+            self._leave(watch, waiter, loop)
+        if problem is not None:
+            raise problem
+
+    def last_error(self, watch: Watch) -> str | None:
+        """Return the text of the last look for `watch` that failed, if one did."""
+        if self._list_error is not None and self._list_error[0] >= watch.started:
+            return watch.last_error or self._list_error[1]
+        return watch.last_error
+
+    def close(self) -> None:
+        """Let every awaiter go, with an `InvalidState`."""
+        self._release(lambda: InvalidState("the client was closed while this task was awaited"))
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._machines:
+            raise InvalidState(
+                "tasks of this client are awaited in another event loop; "
+                "a client serves one loop at a time"
+            )
+        self._loop = loop
+        self._driver = None
+        self._wake = asyncio.Event()
+        self._queue.clear()
+        self._listing = False
+        self._forget_times()
+
+    def _join(
+        self,
+        watch: Watch,
+        waiter: asyncio.Future[VMAPIError | None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        watch.waiters.append(waiter)
+        if len(watch.waiters) > 1:
+            return
+        if watch.loop is not loop:
+            # Another loop's clock says nothing here; what is known to have passed still counts.
+            watch.loop, watch.started = loop, loop.time() - watch.elapsed
+        machine = self._machines.get(watch.vm_id)
+        if machine is None:
+            machine = self._machines[watch.vm_id] = _Machine(watch.vm_id)
+        machine.watches.append(watch)
+        machine.listed = _NEVER
+        self._plan(machine, loop.time())
+        if self._driver is None:
+            self._start(loop)
+
+    def _leave(
+        self,
+        watch: Watch,
+        waiter: asyncio.Future[VMAPIError | None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        watch.waiters.remove(waiter)
+        if watch.waiters:
+            return
+        machine = self._machines[watch.vm_id]
+        machine.watches.remove(watch)
+        if machine.watches:
+            return
+        del self._machines[watch.vm_id]
+        machine.due = math.inf
+        if not self._machines:
+            # Not at once: who takes one event after the other is back in the same moment.
+            loop.call_soon(self._stop_if_idle)
+
+    def _release(self, problem: Callable[[], VMAPIError]) -> None:
+        for machine in self._machines.values():
+            for watch in machine.watches:
+                watch.wake(problem())
+
+    # --- the driver -------------------------------------------------------------------------
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        # In a context of its own: what it does is no part of what its first awaiter does.
+        self._driver = loop.create_task(
+            self._drive(), name="async_vmapi poll hub", context=contextvars.Context()
+        )
+        self._driver.add_done_callback(self._ended)
+
+    def _stop_if_idle(self) -> None:
+        if not self._machines and self._driver is not None:
+            self._driver.cancel()
+            self._driver = None
+            self._queue.clear()
+
+    def _ended(self, driver: asyncio.Task[None]) -> None:
+        if driver is not self._driver:
+            return
+        self._driver = None
+        if driver.cancelled():
+            # By somebody else, for instance by "cancel all tasks". Awaiters cancelled with it
+            # are gone by the next turn of the loop; for those that stay, looking goes on.
+            driver.get_loop().call_soon(self._restart)
+        elif (error := driver.exception()) is not None:
+            _log.error("polling broke off", exc_info=error)
+            kind = type(error).__name__
+            self._release(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
+
+    def _restart(self) -> None:
+        if self._machines and self._driver is None and self._loop is not None:
+            self._start(self._loop)
+
+    async def _drive(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._machines:
+            self._wake.clear()
+            due = self._next_due()
+            if due <= loop.time():
+                await self._tick(loop)
+                continue
+            timer = loop.call_at(due, self._wake.set) if due < math.inf else None
+            try:
+                await self._wake.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+    def _next_due(self) -> float:
+        while self._queue and self._queue[0][0] != self._queue[0][2].due:
+            heapq.heappop(self._queue)
+        due = self._queue[0][0] if self._queue else math.inf
+        if self._listing:
+            due = min(due, self._list_due)
+        return max(due, self._hold_until)
+
+    def _plan(self, machine: _Machine, now: float) -> None:
+        """Set when the machine is looked at by GET next, if at all."""
+        due = math.inf
+        for watch in machine.watches:
+            if not isinstance(watch.verdict, Pending):
+                continue
+            if watch.verdict.confirm:
+                if watch.verdict.look_at is None:
+                    due = min(due, now + self._schedule.floor)
+                else:
+                    # Looks may be taken this much early, and this one is no use before its time.
+                    due = min(due, watch.started + watch.verdict.look_at + self._slack)
+            if not self._listing:
+                elapsed = now - watch.started
+                due = min(due, now + self._schedule.between_gets(watch.target.operation, elapsed))
+        due = max(due, now + self._schedule.after_failures(machine.failures))
+        machine.due = due
+        if due < math.inf:
+            heapq.heappush(self._queue, (due, next(self._ties), machine))
+            if self._queue[0][2] is machine:
+                self._wake.set()
+
+    async def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        listing = now >= self._blind_until and self._schedule.prefers_list(
+            len(self._machines), listing=self._listing
+        )
+        if listing is not self._listing:
+            self._listing = listing
+            self._list_due = max(now, self._listed_at + self._schedule.floor)
+            self._queue.clear()
+            for machine in self._machines.values():
+                self._plan(machine, now)
+        if self._listing and now >= self._list_due:
+            await self._look_at_all(loop)
+        else:
+            await self._look_at_each(self._take_due(now), loop)
+
+    def _take_due(self, now: float) -> list[_Machine]:
+        horizon = now + self._slack
+        due: list[_Machine] = []
+        while self._queue and self._queue[0][0] <= horizon:
+            at, _, machine = heapq.heappop(self._queue)
+            if at == machine.due:
+                machine.due = math.inf
+                due.append(machine)
+        return due
+
+    # --- looking ----------------------------------------------------------------------------
+
+    async def _look_at_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked = loop.time()
+        try:
+            glimpses, body = await self._transport.call_raw(_LIST, GLIMPSES)
+            raws = None if not glimpses else raw_vms(body)
+        except AuthenticationError as error:
+            self._refused(error, loop)
+            return
+        except VMAPIError as error:
+            self._list_error = (asked, str(error))
+            self._failed(loop)
+            if isinstance(error, DecodingError):
+                # One machine that cannot be read must not hide all the others.
+                self._blind_until = loop.time() + 10 * self._schedule.ceiling
+            return
+        self._failures = 0
+        self._schedule.measured_list(len(body))
+        interval = self._schedule.between_lists(len(self._machines))
+        # A list that takes long is not asked for again at once.
+        self._list_due = asked + max(interval, 2 * (loop.time() - asked))
+        confirm = self._compare(glimpses, raws, asked)
+        self._listed_at = asked
+        await self._look_at_each(confirm, loop)
+
+    def _compare(
+        self, glimpses: list[Glimpse], raws: list[msgspec.Raw] | None, asked: float
+    ) -> list[_Machine]:
+        """Tell the watches what changed since the last list; return who wants a GET now."""
+        places = {glimpse.id: place for place, glimpse in enumerate(glimpses)}
+        before = self._listed_at
+        confirm: list[_Machine] = []
+        for machine in self._machines.values():
+            place = places.get(machine.vm_id)
+            glimpse = None if place is None else glimpses[place]
+            if glimpse == machine.listed:
+                continue
+            raw = None if place is None or raws is None else bytes(raws[place])
+            for watch in machine.watches:
+                if machine.listed is not _NEVER and machine.listed is not None:
+                    # It was passed over while it stayed the same; when it did so last counts.
+                    watch.saw(before, Source.LIST, machine.listed, None)
+                watch.saw(asked, Source.LIST, glimpse, raw)
+            machine.listed = glimpse
+            self._learn(machine)
+            self._plan(machine, asked)
+            if any(watch.wants_get_now for watch in machine.watches):
+                machine.due = math.inf
+                confirm.append(machine)
+        return confirm
+
+    async def _look_at_each(
+        self, machines: list[_Machine], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        limit = asyncio.Semaphore(_GETS_AT_ONCE)
+
+        async def look(machine: _Machine) -> bool:
+            async with limit:
+                return await self._look_at(machine, loop)
+
+        outcomes = await asyncio.gather(*(look(machine) for machine in machines))
+        if any(outcomes):
+            self._failures = 0
+        elif outcomes:
+            self._failed(loop)
+
+    async def _look_at(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> bool:
+        """Look at one machine by GET; return whether the look succeeded."""
+        if self._machines.get(machine.vm_id) is not machine:
+            return True
+        asked = loop.time()
+        seen: Glimpse | None = None
+        raw: bytes | None = None
+        failure = ""
+        try:
+            glimpse, body = await self._transport.call_raw(
+                Call("get", "GET", f"{_PATH}/{machine.vm_id}"), GLIMPSE
+            )
+            self._schedule.measured_get(len(body))
+            seen, raw = glimpse, bytes(raw_vm(body))
+            if glimpse.id != machine.vm_id:
+                failure = f"the answer shows another machine, {glimpse.id}"
+        except NotFound as error:
+            # A proxy's page is no word of the API's.
+            failure = "" if error.from_api else str(error)
+        except AuthenticationError as error:
+            self._refused(error, loop)
+            return False
+        except VMAPIError as error:
+            failure = str(error)
+        if failure:
+            machine.failures += 1
+            for watch in machine.watches:
+                watch.missed(failure)
+        else:
+            machine.failures = 0
+            for watch in machine.watches:
+                watch.saw(asked, Source.GET, seen, raw)
+            self._learn(machine)
+        self._plan(machine, loop.time())
+        return not failure
+
+    def _learn(self, machine: _Machine) -> None:
+        for watch in machine.watches:
+            verdict = watch.verdict
+            if isinstance(verdict, Done) and verdict.evidence is Evidence.OBSERVED:
+                self._schedule.took(watch.target.operation, watch.elapsed)
+
+    def _failed(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._failures += 1
+        self._hold_until = loop.time() + self._schedule.after_failures(self._failures)
+
+    def _refused(self, error: AuthenticationError, loop: asyncio.AbstractEventLoop) -> None:
+        self._failed(loop)
+        self._release(lambda: copy.copy(error))

@@ -1,0 +1,100 @@
+"""Decide when to look and how: by GET or by one list. Pure, but for its own seeded random.
+
+One look at the fleet by list costs the same for one machine as for all of them; so the list is
+taken where the GETs would cost more, and the more machines wait for it, the more often.
+"""
+
+import math
+import random
+from typing import Final
+
+from async_vmapi.models import Operation
+
+__all__ = ["Schedule"]
+
+_REQUEST: Final = 64 * 1024
+"""What a request costs besides its bytes, told in bytes: requests are what rate limits count."""
+
+_FLEET: Final = 1000
+"""Machines that an account is thought to have until a list has shown it."""
+
+_VM_BYTES: Final = 1000
+
+_LEARNED: Final = 5
+"""Ends of an operation to have seen before their times count."""
+
+
+class Schedule:
+    """What was learned about costs and durations, and what follows from it.
+
+    Args:
+        floor: Seconds between two looks at least.
+        ceiling: Seconds between two looks at most.
+        seed: Makes the jitter repeatable.
+    """
+
+    def __init__(self, *, floor: float, ceiling: float, seed: int | None) -> None:
+        self.floor = floor
+        self.ceiling = ceiling
+        self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
+        self._list_cost: float = _REQUEST + _FLEET * _VM_BYTES
+        self._get_cost: float = _REQUEST + _VM_BYTES
+        self._durations: dict[Operation, tuple[int, float, float]] = {}
+
+    def measured_list(self, size: int) -> None:
+        """Learn from the bytes of a list."""
+        self._list_cost = _REQUEST + size
+
+    def measured_get(self, size: int) -> None:
+        """Learn from the bytes of a get."""
+        self._get_cost = _REQUEST + size
+
+    def took(self, operation: Operation, elapsed: float) -> None:
+        """Learn from an operation that was seen to end `elapsed` seconds after its request."""
+        count, shortest, longest = self._durations.get(operation, (0, math.inf, 0.0))
+        self._durations[operation] = (count + 1, min(shortest, elapsed), max(longest, elapsed))
+
+    def prefers_list(self, machines: int, *, listing: bool) -> bool:
+        """Tell whether one list is cheaper than a GET for each of so many machines.
+
+        Args:
+            machines: How many are awaited.
+            listing: Whether the list is in use; it is left only where it costs twice as much,
+                so that the last of a fleet do not make it go to and fro.
+        """
+        return machines * self._get_cost * (2 if listing else 1) > self._list_cost
+
+    def between_lists(self, machines: int) -> float:
+        """Return seconds from one list to the next.
+
+        For a given price of a request the sum of requests and waiting is least where the
+        interval falls with the square root of how many wait.
+        """
+        wanted = self.ceiling / math.sqrt(max(1, machines))
+        return self._jittered(wanted, 1.1)
+
+    def between_gets(self, operation: Operation, elapsed: float) -> float:
+        """Return seconds to the next look at one machine.
+
+        An eighth of what has passed, so that the delay stays in proportion to what is waited
+        for; where the operation's durations are known, none before the shortest of them, and
+        more often while it can end at any moment.
+        """
+        wanted = elapsed / 8
+        count, shortest, longest = self._durations.get(operation, (0, 0.0, 0.0))
+        if count >= _LEARNED:
+            if elapsed < 0.9 * shortest:
+                wanted = 0.9 * shortest - elapsed
+            elif elapsed <= 1.1 * longest:
+                wanted = (longest - shortest) / 20
+        return self._jittered(wanted, 1.2)
+
+    def after_failures(self, count: int) -> float:
+        """Return seconds to wait after so many failed looks in a row; 0 after none."""
+        if count == 0:
+            return 0.0
+        return self._jittered(self.floor * 2.0 ** min(count, 16), 1.2)
+
+    def _jittered(self, wanted: float, most: float) -> float:
+        bounded = min(max(wanted, self.floor), self.ceiling)
+        return min(bounded * self._random.uniform(1.0, most), max(self.ceiling, self.floor))

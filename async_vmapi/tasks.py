@@ -1,0 +1,310 @@
+"""`Task`: an operation that the API accepted, to be awaited until it is really finished."""
+
+import asyncio
+import enum
+import math
+import zlib
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from async_vmapi import arguments
+from async_vmapi.completion import Done, Evidence, Failed, Target
+from async_vmapi.errors import (
+    InvalidArgument,
+    InvalidState,
+    TaskError,
+    TaskFailed,
+    TaskTimeout,
+    VMVanished,
+)
+from async_vmapi.hub import PollHub
+from async_vmapi.models import Operation, VirtualMachine
+from async_vmapi.watch import TaskEvent, Watch
+
+__all__ = ["DEFAULT_TIMEOUT", "Task", "resume"]
+
+T_co = TypeVar("T_co", covariant=True)
+E = TypeVar("E", bound=TaskError)
+
+
+class _Default(enum.Enum):
+    TIMEOUT = "the operation's own timeout"
+
+
+DEFAULT_TIMEOUT: Final = _Default.TIMEOUT
+"""Wait as long as the operation may take: see `Task.wait`."""
+
+
+class Task(Generic[T_co]):
+    """An accepted operation on a machine.
+
+    ``await task`` waits until the operation is really finished, and returns the machine as it
+    was seen at the end (a deletion returns None). Nothing is asked of the API while nobody
+    awaits, nor after the end; any number may await, at no further cost. Cancelling an await
+    stops the waiting, never the operation, and never another's waiting.
+
+    Tasks come from the methods of ``client.vms`` and from `Client.resume`.
+    """
+
+    __slots__ = ("_hub", "_origin", "_result_of", "_watch")
+
+    def __init__(
+        self, hub: PollHub, watch: Watch, origin: str, result_of: Callable[[TaskEvent], T_co]
+    ) -> None:
+        self._hub = hub
+        self._watch = watch
+        self._origin = origin
+        self._result_of = result_of
+
+    def __repr__(self) -> str:
+        evidence = self.evidence
+        if evidence is not None:
+            how = f"done, {evidence}"
+        elif self.done():
+            how = "failed"
+        else:
+            how = f"pending, last seen {self._last_state() or 'never'}"
+        return f"<Task {self.operation} of {self.vm_id}: {how}>"
+
+    @property
+    def vm_id(self) -> str:
+        """The machine's id."""
+        return self._watch.vm_id
+
+    @property
+    def operation(self) -> Operation:
+        """What was asked of the machine."""
+        return self._watch.target.operation
+
+    @property
+    def history(self) -> tuple[TaskEvent, ...]:
+        """Every change seen so far, the oldest first."""
+        return tuple(self._watch.history)
+
+    @property
+    def last_seen(self) -> VirtualMachine | None:
+        """The machine as it was when it was last seen to change; None if it never was seen."""
+        return next((e.vm for e in reversed(self._watch.history) if e.raw is not None), None)
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """How it is known that the operation is done; None while it is not."""
+        verdict = self._watch.verdict
+        return verdict.evidence if isinstance(verdict, Done) else None
+
+    def done(self) -> bool:
+        """Return whether the operation has ended, well or not."""
+        return self._watch.ended
+
+    def result(self) -> T_co:
+        """Return what awaiting returns, without waiting.
+
+        Raises:
+            InvalidState: If the task has not ended.
+            TaskFailed: If the machine was seen in a state that it does not come out of.
+            VMVanished: If the machine is gone, and that was not what was asked for.
+            DecodingError: If the API showed the machine in a form that cannot be read.
+        """
+        verdict = self._watch.verdict
+        if isinstance(verdict, Done):
+            return self._result_of(self._watch.history[-1])
+        if isinstance(verdict, Failed):
+            raise self._error(VMVanished if verdict.gone else TaskFailed, verdict.reason)
+        raise InvalidState(f"{self!r} has no result yet: await it first")
+
+    def __await__(self) -> Generator[object, None, T_co]:
+        return self.wait().__await__()
+
+    async def wait(self, timeout: float | _Default | None = DEFAULT_TIMEOUT) -> T_co:
+        """Wait until the operation is really finished.
+
+        Args:
+            timeout: Seconds that this call waits in all; None for no limit. By default as long
+                as the operation may take, which covers its ``wait_for``: half an hour for create
+                and resize, less for the others.
+
+        Returns:
+            The machine as it was seen at the end; None for a deletion.
+
+        Raises:
+            TaskTimeout: If the end was not seen in time. The task can be awaited again.
+            TaskFailed: If the machine was seen in a state that it does not come out of.
+            VMVanished: If the machine is gone, and that was not what was asked for.
+            AuthenticationError: If the API does not let this client look. The task can be
+                awaited again.
+        """
+        if timeout is DEFAULT_TIMEOUT:
+            limit: float | None = self._watch.target.timeout
+        elif timeout is None:
+            limit = None
+        else:
+            limit = arguments.seconds("timeout", timeout)
+            limit = None if limit == math.inf else limit
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                while not self._watch.ended:
+                    await self._hub.news(self._watch)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        if self._watch.ended:
+            return self.result()
+        raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
+
+    def events(self) -> AsyncIterator[TaskEvent]:
+        """Iterate over every change seen: those of the past first, then each as it comes.
+
+        The last event has `TaskEvent.final` set; the iteration ends after it, also where the
+        operation failed. It has no timeout of its own.
+
+        Raises:
+            AuthenticationError: If the API does not let this client look.
+        """
+        return _Events(self._hub, self._watch)
+
+    def token(self) -> str:
+        """Return a small text from which `Client.resume` makes this task again, anywhere.
+
+        It names the endpoint, the machine and what was asked of it, and holds no secret.
+        """
+        watch = self._watch
+        return _encode_token(
+            _Token(
+                origin=self._origin,
+                operation=watch.target.operation,
+                vm=watch.vm_id,
+                cores=watch.target.cores,
+                ram=watch.target.ram,
+                wait_for=watch.target.wait_for,
+                elapsed=round(watch.elapsed, 1),
+                seen=watch.seen,
+            )
+        )
+
+    def _last_state(self) -> str | None:
+        return next((e.state for e in reversed(self._watch.history) if e.state), None)
+
+    def _error(self, kind: type[E], reason: str) -> E:
+        watch = self._watch
+        state = self._last_state()
+        looks = f"; {watch.failed_looks} looks failed" if watch.failed_looks else ""
+        return kind(
+            f"{self.operation} of {self.vm_id}: {reason} (last seen {state or 'never'}{looks})",
+            vm_id=self.vm_id,
+            operation=self.operation,
+            last_state=state,
+            history=tuple((event.elapsed, event.state) for event in watch.history),
+            last_poll_error=self._hub.last_error(watch),
+            token=self.token(),
+        )
+
+
+class _Events:
+    """Iterates over a watch's events; it awaits, and so is polled for, within ``anext`` alone."""
+
+    def __init__(self, hub: PollHub, watch: Watch) -> None:
+        self._hub = hub
+        self._watch = watch
+        self._next = 0
+
+    def __aiter__(self) -> AsyncIterator[TaskEvent]:
+        return self
+
+    async def __anext__(self) -> TaskEvent:
+        watch = self._watch
+        while self._next >= len(watch.history):
+            if watch.ended:
+                raise StopAsyncIteration
+            await self._hub.news(watch)
+        self._next += 1
+        return watch.history[self._next - 1]
+
+
+# --- tokens -----------------------------------------------------------------------------------
+
+_TOKEN_VERSION: Final = 1
+
+
+class _Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    origin: str
+    operation: Operation
+    vm: str
+    elapsed: float
+    cores: int | None = None
+    ram: int | None = None
+    wait_for: int = 0
+    seen: bool = False
+
+
+class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    # The sum is of the task's very bytes, so those are kept as they came.
+    v: int
+    sum: int
+    task: msgspec.Raw
+
+
+_decode_sealed = msgspec.json.Decoder(_Sealed).decode
+_decode_token = msgspec.json.Decoder(_Token).decode
+
+
+def _encode_token(token: _Token) -> str:
+    body = msgspec.json.encode(token)
+    return msgspec.json.encode(
+        _Sealed(v=_TOKEN_VERSION, sum=zlib.crc32(body), task=msgspec.Raw(body))
+    ).decode()
+
+
+def _vm_at_end(event: TaskEvent) -> VirtualMachine:
+    if event.vm is None:
+        raise InvalidState("the machine was not there at the end")
+    return event.vm
+
+
+def _nothing(_: TaskEvent) -> None:
+    return None
+
+
+def start(hub: PollHub, origin: str, vm_id: str, target: Target) -> Task[VirtualMachine]:
+    """Return the task of an operation that the API accepted just now."""
+    return Task(hub, Watch(vm_id, target), origin, _vm_at_end)
+
+
+def start_delete(hub: PollHub, origin: str, vm_id: str) -> Task[None]:
+    """Return the task of a deletion that the API accepted just now."""
+    return Task(hub, Watch(vm_id, Target("delete")), origin, _nothing)
+
+
+def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:
+    """Make a task again from its token; see `Client.resume`."""
+
+    def refuse(why: str) -> InvalidArgument:
+        return InvalidArgument(f"token {why}", argument="token")
+
+    if not isinstance(token, str):
+        raise refuse(f"of type {type(token).__name__} is not a text")
+    try:
+        sealed = _decode_sealed(token)
+        version_fits = sealed.v == _TOKEN_VERSION
+        intact = sealed.sum == zlib.crc32(sealed.task)
+        content = _decode_token(sealed.task) if version_fits and intact else None
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+        raise refuse("is damaged, or is no token of a task") from None
+    if not version_fits:
+        raise refuse(f"is of version {sealed.v}; this release reads version {_TOKEN_VERSION}")
+    if content is None:
+        raise refuse("is damaged: its sum does not fit")
+    if content.origin != origin:
+        raise refuse(f"belongs to {content.origin}, and this client talks to {origin}")
+    target = Target(
+        content.operation, cores=content.cores, ram=content.ram, wait_for=content.wait_for
+    )
+    watch = Watch(
+        arguments.identifier("token's vm", content.vm),
+        target,
+        elapsed=max(0.0, content.elapsed),
+        seen=content.seen,
+    )
+    return Task(hub, watch, origin, lambda event: event.vm)

@@ -1,0 +1,155 @@
+"""What is known of one awaited machine: its history, and the verdict so far."""
+
+import asyncio
+
+import attrs
+
+from async_vmapi.codec import Glimpse, decode_vm
+from async_vmapi.completion import (
+    Completion,
+    Done,
+    Evidence,
+    Observation,
+    Pending,
+    Source,
+    Target,
+    Verdict,
+)
+from async_vmapi.errors import VMAPIError
+from async_vmapi.models import VirtualMachine
+
+__all__ = ["TaskEvent", "Watch"]
+
+
+@attrs.frozen
+class TaskEvent:
+    """A change of a machine that a task has seen.
+
+    Attributes:
+        elapsed: Seconds since the API accepted the request.
+        state: The state's word; None once the machine is gone.
+        evidence: How the end is known; None for every event but a successful end.
+        final: Whether this is the task's last event.
+        raw: The machine as the API showed it, undecoded; None once it is gone.
+    """
+
+    elapsed: float
+    state: str | None
+    evidence: Evidence | None = None
+    final: bool = False
+    # Undecoded: most are never looked at, and a whole fleet's are kept at once.
+    raw: bytes | None = attrs.field(default=None, repr=False, eq=False)
+
+    @property
+    def vm(self) -> VirtualMachine | None:
+        """The machine as it was seen then; None once it is gone.
+
+        Raises:
+            DecodingError: If the API showed it in a form that cannot be read.
+        """
+        return None if self.raw is None else decode_vm(self.raw)
+
+
+class Watch:
+    """One task's view of its machine. Whoever asks the API tells it by `saw` and `missed`.
+
+    Args:
+        vm_id: The machine.
+        target: What was asked of it.
+        elapsed: Seconds that had passed since the request was accepted.
+        seen: Whether the machine was seen since then.
+    """
+
+    __slots__ = (
+        "_completion",
+        "_last",
+        "elapsed",
+        "failed_looks",
+        "history",
+        "last_error",
+        "loop",
+        "started",
+        "target",
+        "verdict",
+        "vm_id",
+        "waiters",
+    )
+
+    def __init__(
+        self, vm_id: str, target: Target, *, elapsed: float = 0.0, seen: bool = False
+    ) -> None:
+        self.vm_id = vm_id
+        self.target = target
+        self.elapsed = elapsed
+        self.loop = asyncio.get_running_loop()
+        self.started = self.loop.time() - elapsed
+        self.verdict: Verdict = Pending()
+        self.history: list[TaskEvent] = []
+        self.waiters: list[asyncio.Future[VMAPIError | None]] = []
+        self.failed_looks = 0
+        self.last_error: str | None = None
+        self._completion = Completion(target, seen=seen)
+        self._last: Glimpse | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be looked for."""
+        return not isinstance(self.verdict, Pending)
+
+    @property
+    def wants_get_now(self) -> bool:
+        """Whether a GET would decide, and nothing speaks against asking it at once."""
+        verdict = self.verdict
+        return isinstance(verdict, Pending) and verdict.confirm and verdict.look_at is None
+
+    @property
+    def seen(self) -> bool:
+        """Whether the machine was seen since the request was accepted."""
+        return self._completion.seen
+
+    def wake(self, problem: VMAPIError | None = None) -> None:
+        """Let all awaiters go on, or fail with `problem`."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(problem)
+
+    def saw(self, asked: float, source: Source, glimpse: Glimpse | None, raw: bytes | None) -> None:
+        """Take one look into account.
+
+        Args:
+            asked: The loop's time when it was asked.
+            source: How it was asked.
+            glimpse: What it showed; None for absent.
+            raw: The machine as it came, undecoded; None where it is as it was seen last.
+        """
+        at = asked - self.started
+        if self.ended or at < self.elapsed:
+            return
+        self.elapsed = at
+        if glimpse is None:
+            observation = Observation(at, source, None)
+        else:
+            observation = Observation(at, source, glimpse.state, glimpse.cores, glimpse.ram)
+        self.verdict = self._completion.observe(observation)
+        changed = glimpse is not None and glimpse != self._last
+        if changed:
+            self._last = glimpse
+        if not changed and not self.ended:
+            return
+        if raw is None and glimpse is not None and self.history:
+            raw = self.history[-1].raw
+        self.history.append(
+            TaskEvent(
+                elapsed=at,
+                state=None if glimpse is None else glimpse.state,
+                evidence=self.verdict.evidence if isinstance(self.verdict, Done) else None,
+                final=self.ended,
+                raw=raw,
+            )
+        )
+        self.wake()
+
+    def missed(self, error: str) -> None:
+        """Note a look that failed."""
+        self.failed_looks += 1
+        self.last_error = error
