@@ -1,0 +1,301 @@
+"""`Client`: wires the floors below together and owns what must be closed."""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypedDict, Unpack
+
+import aiohttp
+from yarl import URL
+
+from async_vmapi import arguments, tasks
+from async_vmapi.catalogue import Account, Regions, Templates
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.hub import PollHub
+from async_vmapi.models import VirtualMachine
+from async_vmapi.signing import Credentials
+from async_vmapi.tasks import Task
+from async_vmapi.transport import Transport
+from async_vmapi.vms import VirtualMachines
+from async_vmapi.wire import HTTPWire, Wire
+
+if TYPE_CHECKING:
+    from async_vmapi.emulator.api import CloudAPI
+
+__all__ = ["Client", "ClientOptions"]
+
+_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_CONNECT_TIMEOUT: Final = 10.0
+
+
+class ClientOptions(TypedDict, total=False):
+    """What a `Client` takes besides where to connect and with which credentials."""
+
+    session: aiohttp.ClientSession | None
+    timeout: float
+    poll_floor: float
+    poll_ceiling: float
+
+
+class Client:
+    """A connection to the API of one region.
+
+    Use it as an async context manager, or call `close` at the end. It may be entered in one
+    asyncio task and left in another, and, once closed, be used in another event loop.
+
+    Args:
+        base_url: Scheme and host, and a port if need be, like
+            ``https://eu-poland-1warszawa.api.e24cloud.com``. Plain http is for loopback hosts.
+        api_key: The API key.
+        api_secret: Its secret; it shows in no ``repr``, log or error.
+        session: An `aiohttp.ClientSession` to use in place of an own one. It is not closed.
+            Its middlewares are not run: they could change what is signed, or send it twice.
+        timeout: Seconds for a whole request.
+        poll_floor: Seconds between two looks at an awaited machine, at least.
+        poll_ceiling: Seconds between two looks at an awaited machine, at most.
+
+    Raises:
+        InvalidArgument: If one of them is not as said above.
+
+    Attributes:
+        vms: The machines.
+        regions: The regions and their zones.
+        templates: The templates to create machines from.
+        account: The account's SSH keys.
+    """
+
+    vms: VirtualMachines
+    regions: Regions
+    templates: Templates
+    account: Account
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str,
+        api_secret: str,
+        session: aiohttp.ClientSession | None = None,
+        timeout: float = 30.0,
+        poll_floor: float = 1.0,
+        poll_ceiling: float = 15.0,
+    ) -> None:
+        origin = _origin(base_url)
+        timeout = arguments.seconds("timeout", timeout)
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise InvalidArgument(
+                f"session of type {type(session).__name__} is not an aiohttp.ClientSession",
+                argument="session",
+            )
+        wire = HTTPWire(
+            origin,
+            session=session,
+            timeout=timeout,
+            connect_timeout=min(timeout, _CONNECT_TIMEOUT),
+        )
+        self._assemble(wire, origin, api_key, api_secret, poll_floor, poll_ceiling, None)
+
+    def _assemble(
+        self,
+        wire: Wire,
+        origin: URL,
+        api_key: str,
+        api_secret: str,
+        poll_floor: float,
+        poll_ceiling: float,
+        seed: int | None,
+    ) -> None:
+        host = origin.host_subcomponent or ""
+        floor = arguments.seconds("poll_floor", poll_floor)
+        ceiling = arguments.seconds("poll_ceiling", poll_ceiling)
+        if ceiling < floor:
+            raise InvalidArgument(
+                f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
+                argument="poll_ceiling",
+            )
+        self._transport = Transport(
+            wire,
+            origin=str(origin).rstrip("/"),
+            host=host if origin.is_default_port() else f"{host}:{origin.port}",
+            credentials=Credentials(_key(api_key), arguments.secret("api_secret", api_secret)),
+        )
+        self._hub = PollHub(self._transport, floor=floor, ceiling=ceiling, seed=seed)
+        self.vms = VirtualMachines(self._transport, self._hub)
+        self.regions = Regions(self._transport)
+        self.templates = Templates(self._transport)
+        self.account = Account(self._transport)
+
+    @classmethod
+    def for_region(
+        cls,
+        region: str,
+        *,
+        api_key: str,
+        api_secret: str,
+        **options: Unpack[ClientOptions],
+    ) -> Self:
+        """Return a client of one of the provider's regions (WIRE §1).
+
+        Args:
+            region: The region's name in its endpoint, like ``eu-poland-1warszawa``.
+            api_key: The API key.
+            api_secret: Its secret.
+            options: What else `Client` takes, by keyword.
+        """
+        if not isinstance(region, str) or not _REGION.fullmatch(region):
+            raise InvalidArgument(
+                f"region={region!r} is not a name of small letters, digits and '-'",
+                argument="region",
+            )
+        url = f"https://{region}.api.e24cloud.com"
+        return cls(url, api_key=api_key, api_secret=api_secret, **options)
+
+    @classmethod
+    def from_env(cls, **options: Unpack[ClientOptions]) -> Self:
+        """Return a client set up by environment variables.
+
+        Reads ``VMAPI_API_KEY``, ``VMAPI_API_SECRET`` and either ``VMAPI_URL`` or
+        ``VMAPI_REGION``.
+
+        Args:
+            options: What else `Client` takes, by keyword.
+
+        Raises:
+            InvalidArgument: If one of them is missing or wrong, or both URL and region are set.
+        """
+        found = {name: os.environ.get(name) or None for name in _VARIABLES}
+        url, region = found["VMAPI_URL"], found["VMAPI_REGION"]
+        key, secret = found["VMAPI_API_KEY"], found["VMAPI_API_SECRET"]
+        missing = [name for name in ("VMAPI_API_KEY", "VMAPI_API_SECRET") if not found[name]]
+        if url is None and region is None:
+            missing.insert(0, "VMAPI_URL or VMAPI_REGION")
+        if missing or key is None or secret is None:
+            raise InvalidArgument(
+                f"not set in the environment: {', '.join(missing)}", argument=missing[0]
+            )
+        if url is not None and region is not None:
+            raise InvalidArgument(
+                "VMAPI_URL and VMAPI_REGION are both set; set one", argument="VMAPI_URL"
+            )
+        if region is not None:
+            return cls.for_region(region, api_key=key, api_secret=secret, **options)
+        return cls(url or "", api_key=key, api_secret=secret, **options)
+
+    @classmethod
+    def in_memory(
+        cls,
+        cloud: "CloudAPI",
+        *,
+        latency: float = 0.0,
+        poll_floor: float = 1.0,
+        poll_ceiling: float = 15.0,
+        seed: int | None = None,
+    ) -> Self:
+        """Return a client of a cloud in this process, without any socket.
+
+        Requests are signed and answered as over HTTP. On an event loop whose clock jumps
+        (looptime, for instance) hours pass in moments.
+
+        Args:
+            cloud: An `async_vmapi.emulator.CloudAPI`.
+            latency: Seconds that each request takes.
+            poll_floor: See `Client`.
+            poll_ceiling: See `Client`.
+            seed: Makes the polling's jitter repeatable.
+        """
+        # Users who never ask for it need no emulator, and no aiohttp.web, in memory.
+        from async_vmapi.memory import MemoryWire
+
+        client = cls.__new__(cls)
+        client._assemble(  # noqa: SLF001 - a second way to be made
+            MemoryWire(cloud, latency=latency),
+            URL("http://in-memory.invalid"),
+            cloud.api_key,
+            cloud.api_secret,
+            poll_floor,
+            poll_ceiling,
+            seed,
+        )
+        return client
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._transport.origin}>"
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """How many requests this client has sent, by the call's name in WIRE §2."""
+        return MappingProxyType(self._transport.requests)
+
+    def resume(self, token: str) -> Task[VirtualMachine | None]:
+        """Take up a task again from its `Task.token`, in this process or another.
+
+        It watches; it never sends the write again. What was seen before counts, what happened in
+        between does not, so an end that came meanwhile is known as ``inferred``.
+
+        Raises:
+            InvalidArgument: If the token is damaged, or belongs to another endpoint.
+        """
+        return tasks.resume(self._hub, self._transport.origin, token)
+
+    async def close(self) -> None:
+        """Close the connections; tasks that are awaited end with an `InvalidState`.
+
+        A session that was handed in stays open. Using the client again opens it again.
+        """
+        self._hub.close()
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+_VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
+
+
+def _key(value: object) -> str:
+    # It stands before a colon in a header (WIRE §1).
+    key = arguments.text("api_key", value)
+    if not key.isascii() or ":" in key or " " in key:
+        raise InvalidArgument("api_key must be ASCII without spaces and colons", argument="api_key")
+    return key
+
+
+def _origin(base_url: object) -> URL:
+    def refuse(why: str) -> InvalidArgument:
+        return InvalidArgument(f"base_url {why}", argument="base_url")
+
+    if not isinstance(base_url, str):
+        raise refuse(f"of type {type(base_url).__name__} is not a text")
+    try:
+        url = URL(base_url)
+    except ValueError:
+        raise refuse("is not a URL") from None
+    # A user name and a password in it are secrets, so nothing is quoted before this.
+    if url.raw_user is not None or url.raw_password is not None:
+        raise refuse("has a user name or a password in it; the key and secret are arguments")
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise refuse(f"{base_url!r} does not start with https:// and a host")
+    if url.raw_path not in {"", "/"} or url.raw_query_string or url.raw_fragment:
+        raise refuse(f"{base_url!r} has more than scheme, host and port; all paths are the API's")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise refuse(f"{base_url!r} is plain http, which is allowed for loopback hosts alone")
+    return url.origin()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
