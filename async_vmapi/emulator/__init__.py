@@ -1,0 +1,23 @@
+"""A local cloud that speaks the provider's API: over HTTP for any client, or in memory.
+
+It is a house of its own: written from the wire's description alone, it shares with the client
+no more than the form of a signature.
+"""
+
+from async_vmapi.emulator.api import CloudAPI, Request, Response
+from async_vmapi.emulator.app import Emulator
+from async_vmapi.emulator.cloud import Cloud
+from async_vmapi.emulator.settings import Settings
+from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM
+
+__all__ = [
+    "Change",
+    "Cloud",
+    "CloudAPI",
+    "CloudOperation",
+    "CloudVM",
+    "Emulator",
+    "Request",
+    "Response",
+    "Settings",
+]

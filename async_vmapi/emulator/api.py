@@ -1,0 +1,316 @@
+"""Answer one request, without sockets: check its signature, find the call, ask the cloud.
+
+Written from WIRE §1 and §2 alone; it shares no rule with the client but the signature's form.
+"""
+
+import hmac
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, cast
+
+import attrs
+import msgspec
+
+from async_vmapi.emulator import catalogue
+from async_vmapi.emulator.cloud import Cloud
+from async_vmapi.emulator.settings import Settings
+from async_vmapi.emulator.vm import Refused
+from async_vmapi.signing import signature, string_to_sign
+
+__all__ = ["CloudAPI", "Request", "Response"]
+
+_TOLERANCE: Final = timedelta(minutes=15)
+_LARGEST_BODY: Final = 1024 * 1024
+_VMS: Final = "/v2/virtual-machines"
+_VM_PATH: Final = re.compile(rf"{_VMS}/(?P<id>[^/]+)(?:/(?P<verb>[a-z]+))?")
+_CATALOGUE: Final[Mapping[str, tuple[str, str, object]]] = {
+    "/v2/regions": ("regions", "regions", catalogue.REGIONS),
+    "/v2/templates": ("templates", "templates", catalogue.TEMPLATES),
+    "/v2/account": ("account", "account", catalogue.ACCOUNT),
+}
+_VERBS: Final = {
+    "resize": "resize",
+    "shutdown": "shutdown",
+    "reboot": "reboot",
+    "reset": "reset",
+    "console": "console",
+    "rename": "rename",
+    "poweron": "power_on",
+    "poweroff": "power_off",
+}
+
+
+@attrs.frozen
+class Request:
+    """A request as it came.
+
+    Attributes:
+        method: The HTTP method.
+        target: The path with its query, as on the request line.
+        headers: The headers; their names are compared without case.
+        body: The body's bytes.
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+
+
+@attrs.frozen
+class Response:
+    """An answer to be sent."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = attrs.field(repr=False)
+
+
+class CloudAPI:
+    """The API of one local cloud.
+
+    Args:
+        cloud: The machines; a new cloud if it is not given.
+        settings: How a new cloud behaves.
+        seed: Makes a new cloud repeatable.
+        api_key: The only key that is let in; a new one if it is not given.
+        api_secret: Its secret; likewise.
+
+    Attributes:
+        cloud: As above.
+        api_key: As above.
+        api_secret: As above.
+        requests: How many requests came, by the call's name; ``refused`` counts those whose
+            signature, date or form was wrong, and ``unknown`` those for no known call.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud | None = None,
+        *,
+        settings: Settings | None = None,
+        seed: int | None = None,
+        api_key: str | None = None,
+        api_secret: str | None = None,
+    ) -> None:
+        if cloud is not None and (settings is not None or seed is not None):
+            raise ValueError("settings and seed are for a new cloud, and one was given")
+        self.cloud = cloud if cloud is not None else Cloud(settings, seed=seed)
+        self.api_key = api_key or f"LOCAL{secrets.token_hex(8).upper()}"
+        self.api_secret = api_secret or secrets.token_urlsafe(24)
+        self.requests: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return f"<CloudAPI of {len(self.cloud.vms)} machines>"
+
+    def handle(self, request: Request, *, now: float, today: datetime) -> Response:
+        """Answer a request.
+
+        Args:
+            request: What came.
+            now: Seconds on the cloud's clock.
+            today: The date, to judge the request's by.
+        """
+        call = "refused"
+        try:
+            self._check(request, today)
+            call, answer = self._find(request)
+            content = answer(now)
+        except Refused as error:
+            self.requests[call] += 1
+            return _answer({"success": False, "error": str(error)}, error.status)
+        self.requests[call] += 1
+        if isinstance(content, bytes):
+            return Response(200, _HEADERS, content)
+        return _answer(content, 200)
+
+    # --- who asks ------------------------------------------------------------------------------
+
+    def _check(self, request: Request, today: datetime) -> None:
+        """Refuse what is not signed as WIRE §1 says."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        if headers.get("content-type") != "application/json":
+            raise Refused(415, "Content-Type must be application/json")
+        for name in ("host", "x-date", "authorization"):
+            if not headers.get(name):
+                raise Refused(401, f"header {name} is missing")
+        try:
+            date = parsedate_to_datetime(headers["x-date"])
+        except ValueError:
+            raise Refused(401, "X-Date is no RFC 1123 date") from None
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        if abs(today - date) > _TOLERANCE:
+            raise Refused(401, "X-Date is too far from now")
+        expected = signature(
+            self.api_secret,
+            string_to_sign(
+                request.method, headers["host"], headers["x-date"], request.target, request.body
+            ),
+        )
+        wanted = f"{self.api_key}:{expected}".encode()
+        if not hmac.compare_digest(wanted, headers["authorization"].encode("utf-8", "replace")):
+            raise Refused(401, "signature does not match")
+        if len(request.body) > _LARGEST_BODY:
+            raise Refused(413, "body is too large")
+
+    # --- what is asked -------------------------------------------------------------------------
+
+    def _find(self, request: Request) -> tuple[str, Callable[[float], bytes | dict[str, object]]]:
+        """Return the call's name and what answers it at a given time."""
+        path, method, body = request.target.partition("?")[0], request.method, request.body
+        if path in _CATALOGUE:
+            name, field, value = _CATALOGUE[path]
+            _allow(method, "GET")
+            return name, lambda _: {"success": True, field: value}
+        if path == _VMS:
+            _allow(method, "GET", "PUT")
+            if method == "GET":
+                return "list", self._list
+            return "create", lambda now: self._create(_object(body), now)
+        match = _VM_PATH.fullmatch(path)
+        if match is None:
+            raise Refused(404, "there is no such path")
+        vm_id, verb = match["id"], match["verb"]
+        if verb is None:
+            _allow(method, "GET", "DELETE")
+            if method == "GET":
+                return "get", lambda now: self._get(vm_id, now)
+            return "delete", lambda now: self._delete(vm_id, _object(body), now)
+        if verb not in _VERBS:
+            raise Refused(404, "there is no such path")
+        _allow(method, "POST")
+        call = _VERBS[verb]
+        return call, lambda now: self._post(call, vm_id, body, now)
+
+    def _list(self, now: float) -> bytes:
+        return b'{"success":true,"virtual_machines":' + self.cloud.list(now) + b"}"
+
+    def _get(self, vm_id: str, now: float) -> bytes:
+        shown = self.cloud.get(vm_id, now)
+        if self.cloud.settings_of(vm_id).get_shape == "list":
+            shown = b"[" + shown + b"]"
+        return b'{"success":true,"virtual_machine":' + shown + b"}"
+
+    def _delete(self, vm_id: str, body: dict[str, object], now: float) -> dict[str, object]:
+        flag = body.get("deleteResources", 0)
+        if isinstance(flag, bool) or flag not in (0, 1):
+            raise Refused(400, "deleteResources must be 0 or 1")
+        self.cloud.operate("delete", vm_id, now)
+        return {"success": True}
+
+    def _post(self, call: str, vm_id: str, body: bytes, now: float) -> dict[str, object]:
+        cloud = self.cloud
+        match call:
+            case "console":
+                return {"console": cloud.console(vm_id, now)}
+            case "rename":
+                cloud.rename(vm_id, _text(_object(body), "name"), now)
+            case "resize":
+                fields = _object(body)
+                cores = _whole(fields, "cores", 1, catalogue.MOST_CPUS)
+                ram = _whole(fields, "ram", 1, catalogue.MOST_RAM)
+                wait_for = _whole(fields, "wait_for", 0, None)
+                cloud.operate("resize", vm_id, now, cores=cores, ram=ram, wait_for=wait_for)
+            case "shutdown":
+                fields = _object(body) if body else {}
+                wait_for = _whole({"wait_for": 4, **fields}, "wait_for", 0, None)
+                cloud.operate("shutdown", vm_id, now, wait_for=wait_for)
+            case "reboot" | "reset" | "power_on" | "power_off":
+                cloud.operate(call, vm_id, now)
+            case _:  # pragma: no cover - every name in _VERBS has its case
+                raise AssertionError(call)
+        return {"success": True}
+
+    def _create(self, body: dict[str, object], now: float) -> dict[str, object]:
+        inner = body.get("create_vm")
+        if not isinstance(inner, dict):
+            raise Refused(400, "create_vm must be an object")
+        asked = cast("dict[str, object]", inner)
+        legacy = self.cloud.settings.legacy_fields
+        name = _text(asked, "name")
+        cores = _whole(asked, "cpus", 1, catalogue.MOST_CPUS)
+        ram = _whole(asked, "ram", 1, catalogue.MOST_RAM)
+        old_zone = legacy and "compute_zone_id" not in asked
+        zone = catalogue.ZONES.get(_text(asked, "zone_id" if old_zone else "compute_zone_id"))
+        if zone is None:
+            raise Refused(400, "there is no such zone")
+        if not zone["available"]:
+            raise Refused(409, "the zone is not available")
+        vm_id = self.cloud.create(
+            now, label=name, cores=cores, ram=ram, zone=zone, template=_boot(asked, legacy=legacy)
+        )
+        return {"success": True, "virtual_machine": {"id": vm_id}}
+
+
+def _boot(asked: dict[str, object], *, legacy: bool) -> catalogue.Template | None:
+    """Return the template to boot from, or None for a CD; WIRE §2 has the conditions."""
+    boot_type = _text(asked, "boot_type")
+    extras = {
+        "password": "password",
+        "key_id": "sshkey",
+        "user_data": "cloudinit",
+    }
+    given = [name for name in extras if asked.get(name) is not None]
+    if boot_type == "cdrom":
+        _text(asked, "cdrom")
+        if given:
+            raise Refused(400, f"{given[0]} is for boot_type image alone")
+        return None
+    if boot_type != "image":
+        raise Refused(400, "boot_type must be image or cdrom")
+    os = _text(asked, "os")
+    template = next((t for t in catalogue.TEMPLATES if t["id"] == os), None)
+    if template is None:
+        raise Refused(400, "there is no such template")
+    for name in given:
+        if name == "key_id":
+            key = asked[name]
+            if not (isinstance(key, str) or (legacy and type(key) is int)):
+                raise Refused(400, "key_id must be a string")
+            if str(key) not in {str(known["id"]) for known in catalogue.KEYS}:
+                raise Refused(400, "there is no such SSH key")
+        else:
+            _text(asked, name)
+        if extras[name] not in template["supports"]:
+            raise Refused(400, f"the template does not support {extras[name]}")
+    return template
+
+
+def _allow(method: str, *methods: str) -> None:
+    if method not in methods:
+        raise Refused(405, f"method must be {' or '.join(methods)}")
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.MsgspecError, RecursionError):
+        raise Refused(400, "the body must be a JSON object") from None
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    # The value may be a secret, so it is not repeated.
+    value = fields.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise Refused(400, f"{name} must be a text that is not empty")
+    return value
+
+
+def _whole(fields: Mapping[str, Any], name: str, least: int, most: int | None) -> int:
+    value = fields.get(name)
+    if type(value) is not int or value < least or (most is not None and value > most):
+        bounds = f"from {least}" + ("" if most is None else f" to {most}")
+        raise Refused(400, f"{name} must be an integer {bounds}")
+    return value
+
+
+_HEADERS: Final = {"Content-Type": "application/json"}
+
+
+def _answer(content: Mapping[str, object], status: int) -> Response:
+    return Response(status, _HEADERS, msgspec.json.encode(content))

@@ -1,0 +1,93 @@
+"""How the emulated cloud behaves: durations, guests, forms of its answers."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, cast
+
+import attrs
+
+__all__ = ["Settings", "Span"]
+
+Span: TypeAlias = tuple[float, float]
+"""Seconds, from and to; a duration is drawn evenly from between."""
+
+
+def _span(value: object) -> Span:
+    pair = cast("Sequence[object]", value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"a span has two ends, and {value!r} has {len(pair)}")
+    low, high = pair
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        raise TypeError(f"a span is a number of seconds or a pair of them, not {value!r}")
+    if not 0 <= low <= high < math.inf:
+        raise ValueError(f"a span goes up from 0 seconds at least, which {value!r} does not")
+    return float(low), float(high)
+
+
+def _duration(low: float, high: float) -> Span:
+    span: Span = attrs.field(default=(low, high), converter=_span)
+    return span
+
+
+def _is_acpi(_: object, __: object, value: object) -> None:
+    if value in ("honour", "ignore"):
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"acpi is 'honour', 'ignore' or a number of seconds, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How a cloud, or one machine of it, behaves.
+
+    All times are seconds on the cloud's clock; a plain number is a fixed duration.
+
+    Attributes:
+        create: From the accepted request to ``online``.
+        not_found: After a create, how long a get says "not found" and no list has the machine.
+        address: From ``online`` to the machine's address (WIRE §4: it can come later).
+        resize: From the accepted request to the machine running again, or resized.
+        shutdown: What a guest that honours ACPI takes to go down.
+        power_on: From the accepted request to ``online``.
+        power_off: From the accepted request to ``offline``.
+        reboot: From the accepted request to ``online`` again.
+        reset: Likewise.
+        delete: From the accepted request to the machine's absence.
+        stale: How long after an accepted request nothing changes for any reader.
+        list_lag: How long the list goes on showing what was true before a change.
+        acpi: What the guest makes of a request to go down: ``"honour"`` it, ``"ignore"`` it
+            (so it is turned off after ``wait_for`` minutes, and never reboots), or honour it
+            after a number of seconds.
+        restart_after_resize: Whether a resized machine that ran is started again.
+        reboot_visible: Whether a reboot or reset shows in ``state``.
+        fail_state: The state that a create ends in, in place of ``online``.
+        extra_states: States shown one after the other between ``installing`` and ``online``.
+        get_shape: Whether a get answers with a list of one, or with the machine itself.
+        legacy_fields: Whether create takes ``zone_id`` and an integer ``key_id`` too.
+        sparse: Whether the fields that were seen to be absent or null are so.
+        quota: How many machines there can be; None for no limit.
+    """
+
+    create: Span = _duration(30, 90)
+    not_found: Span = _duration(0, 5)
+    address: Span = _duration(0, 5)
+    resize: Span = _duration(20, 60)
+    shutdown: Span = _duration(5, 20)
+    power_on: Span = _duration(10, 30)
+    power_off: Span = _duration(1, 3)
+    reboot: Span = _duration(10, 30)
+    reset: Span = _duration(5, 15)
+    delete: Span = _duration(5, 15)
+    stale: Span = _duration(0, 3)
+    list_lag: Span = _duration(0, 0)
+    acpi: Literal["honour", "ignore"] | float = attrs.field(default="honour", validator=_is_acpi)
+    restart_after_resize: bool = True
+    reboot_visible: bool = True
+    fail_state: str | None = None
+    extra_states: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    get_shape: Literal["list", "object"] = attrs.field(
+        default="list", validator=attrs.validators.in_(("list", "object"))
+    )
+    legacy_fields: bool = True
+    sparse: bool = False
+    quota: int | None = None
