@@ -1,0 +1,5 @@
+"""Run the command line with ``python -m async_vmapi``."""
+
+from async_vmapi.cli import main
+
+main()

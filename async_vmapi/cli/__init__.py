@@ -1,0 +1,19 @@
+"""The command line, ``async-vmapi``. It needs the extra ``cli``."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, or say what is missing for it."""
+    try:
+        from async_vmapi.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in {"typer", "rich"}:
+            raise
+        sys.exit(
+            f"async-vmapi needs {error.name}, which is not installed; "
+            "install the command line with: pip install 'async-vmapi[cli]'"
+        )
+    app()
