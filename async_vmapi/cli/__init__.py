@@ -10,10 +10,11 @@ def main() -> None:
     try:
         from async_vmapi.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in {"typer", "rich"}:
+        package = (error.name or "").partition(".")[0]
+        if package not in {"typer", "rich"}:
             raise
         sys.exit(
-            f"async-vmapi needs {error.name}, which is not installed; "
+            f"async-vmapi needs {package}, which is not installed; "
             "install the command line with: pip install 'async-vmapi[cli]'"
         )
     app()

@@ -24,7 +24,6 @@ from async_vmapi.signing import signature, string_to_sign
 __all__ = ["CloudAPI", "Request", "Response"]
 
 _TOLERANCE: Final = timedelta(minutes=15)
-_LARGEST_BODY: Final = 1024 * 1024
 _VMS: Final = "/v2/virtual-machines"
 _VM_PATH: Final = re.compile(rf"{_VMS}/(?P<id>[^/]+)(?:/(?P<verb>[a-z]+))?")
 _CATALOGUE: Final[Mapping[str, tuple[str, str, object]]] = {
@@ -155,8 +154,6 @@ class CloudAPI:
         wanted = f"{self.api_key}:{expected}".encode()
         if not hmac.compare_digest(wanted, headers["authorization"].encode("utf-8", "replace")):
             raise Refused(401, "signature does not match")
-        if len(request.body) > _LARGEST_BODY:
-            raise Refused(413, "body is too large")
 
     # --- what is asked -------------------------------------------------------------------------
 

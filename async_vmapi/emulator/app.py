@@ -98,7 +98,11 @@ class Emulator:
         return (asyncio.get_running_loop().time() - self._began) * self._speed
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = Request(request.method, request.raw_path, request.headers, await request.read())
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return web.json_response({"success": False, "error": "body is too large"}, status=413)
+        asked = Request(request.method, request.raw_path, request.headers, body)
         answer = self.api.handle(asked, now=self.now, today=datetime.now(UTC))
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 

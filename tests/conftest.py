@@ -1,0 +1,66 @@
+"""What the tests share: a cloud in memory, a cloud over HTTP, and clients of them."""
+
+import pytest
+
+from async_vmapi import Client, CreateRequest, ImageBoot
+from async_vmapi.emulator import CloudAPI, Emulator, Settings
+
+ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
+TEMPLATE = "2268"
+
+
+@pytest.fixture
+def request_for():
+    """Make the request for a machine of a given name."""
+
+    def make(name="web-01", **changes):
+        fields = {"cpus": 1, "ram": 1024, "zone_id": ZONE, "boot": ImageBoot(os=TEMPLATE)}
+        return CreateRequest(name=name, **(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def cloud_api():
+    """A lifelike cloud in memory."""
+    return CloudAPI(seed=1)
+
+
+@pytest.fixture
+async def memory_client(cloud_api):
+    """A client of the cloud in memory."""
+    async with Client.in_memory(cloud_api, seed=1) as client:
+        yield client
+
+
+@pytest.fixture
+async def emulator():
+    """A cloud over HTTP in which all happens at once, but for what must be seen to happen."""
+    at_once = Settings(
+        create=0.02,
+        not_found=0.01,
+        address=0,
+        resize=0.6,
+        shutdown=0.1,
+        power_on=0.1,
+        power_off=0.1,
+        reboot=0.4,
+        reset=0.4,
+        delete=0.1,
+        stale=0,
+    )
+    async with Emulator(settings=at_once, seed=1) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def client(emulator):
+    """A client of the cloud over HTTP, that looks as often as things happen there."""
+    async with Client(
+        emulator.url,
+        api_key=emulator.api_key,
+        api_secret=emulator.api_secret,
+        poll_floor=0.002,
+        poll_ceiling=0.01,
+    ) as client:
+        yield client

@@ -1,0 +1,24 @@
+"""aioresponses for the aiohttp that we use."""
+
+from typing import Any
+from unittest.mock import Mock
+
+from aiohttp import ClientResponse
+from aioresponses import aioresponses
+
+
+class _Response(ClientResponse):
+    # aioresponses 0.7.9 does not hand on the `stream_writer` that aiohttp >= 3.14 asks for:
+    # https://github.com/pnuckowski/aioresponses/issues/289
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("stream_writer", Mock(output_size=0))
+        super().__init__(*args, **kwargs)
+
+
+class FixedAioresponses(aioresponses):
+    """What `aioresponses` is, with answers that can be made."""
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Register an answer."""
+        kwargs.setdefault("response_class", _Response)
+        super().add(*args, **kwargs)

@@ -1,0 +1,389 @@
+"""The emulator, spoken to by a client that is not ours: standard library only, from WIRE §1."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import time
+from email.utils import formatdate
+from urllib.parse import urlsplit
+
+import pytest
+
+from async_vmapi.emulator import CloudAPI, Emulator, Settings
+
+ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
+VMS = "/v2/virtual-machines"
+
+
+class PlainClient:
+    """Signs by hand and speaks over a plain connection."""
+
+    def __init__(self, emulator):
+        self.host = urlsplit(emulator.url).netloc
+        self.key, self.secret = emulator.api_key, emulator.api_secret
+
+    def signed(self, method, path, body=b"", *, date=None, host=None):
+        date = date or formatdate(usegmt=True)
+        lines = [method, host or self.host, date, path]
+        text = "\n".join(lines).encode() + b"\n" + body
+        digest = hmac.new(self.secret.encode(), text, hashlib.sha256).digest()
+        return {
+            "Host": host or self.host,
+            "Content-Type": "application/json",
+            "X-Date": date,
+            "Authorization": f"{self.key}:{base64.b64encode(digest).decode()}",
+        }
+
+    def send(self, method, path, body, headers):
+        connection = http.client.HTTPConnection(self.host, timeout=10)
+        try:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def call(self, method, path, content=None):
+        body = b"" if content is None else json.dumps(content).encode()
+        return self.send(method, path, body, self.signed(method, path, body))
+
+    async def acall(self, *arguments):
+        return await asyncio.to_thread(self.call, *arguments)
+
+    async def asend(self, *arguments):
+        return await asyncio.to_thread(self.send, *arguments)
+
+
+@pytest.fixture
+def plain(emulator):
+    """A client that is not ours."""
+    return PlainClient(emulator)
+
+
+def create_body(**changes):
+    fields = {
+        "cpus": 1,
+        "ram": 512,
+        "compute_zone_id": ZONE,
+        "name": "web-01",
+        "boot_type": "image",
+        "os": "2268",
+    }
+    fields |= changes
+    return {"create_vm": {name: value for name, value in fields.items() if value is not None}}
+
+
+async def until(look, wanted):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        status, answer = await look()
+        if wanted(status, answer):
+            return answer
+        await asyncio.sleep(0.01)
+    raise AssertionError(answer)
+
+
+class TestForeignClient:
+    async def test_the_life_of_a_machine(self, plain):
+        """It can create, list, get, shut down and delete."""
+        status, answer = await plain.acall("PUT", VMS, create_body())
+        assert (status, answer["success"]) == (200, True)
+        path = f"{VMS}/{answer['virtual_machine']['id']}"
+        answer = await until(
+            lambda: plain.acall("GET", path),
+            lambda status, a: status == 200 and a["virtual_machine"][0]["state"] == "online",
+        )
+        assert answer["virtual_machine"][0]["label"] == "web-01"
+        status, answer = await plain.acall("GET", VMS)
+        assert [vm["label"] for vm in answer["virtual_machines"]] == ["web-01"]
+        assert await plain.acall("POST", f"{path}/shutdown", {"wait_for": 1}) == (
+            200,
+            {"success": True},
+        )
+        await until(
+            lambda: plain.acall("GET", path),
+            lambda status, a: a["virtual_machine"][0]["state"] == "offline",
+        )
+        assert (await plain.acall("DELETE", path, {"deleteResources": 1}))[0] == 200
+        await until(lambda: plain.acall("GET", path), lambda status, a: status == 404)
+        assert (await plain.acall("GET", VMS))[1]["virtual_machines"] == []
+
+    async def test_a_query_and_a_signed_body_of_a_get(self, plain):
+        """The query is signed with the path; a GET's body is signed and ignored."""
+        assert (await plain.acall("GET", f"{VMS}?a=b%20c&d=%C3%A9"))[0] == 200
+        assert (await plain.acall("GET", VMS, {"ignored": "ü"}))[0] == 200
+
+    async def test_older_field_names(self, plain):
+        """`zone_id` and an integer `key_id` are taken, as older clients send them."""
+        body = create_body(compute_zone_id=None, zone_id=ZONE, key_id=11)
+        assert (await plain.acall("PUT", VMS, body))[0] == 200
+
+
+class TestSignature:
+    @pytest.mark.parametrize("changed", ["body", "path", "date", "host", "method", "key", "sum"])
+    async def test_one_byte_changed_is_refused(self, plain, emulator, changed):
+        """A request with any one byte other than was signed is refused with 401."""
+        method, path = "PUT", f"{VMS}?x=1"
+        body = json.dumps(create_body()).encode()
+        headers = plain.signed(method, path, body)
+        match changed:
+            case "body":
+                body = body.replace(b"web-01", b"web-02")
+            case "path":
+                path = f"{VMS}?x=2"
+            case "date":
+                headers["X-Date"] = formatdate(time.time() + 60, usegmt=True)
+            case "host":
+                headers["Host"] = headers["Host"].replace("127", "128")
+            case "method":
+                method = "POST"
+            case "key":
+                headers["Authorization"] = "x" + headers["Authorization"][1:]
+            case "sum":
+                key, _, digest = headers["Authorization"].rpartition(":")
+                flipped = "A" if digest[0] != "A" else "B"
+                headers["Authorization"] = f"{key}:{flipped}{digest[1:]}"
+        status, answer = await plain.asend(method, path, body, headers)
+        assert (status, answer["success"]) == (401, False)
+        assert "signature" in answer["error"]
+        assert emulator.cloud.vms == {}
+        assert emulator.api.requests == {"refused": 1}
+
+    @pytest.mark.parametrize(("off", "status"), [(-14, 200), (14, 200), (-16, 401), (16, 401)])
+    async def test_the_date_may_be_off_by_a_quarter_of_an_hour(self, plain, off, status):
+        """A request that is too old, or from the future, is refused though well signed."""
+        headers = plain.signed("GET", VMS, date=formatdate(time.time() + 60 * off, usegmt=True))
+        answered, answer = await plain.asend("GET", VMS, b"", headers)
+        assert answered == status
+        if status == 401:
+            assert "X-Date" in answer["error"]
+
+    @pytest.mark.parametrize(
+        ("name", "value", "status"),
+        [
+            ("Content-Type", "text/plain", 415),
+            ("Content-Type", None, 415),
+            ("X-Date", "yesterday", 401),
+            ("X-Date", None, 401),
+            ("Authorization", None, 401),
+            ("Authorization", "nonsense", 401),
+            ("Authorization", "\xff:\xfe", 401),
+        ],
+    )
+    async def test_a_header_that_is_wrong(self, plain, name, value, status):
+        """What is missing or malformed is refused before anything is looked up."""
+        headers = plain.signed("GET", VMS)
+        del headers[name]
+        if value is not None:
+            headers[name] = value
+        answered, answer = await plain.asend("GET", VMS, b"", headers)
+        assert answered == status
+        assert answer["success"] is False
+        assert answer["error"]
+
+    async def test_no_answer_repeats_what_is_secret(self, plain, emulator):
+        """A password is not repeated by an answer that refuses it."""
+        body = create_body(os="b7d1c9a4-52e8-4f0b-9c36-1d8e7a5f2b90", password="hunter-2")
+        status, answer = await plain.acall("PUT", VMS, body)
+        assert status == 400
+        assert "hunter-2" not in json.dumps(answer)
+        assert emulator.api_secret not in repr(emulator.api)
+
+
+APPLIANCE = "b7d1c9a4-52e8-4f0b-9c36-1d8e7a5f2b90"
+CLOSED_ZONE = "7c1f6a52-9d0e-4b1c-8a3f-2e5d9b7c4a10"
+CDROM = {"boot_type": "cdrom", "cdrom": "a.iso", "os": None}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("changes", "status", "words"),
+        [
+            ({"os": None}, 400, "os"),
+            ({"os": 2268}, 400, "os"),
+            ({"os": "1"}, 400, "template"),
+            ({"boot_type": "floppy"}, 400, "boot_type"),
+            ({"boot_type": None}, 400, "boot_type"),
+            ({"boot_type": "cdrom"}, 400, "cdrom"),
+            ({**CDROM, "password": "x"}, 400, "password"),
+            ({**CDROM, "key_id": "11"}, 400, "key_id"),
+            ({**CDROM, "user_data": "x"}, 400, "user_data"),
+            ({"os": APPLIANCE, "password": "x"}, 400, "password"),
+            ({"os": APPLIANCE, "key_id": "11"}, 400, "sshkey"),
+            ({"os": "2599", "user_data": "x"}, 400, "cloudinit"),
+            ({"key_id": "99"}, 400, "SSH key"),
+            ({"key_id": True}, 400, "key_id"),
+            ({"password": ""}, 400, "password"),
+            ({"user_data": 5}, 400, "user_data"),
+            ({"compute_zone_id": "nowhere"}, 400, "zone"),
+            ({"compute_zone_id": CLOSED_ZONE}, 409, "zone"),
+            ({"compute_zone_id": None}, 400, "zone"),
+            ({"name": ""}, 400, "name"),
+            ({"name": None}, 400, "name"),
+            ({"cpus": 0}, 400, "cpus"),
+            ({"cpus": 17}, 400, "cpus"),
+            ({"cpus": True}, 400, "cpus"),
+            ({"cpus": "1"}, 400, "cpus"),
+            ({"cpus": 1.0}, 400, "cpus"),
+            ({"ram": 0}, 400, "ram"),
+            ({"ram": 32_001}, 400, "ram"),
+            ({"ram": None}, 400, "ram"),
+        ],
+    )
+    async def test_creates(self, plain, emulator, changes, status, words):
+        """WIRE §2's conditions are kept."""
+        answered, answer = await plain.acall("PUT", VMS, create_body(**changes))
+        assert (answered, answer["success"]) == (status, False)
+        assert words in answer["error"]
+        assert emulator.cloud.vms == {}
+
+    @pytest.mark.parametrize(
+        ("verb", "content"),
+        [
+            ("resize", {"cores": 0, "ram": 1, "wait_for": 1}),
+            ("resize", {"cores": 1, "ram": 1}),
+            ("resize", {"cores": 1, "wait_for": 1}),
+            ("resize", {"cores": 1, "ram": "1", "wait_for": 1}),
+            ("resize", {"cores": 1, "ram": 1, "wait_for": -1}),
+            ("resize", None),
+            ("shutdown", {"wait_for": "4"}),
+            ("shutdown", {"wait_for": None}),
+            ("shutdown", [4]),
+            ("rename", {}),
+            ("rename", {"name": " "}),
+            ("rename", {"name": 5}),
+        ],
+    )
+    async def test_changes(self, plain, verb, content):
+        """Bodies of the wrong form are refused with 400."""
+        _, created = await plain.acall("PUT", VMS, create_body())
+        path = f"{VMS}/{created['virtual_machine']['id']}"
+        await until(lambda: plain.acall("GET", path), lambda status, a: status == 200)
+        status, answer = await plain.acall("POST", f"{path}/{verb}", content)
+        assert (status, answer["success"]) == (400, False)
+
+    async def test_deletes(self, plain, emulator):
+        """deleteResources is 0 or 1; on a machine that is being deleted all is refused."""
+        emulator.cloud.adjust("*", delete=1000)
+        _, created = await plain.acall("PUT", VMS, create_body())
+        path = f"{VMS}/{created['virtual_machine']['id']}"
+        await until(lambda: plain.acall("GET", path), lambda status, a: status == 200)
+        for flag in (2, True, "1", None):
+            assert (await plain.acall("DELETE", path, {"deleteResources": flag}))[0] == 400
+        assert (await plain.acall("DELETE", path, {"deleteResources": 0}))[0] == 200
+        for method, target, content in (
+            ("DELETE", path, {"deleteResources": 0}),
+            ("POST", f"{path}/reboot", None),
+            ("POST", f"{path}/rename", {"name": "x"}),
+            ("POST", f"{path}/console", None),
+        ):
+            status, answer = await plain.acall(method, target, content)
+            assert (status, answer["success"]) == (409, False), target
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("GET", "/", 404),
+            ("GET", "/v1/virtual-machines", 404),
+            ("GET", f"{VMS}/", 404),
+            ("GET", f"{VMS}/unknown", 404),
+            ("GET", f"{VMS}/unknown/resize", 405),
+            ("POST", f"{VMS}/unknown/resize/more", 404),
+            ("POST", f"{VMS}/unknown/fly", 404),
+            ("POST", f"{VMS}/unknown/reboot", 404),
+            ("POST", f"{VMS}/unknown/console", 404),
+            ("DELETE", VMS, 405),
+            ("PUT", f"{VMS}/unknown", 405),
+            ("POST", "/v2/regions", 405),
+            ("PATCH", VMS, 405),
+        ],
+    )
+    async def test_paths_and_methods(self, plain, method, path, status):
+        """What there is not, is not found; what is not done, is not allowed."""
+        answered, answer = await plain.acall(method, path)
+        assert (answered, answer["success"]) == (status, False)
+
+    @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"create_vm": []}'])
+    async def test_what_is_no_json_object(self, plain, body):
+        """A body that is no JSON object is refused with 400."""
+        status, answer = await plain.asend("PUT", VMS, body, plain.signed("PUT", VMS, body))
+        assert (status, answer["success"]) == (400, False)
+
+    async def test_a_body_that_is_too_large(self, plain):
+        """More than a mebibyte is refused."""
+        body = b" " * (1024 * 1024 + 1)
+        headers = plain.signed("PUT", VMS, body)
+        status, answer = await plain.asend("PUT", VMS, body, headers)
+        assert (status, answer["success"]) == (413, False)
+
+    async def test_the_quota(self, plain, emulator):
+        """Above the quota nothing is created."""
+        api = CloudAPI(settings=Settings(quota=1))
+        async with Emulator(api) as small:
+            client = PlainClient(small)
+            assert (await client.acall("PUT", VMS, create_body()))[0] == 200
+            status, answer = await client.acall("PUT", VMS, create_body())
+            assert (status, answer["success"]) == (403, False)
+            assert "quota" in answer["error"]
+
+    async def test_older_field_names_can_be_refused(self):
+        """Without the older names only the documented ones are taken."""
+        async with Emulator(settings=Settings(legacy_fields=False)) as strict:
+            client = PlainClient(strict)
+            old_zone = create_body(compute_zone_id=None, zone_id=ZONE)
+            assert (await client.acall("PUT", VMS, old_zone))[0] == 400
+            assert (await client.acall("PUT", VMS, create_body(key_id=11)))[0] == 400
+            assert (await client.acall("PUT", VMS, create_body(key_id="11")))[0] == 200
+
+
+class TestLifecycle:
+    async def test_it_is_entered_and_left_in_different_tasks(self):
+        """Fixtures enter and leave in different tasks."""
+        emulator = Emulator()
+        await asyncio.create_task(emulator.__aenter__())
+        assert (await PlainClient(emulator).acall("GET", VMS))[0] == 200
+        await asyncio.create_task(emulator.__aexit__(None, None, None))
+        with pytest.raises(RuntimeError, match="not running"):
+            _ = emulator.url
+        await emulator.__aexit__(None, None, None)
+
+    async def test_it_runs_once_at_a_time(self, emulator):
+        """A running emulator cannot be started again."""
+        with pytest.raises(RuntimeError, match="running already"):
+            await emulator.__aenter__()
+
+    async def test_a_port_that_is_taken(self, emulator):
+        """A port in use is an OSError, and nothing is left open."""
+        port = int(emulator.url.rpartition(":")[2])
+        with pytest.raises(OSError, match="in use"):
+            async with Emulator(port=port):
+                pass
+
+    @pytest.mark.parametrize("host", ["localhost", "::1"])
+    async def test_other_loopback_hosts(self, host):
+        """Names and IPv6 addresses of this machine are loopback too."""
+        async with Emulator(host=host) as emulator:
+            assert (await PlainClient(emulator).acall("GET", VMS))[0] == 200
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"host": "0.0.0.0"}, "loopback"),
+            ({"host": "example.com"}, "loopback"),
+            ({"speed": 0}, "speed"),
+            ({"speed": float("inf")}, "speed"),
+            ({"api": CloudAPI(), "seed": 1}, "seed"),
+            ({"api": CloudAPI(), "api_key": "k"}, "credentials"),
+        ],
+    )
+    def test_arguments_that_do_not_fit(self, arguments, words):
+        """What does not fit is told before anything listens."""
+        with pytest.raises(ValueError, match=words):
+            Emulator(**arguments)

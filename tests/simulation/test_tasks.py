@@ -1,0 +1,483 @@
+"""Tasks against a lifelike cloud, on a clock that jumps."""
+
+import asyncio
+import math
+
+import anyio
+import pytest
+
+from async_vmapi import (
+    AuthenticationError,
+    Client,
+    Evidence,
+    InvalidArgument,
+    InvalidState,
+    NotFound,
+    Task,
+    TaskFailed,
+    TaskTimeout,
+    VMVanished,
+)
+from async_vmapi.emulator import CloudAPI, Settings
+
+pytestmark = pytest.mark.looptime
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+async def online(client, request_for, name="web-01"):
+    return await (await client.vms.create(request_for(name)))
+
+
+def finished(cloud_api, operation):
+    """Return when the cloud really finished the last operation of a kind."""
+    return [o for o in cloud_api.cloud.operations if o.kind == operation][-1].finished_at
+
+
+class TestOperations:
+    async def test_create_ends_online(self, memory_client, request_for):
+        """Awaiting a create returns the machine as it was seen online."""
+        task = await memory_client.vms.create(request_for())
+        assert task.operation == "create"
+        assert not task.done()
+        vm = await task
+        assert (vm.id, vm.label, vm.state) == (task.vm_id, "web-01", "online")
+        assert task.done()
+        assert task.result() == vm
+        assert task.last_seen == vm
+        assert task.evidence is Evidence.OBSERVED
+        assert 30 <= now() <= 110
+
+    async def test_the_whole_life(self, memory_client, cloud_api, request_for):
+        """Each operation ends where it should, and not before the cloud finished it."""
+        vms = memory_client.vms
+        vm = await online(memory_client, request_for)
+        for start, state in (
+            (lambda: vms.resize(vm, cores=4, ram=4096), "online"),
+            (lambda: vms.reboot(vm), "online"),
+            (lambda: vms.reset(vm.id), "online"),
+            (lambda: vms.shutdown(vm, wait_for=1), "offline"),
+            (lambda: vms.power_on(vm), "online"),
+            (lambda: vms.power_off(vm), "offline"),
+        ):
+            task = await start()
+            seen = await task
+            assert now() >= finished(cloud_api, task.operation), task
+            assert seen.state == state, task
+            assert task.evidence is Evidence.OBSERVED, task
+        assert (seen.cores, seen.ram) == (4, 4096)
+        task = await vms.delete(vm)
+        assert await task is None
+        assert now() >= finished(cloud_api, "delete")
+        assert task.result() is None
+        with pytest.raises(NotFound):
+            await vms.get(vm)
+
+    async def test_both_shapes_of_get(self, request_for):
+        """A machine that comes bare and one that comes as a list of one are both read."""
+        for shape in ("list", "object"):
+            api = CloudAPI(settings=Settings(get_shape=shape, sparse=shape == "object"))
+            async with Client.in_memory(api) as client:
+                vm = await online(client, request_for)
+                assert (await client.vms.get(vm)).state == "online"
+
+    async def test_unknown_states_are_passed_through(self, request_for):
+        """A word that nobody knows is shown as it came and watched on."""
+        api = CloudAPI(settings=Settings(create=60, not_found=0, extra_states=("warming-up",)))
+        async with Client.in_memory(api) as client:
+            task = await client.vms.create(request_for())
+            await task
+            assert [event.state for event in task.history] == [
+                "installing",
+                "warming-up",
+                "online",
+            ]
+
+    async def test_a_guest_that_ignores_acpi_is_turned_off(
+        self, memory_client, cloud_api, request_for
+    ):
+        """A shutdown is waited for as long as the guest is given, and longer."""
+        cloud_api.cloud.adjust("*", acpi="ignore")
+        vm = await online(memory_client, request_for)
+        began = now()
+        vm = await (await memory_client.vms.shutdown(vm, wait_for=30))
+        assert vm.state == "offline"
+        assert now() - began >= 30 * 60
+
+    async def test_a_reboot_that_does_not_show_is_assumed(
+        self, memory_client, cloud_api, request_for
+    ):
+        """Where the API shows nothing, the task claims no more than that time has passed."""
+        cloud_api.cloud.adjust("*", reboot_visible=False)
+        vm = await online(memory_client, request_for)
+        task = await memory_client.vms.reboot(vm)
+        assert (await task).state == "online"
+        assert task.evidence is Evidence.ASSUMED
+        assert "assumed" in repr(task)
+
+    async def test_a_resized_machine_that_is_not_started_again(
+        self, memory_client, cloud_api, request_for
+    ):
+        """A resize may end offline, once that lasts."""
+        cloud_api.cloud.adjust("*", restart_after_resize=False)
+        vm = await online(memory_client, request_for)
+        resized = await (await memory_client.vms.resize(vm, cores=2, ram=2048))
+        assert (resized.state, resized.cores, resized.ram) == ("offline", 2, 2048)
+
+
+class TestWhatGoesWrong:
+    async def test_a_machine_that_ends_in_a_failure(self, memory_client, cloud_api, request_for):
+        """A create that ends in an error fails with all that was seen."""
+        cloud_api.cloud.adjust("bad-*", fail_state="error")
+        task = await memory_client.vms.create(request_for("bad-1"))
+        with pytest.raises(TaskFailed, match="error") as caught:
+            await task
+        error = caught.value
+        assert (error.vm_id, error.operation, error.last_state) == (task.vm_id, "create", "error")
+        assert [state for _, state in error.history][:2] == ["installing", "error"]
+        assert error.token
+        assert task.done()
+        assert "failed" in repr(task)
+        with pytest.raises(TaskFailed):
+            task.result()
+
+    async def test_a_machine_that_somebody_deletes(self, memory_client, cloud_api, request_for):
+        """A machine that vanishes while something else was wanted is told as vanished."""
+        cloud_api.cloud.adjust("*", delete=0.5, stale=0)
+        vm = await online(memory_client, request_for)
+        task = await memory_client.vms.shutdown(vm, wait_for=30)
+        cloud_api.cloud.operate("delete", vm.id, now())
+        with pytest.raises(VMVanished, match="gone") as caught:
+            await task
+        assert caught.value.operation == "shutdown"
+
+    async def test_a_timeout_leaves_the_task_awaitable(self, memory_client, request_for):
+        """After TaskTimeout the same task can be awaited again, to its end."""
+        task = await memory_client.vms.create(request_for())
+        with pytest.raises(TaskTimeout, match=r"within 10 s") as caught:
+            await task.wait(timeout=10)
+        assert isinstance(caught.value, TimeoutError)
+        assert now() == pytest.approx(10, abs=0.1)
+        assert caught.value.last_state in {None, "installing"}
+        assert not task.done()
+        assert (await task).state == "online"
+
+    @pytest.mark.parametrize("timeout", [None, math.inf])
+    async def test_no_timeout(self, memory_client, cloud_api, request_for, timeout):
+        """None, or infinity, waits for as long as it takes."""
+        cloud_api.cloud.adjust("*", create=20_000)
+        task = await memory_client.vms.create(request_for())
+        assert (await task.wait(timeout=timeout)).state == "online"
+
+    async def test_the_default_timeout(self, memory_client, cloud_api, request_for):
+        """A create that takes hours ends the waiting after half an hour."""
+        cloud_api.cloud.adjust("*", create=20_000)
+        task = await memory_client.vms.create(request_for())
+        with pytest.raises(TaskTimeout):
+            await task
+        assert now() == pytest.approx(1800, abs=1)
+
+    @pytest.mark.parametrize("timeout", [0, -1, "5", True, math.nan])
+    async def test_a_wrong_timeout(self, memory_client, request_for, timeout):
+        """A timeout that is no number above zero is refused."""
+        task = await memory_client.vms.create(request_for())
+        with pytest.raises(InvalidArgument, match="timeout"):
+            await task.wait(timeout=timeout)
+
+    async def test_a_result_before_the_end(self, memory_client, request_for):
+        """A task without a result says so."""
+        task = await memory_client.vms.create(request_for())
+        with pytest.raises(InvalidState, match="await it"):
+            task.result()
+        assert task.evidence is None
+        assert task.last_seen is None
+
+    async def test_failed_looks_do_not_fail_the_task(self, memory_client, cloud_api, request_for):
+        """Answers that make no sense are passed over, and told if the time runs out."""
+        task = await memory_client.vms.create(request_for())
+        handle, cloud_api.handle = cloud_api.handle, garbled(cloud_api.handle)
+        with pytest.raises(TaskTimeout, match="looks failed") as caught:
+            await task.wait(timeout=300)
+        assert "cannot read the answer" in caught.value.last_poll_error
+        assert cloud_api.requests["get"] < 60
+        cloud_api.handle = handle
+        assert (await task).state == "online"
+
+    async def test_a_key_that_is_refused_ends_the_waiting(
+        self, memory_client, cloud_api, request_for
+    ):
+        """Who may not look is told at once; the task can be awaited again."""
+        tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(3)]
+        secret, cloud_api.api_secret = cloud_api.api_secret, "another"
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [AuthenticationError] * 3
+        assert cloud_api.requests["refused"] <= 3
+        cloud_api.api_secret = secret
+        assert [vm.state for vm in await asyncio.gather(*tasks)] == ["online"] * 3
+
+
+def garbled(handle):
+    def answer(request, **when):
+        response = handle(request, **when)
+        return type(response)(response.status, response.headers, b"<html>")
+
+    return answer
+
+
+class TestAwaiting:
+    async def test_it_is_an_awaitable_like_others(self, memory_client, request_for):
+        """gather, wait_for, as_completed, TaskGroup and move_on_after take a task."""
+        create = memory_client.vms.create
+        one, two = await asyncio.gather(
+            await create(request_for("a")), await create(request_for("b"))
+        )
+        assert {one.label, two.label} == {"a", "b"}
+        assert (await asyncio.wait_for(await create(request_for("c")), 1000)).label == "c"
+        for first in asyncio.as_completed([await create(request_for("d"))]):
+            assert (await first).label == "d"
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task((await create(request_for("e"))).wait())
+        assert waiting.result().label == "e"
+        task = await create(request_for("f"))
+        with anyio.move_on_after(5) as scope:
+            await task
+        assert scope.cancelled_caught
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(task, 5)
+        assert (await task).label == "f"
+
+    async def test_a_hundred_awaiters_cost_what_one_costs(self, request_for):
+        """However many await a task, the same requests are sent; after the end none."""
+        asked = []
+        for awaiters in (1, 100):
+            api = CloudAPI(seed=1)
+            async with Client.in_memory(api, seed=1) as client:
+                task = await client.vms.create(request_for())
+                results = await asyncio.gather(*(task.wait() for _ in range(awaiters)))
+                assert all(vm == results[0] for vm in results)
+                asked.append(dict(api.requests))
+                await task
+                await asyncio.gather(*(task.wait() for _ in range(awaiters)))
+                assert dict(api.requests) == asked[-1]
+        assert asked[0] == asked[1]
+
+    async def test_nobody_awaits_nothing_is_asked(self, memory_client, cloud_api, request_for):
+        """Without an awaiter nothing is asked, and nothing is left running."""
+        task = await memory_client.vms.create(request_for())
+        await asyncio.sleep(1000)
+        assert cloud_api.requests == {"create": 1}
+        assert len(asyncio.all_tasks()) == 1
+        waiter = asyncio.create_task(task.wait())
+        await asyncio.sleep(10)
+        waiter.cancel()
+        await asyncio.sleep(0.001)
+        asked = dict(cloud_api.requests)
+        await asyncio.sleep(1000)
+        assert dict(cloud_api.requests) == asked
+        assert len(asyncio.all_tasks()) == 1
+
+    async def test_cancelling_one_awaiter_does_not_touch_another(
+        self, memory_client, request_for
+    ):
+        """The first awaiter's end does not stop the second's watching."""
+        task = await memory_client.vms.create(request_for())
+        first, second = asyncio.create_task(task.wait()), asyncio.create_task(task.wait())
+        await asyncio.sleep(3)
+        first.cancel()
+        assert (await second).state == "online"
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+    async def test_events_tell_every_change_and_then_end(self, memory_client, request_for):
+        """Events come as things change; who comes late gets the past first."""
+        vm = await online(memory_client, request_for)
+        task = await memory_client.vms.reboot(vm)
+        live = [event async for event in task.events()]
+        assert [event.state for event in live] == ["online", "offline", "online"]
+        assert [event.final for event in live] == [False, False, True]
+        assert live[-1].evidence is Evidence.OBSERVED
+        assert [event.vm.state for event in live] == [event.state for event in live]
+        assert sorted(event.elapsed for event in live) == [event.elapsed for event in live]
+        assert [event async for event in task.events()] == live
+        assert task.history == tuple(live)
+
+    async def test_leaving_the_events_early_leaves_nothing_behind(
+        self, memory_client, cloud_api, request_for
+    ):
+        """Breaking out of the loop stops the watching without any closing."""
+        task = await memory_client.vms.create(request_for())
+        async for event in task.events():
+            assert event.state == "installing"
+            break
+        await asyncio.sleep(0.001)
+        asked = dict(cloud_api.requests)
+        await asyncio.sleep(500)
+        assert dict(cloud_api.requests) == asked
+        assert len(asyncio.all_tasks()) == 1
+
+    async def test_the_events_of_a_failure_end_too(self, memory_client, cloud_api, request_for):
+        """The iteration ends with the failure's event; the await is what raises."""
+        cloud_api.cloud.adjust("*", fail_state="error", create=20)
+        task = await memory_client.vms.create(request_for())
+        events = [event async for event in task.events()]
+        assert events[-1].final
+        assert events[-1].state == "error"
+        assert events[-1].evidence is None
+
+    async def test_an_events_vm_is_none_once_it_is_gone(self, memory_client, request_for):
+        """The last event of a deletion shows no machine."""
+        task = await memory_client.vms.delete(await online(memory_client, request_for))
+        events = [event async for event in task.events()]
+        assert (events[-1].state, events[-1].vm) == (None, None)
+        assert task.last_seen.state == "deleting"
+
+    async def test_two_tasks_of_one_machine_share_its_looks(
+        self, memory_client, cloud_api, request_for
+    ):
+        """A machine that two tasks wait for is asked for once."""
+        vm = await online(memory_client, request_for)
+        before = cloud_api.requests["get"]
+        one = await memory_client.vms.shutdown(vm)
+        two = memory_client.resume(one.token())
+        results = await asyncio.gather(one, two)
+        assert results[0] == results[1]
+        shared = cloud_api.requests["get"] - before
+        await (await memory_client.vms.power_on(vm))
+        before = cloud_api.requests["get"]
+        await (await memory_client.vms.shutdown(vm))
+        assert shared <= 2 * (cloud_api.requests["get"] - before)
+
+    async def test_closing_the_client_lets_awaiters_go(self, memory_client, request_for):
+        """Who awaits a task of a client that is closed is told so."""
+        task = await memory_client.vms.create(request_for())
+        waiter = asyncio.create_task(task.wait())
+        await asyncio.sleep(1)
+        await memory_client.close()
+        with pytest.raises(InvalidState, match="closed"):
+            await waiter
+
+    async def test_polling_outlives_the_cancellation_of_all_others(
+        self, memory_client, request_for
+    ):
+        """If somebody cancels every other task of the loop, who still awaits is served."""
+        task = await memory_client.vms.create(request_for())
+
+        async def cancel_the_rest():
+            await asyncio.sleep(3)
+            for other in asyncio.all_tasks():
+                if other.get_name() == "async_vmapi poll hub":
+                    other.cancel()
+
+        canceller = asyncio.create_task(cancel_the_rest())
+        assert (await task).state == "online"
+        await canceller
+
+
+class TestTokens:
+    async def test_another_client_goes_on_watching(self, memory_client, cloud_api, request_for):
+        """A token is enough for another client to see the end; it never writes."""
+        token = (await memory_client.vms.create(request_for())).token()
+        async with Client.in_memory(cloud_api) as other:
+            task = other.resume(token)
+            assert task.operation == "create"
+            assert (await task).state == "online"
+        assert cloud_api.requests["create"] == 1
+
+    async def test_what_ended_meanwhile_is_inferred(self, memory_client, request_for):
+        """A transition that nobody watched is not said to have been seen."""
+        vm = await online(memory_client, request_for)
+        token = (await memory_client.vms.shutdown(vm)).token()
+        await asyncio.sleep(3600)
+        task = memory_client.resume(token)
+        assert (await task).state == "offline"
+        assert task.evidence is Evidence.INFERRED
+
+    async def test_a_resize_and_a_deletion_survive_too(self, memory_client, request_for):
+        """A token carries what the end depends on."""
+        vm = await online(memory_client, request_for)
+        resize = await memory_client.vms.resize(vm, cores=3, ram=3000, wait_for=1)
+        resized = await memory_client.resume(resize.token())
+        assert (resized.cores, resized.ram) == (3, 3000)
+        delete = await memory_client.vms.delete(vm)
+        assert await memory_client.resume(delete.token()) is None
+
+    async def test_a_token_holds_no_secret(self, memory_client, cloud_api, request_for):
+        """A token is a small text without the credentials."""
+        token = (await memory_client.vms.create(request_for())).token()
+        assert len(token) < 300
+        assert cloud_api.api_secret not in token
+        assert cloud_api.api_key not in token
+
+    async def test_a_damaged_token_is_refused(self, memory_client, request_for):
+        """Whatever single character is changed or lost, the token is refused."""
+        token = (await memory_client.vms.create(request_for())).token()
+        for place, character in enumerate(token):
+            for damage in ("", "0" if character != "0" else "1"):
+                damaged = token[:place] + damage + token[place + 1 :]
+                with pytest.raises(InvalidArgument, match="token"):
+                    memory_client.resume(damaged)
+
+    @pytest.mark.parametrize("token", ["", "{}", "null", "[1]", "x" * 100, "\ud800", b"{}", None])
+    async def test_what_is_no_token_is_refused(self, memory_client, token):
+        """Something else in place of a token gets a clear error."""
+        with pytest.raises(InvalidArgument, match="token"):
+            memory_client.resume(token)
+
+    async def test_a_foreign_token_is_refused(self, memory_client, request_for):
+        """A token of another endpoint names both."""
+        token = (await memory_client.vms.create(request_for())).token()
+        async with Client("https://vm.example", api_key="k", api_secret="s") as other:
+            with pytest.raises(InvalidArgument, match=r"in-memory.*vm\.example"):
+                other.resume(token)
+
+    async def test_a_token_of_another_version_is_refused(self, memory_client, request_for):
+        """A token of a later release says so."""
+        token = (await memory_client.vms.create(request_for())).token()
+        with pytest.raises(InvalidArgument, match="version 2"):
+            memory_client.resume(token.replace('"v":1', '"v":2'))
+
+
+class TestCancellation:
+    async def test_at_every_moment_of_an_await(self, request_for):
+        """Whenever an awaiter is cancelled, also amid a request: nothing leaks or is lost."""
+        amid_a_request = 0
+        for tick in range(1, 10_000):
+            api = CloudAPI(seed=1, settings=Settings(create=4, not_found=1))
+            async with Client.in_memory(api, latency=0.1, seed=1) as client:
+                task = await client.vms.create(request_for())
+                victim, other = (asyncio.create_task(task.wait()) for _ in range(2))
+                await asyncio.sleep(0.03 * tick)
+                if victim.done():
+                    break
+                amid_a_request += sum(client.requests.values()) > sum(api.requests.values())
+                victim.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await victim
+                assert (await other).state == "online"
+                await asyncio.sleep(0.001)
+                assert len(asyncio.all_tasks()) == 1
+        assert tick > 100
+        assert amid_a_request > 3
+
+    async def test_of_the_only_awaiter_at_every_moment(self, request_for):
+        """When the last awaiter is cancelled the polling ends, and can begin again."""
+        for tick in range(1, 10_000):
+            api = CloudAPI(seed=1, settings=Settings(create=4, not_found=1))
+            async with Client.in_memory(api, latency=0.1, seed=1) as client:
+                task = await client.vms.create(request_for())
+                victim = asyncio.create_task(task.wait())
+                await asyncio.sleep(0.03 * tick)
+                if victim.done():
+                    break
+                victim.cancel()
+                await asyncio.sleep(0.001)
+                assert len(asyncio.all_tasks()) == 1
+                assert (await task).state == "online"
+        assert tick > 100
+
+
+def test_a_task_is_generic_in_its_result():
+    """`Task[VirtualMachine]` can be written in annotations."""
+    assert Task[int].__origin__ is Task
