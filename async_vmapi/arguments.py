@@ -1,9 +1,10 @@
 """Check what callers hand in, before anything is sent.
 
-Each check returns the value it was given, in the type the wire wants, or raises `InvalidArgument`
+Each check returns the value it was given, as a plain one of its type, or raises `InvalidArgument`
 with the argument's name, the value and what is allowed. A secret's value is never shown.
 """
 
+import contextlib
 import math
 import re
 import unicodedata
@@ -11,16 +12,21 @@ from typing import Final
 
 from async_vmapi.errors import InvalidArgument
 
-__all__ = ["boolean", "identifier", "seconds", "secret", "text", "whole"]
+__all__ = ["boolean", "identifier", "refuse", "seconds", "secret", "text", "whole"]
 
 _PLAIN_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _LARGEST: Final = 2**31 - 1
 _SHOWN: Final = (str, int, float, type(None))
 
 
-def _refuse(argument: str, value: object, allowed: str) -> InvalidArgument:
+def refuse(argument: str, value: object, allowed: str) -> InvalidArgument:
+    """Return the error for a value that is not what is `allowed`."""
     # A container, or an object of the caller's, may hold a secret.
-    shown = repr(value) if isinstance(value, _SHOWN) else f"<{type(value).__name__}>"
+    shown = f"<{type(value).__name__}>"
+    if isinstance(value, _SHOWN):
+        # An integer of thousands of digits has no repr.
+        with contextlib.suppress(ValueError):
+            shown = repr(value)
     if len(shown) > 80:
         shown = f"{shown[:77]}..."
     return InvalidArgument(f"{argument}={shown} is not {allowed}", argument=argument)
@@ -29,15 +35,15 @@ def _refuse(argument: str, value: object, allowed: str) -> InvalidArgument:
 def whole(argument: str, value: object, *, minimum: int) -> int:
     """Check an integer; a bool is none, nor is a float that happens to be whole."""
     if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= _LARGEST:
-        return value
-    raise _refuse(argument, value, f"an integer from {minimum} to {_LARGEST}")
+        return int(value)
+    raise refuse(argument, value, f"an integer from {minimum} to {_LARGEST}")
 
 
 def boolean(argument: str, value: object) -> bool:
     """Check a bool; 0 and 1 are none."""
     if isinstance(value, bool):
         return value
-    raise _refuse(argument, value, "True or False")
+    raise refuse(argument, value, "True or False")
 
 
 def _is_sendable(value: str) -> bool:
@@ -47,19 +53,16 @@ def _is_sendable(value: str) -> bool:
 def text(argument: str, value: object) -> str:
     """Check a text that is not blank and holds no control characters."""
     if isinstance(value, str) and value.strip() and _is_sendable(value):
-        return value
-    raise _refuse(argument, value, "a text that is not blank and has no control characters")
+        return str.__str__(value)
+    raise refuse(argument, value, "a text that is not blank and has no control characters")
 
 
 def secret(argument: str, value: object) -> str:
     """Check a secret text: not empty, and possible to encode. Its value is never shown."""
     if isinstance(value, str) and value:
-        try:
+        with contextlib.suppress(UnicodeEncodeError):
             value.encode()
-        except UnicodeEncodeError:
-            pass
-        else:
-            return value
+            return str.__str__(value)
     raise InvalidArgument(
         f"{argument} (its value is not shown) is not a text of at least one character in UTF-8",
         argument=argument,
@@ -69,14 +72,15 @@ def secret(argument: str, value: object) -> str:
 def identifier(argument: str, value: object) -> str:
     """Check an id that becomes a part of a path: letters, digits, ``_`` and ``-`` alone."""
     if isinstance(value, str) and _PLAIN_TOKEN.fullmatch(value):
-        return value
-    raise _refuse(argument, value, "an id of 1 to 128 letters, digits, '_' or '-'")
+        return str.__str__(value)
+    raise refuse(argument, value, "an id of 1 to 128 letters, digits, '_' or '-'")
 
 
 def seconds(argument: str, value: object, *, above: float = 0.0) -> float:
     """Check a number of seconds greater than `above`; infinity is one."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-        if number > above and not math.isnan(number):
-            return number
-    raise _refuse(argument, value, f"a number of seconds above {above:g}")
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+            if number > above and not math.isnan(number):
+                return number
+    raise refuse(argument, value, f"a number of seconds above {above:g}")

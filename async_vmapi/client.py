@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "ClientOptions"]
 
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 _CONNECT_TIMEOUT: Final = 10.0
 
 
@@ -84,11 +85,7 @@ class Client:
     ) -> None:
         origin = _origin(base_url)
         timeout = arguments.seconds("timeout", timeout)
-        if session is not None and not isinstance(session, aiohttp.ClientSession):
-            raise InvalidArgument(
-                f"session of type {type(session).__name__} is not an aiohttp.ClientSession",
-                argument="session",
-            )
+        _check_session(session)
         wire = HTTPWire(
             origin,
             session=session,
@@ -145,10 +142,7 @@ class Client:
             options: What else `Client` takes, by keyword.
         """
         if not isinstance(region, str) or not _REGION.fullmatch(region):
-            raise InvalidArgument(
-                f"region={region!r} is not a name of small letters, digits and '-'",
-                argument="region",
-            )
+            raise arguments.refuse("region", region, "a name of small letters, digits and '-'")
         url = f"https://{region}.api.e24cloud.com"
         return cls(url, api_key=api_key, api_secret=api_secret, **options)
 
@@ -262,6 +256,20 @@ class Client:
 _VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
 
 
+def _check_session(session: object) -> None:
+    if session is None:
+        return
+    if not isinstance(session, aiohttp.ClientSession):
+        why = f"of type {type(session).__name__} is not an aiohttp.ClientSession"
+    elif session.auth is not None:
+        why = "has an authorization of its own, and a request can carry but one"
+    elif not session.auto_decompress:
+        why = "does not decompress, so answers could not be read"
+    else:
+        return
+    raise InvalidArgument(f"session {why}", argument="session")
+
+
 def _key(value: object) -> str:
     # It stands before a colon in a header (WIRE §1).
     key = arguments.text("api_key", value)
@@ -276,17 +284,19 @@ def _origin(base_url: object) -> URL:
 
     if not isinstance(base_url, str):
         raise refuse(f"of type {type(base_url).__name__} is not a text")
+    # A password in it is a secret, so nothing is quoted before this.
+    if "@" in base_url:
+        raise refuse("has a user name or a password in it; the key and secret are arguments")
     try:
         url = URL(base_url)
     except ValueError:
         raise refuse("is not a URL") from None
-    # A user name and a password in it are secrets, so nothing is quoted before this.
-    if url.raw_user is not None or url.raw_password is not None:
-        raise refuse("has a user name or a password in it; the key and secret are arguments")
     if url.scheme not in {"http", "https"} or not url.host:
         raise refuse(f"{base_url!r} does not start with https:// and a host")
     if url.raw_path not in {"", "/"} or url.raw_query_string or url.raw_fragment:
         raise refuse(f"{base_url!r} has more than scheme, host and port; all paths are the API's")
+    if not _HOST.fullmatch(url.raw_host or ""):
+        raise refuse(f"{base_url!r} has a host that is no name and no address")
     if url.scheme == "http" and not _is_loopback(url.host):
         raise refuse(f"{base_url!r} is plain http, which is allowed for loopback hosts alone")
     return url.origin()

@@ -4,6 +4,7 @@ An answer is decoded once, straight into what the caller wants of it (a `Shape`)
 fails is it looked at again, to find out whether it is a refusal or makes no sense.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,12 +16,14 @@ import msgspec
 from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.msgspec import make_converter
 
+from async_vmapi import arguments
 from async_vmapi.errors import (
     APIError,
     AuthenticationError,
     BadRequest,
     Conflict,
     DecodingError,
+    InvalidArgument,
     NotFound,
     RateLimited,
     ServerError,
@@ -137,8 +140,11 @@ class _LooseGlimpse(msgspec.Struct, frozen=True, gc=False):
     ram: int | str
 
     def __post_init__(self) -> None:
-        # A ValueError raised here becomes an error that names the place.
-        _ = int(self.cores), int(self.ram)
+        # Raised here, it becomes an error that names the place.
+        try:
+            _ = int(self.cores), int(self.ram)
+        except ValueError:
+            raise ValueError("not a number, nor a string that holds one") from None
 
 
 class _OneGlimpse(_Envelope, frozen=True, kw_only=True):
@@ -204,6 +210,14 @@ def _only(found: T | list[T]) -> T:
     return machines[0]
 
 
+def _id(found: str | int) -> str:
+    try:
+        return arguments.identifier("id", str(found))
+    except InvalidArgument:
+        problem = "an id that fits into no path"
+    raise DecodingError(problem, where="$.virtual_machine.id")
+
+
 def _tight(glimpse: _LooseGlimpse) -> Glimpse:
     return Glimpse(str(glimpse.id), glimpse.state, int(glimpse.cores), int(glimpse.ram))
 
@@ -252,7 +266,7 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
 
 
 ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
-CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: str(answer.virtual_machine.id))
+CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
 VM: Final[Shape[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
 VMS: Final[Shape[list[VirtualMachine]]] = _shape(_VMs, lambda answer: answer.virtual_machines)
 GLIMPSE: Final[Shape[Glimpse]] = _shape(
@@ -326,7 +340,7 @@ def open_envelope(
     if 300 <= status < 400:
         words = "a redirect, which is not followed: a signature is bound to its host"
     else:
-        words = _scrub(_words(content), secrets)
+        words = _shortened(_printable(_scrub(_words(content), secrets)))
     kind = _KINDS.get(status)
     if kind is None:
         kind = ServerError if status >= 500 else BadRequest if status >= 400 else APIError
@@ -342,11 +356,11 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - now).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
 
 
 def _told(error: Exception) -> tuple[str, str]:
@@ -369,8 +383,7 @@ def _words(content: dict[str, object] | None) -> str:
     if content is None:
         return "no JSON object, perhaps a proxy's page"
     found = (content[name] for name in ("error", "message", "errors") if content.get(name))
-    text = "; ".join(dict.fromkeys(piece for value in found for piece in _pieces(value)))
-    return "".join(c if c.isprintable() else " " for c in text)
+    return "; ".join(dict.fromkeys(piece for value in found for piece in _pieces(value)))
 
 
 def _pieces(value: object, depth: int = 4) -> list[str]:
@@ -386,8 +399,19 @@ def _pieces(value: object, depth: int = 4) -> list[str]:
 
 
 def _scrub(text: str, secrets: tuple[str, ...]) -> str:
-    # Longest first, so that no part of a secret is left when another is contained in it.
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        printable = "".join(c if c.isprintable() else " " for c in secret)
-        text = text.replace(secret, "[secret]").replace(printable, "[secret]")
+    forms: set[str] = set()
+    for secret in filter(None, secrets):
+        # As it is, and as it stands in a body that the server repeats.
+        forms |= {secret, json.dumps(secret)[1:-1], msgspec.json.encode(secret).decode()[1:-1]}
+    # Longest first, so that no part of one is left where another is contained in it.
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "[secret]")
+    return text
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."

@@ -7,6 +7,8 @@ users see when the value is made.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
@@ -70,6 +72,11 @@ def _read_number(owner: object, name: str, kind: type[int] | type[float]) -> Non
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name!r} is not a number, nor a string that holds one") from None
     object.__setattr__(owner, name, number)
+
+
+def _check(owner: object, name: str, check: Callable[[str, object], object]) -> None:
+    # The checked value is kept, for it is of a plain type, which is what can be encoded.
+    object.__setattr__(owner, name, check(name, getattr(owner, name)))
 
 
 @attrs.frozen
@@ -276,13 +283,13 @@ class ImageBoot:
     user_data: str | None = attrs.field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        arguments.text("os", self.os)
+        _check(self, "os", arguments.text)
         if self.password is not None:
-            arguments.secret("password", self.password)
+            _check(self, "password", arguments.secret)
         if self.key_id is not None:
-            arguments.text("key_id", self.key_id)
+            _check(self, "key_id", arguments.text)
         if self.user_data is not None:
-            arguments.secret("user_data", self.user_data)
+            _check(self, "user_data", arguments.secret)
 
 
 @attrs.frozen(kw_only=True)
@@ -296,7 +303,7 @@ class CdromBoot:
     iso: str
 
     def __attrs_post_init__(self) -> None:
-        arguments.text("iso", self.iso)
+        _check(self, "iso", arguments.text)
 
 
 @attrs.frozen(kw_only=True)
@@ -321,10 +328,10 @@ class CreateRequest:
     boot: ImageBoot | CdromBoot
 
     def __attrs_post_init__(self) -> None:
-        arguments.text("name", self.name)
-        arguments.whole("cpus", self.cpus, minimum=1)
-        arguments.whole("ram", self.ram, minimum=1)
-        arguments.text("zone_id", self.zone_id)
+        _check(self, "name", arguments.text)
+        _check(self, "cpus", partial(arguments.whole, minimum=1))
+        _check(self, "ram", partial(arguments.whole, minimum=1))
+        _check(self, "zone_id", arguments.text)
         if not isinstance(self.boot, ImageBoot | CdromBoot):
             raise InvalidArgument(
                 f"boot of type {type(self.boot).__name__} is not an ImageBoot or a CdromBoot",

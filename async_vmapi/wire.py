@@ -4,6 +4,7 @@ The only module of the client that knows aiohttp. It neither signs nor decodes n
 """
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Final, Protocol
 
@@ -81,7 +82,9 @@ class HTTPWire:
         self._lent = session
         self._own: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
+        self._timeout = aiohttp.ClientTimeout(
+            total=timeout if timeout < math.inf else None, connect=connect_timeout
+        )
         self._max_body = max_body
 
     def _session(self) -> aiohttp.ClientSession:
@@ -108,6 +111,7 @@ class HTTPWire:
         session = self._session()
         path = target.partition("?")[0]
         failure: tuple[type[TransportError], str]
+        limit = self._timeout.total
         try:
             async with session.request(
                 method,
@@ -124,9 +128,15 @@ class HTTPWire:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             failure = ConnectFailed, _describe(error)
         except TimeoutError:
-            failure = TransportTimeout, f"not within {self._timeout.total:g} s"
+            failure = (
+                TransportTimeout,
+                f"not within {limit:g} s" if limit else "the connection timed out",
+            )
         except (aiohttp.ClientError, OSError) as error:
             failure = TransportError, _describe(error)
+        except RuntimeError as error:
+            # aiohttp's way to say that the session is closed, or of another event loop.
+            raise InvalidState(f"the session cannot be used here: {error}") from None
         # Raised out here: aiohttp's errors can hold the request's headers, signature included.
         kind, message = failure
         raise kind(message, method=method, path=path)

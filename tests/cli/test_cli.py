@@ -115,7 +115,9 @@ class TestEmulator:
         process = self.start("--port", "0", "--speed", "1000", "--seed", "1")
         try:
             lines = [process.stdout.readline() for _ in range(3)]
-            script = "".join(lines) + 'printf "%s\\n" "$VMAPI_URL" "$VMAPI_API_KEY" "$VMAPI_API_SECRET"'
+            script = (
+                "".join(lines) + 'printf "%s\\n" "$VMAPI_URL" "$VMAPI_API_KEY" "$VMAPI_API_SECRET"'
+            )
             values = subprocess.run(
                 ["sh", "-c", script], capture_output=True, text=True, check=True
             ).stdout.split()

@@ -278,9 +278,7 @@ class TestAwaiting:
         assert dict(cloud_api.requests) == asked
         assert len(asyncio.all_tasks()) == 1
 
-    async def test_cancelling_one_awaiter_does_not_touch_another(
-        self, memory_client, request_for
-    ):
+    async def test_cancelling_one_awaiter_does_not_touch_another(self, memory_client, request_for):
         """The first awaiter's end does not stop the second's watching."""
         task = await memory_client.vms.create(request_for())
         first, second = asyncio.create_task(task.wait()), asyncio.create_task(task.wait())
