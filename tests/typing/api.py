@@ -1,0 +1,197 @@
+"""What type checkers see of the public API. It is never run: mypy and pyright read it.
+
+Wrong uses carry an ignore; `warn_unused_ignores` proves that each of them is an error.
+"""
+
+from collections.abc import Mapping
+from typing import assert_type
+
+import aiohttp
+
+from async_vmapi import (
+    APIError,
+    CdromBoot,
+    Client,
+    Console,
+    CreateRequest,
+    DecodingError,
+    Evidence,
+    ImageBoot,
+    InvalidArgument,
+    Operation,
+    RateLimited,
+    Region,
+    SSHKey,
+    StorageVolume,
+    Task,
+    TaskError,
+    TaskEvent,
+    TaskTimeout,
+    Template,
+    TransportTimeout,
+    VirtualMachine,
+    VMAPIError,
+    Zone,
+)
+
+
+async def make(session: aiohttp.ClientSession) -> None:
+    client = Client("https://example.com", api_key="k", api_secret="s")
+    assert_type(client, Client)
+    Client("https://example.com", api_key="k", api_secret="s", session=session, timeout=5)
+    assert_type(Client.for_region("eu", api_key="k", api_secret="s", timeout=5.0), Client)
+    assert_type(Client.from_env(session=session, poll_floor=2, poll_ceiling=9.5), Client)
+    async with Client.from_env() as entered:
+        assert_type(entered, Client)
+    assert_type(client.requests, Mapping[str, int])
+    assert_type(await client.close(), None)
+
+    Client("https://example.com", "k", "s")  # type: ignore[call-arg]
+    Client("https://example.com", api_key="k")  # type: ignore[call-arg]
+    Client(5, api_key="k", api_secret="s")  # type: ignore[arg-type]
+    Client("https://example.com", api_key="k", api_secret="s", timeout="5")  # type: ignore[arg-type]
+    Client.from_env(timeout="5")  # type: ignore[arg-type]
+    Client.from_env(retries=5)  # type: ignore[call-arg]
+    client.requests["list"] = 0  # type: ignore[index]
+
+
+class MyClient(Client):
+    """Constructors return the class that they are called on."""
+
+
+async def make_mine() -> None:
+    assert_type(MyClient.from_env(), MyClient)
+    async with MyClient.for_region("eu", api_key="k", api_secret="s") as client:
+        assert_type(client, MyClient)
+
+
+async def create(client: Client, request: CreateRequest) -> None:
+    boot = ImageBoot(os="1", password="p", key_id="9", user_data="#cloud-config")
+    task = await client.vms.create(name="a", cpus=1, ram=512, zone_id="z", boot=boot)
+    assert_type(task, Task[VirtualMachine])
+    assert_type(await task, VirtualMachine)
+    assert_type(await client.vms.create(request), Task[VirtualMachine])
+    CreateRequest(name="a", cpus=1, ram=512, zone_id="z", boot=CdromBoot(iso="debian.iso"))
+
+    await client.vms.create()  # type: ignore[call-overload]
+    await client.vms.create(request, name="a")  # type: ignore[call-overload]
+    await client.vms.create(name="a", cpus=1, ram=1, zone_id="z")  # type: ignore[call-overload]
+    await client.vms.create(name="a", cpus="1", ram=1, zone_id="z", boot=boot)  # type: ignore[call-overload]
+    await client.vms.create("a", 1, 512, "z", boot)  # type: ignore[call-overload]
+    CreateRequest(name="a", cpus=1, ram=512, zone_id="z", boot="1")  # type: ignore[arg-type]
+    ImageBoot("1")  # type: ignore[call-arg]
+    ImageBoot(os="1", iso="debian.iso")  # type: ignore[call-arg]
+    ImageBoot(os="1", key_id=9)  # type: ignore[arg-type]
+    CdromBoot(iso="debian.iso", password="p")  # type: ignore[call-arg]
+    request.cpus = 2  # type: ignore[misc]
+
+
+async def operate(client: Client, vm: VirtualMachine) -> None:
+    for which in (vm, "17"):
+        assert_type(await client.vms.get(which), VirtualMachine)
+        assert_type(await client.vms.resize(which, cores=1, ram=512), Task[VirtualMachine])
+        assert_type(await client.vms.shutdown(which, wait_for=0), Task[VirtualMachine])
+        assert_type(await client.vms.reboot(which), Task[VirtualMachine])
+        assert_type(await client.vms.reset(which), Task[VirtualMachine])
+        assert_type(await client.vms.power_on(which), Task[VirtualMachine])
+        assert_type(await client.vms.power_off(which), Task[VirtualMachine])
+        assert_type(await client.vms.console(which), Console)
+        assert_type(await client.vms.rename(which, "b"), None)
+        deletion = await client.vms.delete(which, delete_resources=True)
+        assert_type(deletion, Task[None])
+        assert_type(await deletion.wait(), None)
+        assert_type(await client.vms.list(), list[VirtualMachine])
+
+    await client.vms.get(17)  # type: ignore[arg-type]
+    await client.vms.resize("17", 1, 512)  # type: ignore[call-arg]
+    await client.vms.resize("17", cores=1)  # type: ignore[call-arg]
+    await client.vms.shutdown("17", wait_for=None)  # type: ignore[arg-type]
+    await client.vms.shutdown("17", 4)  # type: ignore[call-arg]
+    await client.vms.rename("17")  # type: ignore[call-arg]
+    await client.vms.delete("17", True)  # type: ignore[call-arg]
+    await client.vms.reboot("17", wait_for=4)  # type: ignore[call-arg]
+    (await client.vms.get("17")).wait()  # type: ignore[attr-defined]
+    print((await client.vms.reboot("17")).state)  # type: ignore[attr-defined]
+
+
+async def wait(client: Client, task: Task[VirtualMachine]) -> None:
+    assert_type(task.vm_id, str)
+    assert_type(task.operation, Operation)
+    assert_type(task.done(), bool)
+    assert_type(task.result(), VirtualMachine)
+    assert_type(task.last_seen, VirtualMachine | None)
+    assert_type(task.evidence, Evidence | None)
+    assert_type(task.history, tuple[TaskEvent, ...])
+    assert_type(await task.wait(timeout=600), VirtualMachine)
+    assert_type(await task.wait(None), VirtualMachine)
+    async for event in task.events():
+        assert_type(event, TaskEvent)
+        assert_type(event.elapsed, float)
+    token = task.token()
+    assert_type(token, str)
+    assert_type(client.resume(token), Task[VirtualMachine | None])
+
+    # A task of a machine is one of perhaps a machine, not the other way round.
+    wider: Task[VirtualMachine | None] = task
+    narrower: Task[VirtualMachine] = wider  # type: ignore[assignment]
+    await narrower.wait(timeout="600")  # type: ignore[arg-type]
+    task.vm_id = "18"  # type: ignore[misc]
+    client.resume(task)  # type: ignore[arg-type]
+
+
+async def look(client: Client, vm: VirtualMachine) -> None:
+    assert_type(vm.id, str)
+    assert_type(vm.label, str | None)
+    assert_type(vm.cores, int)
+    assert_type(vm.ram, int)
+    assert_type(vm.state, str)
+    assert_type(vm.adm, bool | None)
+    assert_type(vm.cost_per_hour, float)
+    assert_type(vm.transfer_used, float)
+    assert_type(vm.addresses, tuple[str, ...])
+    assert_type(vm.system_volume, StorageVolume | None)
+    assert_type(vm.zone.name, str)
+    regions = await client.regions.list()
+    assert_type(regions, list[Region])
+    assert_type(regions[0].zones, tuple[Zone, ...])
+    templates = await client.templates.list()
+    assert_type(templates, list[Template])
+    assert_type(templates[0].supports, tuple[str, ...])
+    assert_type(await client.account.ssh_keys(), list[SSHKey])
+    console = await client.vms.console(vm)
+    assert_type((console.host, console.port, console.password), tuple[str, int, str])
+
+    vm.state = "offline"  # type: ignore[misc]
+    print(vm.system_volume.size)  # type: ignore[union-attr]
+
+
+def explain(error: VMAPIError) -> None:
+    match error:
+        case RateLimited():
+            assert_type(error.retry_after, float | None)
+        case APIError():
+            assert_type((error.status, error.from_api), tuple[int, bool])
+            assert_type((error.message, error.method, error.path), tuple[str, str, str])
+        case DecodingError():
+            assert_type(error.where, str)
+        case InvalidArgument():
+            assert_type(error.argument, str)
+        case TaskError():
+            assert_type(error.history, tuple[tuple[float, str | None], ...])
+            assert_type(error.last_state, str | None)
+            assert_type((error.vm_id, error.token), tuple[str, str])
+        case _:
+            pass
+    print(error.status)  # type: ignore[attr-defined]
+
+
+def catch(timeout: TaskTimeout | TransportTimeout, argument: InvalidArgument) -> None:
+    builtin: TimeoutError = timeout
+    assert_type(str(builtin), str)
+    value: ValueError = argument
+    assert_type(str(value), str)
+
+
+async def use_as_operation() -> Operation:
+    operation: Operation = "explode"  # type: ignore[assignment]
+    return operation

@@ -1,0 +1,258 @@
+"""The checks of what callers hand in."""
+
+import enum
+import math
+import re
+import string
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from async_vmapi import arguments
+from async_vmapi.errors import InvalidArgument, VMAPIError
+
+LARGEST = 2**31 - 1
+SECRET = "planted-secret"
+things = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.complex_numbers(),
+    st.text(),
+    st.characters().map(lambda c: c * 200),
+    st.binary(),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(), st.text(), max_size=3),
+    st.just(object()),
+    st.just(object),
+)
+
+
+def refused(check, *args, **kwargs):
+    """Return the `InvalidArgument` that a check ends with."""
+    with pytest.raises(InvalidArgument) as caught:
+        check(*args, **kwargs)
+    return caught.value
+
+
+class Word(str):
+    __slots__ = ()
+
+
+class Shade(enum.StrEnum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    TWO = 2
+
+
+class TestWhole:
+    @pytest.mark.parametrize("value", [1, 2, LARGEST])
+    def test_integers_in_range_are_taken(self, value):
+        """Both ends of the range are in it."""
+        assert arguments.whole("cpus", value, minimum=1) == value
+
+    def test_zero_is_taken_where_it_is_the_minimum(self):
+        """Zero minutes to wait are allowed."""
+        assert arguments.whole("wait_for", 0, minimum=0) == 0
+
+    @pytest.mark.parametrize(
+        "value", [0, -1, LARGEST + 1, True, False, 1.0, "2", b"2", None, [2], 1 + 0j, math.nan]
+    )
+    def test_what_is_no_integer_in_range_is_refused(self, value):
+        """Bools, floats and digits in a text are no integers."""
+        error = refused(arguments.whole, "cpus", value, minimum=1)
+        assert error.argument == "cpus"
+        assert "an integer from 1 to 2147483647" in str(error)
+
+    @pytest.mark.parametrize("digits", [100, 5000])
+    def test_a_huge_integer_is_refused_with_a_short_message(self, digits):
+        """Even one with more digits than Python prints is refused like any other."""
+        error = refused(arguments.whole, "ram", 10**digits, minimum=1)
+        assert len(str(error)) < 200
+
+    def test_an_integer_of_a_class_of_its_own_becomes_a_plain_one(self):
+        """The wire's encoder knows plain integers alone, so an IntEnum becomes one."""
+        value = arguments.whole("cpus", Size.TWO, minimum=1)
+        assert value == 2
+        assert type(value) is int
+
+    @given(st.integers(), st.integers(0, LARGEST))
+    def test_a_value_is_taken_exactly_if_it_is_in_range(self, value, minimum):
+        """The range alone decides about an integer."""
+        if minimum <= value <= LARGEST:
+            assert arguments.whole("n", value, minimum=minimum) == value
+        else:
+            refused(arguments.whole, "n", value, minimum=minimum)
+
+
+class TestBoolean:
+    @pytest.mark.parametrize("value", [True, False])
+    def test_bools_are_taken(self, value):
+        """True and False are themselves."""
+        assert arguments.boolean("delete_resources", value) is value
+
+    @pytest.mark.parametrize("value", [0, 1, "true", "", None, 1.0, []])
+    def test_what_is_only_truthy_or_falsy_is_refused(self, value):
+        """A word like "no" must never be taken for True."""
+        error = refused(arguments.boolean, "delete_resources", value)
+        assert error.argument == "delete_resources"
+        assert "True or False" in str(error)
+
+
+class TestText:
+    @pytest.mark.parametrize("value", ["web-01", " a ", "zażółć", "🐘", "a" * 1000])
+    def test_texts_are_taken_as_they_are(self, value):
+        """Spaces at the ends are kept, and any script is allowed."""
+        assert arguments.text("name", value) == value
+
+    @pytest.mark.parametrize(
+        "value",
+        ["", " ", "\u00a0", "\n", "a\nb", "a\tb", "a\0", "\x7f", "\x85", "\ud800", 1, None],
+    )
+    def test_blank_and_unsendable_texts_are_refused(self, value):
+        """Blanks, control characters and lone surrogates are no names."""
+        error = refused(arguments.text, "name", value)
+        assert error.argument == "name"
+        assert str(error).startswith(f"name={value!r} is not a text")
+
+    def test_a_long_value_is_shown_shortened(self):
+        """A message stays readable whatever it is about."""
+        message = str(refused(arguments.text, "name", "x\n" * 10_000))
+        assert "..." in message
+        assert len(message) < 200
+
+    def test_a_text_of_a_class_of_its_own_becomes_a_plain_one(self):
+        """The wire's encoder knows plain texts alone, so that is what a check returns."""
+        assert type(arguments.text("name", Word("web"))) is str
+        assert arguments.text("name", Shade.RED) == "red"
+
+    @given(st.text(alphabet=st.characters()))
+    @example("\ud800")
+    def test_every_text_that_is_taken_can_be_encoded(self, value):
+        """Nothing that passes the check fails later, on its way out."""
+        try:
+            taken = arguments.text("name", value)
+        except InvalidArgument:
+            return
+        assert taken.encode()
+
+
+class TestSecret:
+    @pytest.mark.parametrize("value", ["x", " ", "line\nline", "zażółć", "\0"])
+    def test_any_text_of_a_character_is_a_secret(self, value):
+        """A password may look like anything, and user data has lines."""
+        assert arguments.secret("password", value) == value
+
+    @pytest.mark.parametrize(
+        "value",
+        ["", None, 7, SECRET.encode(), [SECRET], {"p": SECRET}, f"{SECRET}\ud800", object()],
+    )
+    def test_a_refused_secret_is_not_shown(self, value):
+        """Neither the message nor what led to it holds the value."""
+        error = refused(arguments.secret, "password", value)
+        assert error.argument == "password"
+        assert "its value is not shown" in str(error)
+        assert SECRET not in repr(error)
+        assert error.__cause__ is None
+        assert error.__suppress_context__ or error.__context__ is None
+
+    def test_the_encoding_error_is_not_dragged_along(self):
+        """An error that holds the whole secret must not hang on the one that is raised."""
+        # UnicodeEncodeError.object is the text; reporters that walk __context__ would send it.
+        assert refused(arguments.secret, "password", f"{SECRET}\ud800").__context__ is None
+
+
+class TestIdentifier:
+    @pytest.mark.parametrize("value", ["1", "a", "A-b_9", "24e12e20-0851-5354-e2c3", "x" * 128])
+    def test_plain_tokens_are_taken(self, value):
+        """Numbers and UUIDs are what the API's ids look like."""
+        assert arguments.identifier("vm", value) == value
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *("", ".", "..", "a/b", "a?b", "a#b", "a%2fb", "a b", "a\n", "\na", "a\r\nX: y"),
+            *("ą", "\N{ARABIC-INDIC DIGIT ONE}", "x" * 129, 5, None, True, b"a", ["a"]),
+        ],
+    )
+    def test_what_could_change_the_path_is_refused(self, value):
+        """No id leads anywhere else than to its machine."""
+        error = refused(arguments.identifier, "vm", value)
+        assert error.argument == "vm"
+        assert "letters, digits" in str(error)
+
+    @given(st.text(alphabet=st.characters(), max_size=140))
+    @example("a" * 128)
+    @example("a" * 129)
+    def test_only_ascii_letters_digits_underscore_and_dash_pass(self, value):
+        """The rule is about single characters and the length, nothing else."""
+        plain = set(string.ascii_letters + string.digits + "_-")
+        if 1 <= len(value) <= 128 and set(value) <= plain:
+            assert arguments.identifier("vm", value) == value
+        else:
+            refused(arguments.identifier, "vm", value)
+
+
+class TestSeconds:
+    @pytest.mark.parametrize("value", [1, 0.001, 3600.5, math.inf])
+    def test_numbers_above_zero_are_taken_as_floats(self, value):
+        """Whole numbers do, and so does infinity."""
+        taken = arguments.seconds("timeout", value)
+        assert taken == value
+        assert type(taken) is float
+
+    @pytest.mark.parametrize(
+        "value", [0, 0.0, -1, -math.inf, math.nan, True, "30", None, [30], 1j, b"1"]
+    )
+    def test_what_is_no_time_to_wait_is_refused(self, value):
+        """Zero and NaN are no timeouts."""
+        error = refused(arguments.seconds, "timeout", value)
+        assert error.argument == "timeout"
+        assert "a number of seconds above 0" in str(error)
+
+    def test_the_bound_can_be_another_and_is_named(self):
+        """The message tells what would have been allowed."""
+        assert arguments.seconds("interval", 2, above=1.5) == 2.0
+        assert "above 1.5" in str(refused(arguments.seconds, "interval", 1.5, above=1.5))
+
+    def test_an_integer_beyond_any_float_is_refused(self):
+        """A number that cannot be reckoned with is an argument's fault like another."""
+        assert refused(arguments.seconds, "timeout", 10**400).argument == "timeout"
+
+
+class TestMessages:
+    @pytest.mark.parametrize("value", [[SECRET], {"a": SECRET}, SECRET.encode(), (SECRET,)])
+    @pytest.mark.parametrize(
+        "check", [arguments.text, arguments.identifier, arguments.boolean, arguments.seconds]
+    )
+    def test_what_is_inside_a_container_is_not_shown(self, check, value):
+        """A container may hold a secret, so its type is all that is told."""
+        message = str(refused(check, "thing", value))
+        assert SECRET not in message
+        assert f"<{type(value).__name__}>" in message
+
+    @given(things)
+    @example(10**5000)
+    def test_every_check_takes_a_value_or_refuses_it_by_name(self, value):
+        """No value makes a check end in another way."""
+        for check, extra in [
+            (arguments.boolean, {}),
+            (arguments.text, {}),
+            (arguments.secret, {}),
+            (arguments.identifier, {}),
+            (arguments.whole, {"minimum": 0}),
+            (arguments.seconds, {}),
+        ]:
+            error = None
+            try:
+                check("thing", value, **extra)
+            except VMAPIError as caught:
+                error = caught
+            if error is not None:
+                assert isinstance(error, InvalidArgument)
+                assert error.argument == "thing"
+                assert re.match(r"thing[ =]", str(error))

@@ -1,0 +1,879 @@
+"""Bytes out, bytes in: requests as WIRE §2 has them, answers read or refused."""
+
+import copy
+import enum
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from async_vmapi import (
+    APIError,
+    AuthenticationError,
+    BadRequest,
+    CdromBoot,
+    Conflict,
+    CreateRequest,
+    DecodingError,
+    ImageBoot,
+    NotFound,
+    RateLimited,
+    ServerError,
+    VirtualMachine,
+    VMAPIError,
+    codec,
+)
+from async_vmapi.codec import Glimpse, open_envelope, retry_after
+
+NOW = datetime(2026, 11, 23, 18, 0, 0, tzinfo=UTC)
+THING = {"id": "7", "name": "thing"}
+MACHINE = {
+    "id": "1729",
+    "label": "web-01",
+    "cores": 2,
+    "ram": 2048,
+    "adm": False,
+    "system": {"id": "2599", "name": "Ubuntu 18.04"},
+    "cost_per_hour": 0.08,
+    "state": "online",
+    "transfer_used": 1.5,
+    "owner": {"id": "42", "name": "someone"},
+    "public_interface": {
+        "primary_ip_ipv4address": "192.0.2.1",
+        "ipv4_addresses": [{"id": "5", "ipv4_address": "192.0.2.1"}],
+    },
+    "storage_volumes": [{"id": "6", "size": 40, "system_disk": True}],
+    "zone": {"id": "24e12e20-0851-5354-e2c3-04b16c4c9c45", "name": "Poznan"},
+    "networks": [{"id": "8", "label": "inner", "mac_address": "00:00:5e:00:53:01", "type": "x"}],
+    "groups": [THING],
+}
+ANSWERS = {
+    "ACCEPTED": {"success": True},
+    "CREATED": {"success": True, "virtual_machine": {"id": "1729"}},
+    "VM": {"success": True, "virtual_machine": MACHINE},
+    "VMS": {"success": True, "virtual_machines": [MACHINE, MACHINE]},
+    "GLIMPSE": {"success": True, "virtual_machine": [MACHINE]},
+    "GLIMPSES": {"success": True, "virtual_machines": [MACHINE, MACHINE]},
+    "CONSOLE": {"success": True, "console": {"host": "192.0.2.9", "port": 5901, "password": "pw"}},
+    "REGIONS": {
+        "success": True,
+        "regions": [
+            {
+                "name": "eu",
+                "zones": [
+                    {"id": "z", "label": "Poznan", "name": "DC1/PUBLIC-1", "available": True}
+                ],
+            }
+        ],
+    },
+    "TEMPLATES": {
+        "success": True,
+        "templates": [
+            {"id": "2599", "label": "Ubuntu 18.04", "supports": ["password", "sshkey"]},
+            {"id": "u", "label": "mine", "supports": ["other"], "owner": THING},
+        ],
+    },
+    "SSH_KEYS": {
+        "success": True,
+        "account": {
+            "id": "42",
+            "sshkeys": [{"id": 9, "name": "laptop", "fingerprint": "aa:bb"}],
+            "groups": [],
+        },
+    },
+}
+SHAPES = {name: getattr(codec, name) for name in ANSWERS}
+
+
+def pack(answer):
+    """Return an answer's body."""
+    return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+
+def read(shape, answer, status=200, **kwargs):
+    """Return what a shape finds in an answer."""
+    return open_envelope(
+        shape, status, pack(answer), method="GET", path="/v2/a", **{"secrets": (), **kwargs}
+    )
+
+
+def refusal(answer, status=200, shape=codec.ACCEPTED, **kwargs):
+    """Return the error that an answer leads to."""
+    with pytest.raises(VMAPIError) as caught:
+        read(shape, answer, status, **kwargs)
+    return caught.value
+
+
+def unreadable(shape, answer):
+    """Return where an answer cannot be read."""
+    error = refusal(answer, shape=shape)
+    assert type(error) is DecodingError
+    assert (error.method, error.path) == ("GET", "/v2/a")
+    return error.where
+
+
+def vm(**changes):
+    """Return the machine that is read when a get's answer has other fields."""
+    return read(codec.VM, {"success": True, "virtual_machine": MACHINE | changes})
+
+
+def without(*names):
+    """Return a machine as the API shows it, with fields left out."""
+    return {name: value for name, value in MACHINE.items() if name not in names}
+
+
+class TestCreateBody:
+    def test_an_image_boot_with_everything(self):
+        """The fields have the names of the wire, and stand where the wire wants them."""
+        boot = ImageBoot(os="2599", password="pw", key_id="9", user_data="#cloud-config\n")
+        request = CreateRequest(name="Łódź-01", cpus=2, ram=2048, zone_id="z", boot=boot)
+        assert json.loads(codec.encode_create(request)) == {
+            "create_vm": {
+                "name": "Łódź-01",
+                "cpus": 2,
+                "ram": 2048,
+                "compute_zone_id": "z",
+                "boot_type": "image",
+                "os": "2599",
+                "password": "pw",
+                "key_id": "9",
+                "user_data": "#cloud-config\n",
+            }
+        }
+
+    @pytest.mark.parametrize(
+        ("boot", "fields"),
+        [
+            (ImageBoot(os="2599"), {"boot_type": "image", "os": "2599"}),
+            (CdromBoot(iso="debian.iso"), {"boot_type": "cdrom", "cdrom": "debian.iso"}),
+        ],
+    )
+    def test_what_was_not_given_is_not_sent(self, boot, fields):
+        """No null is sent for a password that was not given."""
+        request = CreateRequest(name="a", cpus=1, ram=512, zone_id="z", boot=boot)
+        sent = json.loads(codec.encode_create(request))["create_vm"]
+        assert sent == {"name": "a", "cpus": 1, "ram": 512, "compute_zone_id": "z"} | fields
+
+    def test_enum_members_are_sent_as_their_values(self):
+        """Users keep sizes and names in enums; those pass the checks, so they can be sent."""
+
+        class Name(enum.StrEnum):
+            WEB = "web-01"
+
+        class Size(enum.IntEnum):
+            TWO = 2
+
+        boot = ImageBoot(os="2599")
+        request = CreateRequest(name=Name.WEB, cpus=Size.TWO, ram=1, zone_id="z", boot=boot)
+        sent = json.loads(codec.encode_create(request))["create_vm"]
+        assert (sent["name"], sent["cpus"]) == ("web-01", 2)
+
+    def test_texts_and_numbers_of_other_classes_are_sent_as_plain_ones(self):
+        """A text of a web framework's own class passes the checks, so it can be sent."""
+
+        class Markup(str):
+            __slots__ = ()
+
+        class Count(int):
+            __slots__ = ()
+
+        boot = ImageBoot(os=Markup("2599"), password=Markup("pw"))
+        request = CreateRequest(
+            name=Markup("a"), cpus=Count(2), ram=1, zone_id=Markup("z"), boot=boot
+        )
+        sent = json.loads(codec.encode_create(request))["create_vm"]
+        assert (sent["name"], sent["cpus"], sent["password"]) == ("a", 2, "pw")
+
+    @given(st.text(min_size=1), st.text(min_size=1))
+    def test_secrets_arrive_as_they_were_given(self, password, user_data):
+        """No character of a password or of user data is changed on the way."""
+        boot = ImageBoot(os="1", password=password, user_data=user_data)
+        request = CreateRequest(name="a", cpus=1, ram=1, zone_id="z", boot=boot)
+        sent = json.loads(codec.encode_create(request))["create_vm"]
+        assert (sent["password"], sent["user_data"]) == (password, user_data)
+
+
+class TestGet:
+    @pytest.mark.parametrize("shape", [MACHINE, [MACHINE]], ids=["object", "list of one"])
+    def test_both_shapes_are_the_same_machine(self, shape):
+        """The documented list of one and the observed object are read alike."""
+        found = read(codec.VM, {"success": True, "virtual_machine": shape})
+        assert isinstance(found, VirtualMachine)
+        assert (found.id, found.label, found.cores, found.ram) == ("1729", "web-01", 2, 2048)
+        assert (found.system.name, found.owner.id, found.zone.name) == (
+            *("Ubuntu 18.04", "42", "Poznan"),
+        )
+        assert (found.networks[0].label, found.groups[0].name) == ("inner", "thing")
+        assert found.addresses == ("192.0.2.1",)
+        assert found.system_volume.size == 40.0
+        assert read(codec.GLIMPSE, {"success": True, "virtual_machine": shape}) == Glimpse(
+            "1729", "online", 2, 2048
+        )
+
+    @pytest.mark.parametrize("shape", [codec.VM, codec.GLIMPSE])
+    @pytest.mark.parametrize("count", [0, 2])
+    def test_a_list_of_none_or_two_is_no_answer(self, shape, count):
+        """Which of two machines was meant is never guessed."""
+        answer = {"success": True, "virtual_machine": [MACHINE] * count}
+        assert unreadable(shape, answer) == "$.virtual_machine"
+
+    @pytest.mark.parametrize("shape", [MACHINE, [MACHINE]], ids=["object", "list of one"])
+    def test_one_machine_can_be_cut_out_and_read_later(self, shape):
+        """What an answer holds of a machine is found without reading it."""
+        raw = codec.raw_vm(pack({"success": True, "virtual_machine": shape}))
+        assert codec.decode_vm(raw) == vm()
+
+    def test_the_machines_of_a_list_can_be_cut_out_and_read_later(self):
+        """Each is a part of its own."""
+        other = MACHINE | {"id": 5}
+        parts = codec.raw_vms(pack({"success": True, "virtual_machines": [MACHINE, other]}))
+        assert [codec.decode_vm(part).id for part in parts] == ["1729", "5"]
+
+    @pytest.mark.parametrize(
+        ("raw", "where"),
+        [
+            (b"{}", "$"),
+            (b"[]", "$.virtual_machine"),
+            (pack([MACHINE, MACHINE]), "$.virtual_machine"),
+            (pack(MACHINE | {"ram": "much"}), "$"),
+            (b"<html>", "$"),
+            (b"[" * 100_000, "$[0]"),
+        ],
+    )
+    def test_what_was_cut_out_and_is_no_machine_is_a_decoding_error(self, raw, where):
+        """Reading later fails in the same way as reading at once."""
+        with pytest.raises(DecodingError) as caught:
+            codec.decode_vm(raw)
+        assert caught.value.where == where
+
+
+class TestTolerance:
+    """Exactly what WIRE §5.1 wants read is read."""
+
+    def test_integer_ids_become_texts(self):
+        """Ids are texts in the models, wherever they stand."""
+        found = vm(
+            id=1729,
+            system={"id": 2599, "name": "x"},
+            owner={"id": 42, "name": "x"},
+            zone={"id": 1, "name": "x"},
+            groups=[{"id": 3, "name": "x"}],
+            networks=[{"id": 8, "label": None, "mac_address": "m", "type": "t"}],
+            storage_volumes=[{"id": 6, "size": "40", "system_disk": True}],
+            public_interface={"ipv4_addresses": [{"id": 5, "ipv4_address": "192.0.2.1"}]},
+        )
+        assert [
+            *(found.id, found.system.id, found.owner.id, found.zone.id, found.groups[0].id),
+            *(found.networks[0].id, found.storage_volumes[0].id),
+            found.public_interface.ipv4_addresses[0].id,
+        ] == ["1729", "2599", "42", "1", "3", "8", "6", "5"]
+        assert found.storage_volumes[0].size == 40.0
+
+    def test_numbers_as_texts_become_numbers(self):
+        """`"0.00"` was seen for the traffic; others may come like that too."""
+        found = vm(cores="4", ram="8192", transfer_used="0.00", cost_per_hour="0.02")
+        assert (found.cores, found.ram) == (4, 8192)
+        assert (found.transfer_used, found.cost_per_hour) == (0.0, 0.02)
+
+    @pytest.mark.parametrize("name", ["GLIMPSE", "GLIMPSES"])
+    def test_the_short_look_is_as_tolerant(self, name):
+        """A poll reads whatever a get of the same machine reads."""
+        machine = {"id": 1729, "state": "online", "cores": "4", "ram": "8192", "new": {"a": [1]}}
+        plural = name == "GLIMPSES"
+        key, value = (
+            ("virtual_machines", [MACHINE, machine]) if plural else ("virtual_machine", machine)
+        )
+        found = read(SHAPES[name], {"success": True, key: value})
+        assert (found[1] if plural else found) == Glimpse("1729", "online", 4, 8192)
+
+    def test_unknown_fields_are_passed_over(self):
+        """New fields can come at any time, at any depth."""
+        found = read(
+            codec.VM,
+            {
+                "success": True,
+                "took": 3,
+                "virtual_machine": MACHINE
+                | {"systemName": "x", "new": {"deep": [1, None]}, "zone": {**THING, "floor": 3}},
+            },
+        )
+        assert found == vm(zone=THING)
+
+    @pytest.mark.parametrize("state", ["installing", "offline", "error", "", "zażółć", "ONLINE"])
+    def test_states_are_kept_as_they_came(self, state):
+        """No list of states is complete, so none is translated or refused."""
+        assert vm(state=state).state == state
+        answer = {"success": True, "virtual_machine": MACHINE | {"state": state}}
+        assert read(codec.GLIMPSE, answer).state == state
+
+    def test_a_label_may_be_null(self):
+        """A machine without a name has the label None."""
+        assert vm(label=None).label is None
+
+    def test_networks_groups_and_adm_may_be_absent(self):
+        """Absent lists are empty, and an absent `adm` is not known."""
+        absent = without("networks", "groups", "adm")
+        found = read(codec.VM, {"success": True, "virtual_machine": absent})
+        assert (found.networks, found.groups, found.adm) == ((), (), None)
+
+    @pytest.mark.parametrize(
+        "interface",
+        [
+            {"primary_ip_ipv4address": "", "ipv4_addresses": []},
+            {"ipv4_addresses": []},
+            {"primary_ip_ipv4address": None},
+            {},
+        ],
+    )
+    def test_the_address_may_come_later(self, interface):
+        """A machine whose address is empty or absent has none yet."""
+        assert vm(public_interface=interface).addresses == ()
+
+    def test_observed_fields_that_are_not_documented_are_kept(self):
+        """The autoscaler, dates and kinds that were seen can be read."""
+        found = vm(
+            autoscaler={"active": True},
+            public_interface={
+                "mac_address": "00:00:5e:00:53:02",
+                "ipv4_addresses": [
+                    {
+                        "id": "5",
+                        "ipv4_address": "192.0.2.1",
+                        "attach_time": "2018-08-15 14:34:14",
+                        "dhcp": True,
+                    }
+                ],
+            },
+            storage_volumes=[{"id": "6", "size": 40, "system_disk": True, "type": "hdd"}],
+        )
+        assert found.autoscaler.active is True
+        assert found.public_interface.mac_address == "00:00:5e:00:53:02"
+        assert found.public_interface.ipv4_addresses[0].attach_time == "2018-08-15 14:34:14"
+        assert found.storage_volumes[0].type == "hdd"
+
+
+class TestStrictness:
+    """Elsewhere an answer is what the wire says, or it is an error that names the place."""
+
+    @pytest.mark.parametrize("shape", [codec.VMS, codec.GLIMPSES])
+    def test_a_machine_without_an_id_is_named_by_its_place(self, shape):
+        """The error says which of the machines of a list it is."""
+        machines = [MACHINE, MACHINE, MACHINE, without("id")]
+        answer = {"success": True, "virtual_machines": machines}
+        assert unreadable(shape, answer) == "$.virtual_machines[3]"
+
+    @pytest.mark.parametrize(
+        "name",
+        [name for name in MACHINE if name not in {"networks", "groups", "adm"}],
+    )
+    def test_what_is_documented_and_was_always_seen_must_be_there(self, name):
+        """A machine without it is not a machine of this API."""
+        answer = {"success": True, "virtual_machines": [without(name)]}
+        assert unreadable(codec.VMS, answer) == "$.virtual_machines[0]"
+
+    @pytest.mark.parametrize(
+        ("changes", "where"),
+        [
+            ({"id": None}, ".id"),
+            ({"id": True}, ".id"),
+            ({"id": 1.5}, ".id"),
+            ({"id": ["1"]}, ".id"),
+            ({"cores": True}, ".cores"),
+            ({"cores": None}, ".cores"),
+            ({"cores": 1.5}, ".cores"),
+            ({"cores": "abc"}, ""),
+            ({"cores": "1.5"}, ""),
+            ({"ram": "nan"}, ""),
+            ({"ram": ""}, ""),
+            ({"transfer_used": "nan"}, ""),
+            ({"transfer_used": "inf"}, ""),
+            ({"transfer_used": "1e999"}, ""),
+            ({"cost_per_hour": "-Infinity"}, ""),
+            ({"cost_per_hour": False}, ".cost_per_hour"),
+            ({"state": None}, ".state"),
+            ({"state": 1}, ".state"),
+            ({"label": 5}, ".label"),
+            ({"adm": 1}, ".adm"),
+            ({"system": "Ubuntu"}, ".system"),
+            ({"zone": {"name": "x"}}, ".zone"),
+            ({"zone": {"id": False, "name": "x"}}, ".zone.id"),
+            ({"groups": [THING, {"id": "1"}]}, ".groups[1]"),
+            ({"networks": None}, ".networks"),
+            ({"storage_volumes": {}}, ".storage_volumes"),
+            (
+                {"storage_volumes": [{"id": 1, "size": "big", "system_disk": True}]},
+                ".storage_volumes[0]",
+            ),
+            (
+                {"storage_volumes": [{"id": 1, "size": 1, "system_disk": 1}]},
+                ".storage_volumes[0].system_disk",
+            ),
+            (
+                {"public_interface": {"ipv4_addresses": [{"id": 1}]}},
+                ".public_interface.ipv4_addresses[0]",
+            ),
+        ],
+        ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
+    )
+    def test_a_wrong_value_is_named_by_its_place(self, changes, where):
+        """Types are not guessed: a bool is no number, and a word is none either."""
+        answer = {"success": True, "virtual_machines": [MACHINE, MACHINE | changes]}
+        assert unreadable(codec.VMS, answer) == f"$.virtual_machines[1]{where}"
+
+    @pytest.mark.parametrize("value", ["abc", "", "nan", "inf", "1.5"])
+    @pytest.mark.parametrize("shape", [codec.GLIMPSE, codec.GLIMPSES])
+    def test_the_short_look_is_as_strict(self, shape, value):
+        """A poll never takes a word for a size, and its error shows no value."""
+        machine = MACHINE | {"ram": value}
+        answer = {"success": True, "virtual_machine": machine, "virtual_machines": [machine]}
+        error = refusal(answer, shape=shape)
+        assert type(error) is DecodingError
+        assert repr(value) not in str(error)
+
+    @pytest.mark.parametrize("shape", [codec.GLIMPSE, codec.GLIMPSES])
+    @pytest.mark.parametrize("name", ["id", "state", "cores", "ram"])
+    def test_the_short_look_needs_its_four_fields(self, shape, name):
+        """They are what tells how an operation goes."""
+        machine = without(name)
+        answer = {"success": True, "virtual_machine": machine, "virtual_machines": [machine]}
+        assert unreadable(shape, answer).startswith("$.virtual_machine")
+
+    @pytest.mark.parametrize(
+        ("answer", "where"),
+        [
+            ({}, "$"),
+            ({"virtual_machine": {}}, "$.virtual_machine"),
+            ({"virtual_machine": None}, "$.virtual_machine"),
+            ({"virtual_machine": {"id": None}}, "$.virtual_machine.id"),
+            ({"virtual_machine": [{"id": "1"}]}, "$.virtual_machine"),
+        ],
+    )
+    def test_a_create_without_an_id_is_a_decoding_error(self, answer, where):
+        """A machine that cannot be named cannot be watched."""
+        assert unreadable(codec.CREATED, {"success": True} | answer) == where
+
+    @pytest.mark.parametrize("bad", ["", "a/b", "..", "a?b", "a\r\nHost: evil", "a b", "a%2f"])
+    def test_a_create_whose_id_fits_no_path_is_a_decoding_error(self, bad):
+        """An id from the server goes into the path of every look, so it must be a plain one."""
+        answer = {"success": True, "virtual_machine": {"id": bad}}
+        assert unreadable(codec.CREATED, answer).startswith("$.virtual_machine")
+
+    @pytest.mark.parametrize("id_", ["1729", 1729])
+    def test_a_creates_id_is_a_text(self, id_):
+        """Even where a number came."""
+        answer = {"success": True, "virtual_machine": {"id": id_}}
+        assert read(codec.CREATED, answer) == "1729"
+
+    @pytest.mark.parametrize(
+        ("name", "path", "where"),
+        [
+            ("REGIONS", ("regions", 0, "zones", 0, "id"), "$.regions[0].zones[0]"),
+            ("REGIONS", ("regions", 0, "name"), "$.regions[0]"),
+            ("TEMPLATES", ("templates", 1, "id"), "$.templates[1]"),
+            ("TEMPLATES", ("templates", 1, "supports"), "$.templates[1]"),
+            ("SSH_KEYS", ("account", "sshkeys", 0, "id"), "$.account.sshkeys[0]"),
+            ("SSH_KEYS", ("account", "sshkeys"), "$.account"),
+            ("CONSOLE", ("console", "password"), "$.console"),
+            ("VMS", ("virtual_machines",), "$"),
+        ],
+    )
+    def test_what_is_missing_elsewhere_is_named_by_its_place(self, name, path, where):
+        """Every answer is checked, and the error says where it is wrong."""
+        answer = copy.deepcopy(ANSWERS[name])
+        inner = answer
+        for step in path[:-1]:
+            inner = inner[step]
+        del inner[path[-1]]
+        assert unreadable(SHAPES[name], answer) == where
+
+
+class TestOtherAnswers:
+    def test_regions_have_their_zones(self):
+        """A zone's id is what a create needs."""
+        (region,) = read(codec.REGIONS, ANSWERS["REGIONS"])
+        (zone,) = region.zones
+        assert (region.name, zone.id, zone.label, zone.available) == ("eu", "z", "Poznan", True)
+
+    def test_templates_tell_what_they_support(self):
+        """Words that are not known yet are kept; the provider's own have no owner."""
+        first, second = read(codec.TEMPLATES, ANSWERS["TEMPLATES"])
+        assert (first.id, first.supports, first.owner) == ("2599", ("password", "sshkey"), None)
+        assert (second.supports, second.owner.name) == (("other",), "thing")
+
+    def test_ssh_keys_have_texts_as_ids(self):
+        """The account has integers; a create takes a text."""
+        (key,) = read(codec.SSH_KEYS, ANSWERS["SSH_KEYS"])
+        assert (key.id, key.name, key.fingerprint) == ("9", "laptop", "aa:bb")
+
+    @pytest.mark.parametrize("port", [5901, "5901"])
+    def test_a_console_is_read_with_and_without_success(self, port):
+        """No `success` is documented for it."""
+        console = {"host": "192.0.2.9", "port": port, "password": "pw"}
+        for answer in ({"console": console}, {"success": True, "console": console}):
+            found = read(codec.CONSOLE, answer)
+            assert (found.host, found.port, found.password) == ("192.0.2.9", 5901, "pw")
+
+    @pytest.mark.parametrize("name", [name for name in ANSWERS if name != "ACCEPTED"])
+    def test_an_answer_that_holds_what_was_asked_needs_no_success(self, name):
+        """The value itself proves that the call was accepted."""
+        answer = {key: value for key, value in ANSWERS[name].items() if key != "success"}
+        assert read(SHAPES[name], answer) == read(SHAPES[name], ANSWERS[name])
+
+
+class TestAcceptance:
+    def test_a_call_without_a_value_is_accepted_by_success_alone(self):
+        """A shutdown's answer says `success` and no more."""
+        assert read(codec.ACCEPTED, {"success": True}) is None
+        assert read(codec.ACCEPTED, {"success": True, "task": 5}, 202) is None
+
+    @pytest.mark.parametrize("answer", [{}, {"message": "ok"}])
+    def test_a_missing_success_is_no_acceptance(self, answer):
+        """Nothing else in the answer would show that a shutdown was accepted."""
+        error = refusal(answer)
+        assert type(error) is DecodingError
+        assert "success" in str(error)
+
+    @pytest.mark.parametrize("success", [None, 1, 0, "true", "false", [], {}])
+    def test_a_success_that_is_no_bool_is_no_answer(self, success):
+        """Only true is true."""
+        assert unreadable(codec.ACCEPTED, {"success": success}) == "$.success"
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[]", b'"ok"', b"{", b"\xff\xfe"])
+    def test_a_body_that_is_no_object_is_a_decoding_error(self, body):
+        """Status 200 alone is no acceptance: a proxy may have answered."""
+        assert unreadable(codec.ACCEPTED, body) == "$"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [
+            (200, APIError),
+            (202, APIError),
+            (299, APIError),
+            (300, APIError),
+            (301, APIError),
+            (304, APIError),
+            (307, APIError),
+            (400, BadRequest),
+            (401, AuthenticationError),
+            (402, BadRequest),
+            (403, AuthenticationError),
+            (404, NotFound),
+            (405, BadRequest),
+            (409, Conflict),
+            (410, NotFound),
+            (412, Conflict),
+            (422, BadRequest),
+            (423, Conflict),
+            (429, RateLimited),
+            (499, BadRequest),
+            (500, ServerError),
+            (502, ServerError),
+            (503, ServerError),
+            (504, ServerError),
+            (599, ServerError),
+        ],
+    )
+    def test_each_status_has_its_kind(self, status, kind):
+        """The class of the error says what to do about it."""
+        error = refusal({"success": False, "error": "no"}, status)
+        assert type(error) is kind
+        assert (error.status, error.method, error.path) == (status, "GET", "/v2/a")
+        assert error.from_api is True
+
+    @pytest.mark.parametrize("name", SHAPES)
+    def test_success_false_is_a_refusal_of_every_call(self, name):
+        """Whatever was asked for, on status 200 too, and even if a value comes along."""
+        for answer in ({"success": False}, ANSWERS[name] | {"success": False}):
+            error = refusal(answer | {"error": "quota"}, shape=SHAPES[name])
+            assert type(error) is APIError
+            assert error.message == "quota"
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"error": "no such zone"}, "no such zone"),
+            ({"message": "no such zone"}, "no such zone"),
+            ({"errors": "no such zone"}, "no such zone"),
+            ({"errors": ["one", "two"]}, "one; two"),
+            ({"error": {"code": 7, "text": "bad"}}, "code: 7; text: bad"),
+            ({"errors": {"ram": ["too small", "odd"]}}, "ram: too small; ram: odd"),
+            ({"errors": [{"ram": "small"}, "x"]}, "ram: small; x"),
+            ({"error": "same", "message": "same"}, "same"),
+            (
+                {"error": "first", "errors": ["second"], "message": "middle"},
+                "first; middle; second",
+            ),
+            ({"error": "", "message": None, "errors": []}, ""),
+            ({"error": True, "message": "text"}, "True; text"),
+            ({"error": "line\none\x1b[31m\u2028"}, "line one [31m "),
+            ({"error": 1.5}, "1.5"),
+            ({}, ""),
+        ],
+    )
+    def test_the_servers_words_are_found_in_any_form(self, content, message):
+        """Texts, lists and objects under any of three names, in one printable line."""
+        assert refusal({"success": False} | content, 400).message == message
+
+    def test_long_words_are_cut(self):
+        """A message stays readable whatever the server sends."""
+        message = refusal({"success": False, "error": "x" * 10_000}, 400).message
+        assert message == "x" * 500 + "..."
+
+    @pytest.mark.parametrize("body", [b"<html><h1>Bad Gateway</h1>", b"", b"[1]", b"null", b"\xff"])
+    def test_a_proxys_page_is_a_refusal_that_is_not_the_apis(self, body):
+        """The page's text is not repeated."""
+        error = refusal(body, 502)
+        assert type(error) is ServerError
+        assert error.from_api is False
+        assert "no JSON object" in str(error)
+        assert "Gateway" not in str(error)
+
+    def test_success_true_does_not_help_a_refusing_status(self):
+        """The status wins, and the answer is not held for the API's."""
+        error = refusal({"success": True, "virtual_machine": {"id": "1"}}, 500, codec.CREATED)
+        assert type(error) is ServerError
+        assert error.from_api is False
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_a_redirect_is_a_refusal_that_says_why(self, status):
+        """It is not followed, whatever its body says."""
+        error = refusal({"success": True}, status)
+        assert type(error) is APIError
+        assert "redirect, which is not followed" in str(error)
+
+    def test_nothing_that_held_the_body_hangs_on_an_error(self):
+        """Neither a cause nor a context leads back to what the server sent."""
+        for error in (
+            refusal({"success": False}, 400),
+            refusal({"success": False}),
+            refusal(b"<html>"),
+            refusal({"success": True, "virtual_machine": [1]}, shape=codec.VM),
+            refusal({"success": True, "virtual_machine": []}, shape=codec.VM),
+        ):
+            assert error.__cause__ is None
+            assert error.__context__ is None
+
+
+class TestScrubbing:
+    """What a call carried in secret is not shown, even if the server repeats it."""
+
+    SECRET = "planted-secret"
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {"error": f"bad password {SECRET}!"},
+            {"message": [f"{SECRET}{SECRET}"]},
+            {"errors": {SECRET: "is wrong"}},
+            {"errors": {"password": {"deep": [SECRET]}}},
+        ],
+    )
+    @pytest.mark.parametrize("status", [200, 400, 500])
+    def test_a_repeated_secret_is_replaced(self, content, status):
+        """Wherever it stands in the server's words."""
+        error = refusal({"success": False} | content, status, secrets=(self.SECRET,))
+        assert self.SECRET not in f"{error} {error!r} {vars(error)}"
+        assert "[secret]" in error.message
+
+    def test_a_secret_at_the_cut_is_replaced_as_a_whole(self):
+        """Messages are shortened after secrets are gone, so no half of one is left."""
+        words = "x" * 495 + self.SECRET
+        message = refusal({"success": False, "error": words}, 400, secrets=(self.SECRET,)).message
+        assert "plan" not in message
+
+    def test_the_longer_of_two_secrets_goes_first(self):
+        """No rest is left of one that holds the other."""
+        longer = f"{self.SECRET}-and-more"
+        content = {"success": False, "error": f"{longer} {self.SECRET}"}
+        message = refusal(content, 400, secrets=(self.SECRET, longer)).message
+        assert message == "[secret] [secret]"
+
+    def test_a_secret_of_many_lines_is_replaced(self):
+        """User data has lines, and a message is one line."""
+        secret = f"#cloud-config\n\tpassword: {self.SECRET}\n"
+        message = refusal({"success": False, "error": f"in {secret}."}, 400, secrets=(secret,))
+        assert self.SECRET not in str(message)
+
+    @pytest.mark.parametrize(
+        "secret", [f'"{SECRET}"', f"#cloud-config\n{SECRET}", f"{SECRET}\\", f"ż{SECRET}"]
+    )
+    @pytest.mark.parametrize("ascii_", [True, False])
+    def test_a_secret_in_a_repeated_body_is_replaced(self, secret, ascii_):
+        """A server that repeats the request's JSON repeats the secret with escapes in it."""
+        repeated = json.dumps({"create_vm": {"user_data": secret}}, ensure_ascii=ascii_)
+        error = refusal({"success": False, "error": repeated}, 400, secrets=(secret,))
+        assert self.SECRET not in str(error)
+
+    @given(st.text(), st.text())
+    @example('"', "\u00a0")
+    @example("\\\x7f", "\n")
+    def test_no_secret_survives_in_the_body_that_was_sent(self, before, after):
+        """Whatever characters it is made of, and so whatever escapes it has in the body."""
+        secret = f"{before}{self.SECRET}{after}"
+        boot = ImageBoot(os="1", user_data=secret)
+        request = CreateRequest(name="a", cpus=1, ram=1, zone_id="z", boot=boot)
+        sent = codec.encode_create(request).decode()
+        error = refusal({"success": False, "error": sent}, 400, secrets=(secret,))
+        assert self.SECRET not in str(error)
+
+    def test_an_empty_secret_changes_nothing(self):
+        """There is nothing to hide."""
+        assert refusal({"success": False, "error": "no"}, 400, secrets=("",)).message == "no"
+
+    @given(st.text(min_size=4), st.text(), st.text())
+    def test_no_secret_survives_whatever_surrounds_it(self, secret, before, after):
+        """The secret is not in the message, nor is its printable form."""
+        content = {"success": False, "error": f"{before}{secret}{after}"}
+        message = refusal(content, 400, secrets=(secret,)).message
+        # The mark itself may hold a short secret like "cret"; what counts is the rest.
+        assert secret not in message.replace("[secret]", "")
+
+
+class TestOddAnswers:
+    """No answer ends in anything else than a value or an error of the package."""
+
+    STATUSES = st.sampled_from([200, 201, 204, 302, 400, 401, 404, 409, 429, 500, 503])
+    JSON = st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=12,
+    )
+
+    def ends_well(self, shape, status, body):
+        """Read an answer; anything but a value or a documented error goes through."""
+        try:
+            open_envelope(shape, status, body, method="PUT", path="/v2/a", secrets=("s",))
+        except (APIError, DecodingError):
+            return
+        assert 200 <= status < 300
+
+    @given(st.sampled_from(sorted(SHAPES)), STATUSES, st.binary())
+    @example("ACCEPTED", 200, b"\xef\xbb\xbf{}")
+    @example("CREATED", 200, b'{"virtual_machine":{"id":' + b"9" * 4299 + b"}}")
+    @example("CREATED", 200, b'{"virtual_machine":{"id":' + b"9" * 5000 + b"}}")
+    @example("GLIMPSE", 200, b'{"virtual_machine":{"id":1,"state":"","ram":1e999,"cores":1}}')
+    def test_arbitrary_bytes(self, name, status, body):
+        """A proxy can send anything."""
+        self.ends_well(SHAPES[name], status, body)
+
+    @given(st.sampled_from(sorted(SHAPES)), STATUSES, JSON)
+    def test_arbitrary_json(self, name, status, content):
+        """So can the API."""
+        self.ends_well(SHAPES[name], status, pack(content))
+
+    @given(
+        st.sampled_from(sorted(SHAPES)),
+        STATUSES,
+        st.dictionaries(st.sampled_from(["success", "error", "message", "errors"]), JSON),
+    )
+    def test_arbitrary_envelopes(self, name, status, content):
+        """The fields of the envelope can hold anything."""
+        self.ends_well(SHAPES[name], status, pack(ANSWERS[name] | content))
+
+    @given(st.sampled_from(sorted(SHAPES)), JSON, st.data())
+    def test_right_answers_with_one_wrong_value(self, name, wrong, data):
+        """One value of a right answer, at any depth, can be anything."""
+        answer = copy.deepcopy(ANSWERS[name])
+        inner = answer
+        while True:
+            keys = sorted(inner) if isinstance(inner, dict) else list(range(len(inner)))
+            key = data.draw(st.sampled_from(keys))
+            if (
+                not isinstance(inner[key], dict | list)
+                or not inner[key]
+                or data.draw(st.booleans())
+            ):
+                break
+            inner = inner[key]
+        inner[key] = wrong
+        self.ends_well(SHAPES[name], 200, pack(answer))
+
+    @pytest.mark.parametrize("name", SHAPES)
+    @pytest.mark.parametrize("status", [200, 400, 500])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"[" * 200_000,
+            b'{"a":' * 200_000,
+            b'{"success":false,"error":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            b'{"success":false,"error":' + b"[" * 300 + b'"deep"' + b"]" * 300 + b"}",
+            b'{"success":true,"virtual_machine":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            b'{"success":true,"new":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        ],
+        ids=["lists", "objects", "deep error", "less deep error", "deep value", "deep new field"],
+    )
+    def test_deep_nesting(self, name, status, body):
+        """An answer that is nested without end exhausts nothing."""
+        with pytest.raises((APIError, DecodingError)):
+            open_envelope(SHAPES[name], status, body, method="GET", path="/v2/a")
+
+    def test_words_that_lie_too_deep_are_not_dug_out(self):
+        """An explanation is looked for in a few levels, and the rest is dots."""
+        assert refusal({"success": False, "error": [[[[["deep"]]]]]}, 400).message == "..."
+        assert refusal({"success": False, "error": [[[["here"]]]]}, 400).message == "here"
+
+
+class TestRetryAfter:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            (None, None),
+            ("0", 0.0),
+            ("5", 5.0),
+            (" 120 ", 120.0),
+            ("1.5", 1.5),
+            ("Mon, 23 Nov 2026 18:00:30 GMT", 30.0),
+            ("Mon, 23 Nov 2026 19:00:30 +0100", 30.0),
+            ("Mon, 23 Nov 2026 18:00:30", 30.0),
+            ("Mon, 23 Nov 2026 18:00:30 -0000", 30.0),
+            ("Mon, 23 Nov 2026 17:00:00 GMT", 0.0),
+            ("", None),
+            ("soon", None),
+            ("-5", None),
+            ("1e5", None),
+            ("inf", None),
+            ("nan", None),
+            ("\N{ARABIC-INDIC DIGIT TWO}", None),
+            ("9" * 10, None),
+            ("Mon, 99 Nov 2026 18:00:00 GMT", None),
+        ],
+    )
+    def test_seconds_and_dates_are_read(self, value, expected):
+        """A date that is over means no wait; what makes no sense is not there."""
+        assert retry_after(value, NOW) == expected
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "Mon, 23 Nov 99999999999999999999 18:00:00 GMT",
+            "Mon, 23 Nov 2026 18:00:99999999999999999999 GMT",
+            "Mon, 23 Nov 2026 18:00:00 +99999999999999999999",
+            "Fri, 31 Dec 9999 23:59:59 -2359",
+            "Mon, 01 Jan 0001 00:00:00 +2359",
+        ],
+    )
+    def test_a_date_beyond_the_calendar_is_no_error(self, value):
+        """A header that makes no sense hides no refusal behind an error of its own."""
+        waiting = retry_after(value, NOW)
+        assert waiting is None or waiting >= 0
+
+    @given(st.text() | st.from_regex(r"\w{3}, \d+ Nov \d+ \d+:\d+:\d+ [+-]?\w+"))
+    def test_any_header_is_a_time_or_nothing(self, value):
+        """It is never negative, and never an error."""
+        waiting = retry_after(value, NOW)
+        assert waiting is None or waiting >= 0
+
+    @given(st.integers(0, 10**6))
+    def test_a_date_means_the_time_until_then(self, ahead):
+        """A server may say the same in both forms."""
+        moment = NOW + timedelta(seconds=ahead)
+        assert retry_after(moment.strftime("%a, %d %b %Y %H:%M:%S GMT"), NOW) == ahead
+        assert retry_after(str(ahead), NOW) == ahead

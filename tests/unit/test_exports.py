@@ -1,0 +1,64 @@
+"""What the package hands to its users."""
+
+import re
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+
+import async_vmapi
+from async_vmapi import errors
+
+ROOT = Path(__file__).parents[2]
+
+PUBLIC = {
+    *("Client", "Task", "TaskEvent", "Evidence", "Operation"),
+    *("VirtualMachine", "PublicInterface", "IPv4Address", "StorageVolume", "Network"),
+    *("Reference", "Autoscaler", "Console"),
+    *("CreateRequest", "ImageBoot", "CdromBoot"),
+    *("Region", "Zone", "Template", "SSHKey"),
+    *("VMAPIError", "InvalidArgument", "InvalidState"),
+    *("APIError", "BadRequest", "AuthenticationError", "NotFound", "Conflict"),
+    *("RateLimited", "ServerError"),
+    *("TransportError", "ConnectFailed", "TransportTimeout", "DecodingError"),
+    *("TaskError", "TaskFailed", "TaskTimeout", "VMVanished"),
+}
+
+
+class TestExports:
+    def test_exactly_the_documented_names_are_exported(self):
+        """Adding or taking away a public name is a decision, not an accident."""
+        assert set(async_vmapi.__all__) == PUBLIC
+
+    def test_the_names_are_sorted_and_each_is_there_once(self):
+        """The list stays easy to read."""
+        assert list(async_vmapi.__all__) == sorted(set(async_vmapi.__all__))
+
+    @pytest.mark.parametrize("name", sorted(PUBLIC))
+    def test_each_name_can_be_imported(self, name):
+        """A star import, and so each single one, works."""
+        assert hasattr(async_vmapi, name)
+
+    def test_nothing_else_public_is_left_lying_about(self):
+        """Besides the exports and submodules, the package shows no public name."""
+        found = {
+            name
+            for name, value in vars(async_vmapi).items()
+            if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        }
+        assert found == PUBLIC
+
+    def test_every_error_is_exported(self):
+        """Whatever is raised can be caught by a name from the package's top."""
+        assert set(errors.__all__) <= set(async_vmapi.__all__)
+
+    def test_the_version_is_the_projects(self):
+        """The version is the one in pyproject.toml, and is told in the form of PEP 440."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert async_vmapi.__version__ == project["version"]
+        assert re.fullmatch(r"\d+\.\d+\.\d+", async_vmapi.__version__)
+
+    def test_the_package_says_that_it_is_typed(self):
+        """Type checkers look into the package only if it has the marker of PEP 561."""
+        assert (Path(async_vmapi.__file__).parent / "py.typed").is_file()
