@@ -1,4 +1,3 @@
-import os
 import shutil
 from pathlib import Path
 
@@ -47,19 +46,18 @@ def tests(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Build sdist and wheel, and use the wheel in an environment that has nothing else."""
     session.install("build", "twine")
-    dist = Path(session.create_tmp()) / "dist"
+    work = Path(session.create_tmp()).resolve()
+    dist, bare = work / "dist", work / "bare"
     shutil.rmtree(dist, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
     session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
     (wheel,) = dist.glob("*.whl")
-    bare = session.create_tmp()
-    session.run("python", "-m", "venv", "--clear", os.path.join(bare, "bare"))
-    python = os.path.join(bare, "bare", "bin", "python")
-    session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
-    with session.chdir(bare):
+    session.run("python", "-m", "venv", "--clear", str(bare))
+    python = str(bare / "bin" / "python")
+    with session.chdir(work):
+        session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
         session.run(python, "-c", "import async_vmapi, async_vmapi.emulator", external=True)
-        session.run(
-            *(python, "-m", "async_vmapi", "demo"), external=True, success_codes=[1], silent=True
-        )
+        # Without the extra, the command says what to install.
+        session.run(python, "-m", "async_vmapi", external=True, success_codes=[1], silent=True)
         session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]", external=True)
-        session.run(python, "-m", "async_vmapi", "demo", "--seed", "1", external=True)
+        session.run(str(bare / "bin" / "async-vmapi"), "demo", external=True)

@@ -1,5 +1,6 @@
 """The emulated cloud: a state machine on a clock."""
 
+import itertools
 from datetime import UTC, datetime
 
 import msgspec
@@ -297,7 +298,7 @@ class TestProperties:
                 cloud.operate(kind, vm_id, now, cores=2, ram=2048, wait_for=1)
         cloud.advance(now + 10_000)
         ran = [o for o in cloud.operations if o.started_at is not None]
-        for one, two in zip(ran, ran[1:], strict=False):
+        for one, two in itertools.pairwise(ran):
             assert one.finished_at <= two.started_at
 
     @given(plans, st.integers(0, 10**6))
