@@ -58,11 +58,12 @@ class Evidence(enum.StrEnum):
     """There was nothing to see, and its time has passed: a reboot that never left ``online``."""
 
 
-class Source(enum.Enum):
-    """How a look was asked."""
+class Source(enum.Flag):
+    """How a look was asked; also a set of such ways."""
 
-    GET = "get"
-    LIST = "list"
+    NONE = 0
+    GET = 1
+    LIST = 2
 
 
 @attrs.frozen
@@ -251,11 +252,11 @@ class Completion:
     seen: bool = False
     # Sources that credibly showed the machine before its end, since the write; and whether any
     # source showed it so at all.
-    _before: frozenset[Source] = attrs.field(default=frozenset[Source](), init=False)
+    _before: Source = attrs.field(default=Source.NONE, init=False)
     _contrary: bool = attrs.field(default=False, init=False)
     # Of a cycle: sources that showed online; that showed it left. Of a resize: that it was down.
-    _was_online: frozenset[Source] = attrs.field(default=frozenset[Source](), init=False)
-    _was_down: frozenset[Source] = attrs.field(default=frozenset[Source](), init=False)
+    _was_online: Source = attrs.field(default=Source.NONE, init=False)
+    _was_down: Source = attrs.field(default=Source.NONE, init=False)
     _listed: bool = attrs.field(default=False, init=False)
     _list_absent: bool = attrs.field(default=False, init=False)
     _gets_absent: int = attrs.field(default=0, init=False)
@@ -310,7 +311,7 @@ class Completion:
         # It is no end, whatever comes of it.
         self._contrary, self._held = True, None
         if self._credible(seen):
-            self._before |= {seen.source}
+            self._before |= seen.source
         if seen.source is Source.LIST:
             return _CONFIRM
         if self._failing is None or self._failing[0] != state:
@@ -325,7 +326,7 @@ class Completion:
         if seen.state not in self.target.rule.expected:
             self._contrary = True
             if self._credible(seen):
-                self._before |= {seen.source}
+                self._before |= seen.source
             return _PENDING
         if self.target.rule.fresh or seen.source in self._before:
             return Done(Evidence.OBSERVED)
@@ -341,10 +342,10 @@ class Completion:
             if self._credible(seen):
                 self._contrary = True
                 if source in self._was_online:
-                    self._was_down |= {source}
+                    self._was_down |= source
             return _PENDING
         if self._credible(seen):
-            self._was_online |= {source}
+            self._was_online |= source
         if source in self._was_down:
             return Done(Evidence.OBSERVED)
         end = STALE if self._contrary else self.target.rule.settle
@@ -358,13 +359,13 @@ class Completion:
         """Judge a resize: the wanted size, in a state that lasts."""
         target = self.target
         if state == ONLINE:
-            self._was_online |= {seen.source}
+            self._was_online |= seen.source
         elif self._credible(seen):
-            self._was_down |= {seen.source}
+            self._was_down |= seen.source
         if (seen.cores, seen.ram) != (target.cores, target.ram):
             self._contrary, self._held = True, None
             if self._credible(seen):
-                self._before |= {seen.source}
+                self._before |= seen.source
             return _PENDING
         if state not in target.rule.expected:
             self._held = None

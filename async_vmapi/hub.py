@@ -29,7 +29,7 @@ from async_vmapi.errors import (
 )
 from async_vmapi.schedule import Schedule
 from async_vmapi.transport import Call, Transport
-from async_vmapi.watch import Watch
+from async_vmapi.watch import Condition, Watch
 
 __all__ = ["PollHub"]
 
@@ -37,8 +37,13 @@ _log: Final = logging.getLogger(__name__)
 
 _PATH: Final = "/v2/virtual-machines"
 _LIST: Final = Call("list", "GET", _PATH)
+_CLOCK: Final = 0.001
+"""Timers may go off this much early, by what the loop's clock can resolve."""
+
 _GETS_AT_ONCE: Final = 16
-_NEVER: Final = Glimpse(id="", state="", cores=0, ram=0)
+_NEVER: Final = Condition("", 0, 0)
+_CONDITIONS: Final = 1000
+"""Conditions remembered to be shared; far more than a fleet has at a time."""
 
 
 @attrs.define(eq=False)
@@ -46,9 +51,9 @@ class _Machine:
     """A machine that is awaited now, by one watch or several."""
 
     vm_id: str
-    watches: list[Watch] = attrs.field(factory=list[Watch])
-    # What the last list showed: the machine, None for absent, _NEVER before the first.
-    listed: Glimpse | None = _NEVER
+    watches: tuple[Watch, ...] = ()
+    # What the last list showed: None for absent, _NEVER before the first.
+    listed: Condition | None = _NEVER
     due: float = math.inf
     failures: int = 0
 
@@ -84,6 +89,8 @@ class PollHub:
         self._queue: list[tuple[float, int, _Machine]] = []
         self._ties = itertools.count()
         self._listing = False
+        # A fleet's machines are in few conditions, so one copy of each serves them all.
+        self._conditions: dict[Condition, Condition] = {}
         self._forget_times()
 
     def _forget_times(self) -> None:
@@ -94,8 +101,12 @@ class PollHub:
 
     # --- awaiters ---------------------------------------------------------------------------
 
-    async def news(self, watch: Watch) -> None:
+    async def news(self, watch: Watch, *, until: float | None = None) -> None:
         """Wait until something new is seen of a watch that has not ended.
+
+        Args:
+            watch: What to wait for.
+            until: The loop's time at which to return in any case; None for never.
 
         Raises:
             AuthenticationError: If the API does not let this client look.
@@ -105,11 +116,14 @@ class PollHub:
         if self._loop is not loop:
             self._move_to(loop)
         waiter: asyncio.Future[VMAPIError | None] = loop.create_future()
+        timer = None if until is None else loop.call_at(until, _wake_one, waiter)
         self._join(watch, waiter, loop)
         try:
             problem = await waiter
         finally:
             self._leave(watch, waiter, loop)
+            if timer is not None:
+                timer.cancel()
         if problem is not None:
             raise problem
 
@@ -151,7 +165,7 @@ class PollHub:
         machine = self._machines.get(watch.vm_id)
         if machine is None:
             machine = self._machines[watch.vm_id] = _Machine(watch.vm_id)
-        machine.watches.append(watch)
+        machine.watches += (watch,)
         machine.listed = _NEVER
         self._plan(machine, loop.time())
         if self._driver is None:
@@ -167,7 +181,7 @@ class PollHub:
         if watch.waiters:
             return
         machine = self._machines[watch.vm_id]
-        machine.watches.remove(watch)
+        machine.watches = tuple(other for other in machine.watches if other is not watch)
         if machine.watches:
             return
         del self._machines[watch.vm_id]
@@ -218,15 +232,16 @@ class PollHub:
         while self._machines:
             self._wake.clear()
             due = self._next_due()
-            if due <= loop.time():
-                await self._tick(loop)
-                continue
-            timer = loop.call_at(due, self._wake.set) if due < math.inf else None
-            try:
-                await self._wake.wait()
-            finally:
-                if timer is not None:
-                    timer.cancel()
+            if due > loop.time():
+                timer = loop.call_at(due, self._wake.set) if due < math.inf else None
+                try:
+                    await self._wake.wait()
+                finally:
+                    if timer is not None:
+                        timer.cancel()
+                if loop.time() < due - _CLOCK:
+                    continue
+            await self._tick(max(due, loop.time()), loop)
 
     def _next_due(self) -> float:
         while self._queue and self._queue[0][0] != self._queue[0][2].due:
@@ -258,8 +273,7 @@ class PollHub:
             if self._queue[0][2] is machine:
                 self._wake.set()
 
-    async def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
+    async def _tick(self, now: float, loop: asyncio.AbstractEventLoop) -> None:
         listing = now >= self._blind_until and self._schedule.prefers_list(
             len(self._machines), listing=self._listing
         )
@@ -319,16 +333,16 @@ class PollHub:
         confirm: list[_Machine] = []
         for machine in self._machines.values():
             place = places.get(machine.vm_id)
-            glimpse = None if place is None else glimpses[place]
-            if glimpse == machine.listed:
+            seen = None if place is None else self._condition(glimpses[place])
+            if seen == machine.listed:
                 continue
             raw = None if place is None or raws is None else bytes(raws[place])
             for watch in machine.watches:
                 if machine.listed is not _NEVER and machine.listed is not None:
                     # It was passed over while it stayed the same; when it did so last counts.
                     watch.saw(before, Source.LIST, machine.listed, None)
-                watch.saw(asked, Source.LIST, glimpse, raw)
-            machine.listed = glimpse
+                watch.saw(asked, Source.LIST, seen, raw)
+            machine.listed = seen
             self._learn(machine)
             self._plan(machine, asked)
             if any(watch.wants_get_now for watch in machine.watches):
@@ -356,7 +370,7 @@ class PollHub:
         if self._machines.get(machine.vm_id) is not machine:
             return True
         asked = loop.time()
-        seen: Glimpse | None = None
+        seen: Condition | None = None
         raw: bytes | None = None
         failure = ""
         try:
@@ -364,7 +378,7 @@ class PollHub:
                 Call("get", "GET", f"{_PATH}/{machine.vm_id}"), GLIMPSE
             )
             self._schedule.measured_get(len(body))
-            seen, raw = glimpse, bytes(raw_vm(body))
+            seen, raw = self._condition(glimpse), bytes(raw_vm(body))
             if glimpse.id != machine.vm_id:
                 failure = f"the answer shows another machine, {glimpse.id}"
         except NotFound as error:
@@ -387,6 +401,12 @@ class PollHub:
         self._plan(machine, loop.time())
         return not failure
 
+    def _condition(self, glimpse: Glimpse) -> Condition:
+        condition = Condition(glimpse.state, glimpse.cores, glimpse.ram)
+        if len(self._conditions) > _CONDITIONS:
+            self._conditions.clear()
+        return self._conditions.setdefault(condition, condition)
+
     def _learn(self, machine: _Machine) -> None:
         for watch in machine.watches:
             verdict = watch.verdict
@@ -400,3 +420,8 @@ class PollHub:
     def _refused(self, error: AuthenticationError, loop: asyncio.AbstractEventLoop) -> None:
         self._failed(loop)
         self._release(lambda: copy.copy(error))
+
+
+def _wake_one(waiter: asyncio.Future[VMAPIError | None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

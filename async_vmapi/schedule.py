@@ -20,6 +20,9 @@ _FLEET: Final = 1000
 
 _VM_BYTES: Final = 1000
 
+_FLOORS_ALONE: Final = 15
+"""From how many floors on a list would be taken for one machine alone."""
+
 _LEARNED: Final = 5
 """Ends of an operation to have seen before their times count."""
 
@@ -70,8 +73,8 @@ class Schedule:
         For a given price of a request the sum of requests and waiting is least where the
         interval falls with the square root of how many wait.
         """
-        wanted = self.ceiling / math.sqrt(max(1, machines))
-        return self._jittered(wanted, 1.1)
+        alone = _FLOORS_ALONE * self.floor
+        return self._jittered(alone / math.sqrt(max(1, machines)), 1.1)
 
     def between_gets(self, operation: Operation, elapsed: float) -> float:
         """Return seconds to the next look at one machine.

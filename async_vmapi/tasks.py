@@ -136,23 +136,16 @@ class Task(Generic[T_co]):
                 awaited again.
         """
         if timeout is DEFAULT_TIMEOUT:
-            limit: float | None = self._watch.target.timeout
-        elif timeout is None:
-            limit = None
+            limit = self._watch.target.timeout
         else:
-            limit = arguments.seconds("timeout", timeout)
-            limit = None if limit == math.inf else limit
-        scope = asyncio.timeout(limit)
-        try:
-            async with scope:
-                while not self._watch.ended:
-                    await self._hub.news(self._watch)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-        if self._watch.ended:
-            return self.result()
-        raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
+            limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
+        clock = asyncio.get_running_loop().time
+        until = clock() + limit if limit < math.inf else None
+        while not self._watch.ended:
+            if until is not None and clock() >= until:
+                raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
+            await self._hub.news(self._watch, until=until)
+        return self.result()
 
     def events(self) -> AsyncIterator[TaskEvent]:
         """Iterate over every change seen: those of the past first, then each as it comes.
@@ -267,6 +260,10 @@ def _nothing(_: TaskEvent) -> None:
     return None
 
 
+def _vm_if_any(event: TaskEvent) -> VirtualMachine | None:
+    return event.vm
+
+
 def start(hub: PollHub, origin: str, vm_id: str, target: Target) -> Task[VirtualMachine]:
     """Return the task of an operation that the API accepted just now."""
     return Task(hub, Watch(vm_id, target), origin, _vm_at_end)
@@ -307,4 +304,4 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         elapsed=max(0.0, content.elapsed),
         seen=content.seen,
     )
-    return Task(hub, watch, origin, lambda event: event.vm)
+    return Task(hub, watch, origin, _vm_if_any)

@@ -1,10 +1,11 @@
 """What is known of one awaited machine: its history, and the verdict so far."""
 
 import asyncio
+from typing import NamedTuple
 
 import attrs
 
-from async_vmapi.codec import Glimpse, decode_vm
+from async_vmapi.codec import decode_vm
 from async_vmapi.completion import (
     Completion,
     Done,
@@ -18,7 +19,15 @@ from async_vmapi.completion import (
 from async_vmapi.errors import VMAPIError
 from async_vmapi.models import VirtualMachine
 
-__all__ = ["TaskEvent", "Watch"]
+__all__ = ["Condition", "TaskEvent", "Watch"]
+
+
+class Condition(NamedTuple):
+    """What of a machine tells how an operation goes (WIRE §4)."""
+
+    state: str
+    cores: int
+    ram: int
 
 
 @attrs.frozen
@@ -89,7 +98,7 @@ class Watch:
         self.failed_looks = 0
         self.last_error: str | None = None
         self._completion = Completion(target, seen=seen)
-        self._last: Glimpse | None = None
+        self._last: Condition | None = None
 
     @property
     def ended(self) -> bool:
@@ -113,35 +122,32 @@ class Watch:
             if not waiter.done():
                 waiter.set_result(problem)
 
-    def saw(self, asked: float, source: Source, glimpse: Glimpse | None, raw: bytes | None) -> None:
+    def saw(self, asked: float, source: Source, seen: Condition | None, raw: bytes | None) -> None:
         """Take one look into account.
 
         Args:
             asked: The loop's time when it was asked.
             source: How it was asked.
-            glimpse: What it showed; None for absent.
+            seen: What it showed; None for absent.
             raw: The machine as it came, undecoded; None where it is as it was seen last.
         """
         at = asked - self.started
         if self.ended or at < self.elapsed:
             return
         self.elapsed = at
-        if glimpse is None:
-            observation = Observation(at, source, None)
-        else:
-            observation = Observation(at, source, glimpse.state, glimpse.cores, glimpse.ram)
+        observation = Observation(at, source, *(seen or (None,)))
         self.verdict = self._completion.observe(observation)
-        changed = glimpse is not None and glimpse != self._last
+        changed = seen is not None and seen != self._last
         if changed:
-            self._last = glimpse
+            self._last = seen
         if not changed and not self.ended:
             return
-        if raw is None and glimpse is not None and self.history:
+        if raw is None and seen is not None and self.history:
             raw = self.history[-1].raw
         self.history.append(
             TaskEvent(
                 elapsed=at,
-                state=None if glimpse is None else glimpse.state,
+                state=None if seen is None else seen.state,
                 evidence=self.verdict.evidence if isinstance(self.verdict, Done) else None,
                 final=self.ended,
                 raw=raw,

@@ -1,0 +1,341 @@
+"""What watching a fleet costs, counted on a clock that jumps."""
+
+import asyncio
+import itertools
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from async_vmapi import Client, InvalidState
+from async_vmapi.emulator import CloudAPI
+from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
+
+pytestmark = pytest.mark.looptime
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+class Recorder:
+    """A cloud that notes when it was asked for what."""
+
+    def __init__(self, **options):
+        self.api = CloudAPI(**options)
+        self.asked = []
+        self._handle = self.api.handle
+        self.api.handle = self.handle
+
+    def handle(self, request, *, now, today):
+        before = self.api.requests.copy()
+        response = self._handle(request, now=now, today=today)
+        (call,) = (self.api.requests - before).keys()
+        self.asked.append((now, call))
+        return response
+
+    def times(self, call):
+        return [at for at, asked in self.asked if asked == call]
+
+    def client(self, **options):
+        return Client.in_memory(self.api, **({"latency": 0.02, "seed": 1} | options))
+
+
+def fill(api, count):
+    """Put machines into a cloud that are online already."""
+    zone = next(iter(ZONES.values()))
+    return [
+        api.cloud.create(
+            now() - 1000, label=f"old-{n}", cores=1, ram=1024, zone=zone, template=TEMPLATES[0]
+        )
+        for n in range(count)
+    ]
+
+
+async def start(count, seconds, make):
+    """Start tasks evenly within some seconds, each awaited at once; return when each woke up."""
+    woke = {}
+
+    async def one(number):
+        await asyncio.sleep(seconds * number / count)
+        task = await make(number)
+        await task
+        woke[task.vm_id] = now()
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    return woke
+
+
+def lags(api, woke, kind):
+    finished = {o.vm_id: o.finished_at for o in api.cloud.operations if o.kind == kind}
+    return sorted(woke[vm_id] - finished[vm_id] for vm_id in woke)
+
+
+def naive_requests(api, kind, interval):
+    """Count what a loop per task would have asked for the same delay."""
+    return sum(
+        int((o.finished_at - o.accepted_at) / interval) + 1
+        for o in api.cloud.operations
+        if o.kind == kind
+    )
+
+
+class TestRequests:
+    async def test_a_thousand_creates(self, request_for):
+        """A thousand creates of 30 to 90 s are seen to their ends with 150 requests."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            woke = await start(1000, 10, lambda n: client.vms.create(request_for(f"w-{n}")))
+        assert len(woke) == 1000
+        counts = cloud.api.requests
+        beyond = counts.total() - counts["create"]
+        naive = naive_requests(cloud.api, "create", 1.0)
+        print(f"creates: {beyond} requests beyond the PUTs, a loop per task: {naive}")
+        assert counts["create"] == 1000
+        assert beyond <= 150
+        assert naive > 100 * beyond
+
+    async def test_a_thousand_deletes(self):
+        """A thousand deletes cost a GET each to confirm, and few lists."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            ids = fill(cloud.api, 1000)
+            woke = await start(1000, 10, lambda n: client.vms.delete(ids[n]))
+        assert len(woke) == 1000
+        beyond = cloud.api.requests.total() - cloud.api.requests["delete"]
+        print(f"deletes: {beyond} requests beyond the DELETEs")
+        assert beyond <= 1150
+        assert cloud.api.cloud.vms == {}
+
+    async def test_three_tasks_in_a_large_account(self):
+        """For three machines among ten thousand the list is never asked for."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            ids = fill(cloud.api, 10_000)
+            await start(3, 1, lambda n: client.vms.reboot(ids[n]))
+        assert cloud.api.requests["list"] == 0
+        assert cloud.api.requests["get"] < 3 * 40
+
+    async def test_a_hundred_simultaneous_starts_do_not_poll_in_lockstep(self, request_for):
+        """No two lists come within one floor interval, and GETs not all at once."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            await start(100, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
+        lists = cloud.times("list")
+        assert len(lists) > 5
+        assert min(b - a for a, b in itertools.pairwise(lists)) >= 1.0
+
+    async def test_the_last_of_a_fleet_do_not_make_it_go_to_and_fro(self, request_for):
+        """As machines end one after another, lists give way to GETs once."""
+        cloud = Recorder(seed=3)
+        async with cloud.client() as client:
+            await start(60, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
+        kinds = [call for _, call in cloud.asked if call in {"list", "get"}]
+        changes = sum(a != b for a, b in itertools.pairwise(kinds))
+        assert changes <= 4
+
+
+class TestLag:
+    @pytest.mark.parametrize("floor", [0.5, 1.0, 2.0, 5.0])
+    async def test_the_delay_is_about_half_an_interval(self, request_for, floor):
+        """From finished at the cloud to the awaiter: median one interval, p95 one and a half."""
+        cloud = Recorder(seed=2)
+        async with cloud.client(poll_floor=floor) as client:
+            woke = await start(1000, 10, lambda n: client.vms.create(request_for(f"w-{n}")))
+        delays = lags(cloud.api, woke, "create")
+        median, p95 = statistics.median(delays), delays[949]
+        requests = cloud.api.requests.total() - 1000
+        print(f"floor {floor} s: median {median:.2f} s, p95 {p95:.2f} s, {requests} requests")
+        assert median <= floor
+        assert p95 <= 1.5 * floor
+        assert min(delays) >= 0
+
+    async def test_a_single_task_is_seen_soon(self, request_for):
+        """One machine's end is seen within a small part of what it took."""
+        cloud = Recorder(seed=2)
+        async with cloud.client() as client:
+            for number in range(10):
+                woke = await start(1, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
+                (delay,) = lags(cloud.api, woke, "create")
+                assert 0 <= delay <= 90 / 8 * 1.2 + 0.1, number
+        # Once the durations are known there is no look before the shortest of them.
+        assert cloud.api.requests["get"] <= 10 * 25
+
+
+class TestDeterminism:
+    async def test_an_hours_rollout_of_a_thousand_is_the_same_for_a_seed(self, request_for):
+        """Seeds make a whole rollout repeatable, to the time of each event."""
+
+        async def rollout():
+            cloud = Recorder(seed=4)
+            began = now()
+            tasks = []
+            async with cloud.client() as client:
+
+                async def one(number):
+                    await asyncio.sleep(3.6 * number)
+                    tasks.append(await client.vms.create(request_for(f"w-{number}")))
+                    await tasks[-1]
+
+                await asyncio.gather(*(one(number) for number in range(1000)))
+            events = [
+                (task.vm_id, round(event.elapsed, 3), event.state)
+                for task in tasks
+                for event in task.history
+            ]
+            return events, [(round(at - began, 3), call) for at, call in cloud.asked]
+
+        first, second = await rollout(), await rollout()
+        assert now() > 2 * 3600
+        assert first[0] == second[0]
+        assert first[1] == second[1]
+
+
+class TestTrouble:
+    async def test_a_failing_list_is_backed_off_from(self, request_for):
+        """A server that fails is asked less and less; what it missed is seen later."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(50)]
+            waiting = [asyncio.create_task(task.wait()) for task in tasks]
+            handle, broken_from = cloud.api.handle, now()
+
+            def failing(request, **when):
+                response = handle(request, **when)
+                return type(response)(503, {}, b"busy") if request.method == "GET" else response
+
+            cloud.api.handle = failing
+            await asyncio.sleep(200)
+            looks = len(cloud.times("list") + cloud.times("get"))
+            assert looks <= 25, broken_from
+            cloud.api.handle = handle
+            assert {vm.state for vm in await asyncio.gather(*waiting)} == {"online"}
+
+    async def test_a_machine_that_makes_the_list_unreadable_hides_no_other(self, request_for):
+        """When the list cannot be read, machines are asked for one by one."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            handle = cloud.api.handle
+
+            def odd(request, **when):
+                response = handle(request, **when)
+                if request.method == "GET" and request.target.endswith("machines"):
+                    body = response.body.replace(b'"virtual_machines":[', b'"virtual_machines":[7,')
+                    return type(response)(response.status, response.headers, body)
+                return response
+
+            cloud.api.handle = odd
+            woke = await start(40, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
+        assert len(woke) == 40
+        assert cloud.api.requests["list"] <= 3
+
+    async def test_an_answer_about_another_machine_is_no_look(self, memory_client, request_for):
+        """A server that answers with another machine is not believed."""
+        api = CloudAPI(seed=1)
+        async with Client.in_memory(api) as client:
+            other = await client.vms.create(request_for("other"))
+            await other
+            task = await client.vms.create(request_for("wanted"))
+            handle = api.handle
+
+            def lying(request, **when):
+                target = request.target.replace(task.vm_id, other.vm_id)
+                forged = type(request)(request.method, target, request.headers, request.body)
+                api._check = lambda *_: None
+                return handle(forged, **when)
+
+            api.handle = lying
+            with pytest.raises(TimeoutError) as caught:
+                await task.wait(timeout=100)
+            assert "another machine" in caught.value.last_poll_error
+
+    async def test_a_fault_of_the_hub_itself_does_not_hang_awaiters(
+        self, memory_client, request_for, monkeypatch, caplog
+    ):
+        """If the polling breaks off, who awaits is told; the next await polls again."""
+        task = await memory_client.vms.create(request_for())
+        schedule = memory_client._hub._schedule
+        with monkeypatch.context() as patch:
+            patch.setattr(schedule, "measured_get", lambda _: 1 / 0)
+            await asyncio.sleep(20)
+            with pytest.raises(InvalidState, match="ZeroDivisionError"):
+                await task
+        assert "polling broke off" in caplog.text
+        assert (await task).state == "online"
+
+
+class TestLoops:
+    async def test_another_loop_while_awaited_is_an_error(self, memory_client, request_for):
+        """A client serves one loop at a time."""
+        task = await memory_client.vms.create(request_for())
+        waiter = asyncio.create_task(task.wait())
+        await asyncio.sleep(1)
+
+        def elsewhere():
+            with asyncio.Runner() as runner:
+                runner.run(task.wait())
+
+        with pytest.raises(InvalidState, match="another event loop"):
+            await asyncio.to_thread(elsewhere)
+        assert (await waiter).state == "online"
+
+
+MEASURE = """
+import asyncio, gc, sys, tracemalloc
+
+import looptime
+
+from async_vmapi import Client, CreateRequest, ImageBoot
+from async_vmapi.emulator import CloudAPI, Settings
+from async_vmapi.emulator.catalogue import ZONES
+
+async def grown(count, make):
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    waiting = [asyncio.ensure_future(make(number)) for number in range(count)]
+    await asyncio.sleep(2.5)
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    for waiter in waiting:
+        waiter.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    return (after - before) / count
+
+async def main(count):
+    api = CloudAPI(settings=Settings(create=100_000, not_found=0))
+    async with Client.in_memory(api) as client:
+        request = CreateRequest(
+            name="w", cpus=1, ram=512, zone_id=next(iter(ZONES)), boot=ImageBoot(os="2268")
+        )
+        tokens = [(await client.vms.create(request)).token() for _ in range(count)]
+        await client.vms.list()
+        tracemalloc.start()
+        tasks = []
+
+        async def bare(_):
+            await asyncio.get_running_loop().create_future()
+
+        async def watched(number):
+            tasks.append(client.resume(tokens[number]))
+            await tasks[-1]
+
+        plain = await grown(count, bare)
+        whole = await grown(count, watched)
+        assert all(task.history for task in tasks)
+        print(whole - plain)
+
+loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
+with asyncio.Runner(loop_factory=loop_class) as runner:
+    runner.run(main(int(sys.argv[1])))
+"""
+
+
+class TestMemory:
+    def test_an_outstanding_task_takes_three_kilobytes_at_most(self):
+        """Beyond what asyncio takes for any awaiter; measured without its debug mode."""
+        measured = subprocess.run(
+            [sys.executable, "-c", MEASURE, "3000"], capture_output=True, text=True, check=True
+        )
+        print(f"{float(measured.stdout):.0f} bytes")
+        assert float(measured.stdout) <= 3 * 1024
