@@ -207,8 +207,9 @@ RULES: Final[Mapping[Operation, Rule]] = {
 # WIRE §4 does not say whether a resized machine is started again, nor whether its new size
 # shows before it goes down. So an end that may be a passing place must stay for a while.
 _RESIZED_ONLINE_HOLD: Final = 20.0
-_RESIZED_OFFLINE_HOLD: Final = 30.0
-_RESIZED_WAS_ONLINE_HOLD: Final = 60.0
+_RESIZED_OFFLINE_HOLD: Final = 60.0
+# Without a change of size to see, being down may be any part of the way.
+_UNCHANGED_OFFLINE_HOLD: Final = 120.0
 _RESIZE_SLACK: Final = 60.0
 
 
@@ -358,9 +359,7 @@ class Completion:
     def _resized(self, seen: Observation, state: str) -> Verdict:
         """Judge a resize: the wanted size, in a state that lasts."""
         target = self.target
-        if state == ONLINE:
-            self._was_online |= seen.source
-        elif self._credible(seen):
+        if state != ONLINE and self._credible(seen):
             self._was_down |= seen.source
         if (seen.cores, seen.ram) != (target.cores, target.ram):
             self._contrary, self._held = True, None
@@ -384,5 +383,5 @@ class Completion:
 
     def _resize_hold(self, state: str) -> float:
         if state == OFFLINE:
-            return _RESIZED_WAS_ONLINE_HOLD if self._was_online else _RESIZED_OFFLINE_HOLD
+            return _RESIZED_OFFLINE_HOLD if self._contrary else _UNCHANGED_OFFLINE_HOLD
         return 0.0 if self._was_down else _RESIZED_ONLINE_HOLD

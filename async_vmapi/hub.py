@@ -101,8 +101,10 @@ class PollHub:
 
     # --- awaiters ---------------------------------------------------------------------------
 
-    async def news(self, watch: Watch, *, until: float | None = None) -> None:
+    async def news(self, watch: Watch, *, until: float | None = None) -> bool:
         """Wait until something new is seen of a watch that has not ended.
+
+        Returns False where the time came first.
 
         Args:
             watch: What to wait for.
@@ -115,17 +117,18 @@ class PollHub:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._move_to(loop)
-        waiter: asyncio.Future[VMAPIError | None] = loop.create_future()
-        timer = None if until is None else loop.call_at(until, _wake_one, waiter)
+        waiter: asyncio.Future[VMAPIError | bool] = loop.create_future()
+        timer = None if until is None else loop.call_at(until, _late, waiter)
         self._join(watch, waiter, loop)
         try:
-            problem = await waiter
+            news = await waiter
         finally:
             self._leave(watch, waiter, loop)
             if timer is not None:
                 timer.cancel()
-        if problem is not None:
-            raise problem
+        if isinstance(news, VMAPIError):
+            raise news
+        return news
 
     def last_error(self, watch: Watch) -> str | None:
         """Return the text of the last look for `watch` that failed, if one did."""
@@ -153,7 +156,7 @@ class PollHub:
     def _join(
         self,
         watch: Watch,
-        waiter: asyncio.Future[VMAPIError | None],
+        waiter: asyncio.Future[VMAPIError | bool],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         watch.waiters.append(waiter)
@@ -174,7 +177,7 @@ class PollHub:
     def _leave(
         self,
         watch: Watch,
-        waiter: asyncio.Future[VMAPIError | None],
+        waiter: asyncio.Future[VMAPIError | bool],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         watch.waiters.remove(waiter)
@@ -422,6 +425,6 @@ class PollHub:
         self._release(lambda: copy.copy(error))
 
 
-def _wake_one(waiter: asyncio.Future[VMAPIError | None]) -> None:
+def _late(waiter: asyncio.Future[VMAPIError | bool]) -> None:
     if not waiter.done():
-        waiter.set_result(None)
+        waiter.set_result(False)

@@ -139,12 +139,11 @@ class Task(Generic[T_co]):
             limit = self._watch.target.timeout
         else:
             limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
-        clock = asyncio.get_running_loop().time
-        until = clock() + limit if limit < math.inf else None
+        until = asyncio.get_running_loop().time() + limit if limit < math.inf else None
         while not self._watch.ended:
-            if until is not None and clock() >= until:
+            in_time = await self._hub.news(self._watch, until=until)
+            if not (in_time or self._watch.ended):
                 raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
-            await self._hub.news(self._watch, until=until)
         return self.result()
 
     def events(self) -> AsyncIterator[TaskEvent]:

@@ -94,7 +94,7 @@ class Watch:
         self.started = self.loop.time() - elapsed
         self.verdict: Verdict = Pending()
         self.history: list[TaskEvent] = []
-        self.waiters: list[asyncio.Future[VMAPIError | None]] = []
+        self.waiters: list[asyncio.Future[VMAPIError | bool]] = []
         self.failed_looks = 0
         self.last_error: str | None = None
         self._completion = Completion(target, seen=seen)
@@ -120,7 +120,7 @@ class Watch:
         """Let all awaiters go on, or fail with `problem`."""
         for waiter in self.waiters:
             if not waiter.done():
-                waiter.set_result(problem)
+                waiter.set_result(problem or True)
 
     def saw(self, asked: float, source: Source, seen: Condition | None, raw: bytes | None) -> None:
         """Take one look into account.
@@ -135,7 +135,10 @@ class Watch:
         if self.ended or at < self.elapsed:
             return
         self.elapsed = at
-        observation = Observation(at, source, *(seen or (None,)))
+        if seen is None:
+            observation = Observation(at, source, None)
+        else:
+            observation = Observation(at, source, seen.state, seen.cores, seen.ram)
         self.verdict = self._completion.observe(observation)
         changed = seen is not None and seen != self._last
         if changed:
