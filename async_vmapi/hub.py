@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+import anyio.lowlevel
 import attrs
 import msgspec
 
@@ -41,9 +42,10 @@ _CLOCK: Final = 0.001
 """Timers may go off this much early, by what the loop's clock can resolve."""
 
 _GETS_AT_ONCE: Final = 16
-_NEVER: Final = Condition("", 0, 0)
-_CONDITIONS: Final = 1000
-"""Conditions remembered to be shared; far more than a fleet has at a time."""
+_NEVER: Final = Glimpse(id="", state="", cores=0, ram=0)
+
+_AT_A_STRETCH: Final = 250
+"""Changes told before others get their turn on the event loop."""
 
 
 @attrs.define(eq=False)
@@ -53,7 +55,8 @@ class _Machine:
     vm_id: str
     watches: tuple[Watch, ...] = ()
     # What the last list showed: None for absent, _NEVER before the first.
-    listed: Condition | None = _NEVER
+    listed: Glimpse | None = _NEVER
+    joined: float = -math.inf
     due: float = math.inf
     failures: int = 0
 
@@ -89,8 +92,6 @@ class PollHub:
         self._queue: list[tuple[float, int, _Machine]] = []
         self._ties = itertools.count()
         self._listing = False
-        # A fleet's machines are in few conditions, so one copy of each serves them all.
-        self._conditions: dict[Condition, Condition] = {}
         self._forget_times()
 
     def _forget_times(self) -> None:
@@ -169,8 +170,8 @@ class PollHub:
         if machine is None:
             machine = self._machines[watch.vm_id] = _Machine(watch.vm_id)
         machine.watches += (watch,)
-        machine.listed = _NEVER
-        self._plan(machine, loop.time())
+        machine.listed, machine.joined = _NEVER, loop.time()
+        self._plan(machine, machine.joined)
         if self._driver is None:
             self._start(loop)
 
@@ -307,7 +308,7 @@ class PollHub:
         asked = loop.time()
         try:
             glimpses, body = await self._transport.call_raw(_LIST, GLIMPSES)
-            raws = None if not glimpses else raw_vms(body)
+            raws = raw_vms(body)
         except AuthenticationError as error:
             self._refused(error, loop)
             return
@@ -323,35 +324,47 @@ class PollHub:
         interval = self._schedule.between_lists(len(self._machines))
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))
-        confirm = self._compare(glimpses, raws, asked)
-        self._listed_at = asked
-        await self._look_at_each(confirm, loop)
+        await self._look_at_each(await self._compare(glimpses, raws, asked), loop)
 
-    def _compare(
-        self, glimpses: list[Glimpse], raws: list[msgspec.Raw] | None, asked: float
+    async def _compare(
+        self, glimpses: list[Glimpse], raws: list[msgspec.Raw], asked: float
     ) -> list[_Machine]:
         """Tell the watches what changed since the last list; return who wants a GET now."""
-        places = {glimpse.id: place for place, glimpse in enumerate(glimpses)}
-        before = self._listed_at
+        shown = {glimpse.id: glimpse for glimpse in glimpses}
+        changed = [m for m in self._machines.values() if shown.get(m.vm_id) != m.listed]
+        places = {glimpse.id: place for place, glimpse in enumerate(glimpses)} if changed else {}
+        before, self._listed_at = self._listed_at, asked
         confirm: list[_Machine] = []
-        for machine in self._machines.values():
+        for count, machine in enumerate(changed, 1):
+            if count % _AT_A_STRETCH == 0:
+                await anyio.lowlevel.checkpoint()
             place = places.get(machine.vm_id)
-            seen = None if place is None else self._condition(glimpses[place])
-            if seen == machine.listed:
-                continue
-            raw = None if place is None or raws is None else bytes(raws[place])
-            for watch in machine.watches:
-                if machine.listed is not _NEVER and machine.listed is not None:
-                    # It was passed over while it stayed the same; when it did so last counts.
-                    watch.saw(before, Source.LIST, machine.listed, None)
-                watch.saw(asked, Source.LIST, seen, raw)
-            machine.listed = seen
-            self._learn(machine)
-            self._plan(machine, asked)
+            raw = None if place is None else bytes(raws[place])
+            self._show(machine, shown.get(machine.vm_id), raw, asked, before)
             if any(watch.wants_get_now for watch in machine.watches):
                 machine.due = math.inf
                 confirm.append(machine)
         return confirm
+
+    def _show(
+        self,
+        machine: _Machine,
+        glimpse: Glimpse | None,
+        raw: bytes | None,
+        asked: float,
+        before: float,
+    ) -> None:
+        seen = None if glimpse is None else _condition(glimpse)
+        listed = machine.listed
+        for watch in machine.watches:
+            if listed is not None and listed is not _NEVER:
+                # It was passed over while it stayed the same; when it did so last counts.
+                watch.saw(before, Source.LIST, _condition(listed), None)
+            watch.saw(asked, Source.LIST, seen, raw)
+        # To a watch that came while the list was under way, it said nothing.
+        machine.listed = glimpse if asked >= machine.joined else _NEVER
+        self._learn(machine)
+        self._plan(machine, asked)
 
     async def _look_at_each(
         self, machines: list[_Machine], loop: asyncio.AbstractEventLoop
@@ -381,7 +394,7 @@ class PollHub:
                 Call("get", "GET", f"{_PATH}/{machine.vm_id}"), GLIMPSE
             )
             self._schedule.measured_get(len(body))
-            seen, raw = self._condition(glimpse), bytes(raw_vm(body))
+            seen, raw = _condition(glimpse), bytes(raw_vm(body))
             if glimpse.id != machine.vm_id:
                 failure = f"the answer shows another machine, {glimpse.id}"
         except NotFound as error:
@@ -404,12 +417,6 @@ class PollHub:
         self._plan(machine, loop.time())
         return not failure
 
-    def _condition(self, glimpse: Glimpse) -> Condition:
-        condition = Condition(glimpse.state, glimpse.cores, glimpse.ram)
-        if len(self._conditions) > _CONDITIONS:
-            self._conditions.clear()
-        return self._conditions.setdefault(condition, condition)
-
     def _learn(self, machine: _Machine) -> None:
         for watch in machine.watches:
             verdict = watch.verdict
@@ -428,3 +435,7 @@ class PollHub:
 def _late(waiter: asyncio.Future[VMAPIError | bool]) -> None:
     if not waiter.done():
         waiter.set_result(False)
+
+
+def _condition(glimpse: Glimpse) -> Condition:
+    return Condition(glimpse.state, glimpse.cores, glimpse.ram)

@@ -5,6 +5,7 @@ import asyncio
 import aiohttp
 import anyio
 import pytest
+import uvloop
 
 from async_vmapi import (
     AuthenticationError,
@@ -16,6 +17,7 @@ from async_vmapi import (
     InvalidState,
     NotFound,
 )
+from async_vmapi.emulator import CloudAPI, Emulator, Settings
 
 
 class TestVMs:
@@ -155,8 +157,6 @@ class TestLifecycle:
 
     def test_one_loop_after_another(self, request_for):
         """A closed client works in the next loop, and a task is awaited there to its end."""
-        from async_vmapi.emulator import CloudAPI, Emulator, Settings
-
         settings = Settings(create=0.05, not_found=0, address=0)
         api = CloudAPI(settings=settings)
         clients = []
@@ -184,8 +184,6 @@ class TestLifecycle:
 
     def test_another_loop_without_closing_is_an_error(self):
         """A client that was not closed says so in the next loop."""
-        from async_vmapi.emulator import CloudAPI, Emulator
-
         api = CloudAPI()
         clients = []
 
@@ -206,3 +204,32 @@ class TestLifecycle:
             with pytest.raises(InvalidState, match="another event loop"):
                 two.run(use(closing=False))
             one.run(clients[0].close())
+
+    def test_on_uvloop(self, request_for):
+        """Another event loop's implementation makes no difference."""
+
+        async def life():
+            settings = Settings(create=0.05, delete=0.05, not_found=0, stale=0)
+            async with (
+                Emulator(settings=settings) as emulator,
+                Client(
+                    emulator.url,
+                    api_key=emulator.api_key,
+                    api_secret=emulator.api_secret,
+                    poll_floor=0.002,
+                    poll_ceiling=0.01,
+                ) as client,
+            ):
+                vms = await asyncio.gather(
+                    *[await client.vms.create(request_for(f"w-{n}")) for n in range(30)]
+                )
+                waiter = asyncio.ensure_future((await client.vms.reboot(vms[0])).wait())
+                await asyncio.sleep(0.01)
+                waiter.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiter
+                await asyncio.gather(*[await client.vms.delete(vm) for vm in vms])
+                return await client.vms.list()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(life()) == []

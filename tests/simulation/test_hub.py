@@ -265,6 +265,28 @@ class TestTrouble:
         assert (await task).state == "online"
 
 
+class TestJoining:
+    async def test_who_comes_while_a_list_is_under_way_is_served_by_the_next(self, request_for):
+        """A task of a machine that changes no more is told by a list asked after it came."""
+        cloud = Recorder(seed=1)
+        async with cloud.client(latency=0.8) as client:
+            ids = fill(cloud.api, 60)
+            others = [asyncio.create_task((await client.vms.reboot(i)).wait()) for i in ids]
+            await asyncio.sleep(20)
+            target = await client.vms.power_off(ids[0])
+            await target
+            for part in range(8):
+                # Both tasks are about an end that holds already, at any moment of a list's way.
+                await asyncio.sleep(0.13 * part)
+                task = await client.vms.power_off(ids[0])
+                began = now()
+                assert (await task.wait(timeout=60)).state == "offline"
+                assert now() - began < 20
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+
 class TestLoops:
     async def test_another_loop_while_awaited_is_an_error(self, memory_client, request_for):
         """A client serves one loop at a time."""

@@ -1,0 +1,110 @@
+"""What watching costs: requests against delay, and the hub's own work in a tick.
+
+Run it with ``python benchmarks/hub.py`` where the package, looptime and nothing else is installed.
+Requests and delays are counted on a virtual clock; only the last part is a stopwatch.
+"""
+
+import asyncio
+import json
+import platform
+import statistics
+import time
+
+import looptime
+
+from async_vmapi import Client, CreateRequest, ImageBoot
+from async_vmapi.codec import GLIMPSES, Glimpse, open_envelope
+from async_vmapi.emulator import CloudAPI
+from async_vmapi.emulator.catalogue import ZONES
+from async_vmapi.hub import PollHub
+
+REQUEST = CreateRequest(
+    name="w", cpus=1, ram=1024, zone_id=next(iter(ZONES)), boot=ImageBoot(os="2268")
+)
+
+
+async def rollout(floor, count=1000, seconds=10.0):
+    """Create machines, and return what it cost and how late their ends were seen."""
+    api = CloudAPI(seed=1)
+    clock = asyncio.get_running_loop().time
+    woke = {}
+    async with Client.in_memory(api, latency=0.02, poll_floor=floor, seed=1) as client:
+
+        async def one(number):
+            await asyncio.sleep(seconds * number / count)
+            vm = await (await client.vms.create(REQUEST))
+            woke[vm.id] = clock()
+
+        await asyncio.gather(*(one(number) for number in range(count)))
+    created = [o for o in api.cloud.operations if o.kind == "create"]
+    delays = sorted(woke[o.vm_id] - o.finished_at for o in created)
+    requests = api.requests.total() - count
+    alone = sum(int((o.finished_at - o.accepted_at) / floor) + 1 for o in created)
+    median = statistics.median(delays)
+    return {
+        "floor_seconds": floor,
+        "requests_beyond_the_creates": requests,
+        "requests_of_a_loop_per_task": alone,
+        "median_delay_seconds": round(median, 2),
+        "p95_delay_seconds": round(delays[int(0.95 * count)], 2),
+        "requests_times_median_delay": round(requests * median, 1),
+    }
+
+
+async def tick(count):
+    """Return the milliseconds of a tick beyond decoding, where nothing and where 1 % changed."""
+    api = CloudAPI()
+    async with Client.in_memory(api) as client:
+        template = (await client.vms.create(REQUEST)).token()
+        tasks = [client.resume(template) for _ in range(count)]
+        for number, task in enumerate(tasks):
+            task._watch.vm_id = f"vm-{number}"
+        waiting = [asyncio.ensure_future(task.wait()) for task in tasks]
+        await asyncio.sleep(0)
+        hub: PollHub = client._hub
+        state = [
+            {"id": f"vm-{n}", "state": "installing", "cores": 1, "ram": 1} for n in range(count)
+        ]
+
+        async def look(at):
+            body = json.dumps({"success": True, "virtual_machines": state}).encode()
+            glimpses: list[Glimpse] = open_envelope(GLIMPSES, 200, body, method="GET", path="/")
+            raws = [body[:700]] * count
+            hub._listing = True
+            began = time.perf_counter()
+            await hub._compare(glimpses, raws, at)
+            return 1000 * (time.perf_counter() - began)
+
+        now = asyncio.get_running_loop().time()
+        first = await look(now + 1)
+        same = statistics.median([await look(now + 2 + n) for n in range(5)])
+        for n in range(0, count, 100):
+            state[n]["cores"] = 2
+        few = await look(now + 10)
+        for waiter in waiting:
+            waiter.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    return {
+        "tasks": count,
+        "nothing_changed_ms": round(same, 1),
+        "one_percent_changed_ms": round(few, 1),
+        "everything_changed_ms": round(first, 1),
+    }
+
+
+def main():
+    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
+    with asyncio.Runner(loop_factory=loop_class) as runner:
+        rollouts = [runner.run(rollout(floor)) for floor in (0.5, 1.0, 2.0, 5.0)]
+    with asyncio.Runner() as runner:
+        ticks = [runner.run(tick(count)) for count in (1_000, 10_000, 100_000)]
+    figures = {
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "a_thousand_creates": rollouts,
+        "a_tick_beyond_decoding": ticks,
+    }
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
