@@ -87,6 +87,7 @@ class PollHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._driver: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._gets = asyncio.Semaphore(_GETS_AT_ONCE)
         # GETs to come, as (time, tie-breaker, machine). An entry whose time is no longer its
         # machine's `due` is stale, and passed over.
         self._queue: list[tuple[float, int, _Machine]] = []
@@ -139,6 +140,12 @@ class PollHub:
 
     def close(self) -> None:
         """Let every awaiter go, with an `InvalidState`."""
+        if self._loop is not None and self._loop.is_closed():
+            # Its awaiters were left behind, and nobody can wake them any more.
+            for machine in self._machines.values():
+                for watch in machine.watches:
+                    watch.waiters.clear()
+            self._machines.clear()
         self._release(lambda: InvalidState("the client was closed while this task was awaited"))
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -150,6 +157,7 @@ class PollHub:
         self._loop = loop
         self._driver = None
         self._wake = asyncio.Event()
+        self._gets = asyncio.Semaphore(_GETS_AT_ONCE)
         self._queue.clear()
         self._listing = False
         self._forget_times()
@@ -181,6 +189,8 @@ class PollHub:
         waiter: asyncio.Future[VMAPIError | bool],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        if waiter not in watch.waiters:
+            return
         watch.waiters.remove(waiter)
         if watch.waiters:
             return
@@ -224,6 +234,8 @@ class PollHub:
             driver.get_loop().call_soon(self._restart)
         elif (error := driver.exception()) is not None:
             _log.error("polling broke off", exc_info=error)
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
             kind = type(error).__name__
             self._release(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
 
@@ -233,19 +245,22 @@ class PollHub:
 
     async def _drive(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._machines:
-            self._wake.clear()
-            due = self._next_due()
-            if due > loop.time():
-                timer = loop.call_at(due, self._wake.set) if due < math.inf else None
-                try:
-                    await self._wake.wait()
-                finally:
-                    if timer is not None:
-                        timer.cancel()
-                if loop.time() < due - _CLOCK:
-                    continue
-            await self._tick(max(due, loop.time()), loop)
+        # GETs run beside this loop, so that one that stalls holds up no other machine.
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                self._wake.clear()
+                due = self._next_due()
+                if due > loop.time():
+                    timer = loop.call_at(due, self._wake.set) if due < math.inf else None
+                    try:
+                        await self._wake.wait()
+                    finally:
+                        if timer is not None:
+                            timer.cancel()
+                    if loop.time() < due - _CLOCK:
+                        continue
+                for machine in await self._tick(max(due, loop.time()), loop):
+                    looks.create_task(self._look_at(machine, loop))
 
     def _next_due(self) -> float:
         while self._queue and self._queue[0][0] != self._queue[0][2].due:
@@ -277,7 +292,8 @@ class PollHub:
             if self._queue[0][2] is machine:
                 self._wake.set()
 
-    async def _tick(self, now: float, loop: asyncio.AbstractEventLoop) -> None:
+    async def _tick(self, now: float, loop: asyncio.AbstractEventLoop) -> list[_Machine]:
+        """Ask for the list if it is due; return the machines to ask for by GET."""
         listing = now >= self._blind_until and self._schedule.prefers_list(
             len(self._machines), listing=self._listing
         )
@@ -288,9 +304,8 @@ class PollHub:
             for machine in self._machines.values():
                 self._plan(machine, now)
         if self._listing and now >= self._list_due:
-            await self._look_at_all(loop)
-        else:
-            await self._look_at_each(self._take_due(now), loop)
+            return await self._look_at_all(loop)
+        return self._take_due(now)
 
     def _take_due(self, now: float) -> list[_Machine]:
         horizon = now + self._slack
@@ -304,27 +319,28 @@ class PollHub:
 
     # --- looking ----------------------------------------------------------------------------
 
-    async def _look_at_all(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _look_at_all(self, loop: asyncio.AbstractEventLoop) -> list[_Machine]:
+        """Ask for the list, and return the machines that it leaves to a GET."""
         asked = loop.time()
         try:
             glimpses, body = await self._transport.call_raw(_LIST, GLIMPSES)
             raws = raw_vms(body)
         except AuthenticationError as error:
             self._refused(error, loop)
-            return
+            return []
         except VMAPIError as error:
             self._list_error = (asked, str(error))
             self._failed(loop)
             if isinstance(error, DecodingError):
                 # One machine that cannot be read must not hide all the others.
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
-            return
+            return []
         self._failures = 0
         self._schedule.measured_list(len(body))
         interval = self._schedule.between_lists(len(self._machines))
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))
-        await self._look_at_each(await self._compare(glimpses, raws, asked), loop)
+        return await self._compare(glimpses, raws, asked)
 
     async def _compare(
         self, glimpses: list[Glimpse], raws: list[msgspec.Raw], asked: float
@@ -366,25 +382,13 @@ class PollHub:
         self._learn(machine)
         self._plan(machine, asked)
 
-    async def _look_at_each(
-        self, machines: list[_Machine], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        limit = asyncio.Semaphore(_GETS_AT_ONCE)
+    async def _look_at(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at one machine by GET."""
+        async with self._gets:
+            if self._machines.get(machine.vm_id) is machine:
+                await self._get(machine, loop)
 
-        async def look(machine: _Machine) -> bool:
-            async with limit:
-                return await self._look_at(machine, loop)
-
-        outcomes = await asyncio.gather(*(look(machine) for machine in machines))
-        if any(outcomes):
-            self._failures = 0
-        elif outcomes:
-            self._failed(loop)
-
-    async def _look_at(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> bool:
-        """Look at one machine by GET; return whether the look succeeded."""
-        if self._machines.get(machine.vm_id) is not machine:
-            return True
+    async def _get(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> None:
         asked = loop.time()
         seen: Condition | None = None
         raw: bytes | None = None
@@ -402,20 +406,21 @@ class PollHub:
             failure = "" if error.from_api else str(error)
         except AuthenticationError as error:
             self._refused(error, loop)
-            return False
+            return
         except VMAPIError as error:
             failure = str(error)
         if failure:
+            if loop.time() >= self._hold_until:
+                self._failed(loop)
             machine.failures += 1
             for watch in machine.watches:
                 watch.missed(failure)
         else:
-            machine.failures = 0
+            machine.failures = self._failures = 0
             for watch in machine.watches:
                 watch.saw(asked, Source.GET, seen, raw)
             self._learn(machine)
         self._plan(machine, loop.time())
-        return not failure
 
     def _learn(self, machine: _Machine) -> None:
         for watch in machine.watches:

@@ -1,6 +1,7 @@
 """What watching a fleet costs, counted on a clock that jumps."""
 
 import asyncio
+import contextlib
 import itertools
 import statistics
 import subprocess
@@ -8,8 +9,8 @@ import sys
 
 import pytest
 
-from async_vmapi import Client, InvalidState
-from async_vmapi.emulator import CloudAPI
+from async_vmapi import Client, CreateRequest, ImageBoot, InvalidState
+from async_vmapi.emulator import CloudAPI, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 
 pytestmark = pytest.mark.looptime
@@ -265,6 +266,28 @@ class TestTrouble:
         assert (await task).state == "online"
 
 
+class TestStalling:
+    async def test_a_look_that_stalls_holds_up_no_other_machine(self, memory_client, request_for):
+        """While one machine's GET hangs, the others are looked at as ever."""
+        tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(3)]
+        stalled, *others = tasks
+        wire = memory_client._transport._wire
+        send = wire.send
+
+        async def stalling(method, target, headers, body):
+            if target.endswith(stalled.vm_id):
+                await asyncio.sleep(10_000)
+            return await send(method, target, headers, body)
+
+        wire.send = stalling
+        waiter = asyncio.create_task(stalled.wait(timeout=5000))
+        await asyncio.sleep(2)
+        await asyncio.gather(*others)
+        assert now() < 120
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+
+
 class TestJoining:
     async def test_who_comes_while_a_list_is_under_way_is_served_by_the_next(self, request_for):
         """A task of a machine that changes no more is told by a list asked after it came."""
@@ -361,3 +384,33 @@ class TestMemory:
         )
         print(f"{float(measured.stdout):.0f} bytes")
         assert float(measured.stdout) <= 3 * 1024
+
+
+def test_a_loop_that_was_closed_under_awaiters():
+    """Awaiters left behind in a dead loop are a clear error, and gone once the client is closed."""
+    api = CloudAPI(settings=Settings(create=0.2, not_found=0))
+    client = Client.in_memory(api, poll_floor=0.01)
+    request = CreateRequest(
+        name="w", cpus=1, ram=512, zone_id=next(iter(ZONES)), boot=ImageBoot(os="2268")
+    )
+
+    async def leave_behind():
+        task = await client.vms.create(request)
+        waiting = asyncio.get_running_loop().create_task(task.wait())
+        await asyncio.sleep(0.05)
+        return task, waiting
+
+    loop = asyncio.new_event_loop()
+    task, waiting = loop.run_until_complete(leave_behind())
+    everything = asyncio.all_tasks(loop)
+    loop.close()
+    with pytest.raises(InvalidState, match="another event loop"):
+        asyncio.run(task.wait())
+    asyncio.run(client.close())
+    assert asyncio.run(task.wait()).state == "online"
+    for left in everything:
+        # They can never end; nothing is to be logged when they are thrown away.
+        left._log_destroy_pending = False
+        with contextlib.suppress(BaseException):
+            left.get_coro().close()
+    del waiting
