@@ -13,31 +13,28 @@ import itertools
 import logging
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import anyio.lowlevel
 import attrs
-import msgspec
 
-from async_vmapi.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
+from async_vmapi.codec import Glimpse
 from async_vmapi.completion import Done, Evidence, Pending, Source
 from async_vmapi.errors import (
     AuthenticationError,
     DecodingError,
     InvalidState,
-    NotFound,
     VMAPIError,
 )
+from async_vmapi.looks import Listing, look_at, look_at_all
 from async_vmapi.schedule import Schedule
-from async_vmapi.transport import Call, Transport
+from async_vmapi.transport import Transport
 from async_vmapi.watch import Condition, Watch
 
 __all__ = ["PollHub"]
 
 _log: Final = logging.getLogger(__name__)
 
-_PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH)
 _CLOCK: Final = 0.001
 """Timers may go off this much early, by what the loop's clock can resolve."""
 
@@ -234,9 +231,10 @@ class PollHub:
             driver.get_loop().call_soon(self._restart)
         elif (error := driver.exception()) is not None:
             _log.error("polling broke off", exc_info=error)
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            kind = type(error).__name__
+            cause: BaseException = error
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+            kind = type(cause).__name__
             self._release(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
 
     def _restart(self) -> None:
@@ -323,8 +321,7 @@ class PollHub:
         """Ask for the list, and return the machines that it leaves to a GET."""
         asked = loop.time()
         try:
-            glimpses, body = await self._transport.call_raw(_LIST, GLIMPSES)
-            raws = raw_vms(body)
+            listing = await look_at_all(self._transport)
         except AuthenticationError as error:
             self._refused(error, loop)
             return []
@@ -336,26 +333,26 @@ class PollHub:
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
             return []
         self._failures = 0
-        self._schedule.measured_list(len(body))
+        self._schedule.measured_list(listing.size)
         interval = self._schedule.between_lists(len(self._machines))
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))
-        return await self._compare(glimpses, raws, asked)
+        return await self._compare(listing, asked)
 
-    async def _compare(
-        self, glimpses: list[Glimpse], raws: list[msgspec.Raw], asked: float
-    ) -> list[_Machine]:
+    async def _compare(self, listing: Listing, asked: float) -> list[_Machine]:
         """Tell the watches what changed since the last list; return who wants a GET now."""
-        shown = {glimpse.id: glimpse for glimpse in glimpses}
+        shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
         changed = [m for m in self._machines.values() if shown.get(m.vm_id) != m.listed]
-        places = {glimpse.id: place for place, glimpse in enumerate(glimpses)} if changed else {}
+        places = (
+            {glimpse.id: place for place, glimpse in enumerate(listing.glimpses)} if changed else {}
+        )
         before, self._listed_at = self._listed_at, asked
         confirm: list[_Machine] = []
         for count, machine in enumerate(changed, 1):
             if count % _AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()
             place = places.get(machine.vm_id)
-            raw = None if place is None else bytes(raws[place])
+            raw = None if place is None else bytes(listing.raws[place])
             self._show(machine, shown.get(machine.vm_id), raw, asked, before)
             if any(watch.wants_get_now for watch in machine.watches):
                 machine.due = math.inf
@@ -389,27 +386,15 @@ class PollHub:
                 await self._get(machine, loop)
 
     async def _get(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> None:
-        asked = loop.time()
-        seen: Condition | None = None
-        raw: bytes | None = None
-        failure = ""
+        asked, failure = loop.time(), ""
         try:
-            glimpse, body = await self._transport.call_raw(
-                Call("get", "GET", f"{_PATH}/{machine.vm_id}"), GLIMPSE
-            )
-            self._schedule.measured_get(len(body))
-            seen, raw = _condition(glimpse), bytes(raw_vm(body))
-            if glimpse.id != machine.vm_id:
-                failure = f"the answer shows another machine, {glimpse.id}"
-        except NotFound as error:
-            # A proxy's page is no word of the API's.
-            failure = "" if error.from_api else str(error)
+            look = await look_at(self._transport, machine.vm_id)
         except AuthenticationError as error:
             self._refused(error, loop)
             return
         except VMAPIError as error:
-            failure = str(error)
-        if failure:
+            look, failure = None, str(error)
+        if look is None:
             if loop.time() >= self._hold_until:
                 self._failed(loop)
             machine.failures += 1
@@ -417,8 +402,11 @@ class PollHub:
                 watch.missed(failure)
         else:
             machine.failures = self._failures = 0
+            if look.size is not None:
+                self._schedule.measured_get(look.size)
+            seen = None if look.glimpse is None else _condition(look.glimpse)
             for watch in machine.watches:
-                watch.saw(asked, Source.GET, seen, raw)
+                watch.saw(asked, Source.GET, seen, look.raw)
             self._learn(machine)
         self._plan(machine, loop.time())
 

@@ -17,6 +17,7 @@ from async_vmapi.codec import GLIMPSES, Glimpse, open_envelope
 from async_vmapi.emulator import CloudAPI
 from async_vmapi.emulator.catalogue import ZONES
 from async_vmapi.hub import PollHub
+from async_vmapi.looks import Listing
 
 REQUEST = CreateRequest(
     name="w", cpus=1, ram=1024, zone_id=next(iter(ZONES)), boot=ImageBoot(os="2268")
@@ -72,7 +73,7 @@ async def tick(count):
             raws = [body[:700]] * count
             hub._listing = True
             began = time.perf_counter()
-            await hub._compare(glimpses, raws, at)
+            await hub._compare(Listing(glimpses, raws, len(body)), at)
             return 1000 * (time.perf_counter() - began)
 
         now = asyncio.get_running_loop().time()

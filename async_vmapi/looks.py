@@ -1,0 +1,67 @@
+"""Look at machines: one by GET, or all by one list, decoding no more than is needed.
+
+A look tells the few fields that an operation's progress shows in, and keeps the rest undecoded.
+"""
+
+from typing import Final
+
+import attrs
+import msgspec
+
+from async_vmapi.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
+from async_vmapi.errors import DecodingError, NotFound
+from async_vmapi.transport import Call, Transport
+
+__all__ = ["Listing", "Look", "look_at", "look_at_all"]
+
+_PATH: Final = "/v2/virtual-machines"
+_LIST: Final = Call("list", "GET", _PATH)
+
+
+@attrs.frozen
+class Look:
+    """What a GET showed; None for a machine that the API says is not there."""
+
+    glimpse: Glimpse | None
+    raw: bytes | None = attrs.field(default=None, repr=False)
+    size: int | None = None
+
+
+@attrs.frozen
+class Listing:
+    """What a list showed: the machines in its order, and each of them undecoded."""
+
+    glimpses: list[Glimpse]
+    raws: list[msgspec.Raw] = attrs.field(repr=False)
+    size: int
+
+
+async def look_at_all(transport: Transport) -> Listing:
+    """Ask for the list; raises what `Transport.call` raises."""
+    glimpses, body = await transport.call_raw(_LIST, GLIMPSES)
+    return Listing(glimpses, raw_vms(body), len(body))
+
+
+async def look_at(transport: Transport, vm_id: str) -> Look:
+    """Ask for one machine.
+
+    Raises:
+        DecodingError: If the answer shows another machine, besides its usual reasons.
+        NotFound: If a proxy says so: that is no word of the API's.
+        VMAPIError: As `Transport.call` does.
+    """
+    call = Call("get", "GET", f"{_PATH}/{vm_id}")
+    try:
+        glimpse, body = await transport.call_raw(call, GLIMPSE)
+    except NotFound as error:
+        if error.from_api:
+            return Look(None)
+        raise
+    if glimpse.id != vm_id:
+        raise DecodingError(
+            f"it shows another machine, {glimpse.id!r}",
+            where="$.virtual_machine.id",
+            method=call.method,
+            path=call.path,
+        )
+    return Look(glimpse, bytes(raw_vm(body)), len(body))
