@@ -19,7 +19,7 @@ from async_vmapi.signing import Credentials
 from async_vmapi.tasks import Task
 from async_vmapi.transport import Transport
 from async_vmapi.vms import VirtualMachines
-from async_vmapi.wire import HTTPWire, Wire
+from async_vmapi.wire import DEFAULT_MAX_BODY, HTTPWire, Wire
 
 if TYPE_CHECKING:
     from async_vmapi.emulator.api import CloudAPI
@@ -28,7 +28,6 @@ __all__ = ["Client", "ClientOptions"]
 
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
-_CONNECT_TIMEOUT: Final = 10.0
 
 
 class ClientOptions(TypedDict, total=False):
@@ -36,6 +35,8 @@ class ClientOptions(TypedDict, total=False):
 
     session: aiohttp.ClientSession | None
     timeout: float
+    connect_timeout: float
+    max_body: int
     poll_floor: float
     poll_ceiling: float
 
@@ -53,7 +54,9 @@ class Client:
         api_secret: Its secret; it shows in no ``repr``, log or error.
         session: An `aiohttp.ClientSession` to use in place of an own one. It is not closed.
             Its middlewares are not run: they could change what is signed, or send it twice.
-        timeout: Seconds for a whole request.
+        timeout: Seconds for a whole request, connecting included.
+        connect_timeout: Seconds to get a connection.
+        max_body: Bytes that an answer's body may have at most, unpacked.
         poll_floor: Seconds between two looks at an awaited machine, at least.
         poll_ceiling: Seconds between two looks at an awaited machine, at most.
 
@@ -80,17 +83,21 @@ class Client:
         api_secret: str,
         session: aiohttp.ClientSession | None = None,
         timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        max_body: int = DEFAULT_MAX_BODY,
         poll_floor: float = 1.0,
         poll_ceiling: float = 15.0,
     ) -> None:
         origin = _origin(base_url)
         timeout = arguments.seconds("timeout", timeout)
+        connect_timeout = arguments.seconds("connect_timeout", connect_timeout)
         _check_session(session)
         wire = HTTPWire(
             origin,
             session=session,
             timeout=timeout,
-            connect_timeout=min(timeout, _CONNECT_TIMEOUT),
+            connect_timeout=min(timeout, connect_timeout),
+            max_body=arguments.whole("max_body", max_body, minimum=1),
         )
         self._assemble(wire, origin, api_key, api_secret, poll_floor, poll_ceiling, None)
 

@@ -29,7 +29,7 @@ from async_vmapi.errors import (
 from async_vmapi.looks import Listing, look_at, look_at_all
 from async_vmapi.schedule import Schedule
 from async_vmapi.transport import Transport
-from async_vmapi.watch import Condition, Watch
+from async_vmapi.watch import Condition, Waiter, Watch
 
 __all__ = ["PollHub"]
 
@@ -100,8 +100,8 @@ class PollHub:
 
     # --- awaiters ---------------------------------------------------------------------------
 
-    async def news(self, watch: Watch, *, until: float | None = None) -> bool:
-        """Wait until something new is seen of a watch that has not ended.
+    async def end(self, watch: Watch, *, until: float | None = None) -> bool:
+        """Wait until a watch ends that has not ended.
 
         Returns False where the time came first.
 
@@ -113,18 +113,31 @@ class PollHub:
             AuthenticationError: If the API does not let this client look.
             InvalidState: If the client is in use in another event loop, or closed meanwhile.
         """
+        return await self._wait(watch, watch.waiters, until)
+
+    async def news(self, watch: Watch) -> None:
+        """Wait until something new is seen of a watch that has not ended; raises as `end` does."""
+        await self._wait(watch, watch.readers, None)
+
+    async def _wait(self, watch: Watch, waiters: list[Waiter], until: float | None) -> bool:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._move_to(loop)
-        waiter: asyncio.Future[VMAPIError | bool] = loop.create_future()
+        waiter: Waiter = loop.create_future()
         timer = None if until is None else loop.call_at(until, _late, waiter)
-        self._join(watch, waiter, loop)
+        waiters.append(waiter)
+        if len(watch.waiters) + len(watch.readers) == 1:
+            self._join(watch, loop)
         try:
             news = await waiter
         finally:
-            self._leave(watch, waiter, loop)
             if timer is not None:
                 timer.cancel()
+            # It is not there any more where `close` freed a client of a dead loop's awaiters.
+            if waiter in waiters:
+                waiters.remove(waiter)
+                if not (watch.waiters or watch.readers):
+                    self._leave(watch, loop)
         if isinstance(news, VMAPIError):
             raise news
         return news
@@ -142,6 +155,7 @@ class PollHub:
             for machine in self._machines.values():
                 for watch in machine.watches:
                     watch.waiters.clear()
+                    watch.readers.clear()
             self._machines.clear()
         self._release(lambda: InvalidState("the client was closed while this task was awaited"))
 
@@ -159,15 +173,7 @@ class PollHub:
         self._listing = False
         self._forget_times()
 
-    def _join(
-        self,
-        watch: Watch,
-        waiter: asyncio.Future[VMAPIError | bool],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        watch.waiters.append(waiter)
-        if len(watch.waiters) > 1:
-            return
+    def _join(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
         if watch.loop is not loop:
             # Another loop's clock says nothing here; what is known to have passed still counts.
             watch.loop, watch.started = loop, loop.time() - watch.elapsed
@@ -180,17 +186,7 @@ class PollHub:
         if self._driver is None:
             self._start(loop)
 
-    def _leave(
-        self,
-        watch: Watch,
-        waiter: asyncio.Future[VMAPIError | bool],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        if waiter not in watch.waiters:
-            return
-        watch.waiters.remove(waiter)
-        if watch.waiters:
-            return
+    def _leave(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
         machine = self._machines[watch.vm_id]
         machine.watches = tuple(other for other in machine.watches if other is not watch)
         if machine.watches:
@@ -425,7 +421,7 @@ class PollHub:
         self._release(lambda: copy.copy(error))
 
 
-def _late(waiter: asyncio.Future[VMAPIError | bool]) -> None:
+def _late(waiter: Waiter) -> None:
     if not waiter.done():
         waiter.set_result(False)
 

@@ -141,7 +141,7 @@ class Task(Generic[T_co]):
             limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
         until = asyncio.get_running_loop().time() + limit if limit < math.inf else None
         while not self._watch.ended:
-            in_time = await self._hub.news(self._watch, until=until)
+            in_time = await self._hub.end(self._watch, until=until)
             if not (in_time or self._watch.ended):
                 raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
         return self.result()

@@ -1,7 +1,7 @@
 """What is known of one awaited machine: its history, and the verdict so far."""
 
 import asyncio
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import attrs
 
@@ -19,7 +19,11 @@ from async_vmapi.completion import (
 from async_vmapi.errors import VMAPIError
 from async_vmapi.models import VirtualMachine
 
-__all__ = ["Condition", "TaskEvent", "Watch"]
+__all__ = ["Condition", "TaskEvent", "Waiter", "Watch"]
+
+
+Waiter: TypeAlias = asyncio.Future[VMAPIError | bool]
+"""Is set to True for news, to False when its time has come, or to what went wrong."""
 
 
 class Condition(NamedTuple):
@@ -77,6 +81,7 @@ class Watch:
         "history",
         "last_error",
         "loop",
+        "readers",
         "started",
         "target",
         "verdict",
@@ -94,7 +99,9 @@ class Watch:
         self.started = self.loop.time() - elapsed
         self.verdict: Verdict = Pending()
         self.history: list[TaskEvent] = []
-        self.waiters: list[asyncio.Future[VMAPIError | bool]] = []
+        # Who waits for the end alone, and who for every change.
+        self.waiters: list[Waiter] = []
+        self.readers: list[Waiter] = []
         self.failed_looks = 0
         self.last_error: str | None = None
         self._completion = Completion(target, seen=seen)
@@ -118,9 +125,8 @@ class Watch:
 
     def wake(self, problem: VMAPIError | None = None) -> None:
         """Let all awaiters go on, or fail with `problem`."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(problem or True)
+        _wake(self.waiters, problem or True)
+        _wake(self.readers, problem or True)
 
     def saw(self, asked: float, source: Source, seen: Condition | None, raw: bytes | None) -> None:
         """Take one look into account.
@@ -156,9 +162,18 @@ class Watch:
                 raw=raw,
             )
         )
-        self.wake()
+        if self.ended:
+            self.wake()
+        else:
+            _wake(self.readers, True)
 
     def missed(self, error: str) -> None:
         """Note a look that failed."""
         self.failed_looks += 1
         self.last_error = error
+
+
+def _wake(waiters: list[Waiter], news: VMAPIError | Literal[True]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(news)

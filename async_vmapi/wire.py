@@ -20,7 +20,7 @@ from async_vmapi.errors import (
     TransportTimeout,
 )
 
-__all__ = ["Answer", "HTTPWire", "Wire"]
+__all__ = ["DEFAULT_MAX_BODY", "Answer", "HTTPWire", "Wire"]
 
 DEFAULT_MAX_BODY: Final = 64 * 1024 * 1024
 

@@ -13,6 +13,7 @@ from async_vmapi import (
     CdromBoot,
     Client,
     Conflict,
+    DecodingError,
     ImageBoot,
     InvalidState,
     NotFound,
@@ -138,6 +139,14 @@ class TestLifecycle:
             ) as client:
                 assert await client.vms.list() == []
             assert not session.closed
+
+    async def test_a_body_larger_than_allowed(self, emulator):
+        """The limit for a body can be set; what is larger is not read."""
+        async with Client(
+            emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret, max_body=20
+        ) as client:
+            with pytest.raises(DecodingError, match="larger than 20 bytes"):
+                await client.vms.list()
 
     async def test_entered_in_one_task_and_left_in_another(self, emulator, request_for):
         """Fixtures and web frameworks enter and leave in different tasks."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import hmac
 import http.client
@@ -353,6 +354,37 @@ class TestLifecycle:
         with pytest.raises(RuntimeError, match="not running"):
             _ = emulator.url
         await emulator.__aexit__(None, None, None)
+
+    async def test_its_clock_goes_on(self):
+        """A cloud that was used before, or stopped, does not see its clock go back."""
+        api = CloudAPI()
+        api.cloud.advance(1000)
+        emulator = Emulator(api, speed=50)
+        async with emulator:
+            assert emulator.now >= 1000
+            assert (await PlainClient(emulator).acall("GET", VMS))[0] == 200
+            before = api.cloud.now
+        async with emulator:
+            assert emulator.now >= before > 1000
+
+    async def test_a_body_that_is_packed(self, plain):
+        """A body is judged as it was sent, whatever a header says about unpacking it."""
+        body = gzip.compress(json.dumps(create_body()).encode())
+        headers = plain.signed("PUT", VMS, body) | {"Content-Encoding": "gzip"}
+        status, answer = await plain.asend("PUT", VMS, body, headers)
+        assert (status, answer["error"]) == (400, "the body must be a JSON object")
+
+    async def test_it_stops_at_once(self):
+        """A client that keeps its connection does not hold it up."""
+        async with Emulator() as emulator:
+            host = urlsplit(emulator.url).netloc
+            connection = http.client.HTTPConnection(host, timeout=10)
+            headers = PlainClient(emulator).signed("GET", VMS)
+            await asyncio.to_thread(connection.request, "GET", VMS, headers=headers)
+            await asyncio.to_thread(lambda: connection.getresponse().read())
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
+        connection.close()
 
     async def test_it_runs_once_at_a_time(self, emulator):
         """A running emulator cannot be started again."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from async_vmapi.emulator import Cloud, CloudAPI, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.emulator.vm import Refused
+from async_vmapi.emulator.vm import Refused, encode
 
 ZONE = next(iter(ZONES.values()))
 
@@ -206,6 +206,34 @@ class TestListLag:
         assert listed(cloud, 27) == {vm_id: "online"}
         assert listed(cloud, 28.1) == {}
 
+    def test_a_lag_that_is_set_before_anybody_looked(self):
+        """What the list goes on showing is what was true, also where nobody had asked for it."""
+        cloud = Cloud(Settings(create=0, not_found=0, address=0, stale=0, power_off=1))
+        vm_id = create(cloud)
+        cloud.advance(5)
+        cloud.adjust(vm_id, list_lag=8)
+        cloud.operate("power_off", vm_id, 10)
+        assert (state(cloud, vm_id, 12), listed(cloud, 12)) == ("offline", {vm_id: "online"})
+        assert listed(cloud, 19) == {vm_id: "offline"}
+
+    def test_a_lag_that_ends_as_another_change_comes(self):
+        """What was put off to a moment does not come after that moment's own change."""
+        cloud = Cloud(Settings(create=0, not_found=0, address=15, stale=0, power_off=5))
+        vm_id = create(cloud)
+        cloud.adjust(vm_id, list_lag=5)
+        cloud.operate("power_off", vm_id, 5)
+        cloud.advance(10)
+        cloud.adjust(vm_id, list_lag=0)
+        assert cloud.list(15) == b"[" + cloud.get(vm_id, 15) + b"]"
+        assert cloud.vms[vm_id].address.encode() in cloud.list(15)
+
+    def test_a_clock_that_starts_below_zero(self):
+        """The clock's origin is arbitrary."""
+        cloud = Cloud(Settings(create=10, not_found=0, address=0, stale=0))
+        vm_id = create(cloud, now=-100)
+        assert listed(cloud, -95) == {vm_id: "installing"}
+        assert listed(cloud, -90) == {vm_id: "online"}
+
     @given(st.lists(st.floats(0.1, 20), min_size=1, max_size=20), st.integers(0, 10**6))
     def test_a_list_never_goes_back(self, steps, seed):
         """However the lag is drawn, the list passes through what was true, in order."""
@@ -225,6 +253,15 @@ class TestListLag:
 
 
 class TestAdjust:
+    def test_what_was_encoded_follows(self):
+        """A machine's new form shows at once, and in the list after its lag."""
+        cloud = Cloud(Settings(create=0, not_found=0, address=0, stale=0))
+        vm_id = create(cloud)
+        cloud.list(1)
+        cloud.adjust(vm_id, sparse=True)
+        assert cloud.get(vm_id, 1) == encode(cloud.vms[vm_id])
+        assert cloud.list(1) == b"[" + encode(cloud.vms[vm_id]) + b"]"
+
     def test_by_name_and_by_id(self):
         """Settings change for machines there are and for those to come."""
         cloud = Cloud()
@@ -244,6 +281,18 @@ class TestAdjust:
             ({"create": (1, 2, 3)}, ValueError),
             ({"create": float("inf")}, ValueError),
             ({"create": "soon"}, TypeError),
+            ({"create": True}, TypeError),
+            ({"create": float("nan")}, ValueError),
+            ({"quota": -1}, ValueError),
+            ({"quota": True}, ValueError),
+            ({"quota": "5"}, ValueError),
+            ({"fail_state": ""}, ValueError),
+            ({"fail_state": 5}, ValueError),
+            ({"extra_states": "configuring"}, TypeError),
+            ({"extra_states": 5}, TypeError),
+            ({"extra_states": ["one", ""]}, ValueError),
+            ({"restart_after_resize": "no"}, TypeError),
+            ({"sparse": 1}, TypeError),
             ({"acpi": "maybe"}, ValueError),
             ({"acpi": -1}, ValueError),
             ({"acpi": True}, ValueError),
@@ -319,6 +368,37 @@ class TestProperties:
                 true = cloud.vms[vm["id"]]
                 assert (vm["state"], vm["cores"], vm["ram"]) == (true.state, true.cores, true.ram)
             assert len(shown) == sum(vm.visible for vm in cloud.vms.values())
+
+    @given(plans, st.integers(0, 10**6), st.booleans())
+    def test_what_is_kept_encoded_is_what_is_encoded_afresh(self, plan, seed, sparse):
+        """Every reader is given what the machine is at that time, byte for byte."""
+        cloud = Cloud(seed=seed)
+        ids = [create(cloud, label=f"w-{n}") for n in range(3)]
+        now = 10.0
+        for place, (gap, kind) in enumerate(plan):
+            now += gap
+            cloud.advance(now)
+            vm = cloud.vms.get(ids[place % 3])
+            if vm is not None and not vm.deleting:
+                cloud.operate(kind, vm.id, now, cores=2, ram=2048, wait_for=1)
+            if sparse and place == 2:
+                cloud.adjust("w-1", sparse=True)
+            fresh = [encode(vm) for vm in cloud.vms.values() if vm.visible]
+            shown = msgspec.json.decode(cloud.list(now), type=list[msgspec.Raw])
+            assert sorted(map(bytes, shown)) == sorted(fresh)
+            for vm in cloud.vms.values():
+                if vm.visible:
+                    assert cloud.get(vm.id, now) == encode(vm)
+
+    def test_the_latest_time_is_known(self):
+        """The cloud knows the latest time that it was told."""
+        cloud = Cloud()
+        assert cloud.now == 0
+        cloud.advance(-5)
+        assert cloud.now == -5
+        cloud.advance(7)
+        cloud.advance(3)
+        assert cloud.now == 7
 
     def test_a_seed_repeats_everything(self):
         """Two clouds of one seed are the same, ids included."""

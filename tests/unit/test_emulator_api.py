@@ -1,0 +1,319 @@
+"""The emulator's answers to requests, without sockets: nothing that comes may break it."""
+
+import json
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from async_vmapi.emulator import CloudAPI, Handled, Request, Settings
+from async_vmapi.signing import Credentials, sign, signature, string_to_sign
+
+VMS = "/v2/virtual-machines"
+ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
+TODAY = datetime(2026, 11, 23, 18, 0, tzinfo=UTC)
+AT_ONCE = Settings(create=0, not_found=0, address=0, stale=0, delete=50)
+
+
+class Caller:
+    """Asks an API of its own, at a time that a test sets."""
+
+    def __init__(self, **arguments):
+        self.api = CloudAPI(**({"settings": AT_ONCE, "seed": 1} | arguments))
+        self.now = 0.0
+
+    def headers(self, method, target, body=b""):
+        credentials = Credentials(self.api.api_key, self.api.api_secret)
+        return sign(credentials, method, "cloud.test", target, body, TODAY)
+
+    def send(self, method, target, body=b"", headers=None):
+        headers = self.headers(method, target, body) if headers is None else headers
+        response = self.api.handle(
+            Request(method, target, headers, body), now=self.now, today=TODAY
+        )
+        return response.status, json.loads(response.body)
+
+    def create(self, **changes):
+        fields = {
+            "cpus": 1,
+            "ram": 512,
+            "compute_zone_id": ZONE,
+            "name": "web-01",
+            "boot_type": "image",
+            "os": "2268",
+        }
+        return self.send("PUT", VMS, json.dumps({"create_vm": fields | changes}).encode())
+
+    def created(self, **changes):
+        return f"{VMS}/{self.create(**changes)[1]['virtual_machine']['id']}"
+
+
+@pytest.fixture
+def caller():
+    """Who asks a cloud in which all happens at once."""
+    return Caller()
+
+
+class TestHeaders:
+    @pytest.mark.parametrize("name", ["Content-Type", "Host", "X-Date", "Authorization"])
+    def test_one_that_is_there_twice(self, caller, name):
+        """Of two headers of one name neither is believed, even where they agree."""
+        headers = caller.headers("GET", VMS)
+        headers[name.lower()] = headers[name]
+        status, answer = caller.send("GET", VMS, headers=headers)
+        assert (status, answer["success"]) == (400, False)
+        assert name.lower() in answer["error"]
+
+    @pytest.mark.parametrize(
+        "date",
+        [
+            "Mon, 23 Nov 2026 18:00:00 +99999999999999999999",
+            "Mon, 23 Nov 2026 18:00:00 +9999",
+            "Mon, 99 Nov 2026 18:00:00 GMT",
+            "Mon, 23 Nov 99999 18:00:00 GMT",
+            "\udcff",
+        ],
+    )
+    def test_dates_that_there_are_not(self, caller, date):
+        """An impossible date is refused like any other."""
+        headers = caller.headers("GET", VMS) | {"X-Date": date}
+        assert caller.send("GET", VMS, headers=headers)[0] == 401
+
+    @pytest.mark.parametrize(
+        ("time", "status"),
+        [
+            ("18:00:00 GMT", 200),
+            ("18:00:00 +0000", 200),
+            ("18:00:00 -0000", 200),
+            ("19:00:00 +0100", 200),
+            ("18:00:00 +0100", 401),
+        ],
+    )
+    def test_ways_to_write_a_time(self, caller, time, status):
+        """RFC 1123 knows offsets in place of GMT; the moment counts."""
+        date = f"Mon, 23 Nov 2026 {time}"
+        message = string_to_sign("GET", "cloud.test", date, VMS, b"")
+        headers = caller.headers("GET", VMS) | {
+            "X-Date": date,
+            "Authorization": f"{caller.api.api_key}:{signature(caller.api.api_secret, message)}",
+        }
+        assert caller.send("GET", VMS, headers=headers)[0] == status
+
+    def test_a_path_that_is_no_text(self, caller):
+        """Bytes that are not UTF-8 cannot have been signed."""
+        headers = caller.headers("GET", VMS)
+        assert caller.send("GET", f"{VMS}/\udcff", headers=headers)[0] == 400
+
+
+class TestBodies:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"name":"\xff"}',
+            b'{"name":"\\ud800"}',
+            b'{"name":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            b'{"name":"x"} {}',
+            b"null",
+        ],
+    )
+    def test_json_that_is_none(self, caller, body):
+        """Bad UTF-8, half characters and endless depth are a 400."""
+        status, answer = caller.send("POST", f"{caller.created()}/rename", body)
+        assert (status, answer["success"]) == (400, False)
+
+    def test_one_that_is_too_large(self, caller):
+        """More than a mebibyte is refused, without a socket too."""
+        assert caller.send("PUT", VMS, b" " * (1024 * 1024 + 1))[0] == 413
+
+    @pytest.mark.parametrize("wait_for", [10_081, 10**400])
+    def test_a_wait_for_without_end(self, caller, wait_for):
+        """wait_for is a week at most; a number that no clock holds does no harm."""
+        path = caller.created()
+        body = json.dumps({"wait_for": wait_for}).encode()
+        assert caller.send("POST", f"{path}/shutdown", body)[0] == 400
+        caller.now = 1000
+        assert caller.send("GET", path)[1]["virtual_machine"][0]["state"] == "online"
+
+    @pytest.mark.parametrize(("body", "status"), [(b'{"deleteResources":1.0}', 400), (b"", 200)])
+    def test_deletes(self, caller, body, status):
+        """deleteResources is an integer, or not there."""
+        assert caller.send("DELETE", caller.created(), body)[0] == status
+
+    def test_no_answer_repeats_a_secret(self, caller):
+        """No password or user data comes back, whichever condition it breaks."""
+        secrets = {"password": "planted-secret", "user_data": "planted-secret"}
+        for changes in (
+            secrets,
+            {**secrets, "os": "2599"},
+            {**secrets, "boot_type": "cdrom", "cdrom": "a.iso"},
+            {**secrets, "boot_type": "planted-secret"},
+            {**secrets, "compute_zone_id": "planted-secret"},
+            {"password": ["planted-secret"]},
+            {"key_id": "planted-secret"},
+        ):
+            assert "planted-secret" not in json.dumps(caller.create(**changes))
+        assert "planted-secret" not in repr(caller.api.cloud.operations)
+        assert "planted-secret" not in repr(list(caller.api.cloud.vms.values()))
+
+
+class TestAdjusted:
+    def test_creates_of_some_names(self, caller):
+        """A quota and the older field names can be set for some names alone."""
+        caller.api.cloud.adjust("db-*", quota=0, legacy_fields=False)
+        assert caller.create(name="db-1")[0] == 403
+        caller.api.cloud.adjust("db-*", quota=None)
+        assert caller.create(name="db-1", key_id=11)[0] == 400
+        assert caller.create(name="web-1", key_id=11)[0] == 200
+
+    def test_both_shapes_of_a_get(self, caller):
+        """The machine itself, or a list of it."""
+        path = caller.created()
+        assert isinstance(caller.send("GET", path)[1]["virtual_machine"], list)
+        caller.api.cloud.adjust("web-*", get_shape="object")
+        assert isinstance(caller.send("GET", path)[1]["virtual_machine"], dict)
+
+    def test_what_can_be_absent(self, caller):
+        """Sparse answers lack what WIRE §3 says can be lacking, from the next look on."""
+        path = caller.created()
+        full = caller.send("GET", path)[1]["virtual_machine"][0]
+        assert {"adm", "networks", "groups"} <= full.keys()
+        caller.api.cloud.adjust("*", sparse=True)
+        lean = caller.send("GET", path)[1]["virtual_machine"][0]
+        assert not {"adm", "networks", "groups", "systemName"} & lean.keys()
+        assert lean["label"] is None
+        assert caller.send("GET", VMS)[1]["virtual_machines"] == [lean]
+
+    def test_sparse_answers_before_the_address(self):
+        """The address is absent until there is one."""
+        caller = Caller(settings=Settings(create=0, not_found=0, address=5, sparse=True))
+        path = caller.created()
+        interface = caller.send("GET", path)[1]["virtual_machine"][0]["public_interface"]
+        assert interface == {"ipv4_addresses": []}
+        caller.now = 5
+        interface = caller.send("GET", path)[1]["virtual_machine"][0]["public_interface"]
+        assert interface["primary_ip_ipv4address"]
+
+
+class TestCalls:
+    def test_every_one(self, caller):
+        """Each call of WIRE §2 is answered, and counted by its name."""
+        path = caller.created()
+        size = b'{"cores":2,"ram":1024,"wait_for":4}'
+        for method, target, body in (
+            ("GET", VMS, b""),
+            ("GET", path, b""),
+            ("POST", f"{path}/resize", size),
+            ("POST", f"{path}/shutdown", b""),
+            ("POST", f"{path}/poweron", b""),
+            ("POST", f"{path}/reboot", b""),
+            ("POST", f"{path}/reset", b""),
+            ("POST", f"{path}/poweroff", b""),
+            ("POST", f"{path}/rename", b'{"name":"new"}'),
+            ("DELETE", path, b'{"deleteResources":0}'),
+            ("GET", "/v2/regions", b""),
+            ("GET", "/v2/templates", b""),
+            ("GET", "/v2/account", b""),
+        ):
+            status, answer = caller.send(method, target, body)
+            assert (status, answer["success"]) == (200, True), target
+        names = "create list get resize shutdown power_on reboot reset power_off rename delete"
+        expected = dict.fromkeys([*names.split(), "regions", "templates", "account"], 1)
+        assert caller.api.requests == expected
+
+    def test_a_create_from_a_cd(self, caller):
+        """A machine that boots from a CD has no template."""
+        status, answer = caller.create(boot_type="cdrom", cdrom="a.iso", os=None)
+        assert status == 200
+        shown = caller.send("GET", f"{VMS}/{answer['virtual_machine']['id']}")[1]
+        assert shown["virtual_machine"][0]["system"] == {"id": "0", "name": "none"}
+
+    def test_a_console(self, caller):
+        """A console's answer has no `success` (WIRE §2)."""
+        status, answer = caller.send("POST", f"{caller.created()}/console")
+        assert (status, answer.keys()) == (200, {"console"})
+        assert answer["console"].keys() == {"host", "port", "password"}
+
+    def test_an_account_has_secrets(self, caller):
+        """They are there, so that a client's keeping them can be found out."""
+        account = caller.send("GET", "/v2/account")[1]["account"]
+        assert account["api"][0]["secret_key"]
+        assert account["e24files"]["s3"]["secret_key"]
+
+    def test_a_log(self):
+        """The latest requests are kept if asked for, without what is secret."""
+        caller = Caller(log=3)
+        path = caller.created()
+        vm_id = path.rpartition("/")[2]
+        caller.now = 7
+        caller.send("GET", f"{path}?a=b")
+        caller.send("POST", f"{path}/reboot")
+        caller.send("GET", VMS, headers={})
+        assert list(caller.api.log) == [
+            Handled(7, "get", vm_id, 200),
+            Handled(7, "reboot", vm_id, 200),
+            Handled(7, "refused", None, 415),
+        ]
+
+    def test_no_log(self, caller):
+        """Nothing is kept unless asked for."""
+        caller.create()
+        assert not caller.api.log
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+words = st.sampled_from(
+    ["create_vm", "cpus", "ram", "cores", "wait_for", "name", "os", "boot_type", "deleteResources"]
+)
+bodies = st.one_of(
+    st.binary(max_size=40),
+    json_values.map(lambda value: json.dumps(value).encode()),
+    st.dictionaries(words, json_values).map(lambda value: json.dumps(value).encode()),
+    st.dictionaries(words, json_values).map(
+        lambda value: json.dumps({"create_vm": value}).encode()
+    ),
+)
+ends = ["", "/resize", "/shutdown", "/rename", "/reboot", "/console", "/poweron", "/x", "?a=/b"]
+
+
+class TestArbitrary:
+    @given(
+        st.sampled_from(["GET", "PUT", "POST", "DELETE", "PATCH"]),
+        st.sampled_from([VMS, "{path}", f"{VMS}/none", "/v2/regions", "/", ""]),
+        st.sampled_from(ends),
+        bodies,
+    )
+    def test_signed_requests(self, method, start, end, body):
+        """Whatever is asked, the answer is JSON with a fitting status, and the cloud goes on."""
+        caller = Caller()
+        target = start.format(path=caller.created()) + end
+        status, answer = caller.send(method, target, body)
+        assert status in {200, 400, 403, 404, 405, 409}
+        if "console" not in answer:
+            assert answer["success"] is (status == 200)
+        assert status == 200 or (isinstance(answer["error"], str) and answer["error"])
+        caller.now = 10_000_000
+        assert caller.send("GET", VMS)[0] == 200
+
+    @given(
+        st.text(st.characters(codec=None), max_size=20),
+        st.text(st.characters(codec=None), max_size=20),
+        st.dictionaries(
+            st.sampled_from(["Host", "X-Date", "Authorization", "Content-Type", "host"]),
+            st.text(st.characters(codec=None), max_size=40)
+            | st.sampled_from(["application/json", "Mon, 23 Nov 2026 18:00:00 GMT"]),
+        ),
+        st.binary(max_size=20),
+    )
+    def test_unsigned_requests(self, method, target, headers, body):
+        """Whatever a stranger sends is refused, and nothing is raised."""
+        caller = Caller()
+        response = caller.api.handle(Request(method, target, headers, body), now=0.0, today=TODAY)
+        assert response.status in {400, 401, 415}
+        assert msgspec.json.decode(response.body)["success"] is False
+        assert caller.api.requests == {"refused": 1}
