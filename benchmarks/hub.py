@@ -1,7 +1,7 @@
 """What watching costs: requests against delay, and the hub's own work in a tick.
 
-Run it with ``python benchmarks/hub.py`` where the package, looptime and nothing else is installed.
-Requests and delays are counted on a virtual clock; only the last part measures time, that of the CPU.
+Run it with ``python benchmarks/hub.py``, where the package and looptime are installed.
+Requests and delays are counted on a virtual clock; the last part measures the CPU's time.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ async def rollout(floor, count=1000, seconds=10.0):
 
 
 async def tick(count):
-    """Return the CPU milliseconds of a tick beyond decoding, where nothing and where 1 % changed."""
+    """Return the CPU milliseconds of a tick beyond decoding, by how much has changed."""
     api = CloudAPI()
     async with Client.in_memory(api) as client:
         template = (await client.vms.create(REQUEST)).token()

@@ -4,7 +4,7 @@ It is a house of its own: written from the wire's description alone, it shares w
 no more than the form of a signature.
 """
 
-from async_vmapi.emulator.api import CloudAPI, Request, Response
+from async_vmapi.emulator.api import CloudAPI, Handled, Request, Response
 from async_vmapi.emulator.app import Emulator
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.settings import Settings
@@ -17,6 +17,7 @@ __all__ = [
     "CloudOperation",
     "CloudVM",
     "Emulator",
+    "Handled",
     "Request",
     "Response",
     "Settings",

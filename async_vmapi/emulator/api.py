@@ -6,7 +6,7 @@ Written from WIRE §1 and §2 alone; it shares no rule with the client but the s
 import hmac
 import re
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -21,16 +21,21 @@ from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.vm import Refused
 from async_vmapi.signing import signature, string_to_sign
 
-__all__ = ["CloudAPI", "Request", "Response"]
+__all__ = ["MOST_BODY", "CloudAPI", "Handled", "Request", "Response"]
+
+MOST_BODY: Final = 1024 * 1024
+"""The largest body of a request, in bytes."""
 
 _TOLERANCE: Final = timedelta(minutes=15)
+_MOST_WAIT_FOR: Final = 7 * 24 * 60
 _VMS: Final = "/v2/virtual-machines"
-_VM_PATH: Final = re.compile(rf"{_VMS}/(?P<id>[^/]+)(?:/(?P<verb>[a-z]+))?")
+_VM_PATH: Final = re.compile(rf"{_VMS}/(?P<id>[^/?]+)(?:/(?P<verb>[a-z]+))?")
 _CATALOGUE: Final[Mapping[str, tuple[str, str, object]]] = {
     "/v2/regions": ("regions", "regions", catalogue.REGIONS),
     "/v2/templates": ("templates", "templates", catalogue.TEMPLATES),
     "/v2/account": ("account", "account", catalogue.ACCOUNT),
 }
+_SIGNED: Final = ("content-type", "host", "x-date", "authorization")
 _VERBS: Final = {
     "resize": "resize",
     "shutdown": "shutdown",
@@ -69,6 +74,23 @@ class Response:
     body: bytes = attrs.field(repr=False)
 
 
+@attrs.frozen
+class Handled:
+    """A request that was answered, for a log.
+
+    Attributes:
+        at: Seconds on the cloud's clock.
+        call: The call's name, as in `CloudAPI.requests`.
+        vm_id: The machine that the path names, or None.
+        status: The answer's HTTP status.
+    """
+
+    at: float
+    call: str
+    vm_id: str | None
+    status: int
+
+
 class CloudAPI:
     """The API of one local cloud.
 
@@ -78,13 +100,15 @@ class CloudAPI:
         seed: Makes a new cloud repeatable.
         api_key: The only key that is let in; a new one if it is not given.
         api_secret: Its secret; likewise.
+        log: How many of the latest requests to keep in `log`.
 
     Attributes:
         cloud: As above.
         api_key: As above.
         api_secret: As above.
         requests: How many requests came, by the call's name; ``refused`` counts those whose
-            signature, date or form was wrong, and ``unknown`` those for no known call.
+            signature, date or form was wrong, or that asked for no known call.
+        log: The latest requests, the oldest first; none unless asked for.
     """
 
     def __init__(
@@ -95,6 +119,7 @@ class CloudAPI:
         seed: int | None = None,
         api_key: str | None = None,
         api_secret: str | None = None,
+        log: int = 0,
     ) -> None:
         if cloud is not None and (settings is not None or seed is not None):
             raise ValueError("settings and seed are for a new cloud, and one was given")
@@ -102,6 +127,7 @@ class CloudAPI:
         self.api_key = api_key or f"LOCAL{secrets.token_hex(8).upper()}"
         self.api_secret = api_secret or secrets.token_urlsafe(24)
         self.requests: Counter[str] = Counter()
+        self.log: deque[Handled] = deque(maxlen=log)
 
     def __repr__(self) -> str:
         return f"<CloudAPI of {len(self.cloud.vms)} machines>"
@@ -120,37 +146,51 @@ class CloudAPI:
             call, answer = self._find(request)
             content = answer(now)
         except Refused as error:
-            self.requests[call] += 1
-            return _answer({"success": False, "error": str(error)}, error.status)
+            response = _answer({"success": False, "error": str(error)}, error.status)
+        else:
+            if isinstance(content, bytes):
+                response = Response(200, _HEADERS, content)
+            else:
+                response = _answer(content, 200)
         self.requests[call] += 1
-        if isinstance(content, bytes):
-            return Response(200, _HEADERS, content)
-        return _answer(content, 200)
+        if self.log.maxlen:
+            named = None if call == "refused" else _VM_PATH.match(request.target)
+            self.log.append(Handled(now, call, named and named["id"], response.status))
+        return response
 
     # --- who asks ------------------------------------------------------------------------------
 
     def _check(self, request: Request, today: datetime) -> None:
         """Refuse what is not signed as WIRE §1 says."""
-        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers: dict[str, str] = {}
+        for name, value in request.headers.items():
+            lowered = name.lower()
+            # Of two values one would be signed, and the other perhaps be acted upon.
+            if lowered in headers and lowered in _SIGNED:
+                raise Refused(400, f"header {lowered} is there twice")
+            headers[lowered] = value
+        if len(request.body) > MOST_BODY:
+            raise Refused(413, f"the body is larger than {MOST_BODY} bytes")
         if headers.get("content-type") != "application/json":
             raise Refused(415, "Content-Type must be application/json")
-        for name in ("host", "x-date", "authorization"):
+        for name in _SIGNED[1:]:
             if not headers.get(name):
                 raise Refused(401, f"header {name} is missing")
         try:
             date = parsedate_to_datetime(headers["x-date"])
-        except ValueError:
+        except (ValueError, OverflowError):
             raise Refused(401, "X-Date is no RFC 1123 date") from None
         if date.tzinfo is None:
             date = date.replace(tzinfo=UTC)
         if abs(today - date) > _TOLERANCE:
             raise Refused(401, "X-Date is too far from now")
-        expected = signature(
-            self.api_secret,
-            string_to_sign(
+        try:
+            signed = string_to_sign(
                 request.method, headers["host"], headers["x-date"], request.target, request.body
-            ),
-        )
+            )
+        except UnicodeEncodeError:
+            raise Refused(400, "path and headers must be UTF-8") from None
+        expected = signature(self.api_secret, signed)
         wanted = f"{self.api_key}:{expected}".encode()
         if not hmac.compare_digest(wanted, headers["authorization"].encode("utf-8", "replace")):
             raise Refused(401, "signature does not match")
@@ -177,7 +217,7 @@ class CloudAPI:
             _allow(method, "GET", "DELETE")
             if method == "GET":
                 return "get", lambda now: self._get(vm_id, now)
-            return "delete", lambda now: self._delete(vm_id, _object(body), now)
+            return "delete", lambda now: self._delete(vm_id, body, now)
         if verb not in _VERBS:
             raise Refused(404, "there is no such path")
         _allow(method, "POST")
@@ -193,10 +233,9 @@ class CloudAPI:
             shown = b"[" + shown + b"]"
         return b'{"success":true,"virtual_machine":' + shown + b"}"
 
-    def _delete(self, vm_id: str, body: dict[str, object], now: float) -> dict[str, object]:
-        flag = body.get("deleteResources", 0)
-        if isinstance(flag, bool) or flag not in (0, 1):
-            raise Refused(400, "deleteResources must be 0 or 1")
+    def _delete(self, vm_id: str, body: bytes, now: float) -> dict[str, object]:
+        fields = _object(body) if body else {}
+        _whole({"deleteResources": 0, **fields}, "deleteResources", 0, 1)
         self.cloud.operate("delete", vm_id, now)
         return {"success": True}
 
@@ -211,11 +250,11 @@ class CloudAPI:
                 fields = _object(body)
                 cores = _whole(fields, "cores", 1, catalogue.MOST_CPUS)
                 ram = _whole(fields, "ram", 1, catalogue.MOST_RAM)
-                wait_for = _whole(fields, "wait_for", 0, None)
+                wait_for = _whole(fields, "wait_for", 0, _MOST_WAIT_FOR)
                 cloud.operate("resize", vm_id, now, cores=cores, ram=ram, wait_for=wait_for)
             case "shutdown":
                 fields = _object(body) if body else {}
-                wait_for = _whole({"wait_for": 4, **fields}, "wait_for", 0, None)
+                wait_for = _whole({"wait_for": 4, **fields}, "wait_for", 0, _MOST_WAIT_FOR)
                 cloud.operate("shutdown", vm_id, now, wait_for=wait_for)
             case "reboot" | "reset" | "power_on" | "power_off":
                 cloud.operate(call, vm_id, now)
@@ -228,8 +267,8 @@ class CloudAPI:
         if not isinstance(inner, dict):
             raise Refused(400, "create_vm must be an object")
         asked = cast("dict[str, object]", inner)
-        legacy = self.cloud.settings.legacy_fields
         name = _text(asked, "name")
+        legacy = self.cloud.settings_for(name).legacy_fields
         cores = _whole(asked, "cpus", 1, catalogue.MOST_CPUS)
         ram = _whole(asked, "ram", 1, catalogue.MOST_RAM)
         old_zone = legacy and "compute_zone_id" not in asked
@@ -286,7 +325,7 @@ def _allow(method: str, *methods: str) -> None:
 def _object(body: bytes) -> dict[str, object]:
     try:
         return msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Refused(400, "the body must be a JSON object") from None
 
 
@@ -298,11 +337,10 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _whole(fields: Mapping[str, Any], name: str, least: int, most: int | None) -> int:
+def _whole(fields: Mapping[str, Any], name: str, least: int, most: int) -> int:
     value = fields.get(name)
-    if type(value) is not int or value < least or (most is not None and value > most):
-        bounds = f"from {least}" + ("" if most is None else f" to {most}")
-        raise Refused(400, f"{name} must be an integer {bounds}")
+    if type(value) is not int or not least <= value <= most:
+        raise Refused(400, f"{name} must be an integer from {least} to {most}")
     return value
 
 

@@ -66,7 +66,7 @@ class Emulator:
         self._port = port
         self._speed = speed
         self._runner: web.ServerRunner | None = None
-        self._began = 0.0
+        self._began = self._start = 0.0
 
     @property
     def url(self) -> str:
@@ -95,12 +95,13 @@ class Emulator:
     @property
     def now(self) -> float:
         """The time on the cloud's clock, in seconds."""
-        return (asyncio.get_running_loop().time() - self._began) * self._speed
+        return self._start + (asyncio.get_running_loop().time() - self._began) * self._speed
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
+            self.api.requests["refused"] += 1
             return web.json_response({"success": False, "error": "body is too large"}, status=413)
         asked = Request(request.method, request.raw_path, request.headers, body)
         answer = self.api.handle(asked, now=self.now, today=datetime.now(UTC))
@@ -110,7 +111,11 @@ class Emulator:
         if self._runner is not None:
             raise RuntimeError("the emulator is running already")
         self._began = asyncio.get_running_loop().time()
-        runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
+        # The cloud may have been used before, and its clock must not go back.
+        self._start = self.cloud.now
+        # A body is signed as it was sent, so it is not to be unpacked here.
+        server = web.Server(self._handle, access_log=None, auto_decompress=False)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()

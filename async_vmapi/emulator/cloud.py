@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import attrs
-
 from async_vmapi.emulator.catalogue import Template, Zone
 from async_vmapi.emulator.settings import Settings, Span
 from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, Refused, Script, encode
@@ -53,46 +51,55 @@ class Cloud:
         self._random = random.Random(seed)  # noqa: S311 - an emulator's, not a secret
         self._epoch = epoch or datetime.now(UTC)
         self._began: float | None = None
+        self._now = 0.0
         self._events: list[tuple[float, int, CloudVM, int, Any]] = []
         self._ties = itertools.count()
-        self._adjusted: list[tuple[str, Mapping[str, Any]]] = []
+        self._adjusted: list[tuple[str, Mapping[str, object]]] = []
         # What the list shows, by id, in the order of creation; and the joined body.
         self._listing: dict[str, CloudVM] = {}
         self._list_body: bytes | None = None
 
     # --- what a test or a demo sets ------------------------------------------------------------
 
-    def adjust(self, pattern: str, **changes: Any) -> None:
+    def adjust(self, pattern: str, **changes: object) -> None:
         """Change the settings of some machines, of those there are and those to come.
 
         Args:
             pattern: A machine's id, or a name with ``*`` and ``?``.
-            changes: Fields of `Settings`.
+            changes: Fields of `Settings`; what is under way keeps the durations drawn for it.
 
         Raises:
-            TypeError: If there is no such field.
+            TypeError: If there is no such field, or a value is of the wrong type.
             ValueError: If a value is not allowed.
         """
-        attrs.evolve(self.settings, **changes)
+        self.settings.changed(**changes)
         self._adjusted.append((pattern, changes))
         for vm in self.vms.values():
-            if _matches(pattern, vm):
-                vm.settings = attrs.evolve(vm.settings, **changes)
+            if pattern == vm.id or fnmatch.fnmatchcase(vm.label, pattern):
+                vm.settings = vm.settings.changed(**changes)
+                if "sparse" in changes:
+                    self._show(vm, self.now)
 
     # --- the clock -----------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
         """Let everything happen that is due by `now`."""
         if self._began is None:
-            self._began = now
+            self._began = self._now = now
+        self._now = max(self._now, now)
         while self._events and self._events[0][0] <= now:
             at, _, vm, generation, event = heapq.heappop(self._events)
             if isinstance(event, bytes):
                 self._publish(vm, event)
             elif event is None:
-                self._give_address(vm, at)
+                self._set(vm, at, has_address=True)
             elif generation == vm.generation:
                 self._step(vm, at)
+
+    @property
+    def now(self) -> float:
+        """The latest time that it was told, in seconds; 0 before the first."""
+        return self._now
 
     def _at(self, at: float, vm: CloudVM, event: Any = "step") -> None:
         heapq.heappush(self._events, (at, next(self._ties), vm, vm.generation, event))
@@ -114,7 +121,7 @@ class Cloud:
                 operation.finished_at = at
                 operation.outcome = operation.outcome or "done"
                 if vm.queue:
-                    vm.queue.popleft()
+                    vm.queue.pop(0)
                 continue
             self._at(at + delay, vm)
             return
@@ -146,6 +153,14 @@ class Cloud:
         """Return how one machine behaves."""
         return self.vms[vm_id].settings
 
+    def settings_for(self, label: str) -> Settings:
+        """Return how a machine to come, of a given name, would behave."""
+        settings = self.settings
+        for pattern, changes in self._adjusted:
+            if fnmatch.fnmatchcase(label, pattern):
+                settings = settings.changed(**changes)
+        return settings
+
     def _visible(self, vm_id: str, now: float) -> CloudVM:
         self.advance(now)
         vm = self.vms.get(vm_id)
@@ -167,7 +182,7 @@ class Cloud:
     ) -> str:
         """Accept a new machine and return its id."""
         self.advance(now)
-        settings = self.settings
+        settings = self.settings_for(label)
         if settings.quota is not None and len(self.vms) >= settings.quota:
             raise Refused(403, f"quota of {settings.quota} virtual machines reached")
         number = len(self.vms) + len(self.gone)
@@ -182,9 +197,6 @@ class Cloud:
             created=self._date(now),
             address=f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
         )
-        for pattern, changes in self._adjusted:
-            if _matches(pattern, vm):
-                vm.settings = attrs.evolve(vm.settings, **changes)
         self.vms[vm.id] = vm
         vm.history.append(Change(now, vm.state, cores, ram))
         self._accept(vm, CloudOperation("create", vm.id, now), now)
@@ -206,9 +218,7 @@ class Cloud:
 
     def rename(self, vm_id: str, label: str, now: float) -> None:
         """Give a machine another label, at once."""
-        vm = self._writable(vm_id, now)
-        vm.label = label
-        self._show(vm, now)
+        self._set(self._writable(vm_id, now), now, label=label)
 
     def console(self, vm_id: str, now: float) -> dict[str, object]:
         """Open a console."""
@@ -234,6 +244,9 @@ class Cloud:
     # --- what changes --------------------------------------------------------------------------
 
     def _set(self, vm: CloudVM, at: float, **changes: Any) -> None:
+        if vm.settings.list_lag[1] > 0 and vm.id in self._listing:
+            # The list goes on showing what is true now, which nobody may have asked for yet.
+            self._listed(vm)
         for name, value in changes.items():
             setattr(vm, name, value)
         last = vm.history[-1]
@@ -247,24 +260,22 @@ class Cloud:
             self._list_later(vm, at, None)
 
     def _list_later(self, vm: CloudVM, at: float, content: bytes | None) -> None:
-        lag = self._draw(vm.settings.list_lag)
-        vm.listed_until = max(vm.listed_until, at + lag)
-        if vm.listed_until <= at:
+        due = max(vm.listed_until, at + self._draw(vm.settings.list_lag))
+        # What was put off to this very moment comes first, though it may not have come yet.
+        if vm.listed_until < at == due:
             self._publish(vm, content)
         else:
-            self._at(vm.listed_until, vm, encode(vm) if content is None else content)
+            vm.listed_until = due
+            self._at(due, vm, encode(vm) if content is None else content)
 
     def _publish(self, vm: CloudVM, content: bytes | None) -> None:
         self._list_body = None
         if content == _GONE:
             self._listing.pop(vm.id, None)
+            vm.shown = vm.listed = None
         else:
             vm.listed = content
             self._listing[vm.id] = vm
-
-    def _give_address(self, vm: CloudVM, at: float) -> None:
-        vm.has_address = True
-        self._show(vm, at)
 
     def _remove(self, vm: CloudVM, at: float) -> None:
         del self.vms[vm.id]
@@ -385,10 +396,6 @@ class Cloud:
             "delete": self._deleting,
         }
         return scripts[operation.kind](vm, operation)
-
-
-def _matches(pattern: str, vm: CloudVM) -> bool:
-    return pattern == vm.id or fnmatch.fnmatchcase(vm.label, pattern)
 
 
 def _uuid(source: random.Random) -> str:

@@ -1,8 +1,8 @@
 """How the emulated cloud behaves: durations, guests, forms of its answers."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self, TypeAlias, TypeGuard, cast
 
 import attrs
 
@@ -12,12 +12,16 @@ Span: TypeAlias = tuple[float, float]
 """Seconds, from and to; a duration is drawn evenly from between."""
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _span(value: object) -> Span:
     pair = cast("Sequence[object]", value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"a span has two ends, and {value!r} has {len(pair)}")
     low, high = pair
-    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+    if not (_is_number(low) and _is_number(high)):
         raise TypeError(f"a span is a number of seconds or a pair of them, not {value!r}")
     if not 0 <= low <= high < math.inf:
         raise ValueError(f"a span goes up from 0 seconds at least, which {value!r} does not")
@@ -32,8 +36,35 @@ def _duration(low: float, high: float) -> Span:
 def _is_acpi(_: object, __: object, value: object) -> None:
     if value in ("honour", "ignore"):
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if not _is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"acpi is 'honour', 'ignore' or a number of seconds, not {value!r}")
+
+
+def _is_quota(_: object, __: "attrs.Attribute[int | None]", value: object) -> None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise ValueError(f"quota is a number of machines or None, not {value!r}")
+
+
+def _is_state(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{attribute.name} names states, which {value!r} is not")
+
+
+def _is_state_or_none(_: object, attribute: "attrs.Attribute[str | None]", value: object) -> None:
+    if value is not None:
+        _is_state(_, attribute, value)
+
+
+def _states(value: object) -> tuple[str, ...]:
+    # A text is a sequence of texts too, and would show one state for each letter.
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"extra_states is a sequence of states, not {value!r}")
+    return tuple(cast("Iterable[str]", value))
+
+
+def _is_flag(_: object, attribute: "attrs.Attribute[bool]", value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{attribute.name} is true or false, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +96,8 @@ class Settings:
         get_shape: Whether a get answers with a list of one, or with the machine itself.
         legacy_fields: Whether create takes ``zone_id`` and an integer ``key_id`` too.
         sparse: Whether the fields that were seen to be absent or null are so.
-        quota: How many machines there can be; None for no limit.
+        quota: How many machines there can be in all; None for no limit. By `Cloud.adjust` it
+            holds for the creates of some names.
     """
 
     create: Span = _duration(30, 90)
@@ -81,13 +113,25 @@ class Settings:
     stale: Span = _duration(0, 3)
     list_lag: Span = _duration(0, 0)
     acpi: Literal["honour", "ignore"] | float = attrs.field(default="honour", validator=_is_acpi)
-    restart_after_resize: bool = True
-    reboot_visible: bool = True
-    fail_state: str | None = None
-    extra_states: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    restart_after_resize: bool = attrs.field(default=True, validator=_is_flag)
+    reboot_visible: bool = attrs.field(default=True, validator=_is_flag)
+    fail_state: str | None = attrs.field(default=None, validator=_is_state_or_none)
+    extra_states: tuple[str, ...] = attrs.field(
+        default=(), converter=_states, validator=attrs.validators.deep_iterable(_is_state)
+    )
     get_shape: Literal["list", "object"] = attrs.field(
         default="list", validator=attrs.validators.in_(("list", "object"))
     )
-    legacy_fields: bool = True
-    sparse: bool = False
-    quota: int | None = None
+    legacy_fields: bool = attrs.field(default=True, validator=_is_flag)
+    sparse: bool = attrs.field(default=False, validator=_is_flag)
+    quota: int | None = attrs.field(default=None, validator=_is_quota)
+
+    def changed(self, **changes: object) -> Self:
+        """Return these settings with some fields changed.
+
+        Raises:
+            TypeError: If there is no such field, or a value is of the wrong type.
+            ValueError: If a value is not allowed.
+        """
+        values: dict[str, Any] = dict(changes)
+        return attrs.evolve(self, **values)

@@ -1,6 +1,6 @@
 """What a machine of the emulated cloud is, what was asked of it, and how it looks as JSON."""
 
-from collections import deque
+import math
 from collections.abc import Generator
 from typing import Literal, TypeAlias
 
@@ -80,14 +80,16 @@ class CloudVM:
     deleting: bool = False
     history: list[Change] = attrs.field(factory=list[Change])
     # The operation under way and those behind it; the number changes when a delete breaks in.
-    queue: deque[tuple[CloudOperation, Script]] = attrs.field(
-        factory=deque[tuple[CloudOperation, Script]]
+    # A list, since an empty deque takes more room than all the rest of an idle machine.
+    queue: list[tuple[CloudOperation, Script]] = attrs.field(
+        factory=list[tuple[CloudOperation, Script]]
     )
     generation: int = 0
     # What a get and the list show, encoded; None to be encoded anew.
     shown: bytes | None = None
     listed: bytes | None = None
-    listed_until: float = 0.0
+    # Until when changes were put off in the list; a clock may start below 0.
+    listed_until: float = -math.inf
 
 
 def encode(vm: CloudVM) -> bytes:
