@@ -24,6 +24,9 @@ from async_vmapi.errors import (
     AuthenticationError,
     DecodingError,
     InvalidState,
+    RateLimited,
+    ServerError,
+    TransportError,
     VMAPIError,
 )
 from async_vmapi.looks import Listing, look_at, look_at_all
@@ -34,6 +37,9 @@ from async_vmapi.watch import Condition, Waiter, Watch
 __all__ = ["PollHub"]
 
 _log: Final = logging.getLogger(__name__)
+
+_LONGEST_HOLD: Final = 300.0
+"""Seconds for which a server's ``Retry-After`` is honoured at most."""
 
 _CLOCK: Final = 0.001
 """Timers may go off this much early, by what the loop's clock can resolve."""
@@ -95,7 +101,7 @@ class PollHub:
     def _forget_times(self) -> None:
         self._list_due = self._listed_at = -math.inf
         self._blind_until = self._hold_until = -math.inf
-        self._failures = 0
+        self._failures = self._list_failures = 0
         self._list_error: tuple[float, str] | None = None
 
     # --- awaiters ---------------------------------------------------------------------------
@@ -149,7 +155,10 @@ class PollHub:
         return watch.last_error
 
     def close(self) -> None:
-        """Let every awaiter go, with an `InvalidState`."""
+        """Let every awaiter go, with an `InvalidState`, and ask no more."""
+        if self._driver is not None and self._loop is asyncio.get_running_loop():
+            self._driver.cancel()
+            self._driver = None
         if self._loop is not None and self._loop.is_closed():
             # Its awaiters were left behind, and nobody can wake them any more.
             for machine in self._machines.values():
@@ -323,12 +332,14 @@ class PollHub:
             return []
         except VMAPIError as error:
             self._list_error = (asked, str(error))
-            self._failed(loop)
+            self._list_failures += 1
+            self._list_due = loop.time() + self._schedule.after_failures(self._list_failures)
+            self._troubled(error, loop)
             if isinstance(error, DecodingError):
                 # One machine that cannot be read must not hide all the others.
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
             return []
-        self._failures = 0
+        self._failures = self._list_failures = 0
         self._schedule.measured_list(listing.size)
         interval = self._schedule.between_lists(len(self._machines))
         # A list that takes long is not asked for again at once.
@@ -382,20 +393,17 @@ class PollHub:
                 await self._get(machine, loop)
 
     async def _get(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> None:
-        asked, failure = loop.time(), ""
+        asked = loop.time()
         try:
             look = await look_at(self._transport, machine.vm_id)
         except AuthenticationError as error:
             self._refused(error, loop)
             return
         except VMAPIError as error:
-            look, failure = None, str(error)
-        if look is None:
-            if loop.time() >= self._hold_until:
-                self._failed(loop)
+            self._troubled(error, loop)
             machine.failures += 1
             for watch in machine.watches:
-                watch.missed(failure)
+                watch.missed(str(error))
         else:
             machine.failures = self._failures = 0
             if look.size is not None:
@@ -412,12 +420,20 @@ class PollHub:
             if isinstance(verdict, Done) and verdict.evidence is Evidence.OBSERVED:
                 self._schedule.took(watch.target.operation, watch.elapsed)
 
-    def _failed(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._failures += 1
-        self._hold_until = loop.time() + self._schedule.after_failures(self._failures)
+    def _troubled(self, error: VMAPIError, loop: asyncio.AbstractEventLoop) -> None:
+        """Hold back, if the trouble is the server's and not one machine's."""
+        if not isinstance(error, ServerError | RateLimited | TransportError):
+            return
+        if loop.time() >= self._hold_until:
+            self._failures += 1
+            waiting = self._schedule.after_failures(self._failures)
+            if not isinstance(error, TransportError) and error.retry_after is not None:
+                waiting = max(waiting, min(error.retry_after, _LONGEST_HOLD))
+            self._hold_until = loop.time() + waiting
 
     def _refused(self, error: AuthenticationError, loop: asyncio.AbstractEventLoop) -> None:
-        self._failed(loop)
+        # Who awaits is gone by the time that the next look would come.
+        self._hold_until = loop.time() + self._schedule.floor
         self._release(lambda: copy.copy(error))
 
 

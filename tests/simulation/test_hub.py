@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from async_vmapi import Client, CreateRequest, ImageBoot, InvalidState
-from async_vmapi.emulator import CloudAPI, Settings
+from async_vmapi.emulator import CloudAPI, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 
 pytestmark = pytest.mark.looptime
@@ -66,6 +66,11 @@ async def start(count, seconds, make):
 
     await asyncio.gather(*(one(number) for number in range(count)))
     return woke
+
+
+async def tokens(client, ids):
+    """Start what shows no end for a while, and return the tasks' tokens."""
+    return [(await client.vms.resize(i, cores=1, ram=1024, wait_for=60)).token() for i in ids]
 
 
 def lags(api, woke, kind):
@@ -213,6 +218,30 @@ class TestTrouble:
             cloud.api.handle = handle
             assert {vm.state for vm in await asyncio.gather(*waiting)} == {"online"}
 
+    @pytest.mark.parametrize("status", [302, 400, 404, 409, 429, 503])
+    async def test_a_list_that_is_refused_is_not_asked_for_in_haste(self, request_for, status):
+        """Whatever the list is refused with, it is asked for less and less."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            ids = fill(cloud.api, 40)
+            handle = cloud.api.handle
+
+            def refusing(request, **when):
+                response = handle(request, **when)
+                if request.target.endswith("machines"):
+                    return Response(status, {}, b'{"success": false}')
+                return response
+
+            cloud.api.handle = refusing
+            waiting = [
+                asyncio.create_task(client.resume(t).wait()) for t in await tokens(client, ids)
+            ]
+            await asyncio.sleep(300)
+            assert 3 < len(cloud.times("list")) <= 40
+            for waiter in waiting:
+                waiter.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
     async def test_a_machine_that_makes_the_list_unreadable_hides_no_other(self, request_for):
         """When the list cannot be read, machines are asked for one by one."""
         cloud = Recorder(seed=1)
@@ -264,6 +293,69 @@ class TestTrouble:
                 await task
         assert "polling broke off" in caplog.text
         assert (await task).state == "online"
+
+
+class TestHoldingBack:
+    @pytest.mark.parametrize("waits", [40, 1_000_000])
+    async def test_a_servers_retry_after_holds_all_looks_back(self, request_for, waits):
+        """After a 429 nothing is asked for as long as the server says, within reason."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(3)]
+            handle, refused = cloud.api.handle, []
+
+            def limited(request, **when):
+                if not refused:
+                    refused.append(now())
+                    body = b'{"success": false, "error": "slow down"}'
+                    return Response(429, {"Retry-After": str(waits)}, body)
+                return handle(request, **when)
+
+            cloud.api.handle = limited
+            waiting = [asyncio.create_task(task.wait()) for task in tasks]
+            await asyncio.gather(*waiting)
+        (at,) = refused
+        # Those under way when the refusal came may still arrive.
+        later = [time for time in cloud.times("get") if time > at + 0.1]
+        assert min(waits, 300) <= later[0] - at <= min(waits, 300) + 5
+
+    async def test_one_machine_that_cannot_be_read_holds_up_no_other(self, request_for):
+        """What is wrong with one machine's answers is not held against the server."""
+        cloud = Recorder(seed=1)
+        async with cloud.client() as client:
+            bad = await client.vms.create(request_for("bad"))
+            good = await client.vms.create(request_for("good"))
+            handle = cloud.api.handle
+
+            def odd(request, **when):
+                response = handle(request, **when)
+                if request.target.endswith(bad.vm_id):
+                    return Response(200, {}, b'{"success": true, "virtual_machine": 7}')
+                return response
+
+            cloud.api.handle = odd
+            waiter = asyncio.create_task(bad.wait())
+            await good
+            gaps = [b - a for a, b in itertools.pairwise(cloud.times("get"))]
+            waiter.cancel()
+            await asyncio.gather(waiter, return_exceptions=True)
+        assert now() < 110
+        assert bad.history == ()
+        assert gaps
+
+    async def test_closing_amid_a_look_opens_nothing_again(self, request_for):
+        """Whenever the client is closed, nothing is asked afterwards."""
+        for tick in range(40):
+            cloud = Recorder(seed=1)
+            async with cloud.client(latency=0.2) as client:
+                task = await client.vms.create(request_for())
+                waiter = asyncio.create_task(task.wait())
+                await asyncio.sleep(0.05 * tick)
+            asked = sum(client.requests.values())
+            with pytest.raises(InvalidState, match="closed"):
+                await waiter
+            await asyncio.sleep(100)
+            assert sum(client.requests.values()) == asked
 
 
 class TestStalling:
