@@ -22,7 +22,6 @@ from async_vmapi.codec import Glimpse
 from async_vmapi.completion import Done, Evidence, Pending, Source
 from async_vmapi.errors import (
     AuthenticationError,
-    DecodingError,
     InvalidState,
     RateLimited,
     ServerError,
@@ -334,9 +333,8 @@ class PollHub:
             self._list_error = (asked, str(error))
             self._list_failures += 1
             self._list_due = loop.time() + self._schedule.after_failures(self._list_failures)
-            self._troubled(error, loop)
-            if isinstance(error, DecodingError):
-                # One machine that cannot be read must not hide all the others.
+            if not self._troubled(error, loop):
+                # One machine that cannot be read, say, must not hide all the others.
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
             return []
         self._failures = self._list_failures = 0
@@ -420,16 +418,17 @@ class PollHub:
             if isinstance(verdict, Done) and verdict.evidence is Evidence.OBSERVED:
                 self._schedule.took(watch.target.operation, watch.elapsed)
 
-    def _troubled(self, error: VMAPIError, loop: asyncio.AbstractEventLoop) -> None:
-        """Hold back, if the trouble is the server's and not one machine's."""
+    def _troubled(self, error: VMAPIError, loop: asyncio.AbstractEventLoop) -> bool:
+        """Hold back if the trouble is the server's, and return whether it is."""
         if not isinstance(error, ServerError | RateLimited | TransportError):
-            return
+            return False
         if loop.time() >= self._hold_until:
             self._failures += 1
             waiting = self._schedule.after_failures(self._failures)
             if not isinstance(error, TransportError) and error.retry_after is not None:
                 waiting = max(waiting, min(error.retry_after, _LONGEST_HOLD))
             self._hold_until = loop.time() + waiting
+        return True
 
     def _refused(self, error: AuthenticationError, loop: asyncio.AbstractEventLoop) -> None:
         # Who awaits is gone by the time that the next look would come.
