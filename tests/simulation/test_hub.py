@@ -223,6 +223,7 @@ class TestTrouble:
         """Whatever the list is refused with, it is asked for less and less."""
         cloud = Recorder(seed=1)
         async with cloud.client() as client:
+            cloud.api.cloud.adjust("*", resize=10_000)
             ids = fill(cloud.api, 40)
             handle = cloud.api.handle
 
