@@ -156,6 +156,18 @@ class Rule:
 
 _LOST: Final = _FAILURE_WORDS | {DELETING}
 
+_GOES_OFF: Final = Rule(
+    expected=frozenset({OFFLINE}), passing=frozenset({ONLINE}), failing=_LOST, timeout=600.0
+)
+_COMES_BACK: Final = Rule(
+    expected=frozenset({ONLINE}),
+    passing=frozenset({OFFLINE}),
+    failing=_LOST,
+    cycle=True,
+    settle=60.0,
+    timeout=900.0,
+)
+
 RULES: Final[Mapping[Operation, Rule]] = {
     "create": Rule(
         expected=frozenset({ONLINE}),
@@ -167,40 +179,13 @@ RULES: Final[Mapping[Operation, Rule]] = {
     "resize": Rule(
         expected=frozenset({ONLINE, OFFLINE}), failing=_LOST, resized=True, timeout=1800.0
     ),
-    "shutdown": Rule(
-        expected=frozenset({OFFLINE}),
-        passing=frozenset({ONLINE}),
-        failing=_LOST,
-        timeout=600.0,
-    ),
-    "power_off": Rule(
-        expected=frozenset({OFFLINE}),
-        passing=frozenset({ONLINE}),
-        failing=_LOST,
-        timeout=600.0,
-    ),
+    "shutdown": _GOES_OFF,
+    "power_off": _GOES_OFF,
     "power_on": Rule(
-        expected=frozenset({ONLINE}),
-        passing=frozenset({OFFLINE}),
-        failing=_LOST,
-        timeout=600.0,
+        expected=frozenset({ONLINE}), passing=frozenset({OFFLINE}), failing=_LOST, timeout=600.0
     ),
-    "reboot": Rule(
-        expected=frozenset({ONLINE}),
-        passing=frozenset({OFFLINE}),
-        failing=_LOST,
-        cycle=True,
-        settle=60.0,
-        timeout=900.0,
-    ),
-    "reset": Rule(
-        expected=frozenset({ONLINE}),
-        passing=frozenset({OFFLINE}),
-        failing=_LOST,
-        cycle=True,
-        settle=60.0,
-        timeout=900.0,
-    ),
+    "reboot": _COMES_BACK,
+    "reset": _COMES_BACK,
     "delete": Rule(passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), timeout=900.0),
 }
 

@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 import anyio
 import attrs
 
-from async_vmapi.codec import Shape, open_envelope, retry_after
+from async_vmapi.codec import Shape
+from async_vmapi.envelope import open_envelope, retry_after
 from async_vmapi.errors import APIError, RateLimited, ServerError, VMAPIError
 from async_vmapi.signing import Credentials, sign
 from async_vmapi.wire import Answer, Wire

@@ -13,9 +13,10 @@ import time
 import looptime
 
 from async_vmapi import Client, CreateRequest, ImageBoot
-from async_vmapi.codec import GLIMPSES, Glimpse, open_envelope
+from async_vmapi.codec import GLIMPSES, Glimpse
 from async_vmapi.emulator import CloudAPI
 from async_vmapi.emulator.catalogue import ZONES
+from async_vmapi.envelope import open_envelope
 from async_vmapi.hub import PollHub
 from async_vmapi.looks import Listing
 

@@ -25,7 +25,8 @@ from async_vmapi import (
     VMAPIError,
     codec,
 )
-from async_vmapi.codec import Glimpse, open_envelope, retry_after
+from async_vmapi.codec import Glimpse
+from async_vmapi.envelope import open_envelope, retry_after
 
 NOW = datetime(2026, 11, 23, 18, 0, 0, tzinfo=UTC)
 THING = {"id": "7", "name": "thing"}
