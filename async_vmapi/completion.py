@@ -43,8 +43,9 @@ LIST_LAG: Final = 10.0
 FAILURE_HOLD: Final = 5.0
 """Seconds for which a failing state must stay before it is believed."""
 
-GETS_FOR_ABSENCE: Final = 3
-"""GETs in a row that must say "not found" where no list agrees with them."""
+
+ODD_LOOKS: Final = 3
+"""Looks in a row at which an unknown word is taken for a state, and not for a server's slip."""
 
 
 class Evidence(enum.StrEnum):
@@ -140,6 +141,7 @@ class Rule:
             found is at first "not yet" (WIRE §5.3).
         cycle: The end is to leave ``online`` and to come back.
         resized: The end has the wanted cores and ram.
+        absences: GETs in a row that must say "not found" where no list agrees with them.
         settle: Seconds after which a cycle that did not show is assumed to be over.
         timeout: Seconds to wait by default, besides the operation's own ``wait_for``.
     """
@@ -150,11 +152,13 @@ class Rule:
     fresh: bool = False
     cycle: bool = False
     resized: bool = False
+    absences: int = 5
     settle: float = 0.0
     timeout: float
 
 
 _LOST: Final = _FAILURE_WORDS | {DELETING}
+_KNOWN: Final = _LOST | {INSTALLING, ONLINE, OFFLINE}
 
 _GOES_OFF: Final = Rule(
     expected=frozenset({OFFLINE}), passing=frozenset({ONLINE}), failing=_LOST, timeout=600.0
@@ -186,7 +190,9 @@ RULES: Final[Mapping[Operation, Rule]] = {
     ),
     "reboot": _COMES_BACK,
     "reset": _COMES_BACK,
-    "delete": Rule(passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), timeout=900.0),
+    "delete": Rule(
+        passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), absences=4, timeout=900.0
+    ),
 }
 
 # WIRE §4 does not say whether a resized machine is started again, nor whether its new size
@@ -246,6 +252,9 @@ class Completion:
     _listed: bool = attrs.field(default=False, init=False)
     _list_absent: bool = attrs.field(default=False, init=False)
     _gets_absent: int = attrs.field(default=0, init=False)
+    # The unknown word of this look, if it is one, and how often it came in a row.
+    _odd: tuple[Source, str | None] | None = attrs.field(default=None, init=False)
+    _odd_looks: int = attrs.field(default=0, init=False)
     _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
     _held: tuple[str, float] | None = attrs.field(default=None, init=False)
 
@@ -260,6 +269,7 @@ class Completion:
         self.seen = True
         self._listed = self._listed or seen.source is Source.LIST
         self._list_absent, self._gets_absent = False, 0
+        self._note_odd(seen)
         rule = self.target.rule
         if seen.state in rule.failing:
             return self._fails(seen, seen.state)
@@ -273,7 +283,18 @@ class Completion:
         return self._arrived(seen)
 
     def _credible(self, seen: Observation) -> bool:
-        return self.target.rule.fresh or seen.source is Source.GET or seen.at >= LIST_LAG
+        """Return whether a look can stand for one side of a transition."""
+        fresh = self.target.rule.fresh or seen.source is Source.GET or seen.at >= LIST_LAG
+        return fresh and self._believed
+
+    @property
+    def _believed(self) -> bool:
+        return self._odd is None or self._odd_looks >= ODD_LOOKS
+
+    def _note_odd(self, seen: Observation) -> None:
+        odd = None if seen.state in _KNOWN else (seen.source, seen.state)
+        self._odd_looks = self._odd_looks + 1 if odd == self._odd else 1
+        self._odd = odd
 
     def _absent(self, seen: Observation) -> Verdict:
         fresh = self.target.rule.fresh
@@ -286,7 +307,7 @@ class Completion:
             return _PENDING
         else:
             self._list_absent = True
-        agreed = self._gets_absent >= (1 if self._list_absent else GETS_FOR_ABSENCE)
+        agreed = self._gets_absent >= (1 if self._list_absent else self.target.rule.absences)
         if not agreed:
             return _CONFIRM
         if self.target.rule.expected:
@@ -310,7 +331,7 @@ class Completion:
     def _arrived(self, seen: Observation) -> Verdict:
         """Judge an operation that is done when an expected state is reached."""
         if seen.state not in self.target.rule.expected:
-            self._contrary = True
+            self._contrary = self._contrary or self._believed
             if self._credible(seen):
                 self._before |= seen.source
             return _PENDING

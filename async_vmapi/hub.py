@@ -59,6 +59,8 @@ class _Machine:
     # What the last list showed: None for absent, _NEVER before the first.
     listed: Glimpse | None = _NEVER
     joined: float = -math.inf
+    # When it was last told about by a list.
+    told: float = -math.inf
     due: float = math.inf
     failures: int = 0
 
@@ -375,10 +377,11 @@ class PollHub:
         seen = None if glimpse is None else _condition(glimpse)
         listed = machine.listed
         for watch in machine.watches:
-            if listed is not None and listed is not _NEVER:
+            if listed is not None and listed is not _NEVER and before > machine.told:
                 # It was passed over while it stayed the same; when it did so last counts.
                 watch.saw(before, Source.LIST, _condition(listed), None)
             watch.saw(asked, Source.LIST, seen, raw)
+        machine.told = asked
         # To a watch that came while the list was under way, it said nothing.
         machine.listed = glimpse if asked >= machine.joined else _NEVER
         self._learn(machine)

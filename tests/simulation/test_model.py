@@ -25,7 +25,7 @@ from async_vmapi.completion import (
     Source,
     Target,
 )
-from async_vmapi.emulator import Cloud, CloudAPI, Settings
+from async_vmapi.emulator import Cloud, CloudAPI, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.emulator.vm import Refused
 
@@ -217,15 +217,36 @@ class TestRules:
         assert min(verdicts[name] for name in ("observed", "inferred", "assumed", "Failed")) > 100
 
 
+def unreliable(handle, source, probability):
+    """Answer some of the looks with an error, a wrong "not found", rubbish or an odd state."""
+    answers = [
+        Response(503, {}, b""),
+        Response(200, {}, b"<html>"),
+        Response(404, {}, b'{"success": false, "error": "not found"}'),
+        Response(200, {}, b'{"success": true, "virtual_machines": [{}]}'),
+        None,
+    ]
+
+    def answer(request, **when):
+        response = handle(request, **when)
+        if request.method != "GET" or source.random() >= probability:
+            return response
+        odd = response.body.replace(b'"state":"online"', b'"state":"migrating"')
+        return source.choice(answers) or Response(response.status, {}, odd)
+
+    return answer
+
+
 class TestWholeClient:
     @pytest.mark.looptime
-    @pytest.mark.parametrize("seed", [1, 2])
-    async def test_a_fleet_that_others_change_too(self, seed, request_for):
-        """A thousand tasks through the hub, by lists and GETs: no verdict is false."""
+    @pytest.mark.parametrize(("seed", "faults"), [(1, 0.0), (2, 0.0), (3, 0.05), (4, 0.05)])
+    async def test_a_fleet_that_others_change_too(self, seed, faults, request_for):
+        """A thousand tasks, by lists and GETs, also by unreliable ones: no verdict is false."""
         source = random.Random(seed)
         settings = Settings(list_lag=(0, 8), stale=(0, 8), not_found=(0, 10))
         api = CloudAPI(settings=settings, seed=seed)
         cloud, loop = api.cloud, asyncio.get_running_loop()
+        api.handle = unreliable(api.handle, random.Random(seed), faults)
         false, evidence = [], Counter()
         async with Client.in_memory(api, latency=0.05, seed=seed) as client:
             ids = [

@@ -65,7 +65,7 @@ class TestCreate:
 
     def test_not_found_after_it_was_seen_is_gone(self):
         """WIRE §5.3: not found at any later time is gone, once several looks agree."""
-        verdict = judge("create", (1, GET, "installing"), *((t, GET, None) for t in (2, 3, 4)))
+        verdict = judge("create", (1, GET, "installing"), *((t, GET, None) for t in range(2, 7)))
         assert isinstance(verdict, Failed)
         assert verdict.gone
 
@@ -80,7 +80,7 @@ class TestCreate:
 
     def test_a_machine_seen_before_a_token_was_made_can_vanish(self):
         """A task taken up from a token knows that the machine existed."""
-        verdict = judge("create", *((t, GET, None) for t in (1, 2, 3)), seen=True)
+        verdict = judge("create", *((t, GET, None) for t in range(1, 6)), seen=True)
         assert isinstance(verdict, Failed)
 
 
@@ -120,6 +120,14 @@ class TestArriving:
             assert done(operation, *looks, (LIST_LAG - 0.5, GET, end)) is Evidence.INFERRED
             assert is_pending(operation, *looks, (LIST_LAG - 0.5, GET, before))
 
+        def test_an_unknown_word_for_one_look_is_no_other_side(self, operation, before, end):
+            """Only a state that is known, or seen several times in a row, can be left."""
+            looks = (1, GET, end), (3, GET, "odd"), (4, GET, end)
+            assert is_pending(operation, *looks)
+            assert done(operation, *looks, (STALE, GET, end)) is Evidence.INFERRED
+            lasting = [(t, GET, "odd") for t in (1, 2, 3)]
+            assert done(operation, *lasting, (4, GET, end)) is Evidence.OBSERVED
+
         def test_sources_are_judged_apart(self, operation, before, end):
             """A list that shows the end after a GET showed the other side proves nothing."""
             looks = (1, GET, before), (2, LIST, end)
@@ -132,8 +140,14 @@ class TestCycle:
         @pytest.mark.parametrize("away", ["offline", "rebooting"])
         def test_leaving_online_and_coming_back_is_observed(self, operation, away):
             """The whole cycle seen by one source is proof."""
-            looks = (1, GET, "online"), (5, GET, away), (9, GET, "online")
+            looks = (1, GET, "online"), *((t, GET, away) for t in (5, 6, 7)), (9, GET, "online")
             assert done(operation, *looks) is Evidence.OBSERVED
+
+        def test_an_unknown_word_for_a_look_is_no_leaving(self, operation):
+            """A word that nobody knows may be a slip of the server's."""
+            looks = (1, GET, "online"), (5, GET, "odd"), (9, GET, "online"), (30, GET, "online")
+            assert is_pending(operation, *looks)
+            assert done(operation, *looks, (60, GET, "online")) is Evidence.ASSUMED
 
         def test_never_leaving_online_is_assumed_after_its_time(self, operation):
             """Where nothing showed, the task says so and claims no more."""
@@ -208,9 +222,10 @@ class TestDelete:
         assert is_pending("delete", (1, GET, "deleting"), (2, GET, None))
         assert is_pending("delete", (1, GET, None), (2, GET, "deleting"), (3, GET, None))
 
-    def test_three_not_founds_in_a_row_are(self):
+    def test_four_not_founds_in_a_row_are(self):
         """Where no list is asked, GETs must agree among themselves."""
-        looks = [(t, GET, None) for t in (2, 3, 4)]
+        looks = [(t, GET, None) for t in (2, 3, 4, 5)]
+        assert is_pending("delete", (1, GET, "deleting"), *looks[:3])
         assert done("delete", (1, GET, "deleting"), *looks) is Evidence.OBSERVED
         assert done("delete", *looks) is Evidence.INFERRED
 
@@ -247,7 +262,9 @@ class TestFailing:
     @pytest.mark.parametrize("operation", sorted(set(TARGETS) - {"create", "delete"}))
     def test_a_machine_that_is_not_there_after_the_write_is_gone(self, operation):
         """The API accepted the request, so the machine was there."""
-        verdict = judge(operation, *((t, GET, None) for t in (1, 2, 3)))
+        looks = [(t, GET, None) for t in range(1, 6)]
+        assert is_pending(operation, *looks[:4])
+        verdict = judge(operation, *looks)
         assert isinstance(verdict, Failed)
         assert verdict.gone
 
