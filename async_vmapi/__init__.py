@@ -12,6 +12,7 @@ from async_vmapi.errors import (
     InvalidArgument,
     InvalidState,
     NotFound,
+    OutcomeUnknown,
     RateLimited,
     ServerError,
     TaskError,
@@ -42,6 +43,7 @@ from async_vmapi.models import (
 )
 from async_vmapi.tasks import Task
 from async_vmapi.watch import TaskEvent
+from async_vmapi.writes import UnresolvedWrite
 
 __all__ = [
     "APIError",
@@ -63,6 +65,7 @@ __all__ = [
     "Network",
     "NotFound",
     "Operation",
+    "OutcomeUnknown",
     "PublicInterface",
     "RateLimited",
     "Reference",
@@ -78,6 +81,7 @@ __all__ = [
     "Template",
     "TransportError",
     "TransportTimeout",
+    "UnresolvedWrite",
     "VMAPIError",
     "VMVanished",
     "VirtualMachine",

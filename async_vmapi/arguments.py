@@ -12,7 +12,7 @@ from typing import Final
 
 from async_vmapi.errors import InvalidArgument
 
-__all__ = ["boolean", "identifier", "refuse", "seconds", "secret", "text", "whole"]
+__all__ = ["boolean", "identifier", "number", "refuse", "seconds", "secret", "text", "whole"]
 
 _PLAIN_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _LARGEST: Final = 2**31 - 1
@@ -76,11 +76,24 @@ def identifier(argument: str, value: object) -> str:
     raise refuse(argument, value, "an id of 1 to 128 letters, digits, '_' or '-'")
 
 
-def seconds(argument: str, value: object, *, above: float = 0.0) -> float:
-    """Check a number of seconds greater than `above`; infinity is one."""
+def seconds(argument: str, value: object) -> float:
+    """Check a number of seconds above 0; infinity is one."""
+    return number(argument, value, above=0.0, what="a number of seconds")
+
+
+def number(
+    argument: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    what: str = "a number",
+) -> float:
+    """Check a number that is greater than `above`, and not less than `least`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
-            number = float(value)
-            if number > above and not math.isnan(number):
-                return number
-    raise refuse(argument, value, f"a number of seconds above {above:g}")
+            found = float(value)
+            if found > above and found >= least:
+                return found
+    limits = f"above {above:g}" if above > -math.inf else f"of at least {least:g}"
+    raise refuse(argument, value, f"{what} {limits}")

@@ -15,30 +15,42 @@ from async_vmapi.catalogue import Account, Regions, Templates
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
+from async_vmapi.pace import Pace
+from async_vmapi.roster import Rosters
 from async_vmapi.signing import Credentials
 from async_vmapi.tasks import Task
 from async_vmapi.transport import Transport
 from async_vmapi.vms import VirtualMachines
 from async_vmapi.wire import DEFAULT_MAX_BODY, HTTPWire, Wire
+from async_vmapi.writes import UnresolvedWrite, Writes
 
 if TYPE_CHECKING:
     from async_vmapi.emulator.api import CloudAPI
 
-__all__ = ["Client", "ClientOptions"]
+__all__ = ["Client", "ClientOptions", "MemoryOptions"]
 
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
 
-class ClientOptions(TypedDict, total=False):
+class MemoryOptions(TypedDict, total=False):
+    """What a `Client` takes for any wire."""
+
+    max_connections: int
+    max_requests_per_second: float | None
+    retries: int
+    lookup_window: float
+    poll_floor: float
+    poll_ceiling: float
+
+
+class ClientOptions(MemoryOptions, total=False):
     """What a `Client` takes besides where to connect and with which credentials."""
 
     session: aiohttp.ClientSession | None
     timeout: float
     connect_timeout: float
     max_body: int
-    poll_floor: float
-    poll_ceiling: float
 
 
 class Client:
@@ -57,6 +69,14 @@ class Client:
         timeout: Seconds for a whole request, connecting included.
         connect_timeout: Seconds to get a connection.
         max_body: Bytes that an answer's body may have at most, unpacked.
+        max_connections: How many requests are on the wire at once, at most.
+        max_requests_per_second: How many requests set out in a second, at most; None for no
+            limit. Set it to what the provider allows: keeping within costs less than being
+            refused.
+        retries: How often a call is repeated that failed on the wire, at most; 0 for never. See
+            `async_vmapi.vms` for what is repeated.
+        lookup_window: Seconds for which a create, reboot or reset whose answer was lost is
+            looked for before it is given up as an `OutcomeUnknown`.
         poll_floor: Seconds between two looks at an awaited machine, at least.
         poll_ceiling: Seconds between two looks at an awaited machine, at most.
 
@@ -85,6 +105,10 @@ class Client:
         timeout: float = 30.0,
         connect_timeout: float = 10.0,
         max_body: int = DEFAULT_MAX_BODY,
+        max_connections: int = 100,
+        max_requests_per_second: float | None = None,
+        retries: int = 5,
+        lookup_window: float = 60.0,
         poll_floor: float = 1.0,
         poll_ceiling: float = 15.0,
     ) -> None:
@@ -98,8 +122,20 @@ class Client:
             timeout=timeout,
             connect_timeout=min(timeout, connect_timeout),
             max_body=arguments.whole("max_body", max_body, minimum=1),
+            max_connections=arguments.whole("max_connections", max_connections, minimum=1),
         )
-        self._assemble(wire, origin, api_key, api_secret, poll_floor, poll_ceiling, None)
+        self._assemble(
+            wire,
+            origin,
+            api_key,
+            api_secret,
+            max_connections=max_connections,
+            max_requests_per_second=max_requests_per_second,
+            retries=retries,
+            lookup_window=lookup_window,
+            poll_floor=poll_floor,
+            poll_ceiling=poll_ceiling,
+        )
 
     def _assemble(
         self,
@@ -107,9 +143,14 @@ class Client:
         origin: URL,
         api_key: str,
         api_secret: str,
-        poll_floor: float,
-        poll_ceiling: float,
-        seed: int | None,
+        *,
+        max_connections: int = 100,
+        max_requests_per_second: float | None = None,
+        retries: int = 5,
+        lookup_window: float = 60.0,
+        poll_floor: float = 1.0,
+        poll_ceiling: float = 15.0,
+        seed: int | None = None,
     ) -> None:
         host = origin.host_subcomponent or ""
         floor = arguments.seconds("poll_floor", poll_floor)
@@ -119,14 +160,23 @@ class Client:
                 f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
                 argument="poll_ceiling",
             )
+        rate = max_requests_per_second
+        if rate is not None:
+            rate = arguments.number("max_requests_per_second", rate, above=0.0)
+        window = arguments.number("lookup_window", lookup_window, least=0.0)
         self._transport = Transport(
             wire,
             origin=str(origin).rstrip("/"),
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
             credentials=Credentials(_key(api_key), arguments.secret("api_secret", api_secret)),
+            pace=Pace(arguments.whole("max_connections", max_connections, minimum=1), rate),
+            retries=arguments.whole("retries", retries, minimum=0),
+            seed=seed,
         )
-        self._hub = PollHub(self._transport, floor=floor, ceiling=ceiling, seed=seed)
-        self.vms = VirtualMachines(self._transport, self._hub)
+        self._rosters = Rosters(self._transport, floor=floor)
+        self._hub = PollHub(self._transport, self._rosters, floor=floor, ceiling=ceiling, seed=seed)
+        self._writes = Writes(self._transport, self._hub, self._rosters, window=window)
+        self.vms = VirtualMachines(self._transport, self._hub, self._writes)
         self.regions = Regions(self._transport)
         self.templates = Templates(self._transport)
         self.account = Account(self._transport)
@@ -190,9 +240,8 @@ class Client:
         cloud: "CloudAPI",
         *,
         latency: float = 0.0,
-        poll_floor: float = 1.0,
-        poll_ceiling: float = 15.0,
         seed: int | None = None,
+        **options: Unpack[MemoryOptions],
     ) -> Self:
         """Return a client of a cloud in this process, without any socket.
 
@@ -202,9 +251,8 @@ class Client:
         Args:
             cloud: An `async_vmapi.emulator.CloudAPI`.
             latency: Seconds that each request takes.
-            poll_floor: See `Client`.
-            poll_ceiling: See `Client`.
-            seed: Makes the polling's jitter repeatable.
+            seed: Makes what is drawn for polling and waiting repeatable.
+            options: What else `Client` takes, by keyword, but for what is about sockets.
         """
         # Users who never ask for it need no emulator, and no aiohttp.web, in memory.
         from async_vmapi.memory import MemoryWire
@@ -215,9 +263,8 @@ class Client:
             URL("http://in-memory.invalid"),
             cloud.api_key,
             cloud.api_secret,
-            poll_floor,
-            poll_ceiling,
-            seed,
+            seed=seed,
+            **options,
         )
         return client
 
@@ -238,15 +285,53 @@ class Client:
         Raises:
             InvalidArgument: If the token is damaged, or belongs to another endpoint.
         """
-        return tasks.resume(self._hub, self._transport.origin, token)
+        task = tasks.resume(self._hub, self._transport.origin, token)
+        self._writes.taken_up(token)
+        return task
+
+    @property
+    def unresolved(self) -> tuple[UnresolvedWrite, ...]:
+        """Writes whose caller was cancelled before it could be told what came of them.
+
+        A create that was accepted in the last moment is among them, for nobody else knows its
+        machine. Each is there until `settle`, `resume` or `dismiss` takes it off.
+        """
+        return self._writes.unresolved
+
+    async def settle(self, token: str) -> Task[VirtualMachine | None]:
+        """Find out what became of a write in doubt, from the token of an `OutcomeUnknown`.
+
+        It looks, for ``lookup_window`` at most, and sends nothing; so it may be called any
+        number of times, in this process or another. The token of a task is taken too.
+
+        Raises:
+            OutcomeUnknown: If it still cannot be told.
+            InvalidArgument: If the token is damaged, or belongs to another endpoint.
+        """
+        return await self._writes.settle(token)
+
+    def dismiss(self, write: UnresolvedWrite) -> None:
+        """Take a write off `unresolved`, having dealt with it.
+
+        Raises:
+            InvalidArgument: If it is not there.
+        """
+        self._writes.dismiss(write)
 
     async def close(self) -> None:
         """Close the connections; tasks that are awaited end with an `InvalidState`.
 
-        A session that was handed in stays open. Using the client again opens it again.
+        Writes that are on the wire get ten seconds to be answered. A warning is logged if some
+        are left in `unresolved`. A session that was handed in stays open. Using the client again
+        opens it again.
         """
         self._hub.close()
-        await self._transport.close()
+        try:
+            await self._writes.close()
+        finally:
+            self._hub.close()
+            self._rosters.close()
+            await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self

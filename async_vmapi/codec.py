@@ -30,17 +30,20 @@ __all__ = [
     "CREATED",
     "GLIMPSE",
     "GLIMPSES",
+    "NAMES",
     "REGIONS",
     "SSH_KEYS",
     "TEMPLATES",
     "VM",
     "VMS",
     "Glimpse",
+    "Named",
     "Shape",
     "decode_vm",
     "encode",
     "encode_create",
     "explain",
+    "names_of",
     "raw_vm",
     "raw_vms",
 ]
@@ -140,6 +143,24 @@ class _LooseGlimpses(_Envelope, frozen=True, kw_only=True):
     virtual_machines: list[_LooseGlimpse]
 
 
+class Named(msgspec.Struct, frozen=True, gc=False):
+    """What of a machine tells whether a create made it."""
+
+    id: str
+    label: str | None
+    state: str
+    cores: int
+    ram: int
+
+
+class _LooseNamed(_LooseGlimpse, frozen=True, gc=False):
+    label: str | None = None
+
+
+class _LooseNames(_Envelope, frozen=True, kw_only=True):
+    virtual_machines: list[_LooseNamed]
+
+
 class _Console(_Envelope, frozen=True, kw_only=True):
     console: Console
 
@@ -223,6 +244,21 @@ def _glimpses(body: bytes) -> _Glimpses:
         )
 
 
+_decode_names = msgspec.json.Decoder(_LooseNames).decode
+
+
+def _names(answer: _LooseNames) -> list[Named]:
+    return [
+        Named(str(vm.id), vm.label, vm.state, int(vm.cores), int(vm.ram))
+        for vm in answer.virtual_machines
+    ]
+
+
+def names_of(body: bytes) -> list[Named]:
+    """Return the machines of a list's body that could be read before."""
+    return _names(_decode_names(body))
+
+
 def raw_vms(body: bytes) -> list[msgspec.Raw]:
     """Return the machines of a list's body, each as its own undecoded part of it."""
     return _decode_raw_vms(body).virtual_machines
@@ -254,6 +290,7 @@ GLIMPSE: Final[Shape[Glimpse]] = _shape(
     _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
 GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(_glimpses, lambda answer: answer.virtual_machines)
+NAMES: Final[Shape[list[Named]]] = Shape(_decode_names, _names)
 CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
 REGIONS: Final[Shape[list[Region]]] = _shape(_Regions, lambda answer: answer.regions)
 TEMPLATES: Final[Shape[list[Template]]] = _shape(_Templates, lambda answer: answer.templates)

@@ -258,6 +258,11 @@ class Completion:
     _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
     _held: tuple[str, float] | None = attrs.field(default=None, init=False)
 
+    @property
+    def left_online(self) -> bool:
+        """Whether the machine was seen to leave ``online`` in a cycle, by one source's word."""
+        return bool(self._was_down)
+
     def observe(self, seen: Observation) -> Verdict:
         """Take one look into account and return the verdict after it.
 

@@ -76,7 +76,8 @@ def open_envelope(
             problem = error
         except (msgspec.MsgspecError, RecursionError) as error:
             message, where = explain(error)
-            problem = DecodingError(message, where=where)
+            malformed = not isinstance(error, msgspec.ValidationError | RecursionError)
+            problem = DecodingError(message, where=where, malformed=malformed)
         problem.method, problem.path = method, path
     else:
         problem = DecodingError()

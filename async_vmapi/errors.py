@@ -16,6 +16,7 @@
     │   ├── ConnectFailed                          the request surely never left
     │   └── TransportTimeout       (TimeoutError)
     ├── DecodingError                              an answer came that makes no sense
+    ├── OutcomeUnknown                             a write that is not to be repeated is in doubt
     └── TaskError                                  what was awaited did not come to be
         ├── TaskFailed
         ├── TaskTimeout            (TimeoutError)
@@ -34,6 +35,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidState",
     "NotFound",
+    "OutcomeUnknown",
     "RateLimited",
     "ServerError",
     "TaskError",
@@ -169,19 +171,59 @@ class DecodingError(VMAPIError):
         where: The place in the answer, as a JSON path like ``$.virtual_machines[3]``.
         method: The HTTP method of the call.
         path: The path of the call.
+        malformed: Whether it is not even JSON, for instance a proxy's page.
     """
 
     def __init__(
-        self, message: str = "", *, where: str = "$", method: str = "", path: str = ""
+        self,
+        message: str = "",
+        *,
+        where: str = "$",
+        method: str = "",
+        path: str = "",
+        malformed: bool = False,
     ) -> None:
         super().__init__(message)
         self.where = where
         self.method = method
         self.path = path
+        self.malformed = malformed
 
     def __str__(self) -> str:
         call = f"{self.method} {self.path}: " if self.method else ""
         return f"{call}cannot read the answer at {self.where}: {super().__str__()}"
+
+
+class OutcomeUnknown(VMAPIError):
+    """Nobody can tell whether a write was carried out, and sending it again could do it twice.
+
+    Its ``__cause__`` is what went wrong on the wire. Go on with ``client.settle(error.token)``,
+    which looks again and sends nothing; or look at the candidates yourself.
+
+    Attributes:
+        operation: ``"create"``, ``"reboot"`` or ``"reset"``.
+        name: The name that the machine was to have, of a create; else None.
+        vm_id: The machine, of a reboot or reset; else None.
+        candidates: Ids of machines that may be what the create made.
+        token: A text to go on with; it holds no secret.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        operation: str = "",
+        name: str | None = None,
+        vm_id: str | None = None,
+        candidates: tuple[str, ...] = (),
+        token: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.operation = operation
+        self.name = name
+        self.vm_id = vm_id
+        self.candidates = candidates
+        self.token = token
 
 
 class TaskError(VMAPIError):

@@ -29,6 +29,7 @@ from async_vmapi.errors import (
     VMAPIError,
 )
 from async_vmapi.looks import Listing, look_at, look_at_all
+from async_vmapi.roster import Rosters
 from async_vmapi.schedule import Schedule
 from async_vmapi.transport import Transport
 from async_vmapi.watch import Condition, Waiter, Watch
@@ -70,6 +71,7 @@ class PollHub:
 
     Args:
         transport: What asks.
+        rosters: Who else asks for lists; is handed those that come.
         floor: Seconds between two looks at the same machine, or two lists, at least.
         ceiling: Seconds between two looks at the same machine at most.
         seed: Makes the jitter repeatable.
@@ -78,12 +80,14 @@ class PollHub:
     def __init__(
         self,
         transport: Transport,
+        rosters: Rosters,
         *,
         floor: float = 1.0,
         ceiling: float = 15.0,
         seed: int | None = None,
     ) -> None:
         self._transport = transport
+        self._rosters = rosters
         self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed)
         # Looks due within this time are taken together.
         self._slack = floor / 4
@@ -271,8 +275,12 @@ class PollHub:
             heapq.heappop(self._queue)
         due = self._queue[0][0] if self._queue else math.inf
         if self._listing:
-            due = min(due, self._list_due)
+            due = min(due, self._next_list)
         return max(due, self._hold_until)
+
+    @property
+    def _next_list(self) -> float:
+        return max(self._list_due, self._rosters.asked + self._schedule.floor)
 
     def _plan(self, machine: _Machine, now: float) -> None:
         """Set when the machine is looked at by GET next, if at all."""
@@ -307,7 +315,7 @@ class PollHub:
             self._queue.clear()
             for machine in self._machines.values():
                 self._plan(machine, now)
-        if self._listing and now >= self._list_due:
+        if self._listing and now >= self._next_list:
             return await self._look_at_all(loop)
         return self._take_due(now)
 
@@ -325,7 +333,7 @@ class PollHub:
 
     async def _look_at_all(self, loop: asyncio.AbstractEventLoop) -> list[_Machine]:
         """Ask for the list, and return the machines that it leaves to a GET."""
-        asked = loop.time()
+        asked = self._rosters.asked = loop.time()
         try:
             listing = await look_at_all(self._transport)
         except AuthenticationError as error:
@@ -340,7 +348,8 @@ class PollHub:
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
             return []
         self._failures = self._list_failures = 0
-        self._schedule.measured_list(listing.size)
+        self._schedule.measured_list(len(listing.body))
+        self._rosters.offer(asked, listing.body)
         interval = self._schedule.between_lists(len(self._machines))
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))

@@ -10,12 +10,13 @@ import msgspec
 
 from async_vmapi.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
 from async_vmapi.errors import DecodingError, NotFound
+from async_vmapi.pace import Lane
 from async_vmapi.transport import Call, Transport
 
 __all__ = ["Listing", "Look", "look_at", "look_at_all"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH)
+_LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS)
 
 
 @attrs.frozen
@@ -29,17 +30,17 @@ class Look:
 
 @attrs.frozen
 class Listing:
-    """What a list showed: the machines in its order, and each of them undecoded."""
+    """What a list showed: the machines in its order, each of them undecoded, and the whole."""
 
     glimpses: list[Glimpse]
     raws: list[msgspec.Raw] = attrs.field(repr=False)
-    size: int
+    body: bytes = attrs.field(repr=False)
 
 
 async def look_at_all(transport: Transport) -> Listing:
     """Ask for the list; raises what `Transport.call` raises."""
     glimpses, body = await transport.call_raw(_LIST, GLIMPSES)
-    return Listing(glimpses, raw_vms(body), len(body))
+    return Listing(glimpses, raw_vms(body), body)
 
 
 async def look_at(transport: Transport, vm_id: str) -> Look:
@@ -50,7 +51,7 @@ async def look_at(transport: Transport, vm_id: str) -> Look:
         NotFound: If a proxy says so: that is no word of the API's.
         VMAPIError: As `Transport.call` does.
     """
-    call = Call("get", "GET", f"{_PATH}/{vm_id}")
+    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Lane.LOOKS)
     try:
         glimpse, body = await transport.call_raw(call, GLIMPSE)
     except NotFound as error:

@@ -1,15 +1,13 @@
 """`Task`: an operation that the API accepted, to be awaited until it is really finished."""
 
 import asyncio
+import contextlib
 import enum
 import math
-import zlib
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Final, Generic, TypeVar
 
-import msgspec
-
-from async_vmapi import arguments
+from async_vmapi import arguments, tokens
 from async_vmapi.completion import Done, Evidence, Failed, Target
 from async_vmapi.errors import (
     InvalidArgument,
@@ -21,9 +19,10 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.models import Operation, VirtualMachine
+from async_vmapi.tokens import DoubtToken, TaskToken
 from async_vmapi.watch import TaskEvent, Watch
 
-__all__ = ["DEFAULT_TIMEOUT", "Task", "resume"]
+__all__ = ["DEFAULT_TIMEOUT", "Task", "has_begun", "resume", "start", "start_delete"]
 
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=TaskError)
@@ -48,11 +47,25 @@ class Task(Generic[T_co]):
     Tasks come from the methods of ``client.vms`` and from `Client.resume`.
     """
 
-    __slots__ = ("_hub", "_origin", "_result_of", "_watch")
+    __slots__ = ("_hub", "_origin", "_result_of", "_watch", "adopted")
+
+    adopted: bool
+    """Whether the API's answer to the request was lost, and what it started was found by looking.
+
+    Of a create: the machine that appeared. Of the others: what shows that the request was carried
+    out, or that a repetition was refused because the first one had been.
+    """
 
     def __init__(
-        self, hub: PollHub, watch: Watch, origin: str, result_of: Callable[[TaskEvent], T_co]
+        self,
+        hub: PollHub,
+        watch: Watch,
+        origin: str,
+        result_of: Callable[[TaskEvent], T_co],
+        *,
+        adopted: bool = False,
     ) -> None:
+        self.adopted = adopted
         self._hub = hub
         self._watch = watch
         self._origin = origin
@@ -163,8 +176,8 @@ class Task(Generic[T_co]):
         It names the endpoint, the machine and what was asked of it, and holds no secret.
         """
         watch = self._watch
-        return _encode_token(
-            _Token(
+        return tokens.seal(
+            TaskToken(
                 origin=self._origin,
                 operation=watch.target.operation,
                 vm=watch.vm_id,
@@ -173,6 +186,7 @@ class Task(Generic[T_co]):
                 wait_for=watch.target.wait_for,
                 elapsed=round(watch.elapsed, 1),
                 seen=watch.seen,
+                adopted=self.adopted,
             )
         )
 
@@ -215,40 +229,6 @@ class _Events:
         return watch.history[self._next - 1]
 
 
-# --- tokens -----------------------------------------------------------------------------------
-
-_TOKEN_VERSION: Final = 1
-
-
-class _Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    origin: str
-    operation: Operation
-    vm: str
-    elapsed: float
-    cores: int | None = None
-    ram: int | None = None
-    wait_for: int = 0
-    seen: bool = False
-
-
-class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    # The sum is of the task's very bytes, so those are kept as they came.
-    v: int
-    sum: int
-    task: msgspec.Raw
-
-
-_decode_sealed = msgspec.json.Decoder(_Sealed).decode
-_decode_token = msgspec.json.Decoder(_Token).decode
-
-
-def _encode_token(token: _Token) -> str:
-    body = msgspec.json.encode(token)
-    return msgspec.json.encode(
-        _Sealed(v=_TOKEN_VERSION, sum=zlib.crc32(body), task=msgspec.Raw(body))
-    ).decode()
-
-
 def _vm_at_end(event: TaskEvent) -> VirtualMachine:
     if event.vm is None:
         raise InvalidState("the machine was not there at the end")
@@ -263,44 +243,51 @@ def _vm_if_any(event: TaskEvent) -> VirtualMachine | None:
     return event.vm
 
 
-def start(hub: PollHub, origin: str, vm_id: str, target: Target) -> Task[VirtualMachine]:
+def start(
+    hub: PollHub, origin: str, vm_id: str, target: Target, *, adopted: bool = False
+) -> Task[VirtualMachine]:
     """Return the task of an operation that the API accepted just now."""
-    return Task(hub, Watch(vm_id, target), origin, _vm_at_end)
+    return Task(hub, Watch(vm_id, target), origin, _vm_at_end, adopted=adopted)
 
 
-def start_delete(hub: PollHub, origin: str, vm_id: str) -> Task[None]:
+def start_delete(hub: PollHub, origin: str, vm_id: str, *, adopted: bool = False) -> Task[None]:
     """Return the task of a deletion that the API accepted just now."""
-    return Task(hub, Watch(vm_id, Target("delete")), origin, _nothing)
+    return Task(hub, Watch(vm_id, Target("delete")), origin, _nothing, adopted=adopted)
+
+
+async def has_begun(task: Task[VirtualMachine], *, within: float) -> bool:
+    """Wait until a reboot or reset is seen to have left ``online``; return whether it was.
+
+    Args:
+        task: The task.
+        within: Seconds to wait at most.
+
+    Raises:
+        AuthenticationError: If the API does not let this client look.
+    """
+    hub, watch = task._hub, task._watch  # noqa: SLF001 - of this module
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while not (watch.left_online or watch.ended):
+                await hub.news(watch)
+    return watch.left_online
 
 
 def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:
     """Make a task again from its token; see `Client.resume`."""
-
-    def refuse(why: str) -> InvalidArgument:
-        return InvalidArgument(f"token {why}", argument="token")
-
-    if not isinstance(token, str):
-        raise refuse(f"of type {type(token).__name__} is not a text")
-    try:
-        sealed = _decode_sealed(token)
-        version_fits = sealed.v == _TOKEN_VERSION
-        intact = sealed.sum == zlib.crc32(sealed.task)
-        content = _decode_token(sealed.task) if version_fits and intact else None
-    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
-        raise refuse("is damaged, or is no token of a task") from None
-    if not version_fits:
-        raise refuse(f"is of version {sealed.v}; this release reads version {_TOKEN_VERSION}")
-    if content is None:
-        raise refuse("is damaged: its sum does not fit")
-    if content.origin != origin:
-        raise refuse(f"belongs to {content.origin}, and this client talks to {origin}")
+    content = tokens.read(token, origin)
+    if isinstance(content, DoubtToken):
+        raise InvalidArgument(
+            "token is of a write in doubt, which has no task yet; hand it to client.settle",
+            argument="token",
+        )
     target = Target(
         content.operation, cores=content.cores, ram=content.ram, wait_for=content.wait_for
     )
     watch = Watch(
-        arguments.identifier("token's vm", content.vm),
+        content.vm,
         target,
         elapsed=max(0.0, content.elapsed),
         seen=content.seen,
     )
-    return Task(hub, watch, origin, _vm_if_any)
+    return Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)

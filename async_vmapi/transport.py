@@ -1,21 +1,25 @@
-"""Make a call: sign it, send it over a wire, open the envelope of what comes back.
+"""Make a call: pace it, sign it, send it, open the envelope, and repeat it where that is safe.
 
 Every call of the package goes through `Transport.call`. What carries the bytes is a `Wire`; what
 they mean is the codec's.
 """
 
+import asyncio
 import logging
+import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-import anyio
 import attrs
+import stamina
 
 from async_vmapi.codec import Shape
 from async_vmapi.envelope import open_envelope, retry_after
 from async_vmapi.errors import APIError, RateLimited, ServerError, VMAPIError
+from async_vmapi.pace import Lane, Pace
+from async_vmapi.retries import Repeat, Retries, Trail, may_have_happened
 from async_vmapi.signing import Credentials, sign
 from async_vmapi.wire import Answer, Wire
 
@@ -24,6 +28,9 @@ __all__ = ["Call", "Transport"]
 T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
+
+_UNTOLD_HOLD: Final = 1.0
+"""Seconds to hold back for a 429 that does not say how long."""
 
 
 @attrs.frozen
@@ -36,6 +43,8 @@ class Call:
         path: The path, safe to be put on the request line as it is.
         body: The body's bytes; it may hold secrets, so it shows in no ``repr``.
         secrets: What no error may show, should the server repeat it.
+        repeat: Whether it may be made again when it failed.
+        lane: Whose it is, where requests must wait for their turn.
     """
 
     name: str
@@ -43,6 +52,8 @@ class Call:
     path: str
     body: bytes = attrs.field(default=b"", repr=False)
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    repeat: Repeat = Repeat.SAFE
+    lane: Lane = Lane.CALLS
 
 
 class Transport:
@@ -50,52 +61,138 @@ class Transport:
 
     Args:
         wire: What carries the bytes; closed with the transport.
+        origin: Where calls go, as text, for errors and tokens.
         host: The Host header's value, which is signed.
         credentials: The key and the secret to sign with.
+        pace: How many requests may be on the wire, and how many set out in a second.
+        retries: How often a call is repeated, at most.
+        seed: Makes the waits before repetitions repeatable.
 
     Attributes:
-        origin: Where calls go, as text, for errors and tokens.
+        origin: As above.
         requests: How many requests were sent, by the call's name.
     """
 
-    def __init__(self, wire: Wire, *, origin: str, host: str, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        origin: str,
+        host: str,
+        credentials: Credentials,
+        pace: Pace,
+        retries: int,
+        seed: int | None = None,
+    ) -> None:
         self._wire = wire
         self._host = host
         self._credentials = credentials
+        self._pace = pace
+        self._retries = Retries(retries, random.Random(seed))  # noqa: S311 - for waits
         self.origin = origin
         self.requests: Counter[str] = Counter()
 
-    async def call(self, call: Call, shape: Shape[T]) -> T:
+    async def call(self, call: Call, shape: Shape[T], trail: Trail | None = None) -> T:
         """Make a call and return what `shape` wants of its answer.
+
+        Args:
+            call: The call.
+            shape: What is wanted.
+            trail: Is kept up to date about what became of the attempts.
 
         Raises:
             APIError: If the server refused it.
             TransportError: If no whole answer came.
             DecodingError: If the answer makes no sense.
         """
-        return (await self.call_raw(call, shape))[0]
+        return (await self.call_raw(call, shape, trail))[0]
 
-    async def call_raw(self, call: Call, shape: Shape[T]) -> tuple[T, bytes]:
+    async def call_raw(
+        self, call: Call, shape: Shape[T], trail: Trail | None = None
+    ) -> tuple[T, bytes]:
         """Make a call like `call`, and return the answer's body besides."""
-        headers = sign(
-            self._credentials, call.method, self._host, call.path, call.body, datetime.now(UTC)
-        )
-        self.requests[call.name] += 1
-        began = anyio.current_time()
+        trail = trail or Trail()
         try:
-            answer = await self._wire.send(call.method, call.path, headers, call.body)
+            return await self._attempt(call, shape, trail, again=False)
         except VMAPIError as error:
-            _log.debug("%s failed: %s", call.name, type(error).__name__)
-            raise
+            # Looks are repeated by the hub, which knows better when.
+            if call.lane is Lane.LOOKS:
+                raise
+            failures = [error]
+        retries = stamina.retry_context(on=self._hook(call), attempts=None, timeout=None)
+        async for attempt in retries:
+            with attempt:
+                if failures:
+                    # Of the first attempt, made above: most calls need none of this.
+                    raise failures.pop()
+                return await self._attempt(call, shape, trail, again=True)
+        raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
+
+    def _hook(self, call: Call) -> Callable[[Exception], bool | float]:
+        loop = asyncio.get_running_loop()
+        began, made = loop.time(), 0
+
+        def wait(error: Exception) -> bool | float:
+            nonlocal made
+            if not isinstance(error, VMAPIError):
+                return False
+            seconds = self._retries.wait(error, call.repeat, made, loop.time() - began)
+            if seconds is None:
+                return False
+            made += 1
+            _log.debug("%s is repeated in %.1f s", call.name, seconds)
+            return seconds
+
+        return wait
+
+    async def _attempt(
+        self, call: Call, shape: Shape[T], trail: Trail, *, again: bool
+    ) -> tuple[T, bytes]:
+        async with self._pace.admit(call.lane, again=again):
+            loop = asyncio.get_running_loop()
+            headers = sign(
+                self._credentials, call.method, self._host, call.path, call.body, datetime.now(UTC)
+            )
+            self.requests[call.name] += 1
+            began = loop.time()
+            # Stays so if the call is cancelled here: then nobody knows.
+            trail.in_air = True
+            try:
+                answer = await self._wire.send(call.method, call.path, headers, call.body)
+            except VMAPIError as error:
+                trail.in_air = False
+                trail.doubts += may_have_happened(error)
+                _log.debug("%s failed: %s", call.name, type(error).__name__)
+                raise
+        trail.in_air = False
         _log.debug(
             "%s %s: status %d, %d bytes, %.3f s",
             call.method,
             call.path,
             answer.status,
             len(answer.body),
-            anyio.current_time() - began,
+            loop.time() - began,
         )
-        return self._opened(call, shape, answer, headers), answer.body
+        try:
+            opened = self._opened(call, shape, answer, headers)
+        except VMAPIError as error:
+            trail.doubts += may_have_happened(error)
+            self._heed(error)
+            raise
+        self._retries.succeeded()
+        self._pace.grow()
+        return opened, answer.body
+
+    def _heed(self, error: VMAPIError) -> None:
+        """Hold the whole client back where the server asks for it (WIRE §1)."""
+        if isinstance(error, RateLimited):
+            told = error.retry_after
+            self._pace.hold(_UNTOLD_HOLD if told is None else told)
+        elif isinstance(error, ServerError):
+            if error.status == 503 and error.retry_after is not None:
+                self._pace.hold(error.retry_after)
+        else:
+            self._pace.grow()
 
     def _opened(self, call: Call, shape: Shape[T], answer: Answer, headers: Mapping[str, str]) -> T:
         signed = headers["Authorization"]

@@ -3,9 +3,17 @@
 A method checks its arguments, makes the call and returns. What takes time returns a `Task`; the
 waiting is the task's. Every method raises what `Transport.call` raises: `APIError` and its kinds,
 `TransportError`, `DecodingError`; and `InvalidArgument` before anything is sent.
+
+What reads, and what names the end that it wants, is repeated where the wire failed; so an error
+of those means that the call failed several times, and it is safe to make it again. `create`,
+`reboot` and `reset` are never sent again on doubt; they raise `OutcomeUnknown`.
+
+A method that changes something, once it is sent, is not torn off the wire by cancellation: it
+waits, ten seconds at most, for its outcome. What its caller cannot be told is kept in
+``client.unresolved``.
 """
 
-from typing import Any, Final, TypeAlias, overload
+from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
 
@@ -21,8 +29,10 @@ from async_vmapi.models import (
     Operation,
     VirtualMachine,
 )
+from async_vmapi.retries import Repeat
 from async_vmapi.tasks import Task
 from async_vmapi.transport import Call, Transport
+from async_vmapi.writes import Writes
 
 __all__ = ["VMOrId", "VirtualMachines"]
 
@@ -35,12 +45,20 @@ _PATH: Final = "/v2/virtual-machines"
 class VirtualMachines:
     """The machines of one region, as ``client.vms``."""
 
-    def __init__(self, transport: Transport, hub: PollHub) -> None:
+    def __init__(self, transport: Transport, hub: PollHub, writes: Writes) -> None:
         self._transport = transport
         self._hub = hub
+        self._writes = writes
 
     @overload
-    async def create(self, request: CreateRequest, /) -> Task[VirtualMachine]: ...
+    async def create(
+        self,
+        request: CreateRequest,
+        /,
+        *,
+        unique_name: bool = False,
+        on_doubt: Literal["raise", "retry"] = "raise",
+    ) -> Task[VirtualMachine]: ...
 
     # The None is for mypy, which else finds that the implementation does not fit.
     @overload
@@ -54,33 +72,63 @@ class VirtualMachines:
         ram: int,
         zone_id: str,
         boot: ImageBoot | CdromBoot,
+        unique_name: bool = False,
+        on_doubt: Literal["raise", "retry"] = "raise",
     ) -> Task[VirtualMachine]: ...
 
     async def create(
-        self, request: CreateRequest | None = None, /, **keywords: Any
+        self,
+        request: CreateRequest | None = None,
+        /,
+        *,
+        unique_name: bool = False,
+        on_doubt: Literal["raise", "retry"] = "raise",
+        **keywords: Any,
     ) -> Task[VirtualMachine]:
         """Create a machine. The task ends when it is online.
 
         Its address can come later than that (WIRE §4).
 
+        The API has no idempotency key, so a create whose answer is lost is not sent again: the
+        machine is looked for, for the client's ``lookup_window``, among those that bear the name
+        and did not bear it before. One that is found is adopted, and `Task.adopted` says so.
+
+        What holds: on doubt the request is sent once, unless ``on_doubt="retry"`` allows a second
+        one; a refusal (4xx, 429 included, or ``success: false``) is believed, and only 429 and a
+        connection that was never made lead to another attempt. What cannot hold: a machine of the
+        same name and size that somebody else creates in the same seconds may be adopted in place
+        of yours; with ``on_doubt="retry"``, a create that stays hidden for longer than the window
+        is there twice. See docs/guarantees.md.
+
         Args:
             request: All of it in one value.
             keywords: Or the fields of a `CreateRequest`, each by its name.
+            unique_name: Whether a machine of that name can only be this one, ever. Then nothing
+                is asked before the create; else a list is, which creates of the same five seconds
+                share.
+            on_doubt: ``"retry"`` sends the create once more if it is in doubt and no machine has
+                appeared in the whole window; it takes ``unique_name``.
+
+        Raises:
+            OutcomeUnknown: If nobody can tell whether the machine was created.
         """
         request = _request(request, keywords)
+        unique = arguments.boolean("unique_name", unique_name)
+        if on_doubt not in ("raise", "retry"):
+            raise arguments.refuse("on_doubt", on_doubt, "'raise' or 'retry'")
+        if on_doubt == "retry" and not unique:
+            raise InvalidArgument("on_doubt='retry' takes unique_name=True", argument="on_doubt")
         boot = request.boot
         secrets = (boot.password, boot.user_data) if isinstance(boot, ImageBoot) else ()
-        vm_id = await self._transport.call(
-            Call(
-                "create",
-                "PUT",
-                _PATH,
-                codec.encode_create(request),
-                tuple(secret for secret in secrets if secret is not None),
-            ),
-            codec.CREATED,
+        call = Call(
+            "create",
+            "PUT",
+            _PATH,
+            codec.encode_create(request),
+            tuple(secret for secret in secrets if secret is not None),
+            Repeat.ONCE,
         )
-        return tasks.start(self._hub, self._transport.origin, vm_id, Target("create"))
+        return await self._writes.create(request, call, unique=unique, retry=on_doubt == "retry")
 
     async def list(self) -> list[VirtualMachine]:
         """Return all machines of the region. The API knows no filter and no pages (WIRE §1)."""
@@ -134,12 +182,20 @@ class VirtualMachines:
         Whether a reboot shows is not known. The task ends when the machine has left ``online``
         and come back; or, if it never was seen to leave, after 60 seconds, and then its
         `Task.evidence` is ``assumed``.
+
+        Raises:
+            OutcomeUnknown: If the answer was lost, and the machine was not seen to reboot within
+                the client's ``lookup_window``.
         """
-        return await self._start(vm, Target("reboot"))
+        return await self._once(vm, "reboot")
 
     async def reset(self, vm: VMOrId) -> Task[VirtualMachine]:
-        """Turn a machine off and on again, hard. The task ends as that of `reboot` does."""
-        return await self._start(vm, Target("reset"))
+        """Turn a machine off and on again, hard. The task ends as that of `reboot` does.
+
+        Raises:
+            OutcomeUnknown: As `reboot` does.
+        """
+        return await self._once(vm, "reset")
 
     async def power_on(self, vm: VMOrId) -> Task[VirtualMachine]:
         """Start a machine. The task ends when it is online.
@@ -158,14 +214,19 @@ class VirtualMachines:
     async def console(self, vm: VMOrId) -> Console:
         """Open a machine's console and return where it answers."""
         return await self._transport.call(
-            Call("console", "POST", f"{_path_of(vm)}/console"), codec.CONSOLE
+            Call("console", "POST", f"{_path_of(vm)}/console", repeat=Repeat.REPEATABLE),
+            codec.CONSOLE,
         )
 
     async def rename(self, vm: VMOrId, name: str) -> None:
         """Give a machine another label."""
         body = codec.encode({"name": arguments.text("name", name)})
-        await self._transport.call(
-            Call("rename", "POST", f"{_path_of(vm)}/rename", body), codec.ACCEPTED
+        path = _path_of(vm)
+        await self._writes.rename(
+            Call("rename", "POST", f"{path}/rename", body, repeat=Repeat.REPEATABLE),
+            _id_of(vm),
+            name,
+            Call("get", "GET", path),
         )
 
     async def delete(self, vm: VMOrId, *, delete_resources: bool = False) -> Task[None]:
@@ -177,18 +238,30 @@ class VirtualMachines:
                 are detached and stay, and go on costing.
         """
         flag = int(arguments.boolean("delete_resources", delete_resources))
-        path = _path_of(vm)
-        await self._transport.call(
-            Call("delete", "DELETE", path, codec.encode({"deleteResources": flag})),
-            codec.ACCEPTED,
-        )
-        return tasks.start_delete(self._hub, self._transport.origin, _id_of(vm))
+        body = codec.encode({"deleteResources": flag})
+        vm_id = _id_of(vm)
+
+        def begin(adopted: bool) -> Task[None]:
+            return tasks.start_delete(self._hub, self._transport.origin, vm_id, adopted=adopted)
+
+        call = Call("delete", "DELETE", _path_of(vm), body, repeat=Repeat.REPEATABLE)
+        return await self._writes.repeatable(call, vm_id, begin)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
-        operation = target.operation
+        vm_id, operation = _id_of(vm), target.operation
+
+        def begin(adopted: bool) -> Task[VirtualMachine]:
+            return tasks.start(self._hub, self._transport.origin, vm_id, target, adopted=adopted)
+
         path = f"{_path_of(vm)}/{_VERBS.get(operation, operation)}"
-        await self._transport.call(Call(operation, "POST", path, body), codec.ACCEPTED)
-        return tasks.start(self._hub, self._transport.origin, _id_of(vm), target)
+        call = Call(operation, "POST", path, body, repeat=Repeat.REPEATABLE)
+        return await self._writes.repeatable(call, vm_id, begin)
+
+    async def _once(
+        self, vm: VMOrId, operation: Literal["reboot", "reset"]
+    ) -> Task[VirtualMachine]:
+        call = Call(operation, "POST", f"{_path_of(vm)}/{operation}", repeat=Repeat.ONCE)
+        return await self._writes.once(operation, call, _id_of(vm))
 
 
 _VERBS: Final[dict[Operation, str]] = {"power_on": "poweron", "power_off": "poweroff"}

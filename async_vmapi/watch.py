@@ -123,6 +123,11 @@ class Watch:
         """Whether the machine was seen since the request was accepted."""
         return self._completion.seen
 
+    @property
+    def left_online(self) -> bool:
+        """Whether a reboot or reset was seen to have begun."""
+        return self._completion.left_online
+
     def wake(self, problem: VMAPIError | None = None) -> None:
         """Let all awaiters go on, or fail with `problem`."""
         _wake(self.waiters, problem or True)

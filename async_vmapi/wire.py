@@ -67,6 +67,7 @@ class HTTPWire:
         timeout: Seconds for a whole request, connecting included.
         connect_timeout: Seconds to get a connection.
         max_body: Bytes that an answer's body may have at most.
+        max_connections: How many connections an own session opens at most.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class HTTPWire:
         timeout: float,
         connect_timeout: float,
         max_body: int = DEFAULT_MAX_BODY,
+        max_connections: int = 100,
     ) -> None:
         self._origin = str(origin.origin())
         self._lent = session
@@ -86,6 +88,7 @@ class HTTPWire:
             total=timeout if timeout < math.inf else None, connect=connect_timeout
         )
         self._max_body = max_body
+        self._max_connections = max_connections
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -101,7 +104,10 @@ class HTTPWire:
                 raise InvalidState("the aiohttp session lent to this client is closed")
             return self._lent
         if self._own is None:
-            self._own = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+            self._own = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._max_connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
         return self._own
 
     async def send(

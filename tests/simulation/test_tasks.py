@@ -265,7 +265,7 @@ class TestAwaiting:
 
     async def test_nobody_awaits_nothing_is_asked(self, memory_client, cloud_api, request_for):
         """Without an awaiter nothing is asked, and nothing is left running."""
-        task = await memory_client.vms.create(request_for())
+        task = await memory_client.vms.create(request_for(), unique_name=True)
         await asyncio.sleep(1000)
         assert cloud_api.requests == {"create": 1}
         assert len(asyncio.all_tasks()) == 1

@@ -216,8 +216,10 @@ class TestSeconds:
 
     def test_the_bound_can_be_another_and_is_named(self):
         """The message tells what would have been allowed."""
-        assert arguments.seconds("interval", 2, above=1.5) == 2.0
-        assert "above 1.5" in str(refused(arguments.seconds, "interval", 1.5, above=1.5))
+        assert arguments.number("rate", 2, above=1.5) == 2.0
+        assert "a number above 1.5" in str(refused(arguments.number, "rate", 1.5, above=1.5))
+        assert arguments.number("window", 0, least=0) == 0.0
+        assert "of at least 0" in str(refused(arguments.number, "window", -1, least=0))
 
     def test_an_integer_beyond_any_float_is_refused(self):
         """A number that cannot be reckoned with is an argument's fault like another."""

@@ -17,6 +17,7 @@ from async_vmapi.errors import (
     InvalidArgument,
     InvalidState,
     NotFound,
+    OutcomeUnknown,
     RateLimited,
     ServerError,
     TaskError,
@@ -43,6 +44,7 @@ TREE = {
     ConnectFailed: {TransportError},
     TransportTimeout: {TransportError, TimeoutError},
     DecodingError: {VMAPIError},
+    OutcomeUnknown: {VMAPIError},
     TaskError: {VMAPIError},
     TaskFailed: {TaskError},
     TaskTimeout: {TaskError, TimeoutError},
@@ -63,7 +65,8 @@ FULL = [
         for kind in TREE
         if issubclass(kind, TransportError)
     ),
-    DecodingError("words", where="$.a[3]", method="GET", path="/v2/x"),
+    DecodingError("words", where="$.a[3]", method="GET", path="/v2/x", malformed=True),
+    OutcomeUnknown("words", operation="create", name="web", candidates=("1", "2"), token="{}"),
     *(
         kind(
             "words",

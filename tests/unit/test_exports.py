@@ -22,6 +22,7 @@ PUBLIC = {
     *("APIError", "BadRequest", "AuthenticationError", "NotFound", "Conflict"),
     *("RateLimited", "ServerError"),
     *("TransportError", "ConnectFailed", "TransportTimeout", "DecodingError"),
+    *("OutcomeUnknown", "UnresolvedWrite"),
     *("TaskError", "TaskFailed", "TaskTimeout", "VMVanished"),
 }
 

@@ -1,0 +1,126 @@
+"""Decide whether a call that failed is made again (WIRE §5.4, §5.5). Pure, but for the dice."""
+
+import enum
+import random
+from typing import Final
+
+import attrs
+
+from async_vmapi.errors import (
+    APIError,
+    ConnectFailed,
+    DecodingError,
+    RateLimited,
+    ServerError,
+    TransportError,
+    VMAPIError,
+)
+from async_vmapi.pace import LONGEST_HOLD
+
+__all__ = ["CALL_BUDGET", "Repeat", "Retries", "Trail", "may_have_happened"]
+
+CALL_BUDGET: Final = 120.0
+"""Seconds after a call's first attempt in which another one may begin."""
+
+_PASSING: Final = frozenset({500, 502, 503, 504})
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 10.0
+
+# A client's stock of repetitions, and what each answer adds to it: while a server fails, at most
+# half as many requests again as it answers well.
+_STOCK: Final = 500.0
+_REFUND: Final = 0.5
+
+
+class Repeat(enum.Enum):
+    """What happens if a call reaches the server twice (WIRE §5.5)."""
+
+    SAFE = "it reads"
+    REPEATABLE = "the wanted end is named, so twice is as once"
+    ONCE = "twice is not as once: a second machine, a second reboot"
+
+
+@attrs.define
+class Trail:
+    """What became of a call's attempts, for whoever must know what may have happened.
+
+    Attributes:
+        in_air: Whether one is on its way, or was when the call was cancelled.
+        doubts: How many ended without telling whether they were carried out.
+    """
+
+    in_air: bool = False
+    doubts: int = 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the call may have been carried out although no answer says so."""
+        return self.in_air or self.doubts > 0
+
+
+def may_have_happened(error: VMAPIError) -> bool:
+    """Return whether a write that failed so may have been carried out all the same.
+
+    A refusal is believed, and 429 is one. What only a proxy may have said (5xx, 408), what
+    cannot be read, and what is missing tell nothing.
+    """
+    if isinstance(error, APIError):
+        return error.status >= 500 or error.status == 408
+    return isinstance(error, TransportError | DecodingError) and not isinstance(
+        error, ConnectFailed
+    )
+
+
+class Retries:
+    """The rule for all calls of a client, and their common stock of repetitions.
+
+    Args:
+        limit: How often a call is repeated, at most; being told to come later (429) does not
+            count, and is limited by time alone.
+        dice: What makes the waits differ.
+    """
+
+    def __init__(self, limit: int, dice: random.Random) -> None:
+        self.limit = limit
+        self._dice = dice
+        self._stock = _STOCK
+
+    def succeeded(self) -> None:
+        """Add to the stock: a request was answered."""
+        self._stock = min(_STOCK, self._stock + _REFUND)
+
+    def wait(self, error: VMAPIError, repeat: Repeat, made: int, elapsed: float) -> float | None:
+        """Return how many seconds to wait before the next attempt, or None for "no more".
+
+        Args:
+            error: What the last attempt ended with.
+            repeat: What kind of call it is.
+            made: How many repetitions were made.
+            elapsed: Seconds since the first attempt.
+        """
+        if self.limit == 0 or not _is_worth_it(error, repeat):
+            return None
+        if made >= self.limit and not isinstance(error, RateLimited):
+            return None
+        longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(made, 10))
+        wait = longest * self._dice.uniform(0.5, 1.0)
+        if isinstance(error, RateLimited | ServerError) and error.retry_after is not None:
+            wait = max(wait, min(error.retry_after, LONGEST_HOLD))
+        if elapsed + wait > CALL_BUDGET or self._stock < 1:
+            return None
+        self._stock -= 1
+        return wait
+
+
+def _is_worth_it(error: VMAPIError, repeat: Repeat) -> bool:
+    if isinstance(error, ConnectFailed | RateLimited):
+        # It never left, or was not let in.
+        return True
+    if repeat is Repeat.ONCE:
+        return False
+    if isinstance(error, ServerError):
+        return error.status in _PASSING
+    if isinstance(error, DecodingError):
+        # A write that may be repeated is in doubt; reading once more what is JSON is no use.
+        return repeat is Repeat.REPEATABLE or error.malformed
+    return isinstance(error, TransportError)

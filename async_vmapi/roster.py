@@ -1,0 +1,137 @@
+"""Which machines bear which name: one list for all who ask at the same time.
+
+A create must know the machines that bore its name before, and one in doubt must find what
+appeared. A list is dear, so lists are shared, the poll hub's too, and no two are asked for
+within one polling interval.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from async_vmapi.codec import NAMES, Named, names_of
+from async_vmapi.errors import InvalidState
+from async_vmapi.transport import Call, Transport
+
+__all__ = ["FRESH", "Roster", "Rosters"]
+
+FRESH: Final = 5.0
+"""Seconds for which a list serves the creates that follow it."""
+
+_LIST: Final = Call("list", "GET", "/v2/virtual-machines")
+
+
+@attrs.frozen
+class Roster:
+    """The machines by their names, as a list showed them.
+
+    Attributes:
+        asked: The loop's time when the list was asked for.
+        machines: The machines of each name.
+    """
+
+    asked: float
+    machines: Mapping[str, tuple[Named, ...]] = attrs.field(repr=False)
+
+    def named(self, name: str) -> tuple[Named, ...]:
+        """Return the machines that bear a name."""
+        return self.machines.get(name, ())
+
+
+class Rosters:
+    """Asks for lists on behalf of all creates of a client.
+
+    Args:
+        transport: What asks.
+        floor: Seconds between two lists, at least.
+
+    Attributes:
+        asked: The loop's time when a list was asked for last, by whomever.
+    """
+
+    def __init__(self, transport: Transport, *, floor: float) -> None:
+        self._transport = transport
+        self._floor = floor
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.asked = self._wanted_until = -math.inf
+        self._latest: Roster | None = None
+        self._offered: tuple[float, bytes] | None = None
+        self._asking: asyncio.Task[Roster] | None = None
+        self._awaiting = 0
+
+    async def get(self, since: float) -> Roster:
+        """Return a roster that was asked for at `since` or later; raises as a call does."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._forget()
+        self._wanted_until = loop.time() + FRESH
+        while True:
+            roster = self._fresh(since)
+            if roster is not None:
+                return roster
+            if self._asking is None:
+                self._asking = loop.create_task(self._ask(loop), name="async_vmapi list of names")
+                self._asking.add_done_callback(_retrieve)
+            asking = self._asking
+            self._awaiting += 1
+            try:
+                await asyncio.wait({asking})
+            finally:
+                self._awaiting -= 1
+                if self._asking is asking and (asking.done() or not self._awaiting):
+                    asking.cancel()
+                    self._asking = None
+            if asking.cancelled():
+                raise InvalidState("the client was closed while it was looking for names")
+            # It may have been asked for too early for this caller: then there is another round.
+            if (roster := asking.result()).asked >= since:
+                return roster
+
+    async def _ask(self, loop: asyncio.AbstractEventLoop) -> Roster:
+        if (early := self.asked + self._floor - loop.time()) > 0:
+            await asyncio.sleep(early)
+        self.asked = asked = loop.time()
+        self._latest = Roster(asked, _by_name(await self._transport.call(_LIST, NAMES)))
+        return self._latest
+
+    def _fresh(self, since: float) -> Roster | None:
+        if self._offered is not None and self._offered[0] >= since:
+            asked, body = self._offered
+            self._latest, self._offered = Roster(asked, _by_name(names_of(body))), None
+        if self._latest is not None and self._latest.asked >= since:
+            return self._latest
+        return None
+
+    def offer(self, asked: float, body: bytes) -> None:
+        """Take a list that was asked for by another, and is of use while machines are created."""
+        wanted = asked < self._wanted_until
+        self._offered = (asked, body) if wanted else None
+        if not wanted and self._asking is None:
+            self._latest = None
+
+    def close(self) -> None:
+        """Ask no more, and forget what lists showed."""
+        if self._asking is not None and self._loop is asyncio.get_running_loop():
+            self._asking.cancel()
+        self._forget()
+
+
+def _retrieve(asking: asyncio.Task[Roster]) -> None:
+    # Else it would be complained of where all who asked are gone.
+    if not asking.cancelled():
+        asking.exception()
+
+
+def _by_name(machines: list[Named]) -> dict[str, tuple[Named, ...]]:
+    found: dict[str, tuple[Named, ...]] = {}
+    for machine in machines:
+        if machine.label is not None:
+            found[machine.label] = (*found.get(machine.label, ()), machine)
+    return found

@@ -1,0 +1,386 @@
+"""Make writes so that none is carried out twice and none is lost (WIRE §5.4, §5.5).
+
+A write runs in a task of its own, so that cancelling its caller does not tear it off the wire.
+One whose outcome the wire does not tell is in doubt: a write that names its end is repeated; a
+create is looked for, a reboot or reset is watched for, and neither is ever sent again on doubt.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Literal, TypeVar
+
+import anyio
+import attrs
+
+from async_vmapi import codec, doubt, tasks
+from async_vmapi.completion import Target
+from async_vmapi.doubt import Creates, Creation
+from async_vmapi.errors import (
+    APIError,
+    Conflict,
+    DecodingError,
+    InvalidArgument,
+    InvalidState,
+    NotFound,
+    OutcomeUnknown,
+    TransportError,
+    VMAPIError,
+)
+from async_vmapi.hub import PollHub
+from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.retries import Trail
+from async_vmapi.roster import FRESH, Rosters
+from async_vmapi.tasks import Task
+from async_vmapi.tokens import DoubtToken, read, seal
+from async_vmapi.transport import Call, Transport
+
+__all__ = ["CANCEL_GRACE", "UnresolvedWrite", "Writes"]
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger(__name__)
+
+CANCEL_GRACE: Final = 10.0
+"""Seconds for which a cancelled caller, or closing, waits for the outcome of what was sent."""
+
+_MOST_NAMED: Final = 20
+
+
+@attrs.frozen
+class UnresolvedWrite:
+    """A write that its caller could not be told of, since the caller was cancelled.
+
+    Attributes:
+        operation: What was asked for, for instance ``"create"``.
+        name: The name that a create, or a rename, was to give; None for others.
+        vm_id: The machine; None for a create of which nobody knows whether it was carried out.
+        reason: What is known of it, in words.
+        candidates: Ids of machines that may be what a create made.
+        token: To go on with, by ``client.settle``; None for a rename, which is to be repeated.
+    """
+
+    operation: str
+    name: str | None
+    vm_id: str | None
+    reason: str
+    candidates: tuple[str, ...] = ()
+    token: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.operation} of {self.vm_id or self.name}: {self.reason}"
+
+
+@attrs.define(eq=False)
+class _Write:
+    """A write under way, and what to say of it should its caller be gone."""
+
+    operation: str
+    vm_id: str | None = None
+    name: str | None = None
+    trail: Trail = attrs.field(factory=Trail)
+    token: Callable[[], str | None] = lambda: None
+    closed: bool = False
+
+
+class Writes:
+    """Makes the writes of a client.
+
+    Args:
+        transport: What sends.
+        hub: What watches.
+        rosters: What tells names.
+        window: Seconds for which the outcome of a write in doubt is looked for.
+    """
+
+    def __init__(
+        self, transport: Transport, hub: PollHub, rosters: Rosters, *, window: float
+    ) -> None:
+        self._transport = transport
+        self._hub = hub
+        self._rosters = rosters
+        self._window = window
+        self._creates = Creates(rosters, window=window)
+        self._running: dict[asyncio.Task[Any], _Write] = {}
+        self._unresolved: list[UnresolvedWrite] = []
+        self._closing = False
+
+    @property
+    def unresolved(self) -> tuple[UnresolvedWrite, ...]:
+        """Writes whose callers were cancelled before they could be told of them."""
+        return tuple(self._unresolved)
+
+    # --- the three kinds of writes --------------------------------------------------------------
+
+    async def create(
+        self, request: CreateRequest, call: Call, *, unique: bool, retry: bool
+    ) -> Task[VirtualMachine]:
+        """Make a create; see `VirtualMachines.create`."""
+        creation = self._creates.begin(
+            request.name, request.cpus, request.ram, unique=unique, origin=self._transport.origin
+        )
+        write = _Write(
+            "create", name=request.name, trail=creation.trail, token=lambda: seal(creation.token)
+        )
+        try:
+            return await self._shielded(write, self._create(creation, call, retry=retry))
+        finally:
+            self._creates.end(creation)
+
+    async def _create(self, creation: Creation, call: Call, *, retry: bool) -> Task[VirtualMachine]:
+        if not creation.unique:
+            creation.known = await self._known_before(creation)
+        try:
+            return self._created(await self._send(creation, call))
+        except VMAPIError as error:
+            if not creation.trail.doubtful:
+                raise
+            cause = error
+        found = await self._creates.look_for(creation)
+        if found.vm_id is None and retry and found.is_proof:
+            _log.info("no machine named %r has appeared; it is created anew", creation.name)
+            try:
+                return self._created(await self._send(creation, call))
+            except VMAPIError as error:
+                cause = error
+            found = await self._creates.look_for(creation)
+        if found.vm_id is None:
+            raise doubt.unknown(creation, found) from cause
+        return self._created(found.vm_id, adopted=True)
+
+    async def _known_before(self, creation: Creation) -> frozenset[str] | None:
+        try:
+            roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
+        except (APIError, DecodingError, TransportError) as error:
+            # Not reason enough to create nothing; but on doubt nothing can be adopted then.
+            _log.debug("names are not known before a create: %s", type(error).__name__)
+            return None
+        return self._creates.known(roster, creation.name)
+
+    async def _send(self, creation: Creation, call: Call) -> str:
+        creation.answered.clear()
+        creation.in_doubt = False
+        try:
+            vm_id = await self._transport.call(call, codec.CREATED, creation.trail)
+            self._creates.claim(creation, vm_id)
+        except VMAPIError:
+            creation.in_doubt = creation.trail.doubtful
+            raise
+        finally:
+            creation.answered.set()
+        return vm_id
+
+    def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
+        return tasks.start(
+            self._hub, self._transport.origin, vm_id, Target("create"), adopted=adopted
+        )
+
+    async def repeatable(
+        self,
+        call: Call,
+        vm_id: str,
+        begin: Callable[[bool], Task[T]],
+    ) -> Task[T]:
+        """Make a write that names its end; on doubt it is repeated.
+
+        Args:
+            call: The call.
+            vm_id: The machine.
+            begin: Makes the task, told whether the answer that accepted it was lost.
+        """
+        write = _Write(call.name, vm_id=vm_id, token=lambda: begin(True).token())
+
+        async def make() -> Task[T]:
+            try:
+                await self._transport.call(call, codec.ACCEPTED, write.trail)
+            except (Conflict, NotFound) as error:
+                if not (write.trail.doubtful and _is_explained(call, error)):
+                    raise
+                return begin(True)
+            return begin(False)
+
+        return await self._shielded(write, make())
+
+    async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
+        """Make a rename; `get` is the call that shows the machine."""
+        write = _Write("rename", vm_id=vm_id, name=name)
+
+        async def make() -> None:
+            try:
+                await self._transport.call(call, codec.ACCEPTED, write.trail)
+            except Conflict:
+                if not write.trail.doubtful:
+                    raise
+                if (await self._transport.call(get, codec.VM)).label != name:
+                    raise
+
+        await self._shielded(write, make())
+
+    async def once(
+        self, operation: Literal["reboot", "reset"], call: Call, vm_id: str
+    ) -> Task[VirtualMachine]:
+        """Make a reboot or reset, which is never repeated on doubt."""
+        token = DoubtToken(self._transport.origin, operation, vm=vm_id)
+        write = _Write(operation, vm_id=vm_id, token=lambda: seal(token))
+
+        async def make() -> Task[VirtualMachine]:
+            try:
+                await self._transport.call(call, codec.ACCEPTED, write.trail)
+            except VMAPIError as error:
+                if not write.trail.doubtful:
+                    raise
+                cause = error
+            else:
+                return tasks.start(self._hub, self._transport.origin, vm_id, Target(operation))
+            return await self._watch_for(token, cause)
+
+        return await self._shielded(write, make())
+
+    async def _watch_for(self, token: DoubtToken, cause: VMAPIError | None) -> Task[VirtualMachine]:
+        """Return the task of a reboot or reset once the machine is seen to leave ``online``."""
+        task = tasks.start(self._hub, token.origin, token.vm, Target(token.operation), adopted=True)
+        try:
+            if not self._closing and await tasks.has_begun(task, within=self._window):
+                return task
+        except VMAPIError as error:
+            cause = cause or error
+        raise OutcomeUnknown(
+            f"nobody can tell whether the {token.operation} of {token.vm} was carried out: no "
+            f"answer said so, and its state did not show it; it was not sent again. Call "
+            f"client.settle(error.token) to look on, or {token.operation} it once more",
+            operation=token.operation,
+            vm_id=token.vm,
+            token=seal(token),
+        ) from cause
+
+    # --- going on -------------------------------------------------------------------------------
+
+    async def settle(self, text: str) -> Task[VirtualMachine | None]:
+        """Find out what became of a write; see `Client.settle`."""
+        token = read(text, self._transport.origin)
+        task: Task[Any]
+        if not isinstance(token, DoubtToken):
+            task = tasks.resume(self._hub, self._transport.origin, text)
+        elif token.operation != "create":
+            task = await self._watch_for(token, None)
+        else:
+            creation = self._creates.take_up(token)
+            try:
+                found = await self._creates.look_for(creation)
+                if found.vm_id is None:
+                    raise doubt.unknown(creation, found)
+            finally:
+                self._creates.end(creation)
+            task = self._created(found.vm_id, adopted=True)
+        self.taken_up(text)
+        return task
+
+    def taken_up(self, token: str) -> None:
+        """Forget what is unresolved under this token: somebody goes on with it."""
+        self._unresolved = [write for write in self._unresolved if write.token != token]
+
+    def dismiss(self, write: UnresolvedWrite) -> None:
+        """Forget an unresolved write."""
+        if write not in self._unresolved:
+            raise InvalidArgument("write is not among the unresolved ones", argument="write")
+        self._unresolved.remove(write)
+
+    # --- cancellation ---------------------------------------------------------------------------
+
+    async def _shielded(self, write: _Write, body: Coroutine[Any, Any, T]) -> T:
+        inner = asyncio.get_running_loop().create_task(body, name=f"async_vmapi {write.operation}")
+        self._running[inner] = write
+        inner.add_done_callback(self._running.pop)
+        try:
+            await asyncio.wait({inner})
+        except asyncio.CancelledError as cancellation:
+            await _see_off(write, inner)
+            if note := self._account_for(write, inner):
+                cancellation.add_note(note)
+            raise
+        if inner.cancelled():
+            # By "cancel all tasks", or by close.
+            note = self._account_for(write, inner)
+            if write.closed:
+                raise InvalidState(note or "the client was closed before the request was sent")
+        return inner.result()
+
+    def _account_for(self, write: _Write, inner: asyncio.Task[Any]) -> str | None:
+        """Keep what the caller of a write cannot be told, and return it in words."""
+        what = f"{write.operation} of {write.vm_id or write.name}"
+        kept: UnresolvedWrite | None = None
+        error = None if inner.cancelled() else inner.exception()
+        if inner.cancelled() or (error is not None and not isinstance(error, OutcomeUnknown)):
+            if write.trail.doubtful:
+                reason = "no answer told whether it was carried out"
+                kept = UnresolvedWrite(
+                    write.operation, write.name, write.vm_id, reason, token=write.token()
+                )
+        elif isinstance(error, OutcomeUnknown):
+            reason = "no answer told whether it was carried out, and looking did not either"
+            kept = UnresolvedWrite(
+                error.operation, error.name, error.vm_id, reason, error.candidates, error.token
+            )
+        elif write.operation == "create":
+            task: Task[VirtualMachine] = inner.result()
+            reason = f"it was accepted as {task.vm_id}, and its caller cancelled"
+            kept = UnresolvedWrite("create", write.name, task.vm_id, reason, token=task.token())
+        else:
+            return f"the {what} was accepted"
+        if kept is None:
+            return None
+        self._unresolved.append(kept)
+        return f"the {kept}; see client.unresolved"
+
+    async def close(self) -> None:
+        """Wait, for a while, for what is on the wire; then let go of it."""
+        loop = asyncio.get_running_loop()
+        self._closing = True
+        self._creates.stop()
+        running = {task: write for task, write in self._running.items() if task.get_loop() is loop}
+        if running:
+            for task, write in running.items():
+                write.closed = True
+                if not write.trail.doubtful:
+                    task.cancel()
+            _, late = await asyncio.wait(running, timeout=CANCEL_GRACE)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+            # Let their callers learn of it first.
+            await asyncio.sleep(0)
+        self._creates.start()
+        self._closing = False
+        if self._unresolved:
+            named = [str(write) for write in self._unresolved[:_MOST_NAMED]]
+            more = len(self._unresolved) - len(named)
+            named += [f"and {more} more"] if more else []
+            _log.warning(
+                "closed with %d writes unresolved: %s", len(self._unresolved), "; ".join(named)
+            )
+
+
+async def _see_off(write: _Write, inner: asyncio.Task[Any]) -> None:
+    """Wait, for a while, until a write whose caller was cancelled is at its end."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + CANCEL_GRACE
+    if not write.trail.doubtful:
+        inner.cancel()
+    # anyio cancels again and again, but for what is shielded; others may cancel once more.
+    with anyio.CancelScope(shield=True):
+        while not inner.done():
+            left = until - loop.time()
+            if left <= 0:
+                inner.cancel()
+            try:
+                await asyncio.wait({inner}, timeout=left if left > 0 else None)
+            except asyncio.CancelledError:
+                continue
+
+
+def _is_explained(call: Call, error: Conflict | NotFound) -> bool:
+    """Return whether a refusal is what comes of an earlier attempt that was carried out."""
+    if isinstance(error, NotFound):
+        return call.name == "delete" and error.from_api
+    return True
