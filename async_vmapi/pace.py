@@ -7,7 +7,7 @@ about requests alone.
 import asyncio
 import enum
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -43,7 +43,7 @@ class Pace:
         self._gate: _Gate | None = None
 
     @asynccontextmanager
-    async def admit(self, lane: Lane, *, again: bool = False) -> AsyncIterator[None]:
+    async def admit(self, lane: Lane, *, again: bool = False) -> AsyncGenerator[None]:
         """Wait until a request may set out; what is inside the context is the request.
 
         Args:

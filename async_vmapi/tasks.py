@@ -22,7 +22,7 @@ from async_vmapi.models import Operation, VirtualMachine
 from async_vmapi.tokens import DoubtToken, TaskToken
 from async_vmapi.watch import TaskEvent, Watch
 
-__all__ = ["DEFAULT_TIMEOUT", "Task", "has_begun", "resume", "start", "start_delete"]
+__all__ = ["DEFAULT_TIMEOUT", "Task", "resume", "start", "start_delete"]
 
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=TaskError)
@@ -159,6 +159,22 @@ class Task(Generic[T_co]):
                 raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
         return self.result()
 
+    async def has_begun(self, *, within: float) -> bool:
+        """Wait until a reboot or reset is seen to have left ``online``; return whether it was.
+
+        Args:
+            within: Seconds to wait at most.
+
+        Raises:
+            AuthenticationError: If the API does not let this client look.
+        """
+        watch = self._watch
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not (watch.left_online or watch.ended):
+                    await self._hub.news(watch)
+        return watch.left_online
+
     def events(self) -> AsyncIterator[TaskEvent]:
         """Iterate over every change seen: those of the past first, then each as it comes.
 
@@ -253,24 +269,6 @@ def start(
 def start_delete(hub: PollHub, origin: str, vm_id: str, *, adopted: bool = False) -> Task[None]:
     """Return the task of a deletion that the API accepted just now."""
     return Task(hub, Watch(vm_id, Target("delete")), origin, _nothing, adopted=adopted)
-
-
-async def has_begun(task: Task[VirtualMachine], *, within: float) -> bool:
-    """Wait until a reboot or reset is seen to have left ``online``; return whether it was.
-
-    Args:
-        task: The task.
-        within: Seconds to wait at most.
-
-    Raises:
-        AuthenticationError: If the API does not let this client look.
-    """
-    hub, watch = task._hub, task._watch  # noqa: SLF001 - of this module
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within):
-            while not (watch.left_online or watch.ended):
-                await hub.news(watch)
-    return watch.left_online
 
 
 def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:

@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
 
+# Where no logging is set up, stamina's lines about every repetition would come out on stderr.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
 _UNTOLD_HOLD: Final = 1.0
 """Seconds to hold back for a 429 that does not say how long."""
 

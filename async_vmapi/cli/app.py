@@ -1,13 +1,15 @@
 """The commands and their options. What they do stands in a module for each."""
 
 import asyncio
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from async_vmapi.cli import demo as demo_command
 from async_vmapi.cli import emulator as emulator_command
+from async_vmapi.emulator import FaultPlan
 from async_vmapi.errors import VMAPIError
 
 __all__ = ["app"]
@@ -36,6 +38,12 @@ def emulator(
     ] = False,
     speed: Annotated[float, typer.Option(help="How much faster its clock runs.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes what it does repeatable.")] = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="A TOML file of faults to break it with.")
+    ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Let faults be set at /_emulator/faults.")
+    ] = False,
 ) -> None:
     """Serve a local cloud until interrupted.
 
@@ -43,9 +51,19 @@ def emulator(
     else new ones.
     """
     try:
+        plan = None if faults is None else FaultPlan.load(faults)
+    except ValueError as error:
+        _fail(str(error), code=2)
+    try:
         asyncio.run(
             emulator_command.serve(
-                host=host, port=port, allow_remote=allow_remote, speed=speed, seed=seed
+                host=host,
+                port=port,
+                allow_remote=allow_remote,
+                speed=speed,
+                seed=seed,
+                faults=plan,
+                admin=admin,
             )
         )
     except (ValueError, OSError) as error:
@@ -80,6 +98,6 @@ def demo(
         raise typer.Exit(130) from None
 
 
-def _fail(message: str, *, code: int = 1) -> None:
+def _fail(message: str, *, code: int = 1) -> NoReturn:
     typer.echo(f"async-vmapi: {message}", err=True)
     raise typer.Exit(code)

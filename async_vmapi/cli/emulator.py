@@ -6,13 +6,20 @@ import os
 import shlex
 import signal
 
-from async_vmapi.emulator import Emulator
+from async_vmapi.emulator import Emulator, FaultPlan
 
 __all__ = ["serve"]
 
 
 async def serve(
-    *, host: str, port: int, allow_remote: bool, speed: float, seed: int | None
+    *,
+    host: str,
+    port: int,
+    allow_remote: bool,
+    speed: float,
+    seed: int | None,
+    faults: FaultPlan | None,
+    admin: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM, having printed where and with which credentials."""
     stop = asyncio.Event()
@@ -29,6 +36,8 @@ async def serve(
         seed=seed,
         api_key=os.environ.get("VMAPI_API_KEY") or None,
         api_secret=os.environ.get("VMAPI_API_SECRET") or None,
+        faults=faults,
+        admin=admin,
     ) as emulator:
         for name, value in (
             ("VMAPI_URL", emulator.url),

@@ -7,6 +7,8 @@ no more than the form of a signature.
 from async_vmapi.emulator.api import CloudAPI, Handled, Request, Response
 from async_vmapi.emulator.app import Emulator
 from async_vmapi.emulator.cloud import Cloud
+from async_vmapi.emulator.delivery import Delivery, deliver
+from async_vmapi.emulator.faults import Fault, FaultKind, FaultPlan
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM
 
@@ -16,9 +18,14 @@ __all__ = [
     "CloudAPI",
     "CloudOperation",
     "CloudVM",
+    "Delivery",
     "Emulator",
+    "Fault",
+    "FaultKind",
+    "FaultPlan",
     "Handled",
     "Request",
     "Response",
     "Settings",
+    "deliver",
 ]

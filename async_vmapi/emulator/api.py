@@ -17,6 +17,7 @@ import msgspec
 
 from async_vmapi.emulator import catalogue
 from async_vmapi.emulator.cloud import Cloud
+from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.vm import Refused
 from async_vmapi.signing import signature, string_to_sign
@@ -27,6 +28,7 @@ MOST_BODY: Final = 1024 * 1024
 """The largest body of a request, in bytes."""
 
 _TOLERANCE: Final = timedelta(minutes=15)
+_LISTS_KEPT: Final = 10.0
 _MOST_WAIT_FOR: Final = 7 * 24 * 60
 _VMS: Final = "/v2/virtual-machines"
 _VM_PATH: Final = re.compile(rf"{_VMS}/(?P<id>[^/?]+)(?:/(?P<verb>[a-z]+))?")
@@ -70,7 +72,7 @@ class Response:
     """An answer to be sent."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: bytes = attrs.field(repr=False)
 
 
@@ -101,13 +103,18 @@ class CloudAPI:
         api_key: The only key that is let in; a new one if it is not given.
         api_secret: Its secret; likewise.
         log: How many of the latest requests to keep in `log`.
+        faults: What goes wrong for which requests; see `async_vmapi.emulator.delivery`.
+        max_requests_per_second: How many requests are let in in a second of the cloud's clock;
+            others are answered with 429. None for no limit.
 
     Attributes:
         cloud: As above.
         api_key: As above.
         api_secret: As above.
         requests: How many requests came, by the call's name; ``refused`` counts those whose
-            signature, date or form was wrong, or that asked for no known call.
+            signature, date or form was wrong, or that asked for no known call;
+            ``rate_limited`` those above the limit.
+        faults: As above; a plan may be set at any time.
         log: The latest requests, the oldest first; none unless asked for.
     """
 
@@ -120,7 +127,11 @@ class CloudAPI:
         api_key: str | None = None,
         api_secret: str | None = None,
         log: int = 0,
+        faults: FaultPlan | None = None,
+        max_requests_per_second: float | None = None,
     ) -> None:
+        if max_requests_per_second is not None and not max_requests_per_second > 0:
+            raise ValueError(f"max_requests_per_second={max_requests_per_second!r} is not above 0")
         if cloud is not None and (settings is not None or seed is not None):
             raise ValueError("settings and seed are for a new cloud, and one was given")
         self.cloud = cloud if cloud is not None else Cloud(settings, seed=seed)
@@ -128,6 +139,12 @@ class CloudAPI:
         self.api_secret = api_secret or secrets.token_urlsafe(24)
         self.requests: Counter[str] = Counter()
         self.log: deque[Handled] = deque(maxlen=log)
+        self.faults = faults or FaultPlan()
+        self._rate = max_requests_per_second
+        # A bucket: as many as a second's may come at once, and refill evenly.
+        self._allowed = max(1.0, max_requests_per_second or 0.0)
+        self._allowed_at: float | None = None
+        self._lists: deque[tuple[float, bytes]] = deque()
 
     def __repr__(self) -> str:
         return f"<CloudAPI of {len(self.cloud.vms)} machines>"
@@ -142,11 +159,15 @@ class CloudAPI:
         """
         call = "refused"
         try:
+            self._limit(now)
             self._check(request, today)
             call, answer = self._find(request)
             content = answer(now)
         except Refused as error:
             response = _answer({"success": False, "error": str(error)}, error.status)
+            if error.status == 429:
+                call = "rate_limited"
+                response = Response(429, response.headers | {"Retry-After": "1"}, response.body)
         else:
             if isinstance(content, bytes):
                 response = Response(200, _HEADERS, content)
@@ -154,9 +175,37 @@ class CloudAPI:
                 response = _answer(content, 200)
         self.requests[call] += 1
         if self.log.maxlen:
-            named = None if call == "refused" else _VM_PATH.match(request.target)
+            named = None if call in {"refused", "rate_limited"} else _VM_PATH.match(request.target)
             self.log.append(Handled(now, call, named and named["id"], response.status))
         return response
+
+    def call_of(self, request: Request) -> str:
+        """Return the name of the call that a request is, as in `requests`."""
+        try:
+            return self._find(request)[0]
+        except Refused:
+            return "refused"
+
+    def remember_list(self, now: float, body: bytes) -> None:
+        """Keep the answer to a list, for a fault that shows an old one."""
+        while self._lists and now - self._lists[0][0] > _LISTS_KEPT:
+            self._lists.popleft()
+        self._lists.append((now, body))
+
+    def remembered_list(self, since: float) -> bytes | None:
+        """Return the oldest answer to a list that was given at `since` or later."""
+        return next((body for at, body in self._lists if at >= since), None)
+
+    def _limit(self, now: float) -> None:
+        if self._rate is None:
+            return
+        if self._allowed_at is not None:
+            refill = (now - self._allowed_at) * self._rate
+            self._allowed = min(max(1.0, self._rate), self._allowed + refill)
+        self._allowed_at = now
+        if self._allowed < 1.0 - 1e-6:
+            raise Refused(429, "too many requests")
+        self._allowed -= 1.0
 
     # --- who asks ------------------------------------------------------------------------------
 

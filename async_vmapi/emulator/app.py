@@ -1,19 +1,28 @@
 """`Emulator`: the local cloud behind a socket, so that any client of the API can talk to it."""
 
 import asyncio
+import contextlib
 import ipaddress
+import json
 import math
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from aiohttp import web
 
 from async_vmapi.emulator.api import CloudAPI, Request
 from async_vmapi.emulator.cloud import Cloud
+from async_vmapi.emulator.delivery import Delivery, deliver
+from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.settings import Settings
 
 __all__ = ["Emulator"]
+
+
+_ADMIN: Final = "/_emulator/faults"
+_PIECE: Final = 64 * 1024
+_PIECES: Final = 10
 
 
 class Emulator:
@@ -29,6 +38,10 @@ class Emulator:
         seed: Makes a new cloud repeatable.
         api_key: The only key that is let in; a new one if it is not given.
         api_secret: Its secret; likewise.
+        faults: What goes wrong for which requests, of a new cloud; later, set ``api.faults``.
+        admin: Whether ``/_emulator/faults`` answers, from this machine alone: GET shows the
+            plan and what it did, PUT sets a plan (a JSON object like the TOML file of
+            `FaultPlan.load`), POST adds one fault for a call's next request, DELETE clears all.
 
     Raises:
         ValueError: If an argument is not as said above.
@@ -49,6 +62,8 @@ class Emulator:
         seed: int | None = None,
         api_key: str | None = None,
         api_secret: str | None = None,
+        faults: FaultPlan | None = None,
+        admin: bool = False,
     ) -> None:
         if not (allow_remote or _is_loopback(host)):
             raise ValueError(
@@ -57,11 +72,18 @@ class Emulator:
             )
         if not 0 < speed < math.inf:
             raise ValueError(f"speed must be above 0, not {speed!r}")
-        if api is not None and any(x is not None for x in (settings, seed, api_key, api_secret)):
-            raise ValueError("settings, seed and credentials are for a new API, and one was given")
+        new = (settings, seed, api_key, api_secret, faults)
+        if api is not None and any(x is not None for x in new):
+            raise ValueError(
+                "settings, seed, credentials and faults are for a new API, and one was given"
+            )
         self.api = api or CloudAPI(
-            settings=settings, seed=seed, api_key=api_key, api_secret=api_secret
+            settings=settings, seed=seed, api_key=api_key, api_secret=api_secret, faults=faults
         )
+        self._admin = admin
+        self._site: web.TCPSite | None = None
+        self._reopening: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._host = host
         self._port = port
         self._speed = speed
@@ -74,8 +96,7 @@ class Emulator:
         if self._runner is None:
             raise RuntimeError("the emulator is not running")
         host = f"[{self._host}]" if ":" in self._host else self._host
-        port: int = self._runner.addresses[0][1]
-        return f"http://{host}:{port}"
+        return f"http://{host}:{self._listening_port}"
 
     @property
     def api_key(self) -> str:
@@ -103,9 +124,72 @@ class Emulator:
         except web.HTTPRequestEntityTooLarge:
             self.api.requests["refused"] += 1
             return web.json_response({"success": False, "error": "body is too large"}, status=413)
+        if self._admin and request.path == _ADMIN:
+            return self._administer(request, body)
         asked = Request(request.method, request.raw_path, request.headers, body)
-        answer = self.api.handle(asked, now=self.now, today=datetime.now(UTC))
-        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+        delivery = deliver(self.api, asked, now=self.now, today=datetime.now(UTC))
+        if delivery.refuse:
+            await self._refuse(delivery.refuse)
+        if delivery.delay:
+            await asyncio.sleep(delivery.delay)
+        answer = delivery.response
+        if answer is None:
+            if request.transport is not None:
+                request.transport.abort()
+            # It goes nowhere, but a handler must return something.
+            return web.Response()
+        if delivery == Delivery(answer):
+            return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        # Who asked may not want to hear the end of it.
+        with contextlib.suppress(ConnectionError):
+            await _send_broken(request, response, delivery, answer.body)
+        return response
+
+    async def _refuse(self, seconds: float) -> None:
+        """Let no new connection in for a while; those that are open stay."""
+        site, self._site = self._site, None
+        if site is not None:
+            loop = asyncio.get_running_loop()
+            self._reopening = loop.call_later(seconds, self._reopen)
+            await site.stop()
+
+    def _reopen(self) -> None:
+        self._reopening = None
+        self._opening = asyncio.get_running_loop().create_task(self._open())
+
+    async def _open(self) -> None:
+        if self._runner is not None:
+            self._site = web.TCPSite(self._runner, self._host, self._listening_port)
+            await self._site.start()
+
+    def _administer(self, request: web.BaseRequest, body: bytes) -> web.Response:
+        """Show or change the faults."""
+        # A page in a browser must not reach it by a name that resolves to this machine.
+        if not (_is_loopback(request.remote or "") and _is_loopback(request.url.host or "")):
+            return web.json_response({"error": "this is for the local machine"}, status=403)
+        api = self.api
+        try:
+            match request.method:
+                case "GET":
+                    return web.json_response(
+                        {"plan": api.faults.to_dict(), "injected": api.faults.injected}
+                    )
+                case "DELETE":
+                    api.faults.clear()
+                case "PUT" | "POST" if request.content_type != "application/json":
+                    words = "Content-Type must be application/json"
+                    return web.json_response({"error": words}, status=415)
+                case "PUT":
+                    api.faults = FaultPlan.from_dict(json.loads(body))
+                case "POST":
+                    fields: Any = json.loads(body)
+                    api.faults.fail_next(**fields)
+                case _:
+                    return web.json_response({"error": "GET, PUT, POST or DELETE"}, status=405)
+        except (ValueError, TypeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"success": True})
 
     async def __aenter__(self) -> Self:
         if self._runner is not None:
@@ -118,11 +202,13 @@ class Emulator:
         runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            self._site = web.TCPSite(runner, self._host, self._port)
+            await self._site.start()
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
+        self._listening_port: int = runner.addresses[0][1]
         return self
 
     async def __aexit__(
@@ -132,8 +218,34 @@ class Emulator:
         trace: TracebackType | None,
     ) -> None:
         runner, self._runner = self._runner, None
+        if self._reopening is not None:
+            self._reopening.cancel()
+        if self._opening is not None:
+            await self._opening
+        self._site = self._reopening = self._opening = None
         if runner is not None:
             await runner.cleanup()
+
+
+async def _send_broken(
+    request: web.BaseRequest, response: web.StreamResponse, delivery: Delivery, body: bytes
+) -> None:
+    """Send an answer as a fault wants it."""
+    size = len(body)
+    response.content_length = size + delivery.padding
+    await response.prepare(request)
+    if delivery.cut:
+        await response.write(body[: size // 2])
+    else:
+        step = max(1, math.ceil(size / _PIECES)) if delivery.spread else size or 1
+        for start in range(0, size, step):
+            await asyncio.sleep(delivery.spread / _PIECES)
+            await response.write(body[start : start + step])
+        for left in range(delivery.padding, 0, -_PIECE):
+            await response.write(b" " * min(_PIECE, left))
+        await response.write_eof()
+    if (delivery.cut or delivery.close_after) and request.transport is not None:
+        request.transport.close()
 
 
 def _is_loopback(host: str) -> bool:

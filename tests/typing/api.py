@@ -51,7 +51,7 @@ async def make(session: aiohttp.ClientSession) -> None:
     Client(5, api_key="k", api_secret="s")  # type: ignore[arg-type]
     Client("https://example.com", api_key="k", api_secret="s", timeout="5")  # type: ignore[arg-type]
     Client.from_env(timeout="5")  # type: ignore[arg-type]
-    Client.from_env(retries=5)  # type: ignore[call-arg]
+    Client.from_env(retries="5")  # type: ignore[arg-type]
     client.requests["list"] = 0  # type: ignore[index]
 
 

@@ -1,0 +1,233 @@
+"""Break the emulator on demand: which request is hit by which fault. Pure.
+
+A `FaultPlan` decides; `async_vmapi.emulator.delivery` does it.
+"""
+
+import fnmatch
+import random
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
+
+import msgspec
+
+__all__ = ["Fault", "FaultKind", "FaultPlan"]
+
+FaultKind: TypeAlias = Literal[
+    "refuse",
+    "drop_before",
+    "drop_after",
+    "stall",
+    "rate_limited",
+    "server_error",
+    "truncated",
+    "html",
+    "success_false",
+    "slow_body",
+    "wrong_content_type",
+    "close_idle",
+    "stale_list",
+    "not_found",
+    "unknown_state",
+    "huge_body",
+]
+
+_KINDS: Final[frozenset[str]] = frozenset(get_args(FaultKind))
+_ONLY_FOR: Final[Mapping[str, frozenset[str]]] = {
+    "stale_list": frozenset({"list"}),
+    "not_found": frozenset({"get"}),
+    "unknown_state": frozenset({"get", "list"}),
+}
+_SECONDS: Final[Mapping[str, float]] = {
+    "refuse": 0.5,
+    "stall": 60.0,
+    "slow_body": 2.0,
+    "stale_list": 5.0,
+}
+
+
+class Fault(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What goes wrong, and for which requests.
+
+    The kinds: ``refuse`` lets in no new connection for `seconds` (0.5) and drops the request
+    that it hits; ``drop_before`` and ``drop_after`` drop the connection before or after the
+    request was carried out; ``stall`` carries it out, and drops the connection after `seconds`
+    (60); ``rate_limited`` answers 429; ``server_error`` answers `status`, and for 502 and 504 a
+    proxy's page; ``truncated`` sends half the answer; ``html`` a page in its place;
+    ``success_false`` a refusal on status 200; ``slow_body`` takes `seconds` (2) for the answer;
+    ``wrong_content_type`` calls it ``text/html``; ``close_idle`` closes the connection behind
+    it; ``stale_list`` answers with a list up to `seconds` (5) old; ``not_found`` says so of a
+    machine that is there; ``unknown_state`` shows a word in place of each state; ``huge_body``
+    goes on with white space up to `size`. All but ``refuse``, ``drop_before``, ``rate_limited``,
+    ``server_error`` and ``success_false`` carry the request out.
+
+    Attributes:
+        kind: What goes wrong.
+        probability: How likely a request is hit, above 0 and up to 1.
+        nth: Or which are hit, counting from 1 those that `call` and `path` fit.
+        call: The call's name, as in `CloudAPI.requests`; None for any.
+        path: A pattern with ``*`` for the path; None for any.
+        times: How many requests are hit at most; None for no limit.
+        seconds: See above, on the event loop's clock but for ``stale_list``; None for the
+            value in brackets.
+        retry_after: Seconds told with 429 and 503; None for not told.
+        status: Of a ``server_error``.
+        after: Whether a ``server_error`` comes after the request was carried out.
+        size: Bytes of a ``huge_body``.
+
+    Raises:
+        ValueError: If a field is not as said here.
+    """
+
+    kind: FaultKind
+    probability: float | None = None
+    nth: tuple[int, ...] | None = None
+    call: str | None = None
+    path: str | None = None
+    times: int | None = None
+    seconds: float | None = None
+    retry_after: int | None = None
+    status: Literal[500, 502, 503, 504] = 500
+    after: bool = False
+    size: int = 128 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        def check(name: str, value: object, allowed: str, *, ok: bool) -> None:
+            if not ok:
+                raise ValueError(f"{name}={value!r} is not {allowed}")
+
+        check("kind", self.kind, f"one of {', '.join(sorted(_KINDS))}", ok=self.kind in _KINDS)
+        if (self.probability is None) is (self.nth is None):
+            raise ValueError("a fault has either probability or nth")
+        probability, seconds = self.probability, self.seconds
+        if probability is not None:
+            allowed = "above 0 and up to 1"
+            check("probability", probability, allowed, ok=0 < probability <= 1)
+        for name, value in (("nth", min(self.nth or (1,))), ("times", self.times)):
+            check(name, value, "at least 1", ok=value is None or value >= 1)
+        check("seconds", seconds, "0 or more", ok=seconds is None or seconds >= 0)
+        after = self.retry_after
+        check("retry_after", after, "0 or more", ok=after is None or after >= 0)
+        check("status", self.status, "500, 502, 503 or 504", ok=self.status in (500, 502, 503, 504))
+        check("size", self.size, "at least 1", ok=self.size >= 1)
+
+    @property
+    def lasting(self) -> float:
+        """The seconds that it takes: its own, or its kind's."""
+        return self.seconds if self.seconds is not None else _SECONDS.get(self.kind, 0.0)
+
+    def fits(self, call: str, path: str) -> bool:
+        """Return whether it is for such a request at all."""
+        return (
+            call in _ONLY_FOR.get(self.kind, (call,))
+            and self.call in {None, call}
+            and (self.path is None or fnmatch.fnmatchcase(path, self.path))
+        )
+
+
+class _Plan(msgspec.Struct, forbid_unknown_fields=True):
+    fault: list[Fault] = []
+    seed: int | None = None
+
+
+class FaultPlan:
+    """Faults, and what was drawn and counted for them.
+
+    Args:
+        faults: The faults; of several that hit a request the first one counts.
+        seed: Makes what is drawn repeatable.
+
+    Attributes:
+        faults: As above.
+        injected: How many requests were hit, by the fault's kind.
+    """
+
+    def __init__(self, faults: Iterable[Fault] = (), *, seed: int | None = None) -> None:
+        self.faults = tuple(faults)
+        self.injected: Counter[str] = Counter()
+        self._random = random.Random(seed)  # noqa: S311 - a test's, not a secret
+        self._seed = seed
+        self._seen = [0] * len(self.faults)
+        self._hits = [0] * len(self.faults)
+        self._next: list[Fault] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be hit."""
+        return not (self.faults or self._next)
+
+    def pick(self, call: str, path: str) -> Fault | None:
+        """Return the fault that hits a request, if one does, and count it."""
+        picked = next((fault for fault in self._next if fault.fits(call, path)), None)
+        if picked is not None:
+            self._next.remove(picked)
+        for number, fault in enumerate(self.faults):
+            if not fault.fits(call, path):
+                continue
+            self._seen[number] += 1
+            # Drawn in any case, so that one fault's hits do not shift another's.
+            if fault.probability is not None:
+                hit = self._random.random() < fault.probability
+            else:
+                hit = self._seen[number] in (fault.nth or ())
+            if hit and picked is None and (fault.times is None or self._hits[number] < fault.times):
+                self._hits[number] += 1
+                picked = fault
+        if picked is not None:
+            self.injected[picked.kind] += 1
+        return picked
+
+    def fail_next(self, call: str, kind: FaultKind = "drop_after", **fields: Any) -> None:
+        """Let the next request of a call be hit, once; several of them wait in a row.
+
+        Args:
+            call: The call's name.
+            kind: What goes wrong.
+            fields: Other fields of `Fault`.
+
+        Raises:
+            ValueError: If a field is not allowed, or the kind is not for that call.
+        """
+        fault = Fault(kind=kind, call=call, probability=1.0, **fields)
+        if not fault.fits(call, fault.path or ""):
+            raise ValueError(f"kind={kind!r} is not for the call {call!r}")
+        self._next.append(fault)
+
+    def clear(self) -> None:
+        """Take all faults away; what was counted stays."""
+        self.faults, self._seen, self._hits = (), [], []
+        self._next.clear()
+
+    @classmethod
+    def from_dict(cls, content: object) -> Self:
+        """Return the plan that a TOML or JSON document describes: ``fault`` and ``seed``.
+
+        Raises:
+            ValueError: If it describes none.
+        """
+        try:
+            plan = msgspec.convert(content, _Plan)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from None
+        return cls(plan.fault, seed=plan.seed)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what `from_dict` takes."""
+        plan: dict[str, object] = {"fault": msgspec.to_builtins(list(self.faults))}
+        return plan if self._seed is None else plan | {"seed": self._seed}
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a plan from a TOML file.
+
+        Raises:
+            ValueError: If the file cannot be read or describes no plan; the text names it.
+        """
+        try:
+            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
