@@ -19,11 +19,13 @@ from async_vmapi.doubt import Creates, Creation
 from async_vmapi.errors import (
     APIError,
     Conflict,
+    ConnectFailed,
     DecodingError,
     InvalidArgument,
     InvalidState,
     NotFound,
     OutcomeUnknown,
+    RateLimited,
     TransportError,
     VMAPIError,
 )
@@ -68,7 +70,8 @@ class UnresolvedWrite:
     token: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.operation} of {self.vm_id or self.name}: {self.reason}"
+        which = self.vm_id if self.name is None else repr(self.name)
+        return f"{self.operation} of {which}: {self.reason}"
 
 
 @attrs.define(eq=False)
@@ -151,6 +154,9 @@ class Writes:
     async def _known_before(self, creation: Creation) -> frozenset[str] | None:
         try:
             roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
+        except (ConnectFailed, RateLimited):
+            # So would the create fail.
+            raise
         except (APIError, DecodingError, TransportError) as error:
             # Not reason enough to create nothing; but on doubt nothing can be adopted then.
             _log.debug("names are not known before a create: %s", type(error).__name__)

@@ -81,7 +81,7 @@ class Emulator:
             settings=settings, seed=seed, api_key=api_key, api_secret=api_secret, faults=faults
         )
         self._admin = admin
-        self._site: web.TCPSite | None = None
+        self._server: asyncio.Server | None = None
         self._reopening: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
         self._host = host
@@ -146,22 +146,29 @@ class Emulator:
             await _send_broken(request, response, delivery, answer.body)
         return response
 
+    async def _listen(self, port: int) -> None:
+        if self._runner is not None and (factory := self._runner.server) is not None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(factory, self._host, port)
+            self._listening_port = self._server.sockets[0].getsockname()[1]
+
     async def _refuse(self, seconds: float) -> None:
         """Let no new connection in for a while; those that are open stay."""
-        site, self._site = self._site, None
-        if site is not None:
-            loop = asyncio.get_running_loop()
-            self._reopening = loop.call_later(seconds, self._reopen)
-            await site.stop()
+        server, self._server = self._server, None
+        if server is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._reopening = loop.call_later(seconds, self._reopen)
+        # asyncio may be about to let some in, and does not bear that the server closes then.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            for listener in server.sockets:
+                loop.remove_reader(listener)
+        await asyncio.sleep(0.01)
+        server.close()
 
     def _reopen(self) -> None:
         self._reopening = None
-        self._opening = asyncio.get_running_loop().create_task(self._open())
-
-    async def _open(self) -> None:
-        if self._runner is not None:
-            self._site = web.TCPSite(self._runner, self._host, self._listening_port)
-            await self._site.start()
+        self._opening = asyncio.get_running_loop().create_task(self._listen(self._listening_port))
 
     def _administer(self, request: web.BaseRequest, body: bytes) -> web.Response:
         """Show or change the faults."""
@@ -199,16 +206,14 @@ class Emulator:
         self._start = self.cloud.now
         # A body is signed as it was sent, so it is not to be unpacked here.
         server = web.Server(self._handle, access_log=None, auto_decompress=False)
-        runner = web.ServerRunner(server, shutdown_timeout=0.1)
-        await runner.setup()
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         try:
-            self._site = web.TCPSite(runner, self._host, self._port)
-            await self._site.start()
+            await self._runner.setup()
+            await self._listen(self._port)
         except BaseException:
+            runner, self._runner = self._runner, None
             await runner.cleanup()
             raise
-        self._runner = runner
-        self._listening_port: int = runner.addresses[0][1]
         return self
 
     async def __aexit__(
@@ -222,7 +227,10 @@ class Emulator:
             self._reopening.cancel()
         if self._opening is not None:
             await self._opening
-        self._site = self._reopening = self._opening = None
+        listening, self._server = self._server, None
+        self._reopening = self._opening = None
+        if listening is not None:
+            listening.close()
         if runner is not None:
             await runner.cleanup()
 
