@@ -174,7 +174,9 @@ class Client:
             seed=seed,
         )
         self._rosters = Rosters(self._transport, floor=floor)
-        self._hub = PollHub(self._transport, self._rosters, floor=floor, ceiling=ceiling, seed=seed)
+        self._hub = PollHub(
+            self._transport, self._rosters, floor=floor, ceiling=ceiling, seed=seed, rate=rate
+        )
         self._writes = Writes(self._transport, self._hub, self._rosters, window=window)
         self.vms = VirtualMachines(self._transport, self._hub, self._writes)
         self.regions = Regions(self._transport)

@@ -75,6 +75,7 @@ class PollHub:
         floor: Seconds between two looks at the same machine, or two lists, at least.
         ceiling: Seconds between two looks at the same machine at most.
         seed: Makes the jitter repeatable.
+        rate: How many requests a second there are for everything; None for no limit.
     """
 
     def __init__(
@@ -85,10 +86,11 @@ class PollHub:
         floor: float = 1.0,
         ceiling: float = 15.0,
         seed: int | None = None,
+        rate: float | None = None,
     ) -> None:
         self._transport = transport
         self._rosters = rosters
-        self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed)
+        self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
         # Looks due within this time are taken together.
         self._slack = floor / 4
         self._machines: dict[str, _Machine] = {}

@@ -16,7 +16,7 @@ from async_vmapi.transport import Call, Transport
 __all__ = ["Listing", "Look", "look_at", "look_at_all"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS)
+_LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS, first=True)
 
 
 @attrs.frozen

@@ -19,7 +19,16 @@ LONGEST_HOLD: Final = 60.0
 """Seconds for which a server's ``Retry-After`` holds the client back at most."""
 
 _BURST: Final = 0.05
-"""Seconds' worth of requests that may go at once where there is a rate."""
+"""Seconds' worth of requests that may go at once where there is a rate; two in any case."""
+
+
+_CALLS_PER_LOOK: Final = 9
+"""How many calls go for one look where both wait: an end may be seen a little later, but what
+is not sent yet does not begin at all."""
+
+
+_CLOCK: Final = 0.001
+"""Seconds by which a timer may go off early, by what the loop's clock can resolve."""
 
 
 class Lane(enum.Enum):
@@ -43,18 +52,18 @@ class Pace:
         self._gate: _Gate | None = None
 
     @asynccontextmanager
-    async def admit(self, lane: Lane, *, again: bool = False) -> AsyncGenerator[None]:
+    async def admit(self, lane: Lane, *, first: bool = False) -> AsyncGenerator[None]:
         """Wait until a request may set out; what is inside the context is the request.
 
         Args:
             lane: Who asks.
-            again: Whether it is a repetition, which goes before those that wait already.
+            first: Whether it goes before those that wait already, as a repetition does.
         """
         loop = asyncio.get_running_loop()
         if self._gate is None or self._gate.loop is not loop:
             self._gate = _Gate(loop, self._most, self._rate)
         gate = self._gate
-        await gate.enter(lane, again=again)
+        await gate.enter(lane, first=first)
         try:
             yield
         finally:
@@ -79,26 +88,31 @@ class _Gate:
         self._most = self._window = most
         self._out = 0
         self._held_until = loop.time()
-        # Evenly spread: a burst at the start would overrun a server that counts strictly.
-        burst = 1.0 if rate is None else max(1.0, rate * _BURST)
+        self._rate = rate
+        # A burst of more at the start would overrun a server that counts strictly.
+        burst = 2.0 if rate is None else max(2.0, rate * _BURST)
         self._limiter = None if rate is None else AsyncLimiter(burst, burst / rate)
         self._busy = False
-        self._last = Lane.LOOKS
+        self._calls = 0
         self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         self._room: asyncio.Future[None] | None = None
 
-    async def enter(self, lane: Lane, *, again: bool) -> None:
-        await self._turn(lane, again=again)
+    async def enter(self, lane: Lane, *, first: bool) -> None:
+        await self._turn(lane, first=first)
         try:
             while True:
-                if (hold := self._held_until - self.loop.time()) > 0:
+                if (hold := self._held_until - self.loop.time()) > _CLOCK:
                     await asyncio.sleep(hold)
                 elif self._out >= self._window:
                     self._room = self.loop.create_future()
                     await self._room
                 else:
                     break
-            if self._limiter is not None:
+            if self._limiter is not None and self._rate is not None:
+                # Its own waiting never ends on a clock that jumps, where a timer that is early
+                # by a rounding is set anew for the same moment.
+                while not self._limiter.has_capacity():  # noqa: ASYNC110 - time is the event
+                    await asyncio.sleep(1 / self._rate)
                 await self._limiter.acquire()
             self._out += 1
         finally:
@@ -121,13 +135,13 @@ class _Gate:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
-    async def _turn(self, lane: Lane, *, again: bool) -> None:
+    async def _turn(self, lane: Lane, *, first: bool) -> None:
         if not self._busy:
-            self._busy, self._last = True, lane
+            self._busy = True
             return
         turn = self.loop.create_future()
         waiting = self._waiting[lane]
-        if again:
+        if first:
             waiting.appendleft(turn)
         else:
             waiting.append(turn)
@@ -140,13 +154,15 @@ class _Gate:
             raise
 
     def _next(self) -> None:
-        first = Lane.CALLS if self._last is Lane.LOOKS else Lane.LOOKS
-        for lane in (first, self._last):
+        lanes = [Lane.CALLS, Lane.LOOKS]
+        if self._calls >= _CALLS_PER_LOOK:
+            lanes.reverse()
+        for lane in lanes:
             waiting = self._waiting[lane]
             while waiting:
                 turn = waiting.popleft()
                 if not turn.done():
-                    self._last = lane
+                    self._calls = self._calls + 1 if lane is Lane.CALLS else 0
                     turn.set_result(None)
                     return
         self._busy = False

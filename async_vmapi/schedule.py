@@ -15,6 +15,9 @@ __all__ = ["Schedule"]
 _REQUEST: Final = 64 * 1024
 """What a request costs besides its bytes, told in bytes: requests are what rate limits count."""
 
+_BYTES_PER_SECOND: Final = 10_000_000
+"""What a line carries while a request that is one of so many a second waits for its turn."""
+
 _FLEET: Final = 1000
 """Machines that an account is thought to have until a list has shown it."""
 
@@ -34,23 +37,28 @@ class Schedule:
         floor: Seconds between two looks at least.
         ceiling: Seconds between two looks at most.
         seed: Makes the jitter repeatable.
+        rate: How many requests a second there are for everything; None for no limit.
     """
 
-    def __init__(self, *, floor: float, ceiling: float, seed: int | None) -> None:
+    def __init__(
+        self, *, floor: float, ceiling: float, seed: int | None, rate: float | None = None
+    ) -> None:
         self.floor = floor
         self.ceiling = ceiling
+        # Where requests are few, each is worth more bytes.
+        self._request = max(_REQUEST, _BYTES_PER_SECOND / rate if rate else 0.0)
         self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
-        self._list_cost: float = _REQUEST + _FLEET * _VM_BYTES
-        self._get_cost: float = _REQUEST + _VM_BYTES
+        self._list_cost = self._request + _FLEET * _VM_BYTES
+        self._get_cost = self._request + _VM_BYTES
         self._durations: dict[Operation, tuple[int, float, float]] = {}
 
     def measured_list(self, size: int) -> None:
         """Learn from the bytes of a list."""
-        self._list_cost = _REQUEST + size
+        self._list_cost = self._request + size
 
     def measured_get(self, size: int) -> None:
         """Learn from the bytes of a get."""
-        self._get_cost = _REQUEST + size
+        self._get_cost = self._request + size
 
     def took(self, operation: Operation, elapsed: float) -> None:
         """Learn from an operation that was seen to end `elapsed` seconds after its request."""

@@ -48,6 +48,7 @@ class Call:
         secrets: What no error may show, should the server repeat it.
         repeat: Whether it may be made again when it failed.
         lane: Whose it is, where requests must wait for their turn.
+        first: Whether it goes before the others of its lane.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Call:
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
     repeat: Repeat = Repeat.SAFE
     lane: Lane = Lane.CALLS
+    first: bool = False
 
 
 class Transport:
@@ -151,7 +153,7 @@ class Transport:
     async def _attempt(
         self, call: Call, shape: Shape[T], trail: Trail, *, again: bool
     ) -> tuple[T, bytes]:
-        async with self._pace.admit(call.lane, again=again):
+        async with self._pace.admit(call.lane, first=again or call.first):
             loop = asyncio.get_running_loop()
             headers = sign(
                 self._credentials, call.method, self._host, call.path, call.body, datetime.now(UTC)

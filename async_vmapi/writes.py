@@ -377,10 +377,11 @@ async def _see_off(write: _Write, inner: asyncio.Task[Any]) -> None:
     with anyio.CancelScope(shield=True):
         while not inner.done():
             left = until - loop.time()
-            if left <= 0:
+            # Timers may go off this much early.
+            if left <= 0.001:
                 inner.cancel()
             try:
-                await asyncio.wait({inner}, timeout=left if left > 0 else None)
+                await asyncio.wait({inner}, timeout=left if left > 0.001 else None)
             except asyncio.CancelledError:
                 continue
 

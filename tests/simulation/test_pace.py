@@ -1,0 +1,339 @@
+"""How many requests set out, and when, on a clock that jumps."""
+
+import asyncio
+import itertools
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from async_vmapi import Client, InvalidArgument, RateLimited, ServerError, TransportError
+from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
+from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
+from async_vmapi.pace import Lane, Pace
+
+pytestmark = pytest.mark.looptime
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+class Recorder:
+    """A cloud that notes when which request came, and can answer it itself."""
+
+    def __init__(self, **options):
+        self.api = CloudAPI(**options)
+        self.came = []
+        self.answer = lambda number: None
+        self._handle = self.api.handle
+        self.api.handle = self.handle
+
+    def handle(self, request, **when):
+        self.came.append((now(), self.api.call_of(request)))
+        return self.answer(len(self.came)) or self._handle(request, **when)
+
+    def client(self, **options):
+        return Client.in_memory(self.api, **({"latency": 0.02, "seed": 1} | options))
+
+
+def refusal(status, **headers):
+    return Response(status, headers, b'{"success": false, "error": "later"}')
+
+
+class TestRate:
+    @pytest.mark.parametrize("operation", ["create", "shutdown"])
+    async def test_five_hundred_operations_within_ten_requests_a_second(
+        self, request_for, operation
+    ):
+        """Hardly any is refused, and all end hardly later than they can."""
+        api = CloudAPI(seed=1, max_requests_per_second=10)
+        async with Client.in_memory(
+            api, latency=0.05, seed=1, max_requests_per_second=10
+        ) as client:
+            if operation == "create":
+                writes = [
+                    client.vms.create(request_for(f"w-{n}"), unique_name=True) for n in range(500)
+                ]
+            else:
+                zone = next(iter(ZONES.values()))
+                for n in range(500):
+                    api.cloud.create(
+                        now() - 1000,
+                        label=f"w-{n}",
+                        cores=1,
+                        ram=1024,
+                        zone=zone,
+                        template=TEMPLATES[0],
+                    )
+                writes = [client.vms.shutdown(vm_id) for vm_id in list(api.cloud.vms)]
+            began = now()
+
+            async def whole(write):
+                await (await write)
+
+            await asyncio.gather(*map(whole, writes))
+            took = now() - began
+        done = sorted(
+            (o for o in api.cloud.operations if o.kind == operation), key=lambda o: o.accepted_at
+        )
+        assert len(done) == 500
+        optimum = max(
+            n / 10 + operation.finished_at - operation.accepted_at
+            for n, operation in enumerate(done)
+        )
+        print(f"{operation}: {took:.1f} s, the optimum is {optimum:.1f} s, {api.requests}")
+        assert took <= 1.15 * optimum
+        assert api.requests["rate_limited"] < 0.01 * api.requests.total()
+
+    async def test_requests_are_spread_evenly(self):
+        """No more than two at once, neither at the beginning nor after a pause."""
+        cloud = Recorder()
+        async with cloud.client(max_requests_per_second=4) as client:
+            for _ in range(2):
+                await asyncio.gather(*(client.regions.list() for _ in range(8)))
+                await asyncio.sleep(100)
+        times = [at for at, _ in cloud.came]
+        steps = [b - a for a, b in itertools.pairwise(times)]
+        for some in steps[:7], steps[8:]:
+            assert some == pytest.approx([0, *[0.25] * 6], abs=0.001)
+
+    @pytest.mark.parametrize("most", [1, 7])
+    async def test_so_many_at_once(self, most):
+        """The limit of connections holds for calls and looks together."""
+        out = peak = 0
+        cloud = Recorder()
+        async with cloud.client(max_connections=most) as client:
+            send = client._transport._wire.send
+
+            async def counted(*request):
+                nonlocal out, peak
+                out += 1
+                peak = max(peak, out)
+                try:
+                    return await send(*request)
+                finally:
+                    out -= 1
+
+            client._transport._wire.send = counted
+            await asyncio.gather(*(client.regions.list() for _ in range(50)))
+        assert peak == most
+
+    @pytest.mark.parametrize(
+        ("options", "argument"),
+        [
+            ({"max_connections": 0}, "max_connections"),
+            ({"max_requests_per_second": 0}, "max_requests_per_second"),
+            ({"max_requests_per_second": float("nan")}, "max_requests_per_second"),
+            ({"retries": -1}, "retries"),
+            ({"retries": True}, "retries"),
+            ({"lookup_window": -1}, "lookup_window"),
+            ({"lookup_window": "60"}, "lookup_window"),
+        ],
+    )
+    async def test_wrong_limits_are_refused(self, options, argument):
+        """They name the argument and what is allowed."""
+        with pytest.raises(InvalidArgument) as caught:
+            Client.in_memory(CloudAPI(), **options)
+        assert caught.value.argument == argument
+
+
+class TestHolding:
+    @pytest.mark.parametrize("status", [429, 503])
+    @pytest.mark.parametrize("form", ["seconds", "date"])
+    async def test_the_whole_client_holds_back(self, status, form):
+        """Nothing sets out in the time that the server asked for."""
+        cloud = Recorder()
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
+        told = "8" if form == "seconds" else date
+
+        def answer(number):
+            return refusal(status, **{"Retry-After": told}) if number == 3 else None
+
+        cloud.answer = answer
+        async with cloud.client(max_connections=2) as client:
+            await asyncio.gather(*(client.regions.list() for _ in range(20)))
+        (hit, _), later = cloud.came[2], cloud.came[4:]
+        # The other one of the two connections may have been out already.
+        assert min(at for at, _ in later) >= hit + 6.5
+        assert len(cloud.came) == 21
+
+    async def test_it_resumes_without_a_burst(self):
+        """One request comes first, and more only as answers come."""
+        cloud = Recorder()
+        cloud.answer = lambda number: (
+            refusal(429, **{"Retry-After": "5"}) if number <= 100 else None
+        )
+        async with cloud.client(latency=0.2) as client:
+            await asyncio.gather(*(client.regions.list() for _ in range(200)))
+        after = [at for at, _ in cloud.came[100:]]
+        first = after[0]
+        assert first >= 5
+        by_round = [
+            sum(first + 0.2 * n - 0.01 <= at < first + 0.2 * (n + 1) - 0.01 for at in after)
+            for n in range(5)
+        ]
+        assert by_round[0] == 1
+        assert all(b <= 2 * a for a, b in itertools.pairwise(by_round))
+
+    async def test_an_hour_is_too_long(self):
+        """A server that asks for it is asked again after a minute."""
+        cloud = Recorder()
+        cloud.answer = lambda number: (
+            refusal(429, **{"Retry-After": "3600"}) if number == 1 else None
+        )
+        async with cloud.client() as client:
+            await client.regions.list()
+        assert 60 <= now() <= 62
+
+    async def test_a_server_that_always_refuses_is_left(self):
+        """The call's own time is limited, and its error tells what the server asked for."""
+        cloud = Recorder()
+        cloud.answer = lambda number: refusal(429, **{"Retry-After": "30"})
+        async with cloud.client() as client:
+            with pytest.raises(RateLimited) as caught:
+                await client.regions.list()
+        assert caught.value.retry_after == 30
+        assert 90 <= now() <= 155
+        assert len(cloud.came) == 4
+
+    async def test_a_failing_server_is_not_hammered(self):
+        """A thousand calls to a server that only fails are not five thousand requests."""
+        cloud = Recorder()
+        cloud.answer = lambda number: refusal(500)
+        async with cloud.client() as client:
+            results = await asyncio.gather(
+                *(client.regions.list() for _ in range(1000)), return_exceptions=True
+            )
+        assert all(isinstance(result, ServerError) for result in results)
+        assert len(cloud.came) <= 1500
+
+    async def test_what_passes_is_not_noticed(self, request_for):
+        """Calls that fail now and then succeed all the same."""
+        api = CloudAPI(
+            seed=1,
+            faults=FaultPlan(
+                [
+                    Fault(kind=kind, probability=0.03)
+                    for kind in ("drop_before", "drop_after", "html", "truncated", "rate_limited")
+                ],
+                seed=1,
+            ),
+        )
+        async with Client.in_memory(api, latency=0.02, seed=1) as client:
+            regions = await asyncio.gather(*(client.regions.list() for _ in range(200)))
+        assert all(len(found) == 2 for found in regions)
+
+    async def test_the_last_failure_is_told(self):
+        """After five repetitions it is the server's trouble."""
+        api = CloudAPI(faults=FaultPlan([Fault(kind="drop_before", probability=1)]))
+        async with Client.in_memory(api, latency=0.02, seed=1) as client:
+            with pytest.raises(TransportError):
+                await client.regions.list()
+            assert client.requests["regions"] == 6
+
+
+class TestLanes:
+    @pytest.mark.parametrize(
+        ("crowd", "few", "most"), [(Lane.CALLS, Lane.LOOKS, 9), (Lane.LOOKS, Lane.CALLS, 1)]
+    )
+    async def test_they_take_turns(self, crowd, few, most):
+        """However many wait in one lane, the other one's go on: a look after nine calls at most."""
+        pace = Pace(1, None)
+        order = []
+
+        async def ask(lane):
+            async with pace.admit(lane):
+                order.append(lane)
+                await asyncio.sleep(0.1)
+
+        many = [asyncio.create_task(ask(crowd)) for _ in range(50)]
+        await asyncio.sleep(0.25)
+        others = [asyncio.create_task(ask(few)) for _ in range(5)]
+        await asyncio.gather(*many, *others)
+        places = [place for place, lane in enumerate(order) if lane is few]
+        assert places[0] <= 3 + most
+        assert all(b - a <= 1 + most for a, b in itertools.pairwise(places))
+
+    async def test_polls_come_through_a_crowd_of_writes(self, request_for):
+        """An end is seen in time though hundreds of writes wait, and these go on too."""
+        settings = Settings(create=20, not_found=0, stale=0)
+        api = CloudAPI(seed=1, settings=settings)
+        async with Client.in_memory(api, latency=0.02, seed=1, max_requests_per_second=5) as client:
+            task = await client.vms.create(request_for("first"), unique_name=True)
+            began = now()
+            crowd = [
+                asyncio.create_task(client.vms.create(request_for(f"w-{n}"), unique_name=True))
+                for n in range(400)
+            ]
+            await task
+            assert now() - began < 20 + 3
+            made = len(api.cloud.vms)
+            assert made >= 60
+            for one in crowd:
+                one.cancel()
+            await asyncio.gather(*crowd, return_exceptions=True)
+
+    async def test_a_repetition_goes_first(self):
+        """What failed has waited already."""
+        pace = Pace(1, None)
+        order = []
+
+        async def ask(name, *, first=False):
+            async with pace.admit(Lane.CALLS, first=first):
+                order.append(name)
+                await asyncio.sleep(0.1)
+
+        tasks = [asyncio.create_task(ask(n)) for n in range(4)]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(ask("again", first=True)))
+        await asyncio.gather(*tasks)
+        assert order.index("again") <= 2
+
+    @pytest.mark.parametrize("rate", [None, 5])
+    @pytest.mark.parametrize("at", [0.01 * n for n in range(0, 60, 3)])
+    async def test_who_is_cancelled_holds_up_nobody(self, rate, at):
+        """At whatever point of its wait: the gate stays open for the others."""
+        pace = Pace(2, rate)
+        passed = []
+
+        async def ask(number):
+            async with pace.admit(Lane.CALLS if number % 2 else Lane.LOOKS):
+                await asyncio.sleep(0.1)
+                passed.append(number)
+
+        tasks = [asyncio.create_task(ask(n)) for n in range(12)]
+        await asyncio.sleep(at)
+        if at > 0.2:
+            pace.hold(3)
+        for victim in tasks[2:7]:
+            victim.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert {0, 1, 7, 8, 9, 10, 11} <= set(passed)
+        async with asyncio.timeout(10):
+            await ask(99)
+
+    def test_another_loop_starts_afresh(self):
+        """What waited in a loop that is gone blocks nobody in the next."""
+        pace = Pace(1, 100)
+        pace.hold(5)
+        pace.grow()
+
+        async def stay():
+            async with pace.admit(Lane.CALLS):
+                await asyncio.sleep(3600)
+
+        async def leave_it():
+            task = asyncio.create_task(stay())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return task
+
+        async def use():
+            async with asyncio.timeout(1), pace.admit(Lane.CALLS):
+                return True
+
+        for what in (leave_it, use):
+            with asyncio.Runner() as runner:
+                result = runner.run(what())
+        assert result is True

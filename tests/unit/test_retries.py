@@ -1,0 +1,132 @@
+"""Which failed calls are made again, and after how long."""
+
+import random
+
+import pytest
+
+from async_vmapi.errors import (
+    APIError,
+    AuthenticationError,
+    BadRequest,
+    Conflict,
+    ConnectFailed,
+    DecodingError,
+    InvalidState,
+    NotFound,
+    RateLimited,
+    ServerError,
+    TransportError,
+    TransportTimeout,
+)
+from async_vmapi.pace import LONGEST_HOLD
+from async_vmapi.retries import CALL_BUDGET, Repeat, Retries, Trail, may_have_happened
+
+SAFE, REPEATABLE, ONCE = Repeat.SAFE, Repeat.REPEATABLE, Repeat.ONCE
+ALL, NONE = {SAFE, REPEATABLE, ONCE}, set()
+
+# What went wrong, for which kinds of calls it is tried again, and whether a write may have
+# been carried out.
+TABLE = {
+    "connection refused": (ConnectFailed("x"), ALL, False),
+    "too many requests": (RateLimited("x", status=429), ALL, False),
+    "connection lost": (TransportError("x"), {SAFE, REPEATABLE}, True),
+    "timeout": (TransportTimeout("x"), {SAFE, REPEATABLE}, True),
+    **{
+        f"status {status}": (ServerError("x", status=status), {SAFE, REPEATABLE}, True)
+        for status in (500, 502, 503, 504)
+    },
+    "status 501": (ServerError("x", status=501), NONE, True),
+    "status 507": (ServerError("x", status=507), NONE, True),
+    "status 408": (BadRequest("x", status=408), NONE, True),
+    "status 400": (BadRequest("x", status=400), NONE, False),
+    "status 401": (AuthenticationError("x", status=401), NONE, False),
+    "status 404": (NotFound("x", status=404), NONE, False),
+    "status 409": (Conflict("x", status=409), NONE, False),
+    "success: false": (APIError("x", status=200), NONE, False),
+    "a redirect": (APIError("x", status=302), NONE, False),
+    "no JSON": (DecodingError("x", malformed=True), {SAFE, REPEATABLE}, True),
+    "JSON of another form": (DecodingError("x"), {REPEATABLE}, True),
+    "a client of another loop": (InvalidState("x"), NONE, False),
+}
+
+
+@pytest.fixture
+def retries():
+    """The rule, with five repetitions and dice of its own."""
+    return Retries(5, random.Random(1))
+
+
+class TestRule:
+    @pytest.mark.parametrize("repeat", Repeat)
+    @pytest.mark.parametrize(("error", "kinds", "_"), TABLE.values(), ids=TABLE)
+    def test_what_is_made_again(self, retries, error, kinds, _, repeat):
+        """Only what is safe to make twice, or surely was not made once."""
+        assert (retries.wait(error, repeat, 0, 0.0) is not None) == (repeat in kinds)
+
+    @pytest.mark.parametrize(("error", "_", "doubt"), TABLE.values(), ids=TABLE)
+    def test_what_leaves_a_doubt(self, error, _, doubt):
+        """A refusal is believed; all else may hide a write that was carried out."""
+        assert may_have_happened(error) == doubt
+
+    def test_no_call_that_is_made_once_is_repeated_on_doubt(self, retries):
+        """The two tables above never contradict each other."""
+        for error, kinds, doubt in TABLE.values():
+            assert not (doubt and ONCE in kinds), error
+
+    @pytest.mark.parametrize("limit", [0, 1, 5])
+    def test_so_often_and_no_more(self, limit):
+        """Zero means never, also for what surely never left."""
+        retries = Retries(limit, random.Random(1))
+        waits = [retries.wait(ConnectFailed("x"), SAFE, made, 0.0) for made in range(9)]
+        assert [wait is not None for wait in waits] == [made < limit for made in range(9)]
+
+    def test_being_told_to_come_later_does_not_count(self, retries):
+        """It is time alone that ends it."""
+        error = RateLimited("x", status=429)
+        assert retries.wait(error, ONCE, 50, 0.0) is not None
+        assert retries.wait(error, ONCE, 50, CALL_BUDGET) is None
+
+    def test_waits_grow_and_differ(self, retries):
+        """Twice as long each time, up to ten seconds, and never the same for two."""
+        waits = [
+            [retries.wait(TransportError("x"), SAFE, made, 0.0) for _ in range(20)]
+            for made in range(5)
+        ]
+        for made, some in enumerate(waits):
+            assert len(set(some)) == 20
+            assert min(10, 0.5 * 2**made) / 2 <= min(some)
+            assert max(some) <= min(10, 0.5 * 2**made)
+
+    @pytest.mark.parametrize("kind", [RateLimited, ServerError])
+    @pytest.mark.parametrize(("told", "least"), [(0, 0.25), (7.5, 7.5), (3600, LONGEST_HOLD)])
+    def test_what_the_server_says_counts(self, retries, kind, told, least):
+        """Its time is waited for, within bounds."""
+        error = kind("x", status=503 if kind is ServerError else 429)
+        error.retry_after = told
+        wait = retries.wait(error, SAFE, 0, 0.0)
+        assert least <= wait <= max(least, 0.5)
+
+    def test_a_call_has_so_much_time(self, retries):
+        """No attempt begins after it."""
+        assert retries.wait(TransportError("x"), SAFE, 0, CALL_BUDGET - 1) is not None
+        assert retries.wait(TransportError("x"), SAFE, 0, CALL_BUDGET - 0.1) is None
+
+    def test_a_client_has_so_many_repetitions(self, retries):
+        """While nothing is answered the stock runs out; answers fill it again, by halves."""
+        error = TransportError("x")
+        waits = [retries.wait(error, SAFE, 0, 0.0) for _ in range(600)]
+        assert sum(wait is not None for wait in waits) == 500
+        for _ in range(3):
+            retries.succeeded()
+        assert retries.wait(error, SAFE, 0, 0.0) is not None
+        assert retries.wait(error, SAFE, 0, 0.0) is None
+
+
+class TestTrail:
+    @pytest.mark.parametrize(
+        ("trail", "doubtful"),
+        [(Trail(), False), (Trail(in_air=True), True), (Trail(doubts=2), True)],
+    )
+    def test_what_is_doubtful(self, trail, doubtful):
+        """On its way, or gone without a word."""
+        assert trail.doubtful == doubtful
