@@ -34,6 +34,7 @@ __all__ = [
     "REGIONS",
     "SSH_KEYS",
     "TEMPLATES",
+    "UNREADABLE",
     "VM",
     "VMS",
     "Glimpse",
@@ -49,6 +50,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: for names that are not UTF-8, an error that holds the whole answer."""
 
 # --- requests ---------------------------------------------------------------------------------
 
@@ -277,7 +281,7 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
     """
     try:
         return _only(_decode_one_vm(raw))
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         message, where = explain(error)
     raise DecodingError(message, where=where)
 
@@ -302,5 +306,7 @@ def explain(error: Exception) -> tuple[str, str]:
     # msgspec names types and places, never values; a place is "... - at `$.a.b`".
     if isinstance(error, RecursionError):
         return "nested too deeply", "$"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8", "$"
     message, _, place = str(error).partition(" - at ")
     return message, place.strip("`") or "$"

@@ -12,7 +12,7 @@ from typing import Final, TypeVar, cast
 
 import msgspec
 
-from async_vmapi.codec import Shape, explain
+from async_vmapi.codec import UNREADABLE, Shape, explain
 from async_vmapi.errors import (
     APIError,
     AuthenticationError,
@@ -74,7 +74,7 @@ def open_envelope(
             problem = DecodingError("`success` is missing", where="$")
         except DecodingError as error:
             problem = error
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNREADABLE as error:
             message, where = explain(error)
             malformed = not isinstance(error, msgspec.ValidationError | RecursionError)
             problem = DecodingError(message, where=where, malformed=malformed)
@@ -116,7 +116,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
 def _any_object(body: bytes) -> dict[str, object] | None:
     try:
         return msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
 
 

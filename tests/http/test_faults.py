@@ -1,0 +1,203 @@
+"""The emulator's faults over real HTTP."""
+
+import asyncio
+import contextlib
+
+import aiohttp
+import pytest
+
+from async_vmapi import (
+    APIError,
+    Client,
+    ConnectFailed,
+    DecodingError,
+    NotFound,
+    OutcomeUnknown,
+    RateLimited,
+    ServerError,
+    TransportError,
+    TransportTimeout,
+)
+from async_vmapi.emulator import CloudAPI, Emulator, Fault, FaultPlan
+
+# What each does to a call, seen from outside.
+FAULTS = {
+    "refuse": ({"seconds": 0.05}, TransportError),
+    "drop_before": ({}, TransportError),
+    "drop_after": ({}, TransportError),
+    "stall": ({"seconds": 5}, TransportTimeout),
+    "rate_limited": ({"retry_after": 0}, RateLimited),
+    "server_error": ({"status": 503}, ServerError),
+    "truncated": ({}, TransportError),
+    "html": ({}, DecodingError),
+    "success_false": ({}, APIError),
+    "slow_body": ({"seconds": 0.1}, None),
+    "wrong_content_type": ({}, None),
+    "close_idle": ({}, None),
+    "stale_list": ({}, None),
+    "unknown_state": ({}, None),
+    "huge_body": ({"size": 200_000}, DecodingError),
+}
+
+
+@pytest.fixture
+async def client(emulator):
+    """A client that makes each call once."""
+    async with Client(
+        emulator.url,
+        api_key=emulator.api_key,
+        api_secret=emulator.api_secret,
+        timeout=0.5,
+        max_body=100_000,
+        retries=0,
+        lookup_window=0,
+        poll_floor=0.01,
+    ) as client:
+        yield client
+
+
+class TestFaults:
+    @pytest.mark.parametrize("kind", FAULTS)
+    async def test_each_kind(self, emulator, client, kind):
+        """A call that is hit ends so; the next one is served as ever."""
+        fields, error = FAULTS[kind]
+        emulator.api.faults.fail_next("list", kind, **fields)
+        if error is None:
+            assert await client.vms.list() == []
+        else:
+            with pytest.raises(error) as caught:
+                await client.vms.list()
+            assert type(caught.value) is error
+        if kind == "refuse":
+            await asyncio.sleep(0.1)
+        # Its connection may be gone, and whether that was noticed is chance.
+        for _ in range(2):
+            try:
+                assert await client.vms.list() == []
+            except TransportError:
+                assert kind == "close_idle"
+            else:
+                break
+        assert emulator.api.faults.injected == {kind: 1}
+
+    async def test_a_connection_is_really_refused(self, emulator, client):
+        """For a while nobody listens; then the same port answers again."""
+        emulator.api.faults.fail_next("list", "refuse", seconds=0.3)
+        with pytest.raises(TransportError):
+            await client.vms.list()
+        with pytest.raises(ConnectFailed):
+            await client.vms.list()
+        await asyncio.sleep(0.4)
+        assert await client.vms.list() == []
+
+    async def test_a_machine_that_is_said_to_be_absent(self, emulator, client, request_for):
+        """It is there at the next look."""
+        vm = await (await client.vms.create(request_for()))
+        emulator.api.faults.fail_next("get", "not_found")
+        with pytest.raises(NotFound):
+            await client.vms.get(vm)
+        assert (await client.vms.get(vm)).id == vm.id
+
+    @pytest.mark.parametrize(("kind", "made"), [("drop_before", 0), ("drop_after", 1)])
+    async def test_before_and_after(self, emulator, client, request_for, kind, made):
+        """What differs is what the cloud has."""
+        emulator.api.faults.fail_next("create", kind)
+        # Its one look may come before the machine can be seen.
+        with contextlib.suppress(OutcomeUnknown):
+            assert (await client.vms.create(request_for())).adopted
+        assert len(emulator.cloud.vms) == made
+
+    @pytest.mark.parametrize("kind", ["refuse", "stall", "slow_body"])
+    async def test_it_can_be_closed_in_the_middle(self, kind):
+        """Nothing is left open, and nothing is complained of."""
+        plan = FaultPlan([Fault(kind=kind, probability=1, seconds=30)])
+        async with (
+            Emulator(faults=plan) as emulator,
+            Client(
+                emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret, retries=0
+            ) as client,
+        ):
+            calling = asyncio.create_task(client.regions.list())
+            await asyncio.sleep(0.1)
+            calling.cancel()
+            await asyncio.wait({calling})
+
+    def test_faults_are_for_a_new_cloud(self):
+        """One that was given has its own."""
+        with pytest.raises(ValueError, match="faults are for a new API"):
+            Emulator(CloudAPI(), faults=FaultPlan())
+
+
+class TestAdmin:
+    PATH = "/_emulator/faults"
+
+    @pytest.fixture
+    async def ask(self):
+        """Ask the admin path of an emulator that has one."""
+        async with Emulator(admin=True) as emulator, aiohttp.ClientSession() as session:
+
+            async def ask(method, content=None, **options):
+                async with session.request(
+                    method, emulator.url + self.PATH, json=content, **options
+                ) as response:
+                    return response.status, await response.json()
+
+            ask.emulator = emulator
+            yield ask
+
+    async def test_a_plan_is_set_shown_and_cleared(self, ask):
+        """What is set is shown, with what it did."""
+        plan = {"seed": 1, "fault": [{"kind": "html", "probability": 0.5, "call": "get"}]}
+        assert await ask("PUT", plan) == (200, {"success": True})
+        assert await ask("GET") == (200, {"plan": plan, "injected": {}})
+        assert await ask("DELETE") == (200, {"success": True})
+        assert (await ask("GET"))[1]["plan"] == {"fault": [], "seed": 1}
+
+    async def test_the_next_request_of_a_call(self, ask):
+        """One fault for one call."""
+        emulator = ask.emulator
+        assert (await ask("POST", {"call": "regions", "kind": "html"}))[0] == 200
+        async with Client(
+            emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret, retries=0
+        ) as client:
+            with pytest.raises(DecodingError):
+                await client.regions.list()
+            await client.regions.list()
+        assert (await ask("GET"))[1]["injected"] == {"html": 1}
+
+    @pytest.mark.parametrize(
+        ("method", "content", "status", "words"),
+        [
+            ("PUT", {"fault": [{"kind": "x", "probability": 1}]}, 400, "Invalid enum value 'x'"),
+            ("PUT", [], 400, "Expected `object`"),
+            ("POST", {"call": "get", "kind": "flood"}, 400, "flood"),
+            ("POST", {"call": "get", "when": 1}, 400, "when"),
+            ("POST", {}, 400, "call"),
+            ("POST", [], 400, "mapping"),
+            ("PATCH", None, 405, "GET, PUT, POST or DELETE"),
+        ],
+    )
+    async def test_what_it_refuses(self, ask, method, content, status, words):
+        """It says what is wrong."""
+        answered, answer = await ask(method, content)
+        assert answered == status
+        assert words in answer["error"]
+
+    async def test_bodies_that_are_no_json(self, ask):
+        """Neither by what they say they are, nor by what they are."""
+        assert (await ask("PUT", data=b"{}", headers={"Content-Type": "text/plain"}))[0] == 415
+        json = {"Content-Type": "application/json"}
+        assert (await ask("PUT", data=b"{", headers=json))[0] == 400
+
+    async def test_only_by_a_name_of_this_machine(self, ask):
+        """A page in a browser may have a name that resolves to it."""
+        status, answer = await ask("GET", headers={"Host": "evil.example"})
+        assert (status, answer["error"]) == (403, "this is for the local machine")
+
+    async def test_it_is_off_by_default(self, emulator):
+        """Then it is a path like another, that does not exist, for those who sign."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(emulator.url + self.PATH) as response,
+        ):
+            assert response.status in {401, 415}
