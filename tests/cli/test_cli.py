@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import aiohttp
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from async_vmapi import Client
 from async_vmapi.cli import demo
 from async_vmapi.cli.app import app
+from async_vmapi.emulator import Emulator, Settings
 
 COMMAND = [sys.executable, "-m", "async_vmapi"]
 
@@ -195,3 +197,79 @@ class TestInstallation:
         result = run()
         assert "emulator" in result.stdout + result.stderr
         assert "demo" in result.stdout + result.stderr
+
+
+SCRIPT = """
+import asyncio, logging, sys
+from async_vmapi import Client, ImageBoot
+
+async def main():
+    async with Client.from_env(poll_floor=0.05) as client:
+        print("ready", flush=True)
+        await client.vms.create(name="web-01", cpus=1, ram=512, unique_name=True,
+            zone_id="24e12e20-0851-5354-e2c3-04b16c4c9c45", boot=ImageBoot(os="2268"))
+
+asyncio.run(main())
+"""
+
+
+class TestCtrlC:
+    @pytest.mark.parametrize("seconds", [0.6, 0])
+    async def test_a_script_that_is_interrupted_in_a_create(self, seconds):
+        """It ends soon, as by Ctrl-C, and names the machine that it leaves behind."""
+        settings = Settings(create=1000, not_found=0)
+        async with Emulator(settings=settings) as emulator:
+            if seconds:
+                emulator.api.faults.fail_next("create", "stall", seconds=seconds)
+            else:
+                emulator.api.faults.fail_next("create", "slow_body", seconds=0.6)
+            script = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", SCRIPT),
+                env=clean_environment(
+                    VMAPI_URL=emulator.url,
+                    VMAPI_API_KEY=emulator.api_key,
+                    VMAPI_API_SECRET=emulator.api_secret,
+                ),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            while not emulator.cloud.vms:  # noqa: ASYNC110 - it is another process that acts
+                await asyncio.sleep(0.01)
+            script.send_signal(signal.SIGINT)
+            _, errors = await asyncio.wait_for(script.communicate(), 20)
+        (vm_id,) = emulator.cloud.vms
+        assert script.returncode == -signal.SIGINT
+        assert errors.decode().rstrip().endswith("KeyboardInterrupt")
+        assert f"create of 'web-01': it was accepted as {vm_id}" in errors.decode()
+        assert emulator.api.requests["create"] == 1
+        assert "was never" not in errors.decode()
+
+
+class TestFaults:
+    def test_a_file_of_faults_that_cannot_be_read(self, tmp_path):
+        """The file is named, and it is a matter of usage."""
+        result = run("emulator", "--port", "0", "--faults", str(tmp_path / "none.toml"))
+        assert result.returncode == 2
+        assert "none.toml" in result.stderr
+
+    async def test_faults_and_their_admin_path(self, tmp_path):
+        """The file is in force, and can be looked at."""
+        file = tmp_path / "faults.toml"
+        file.write_text('[[fault]]\nkind = "html"\nprobability = 1\n')
+        emulator = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "emulator", "--port", "0", "--admin", "--faults", str(file)),
+            env=clean_environment(),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            line = (await emulator.stdout.readline()).decode()
+            url = line.removeprefix("export VMAPI_URL=").strip()
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{url}/_emulator/faults") as response,
+            ):
+                shown = await response.json()
+        finally:
+            emulator.send_signal(signal.SIGINT)
+            await emulator.communicate()
+        assert shown["plan"]["fault"] == [{"kind": "html", "probability": 1.0}]
