@@ -44,7 +44,6 @@ __all__ = [
     "encode",
     "encode_create",
     "explain",
-    "names_of",
     "raw_vm",
     "raw_vms",
 ]
@@ -248,19 +247,11 @@ def _glimpses(body: bytes) -> _Glimpses:
         )
 
 
-_decode_names = msgspec.json.Decoder(_LooseNames).decode
-
-
 def _names(answer: _LooseNames) -> list[Named]:
     return [
         Named(str(vm.id), vm.label, vm.state, int(vm.cores), int(vm.ram))
         for vm in answer.virtual_machines
     ]
-
-
-def names_of(body: bytes) -> list[Named]:
-    """Return the machines of a list's body that could be read before."""
-    return _names(_decode_names(body))
 
 
 def raw_vms(body: bytes) -> list[msgspec.Raw]:
@@ -294,7 +285,7 @@ GLIMPSE: Final[Shape[Glimpse]] = _shape(
     _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
 GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(_glimpses, lambda answer: answer.virtual_machines)
-NAMES: Final[Shape[list[Named]]] = Shape(_decode_names, _names)
+NAMES: Final[Shape[list[Named]]] = _shape(_LooseNames, _names)
 CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
 REGIONS: Final[Shape[list[Region]]] = _shape(_Regions, lambda answer: answer.regions)
 TEMPLATES: Final[Shape[list[Template]]] = _shape(_Templates, lambda answer: answer.templates)

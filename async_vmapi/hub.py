@@ -71,7 +71,7 @@ class PollHub:
 
     Args:
         transport: What asks.
-        rosters: Who else asks for lists; is handed those that come.
+        rosters: Who else asks for lists.
         floor: Seconds between two looks at the same machine, or two lists, at least.
         ceiling: Seconds between two looks at the same machine at most.
         seed: Makes the jitter repeatable.
@@ -350,8 +350,7 @@ class PollHub:
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
             return []
         self._failures = self._list_failures = 0
-        self._schedule.measured_list(len(listing.body))
-        self._rosters.offer(asked, listing.body)
+        self._schedule.measured_list(listing.size)
         interval = self._schedule.between_lists(len(self._machines))
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))

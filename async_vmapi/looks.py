@@ -30,17 +30,17 @@ class Look:
 
 @attrs.frozen
 class Listing:
-    """What a list showed: the machines in its order, each of them undecoded, and the whole."""
+    """What a list showed: the machines in its order, and each of them undecoded."""
 
     glimpses: list[Glimpse]
     raws: list[msgspec.Raw] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
+    size: int
 
 
 async def look_at_all(transport: Transport) -> Listing:
     """Ask for the list; raises what `Transport.call` raises."""
     glimpses, body = await transport.call_raw(_LIST, GLIMPSES)
-    return Listing(glimpses, raw_vms(body), body)
+    return Listing(glimpses, raw_vms(body), len(body))
 
 
 async def look_at(transport: Transport, vm_id: str) -> Look:

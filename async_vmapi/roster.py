@@ -1,18 +1,18 @@
 """Which machines bear which name: one list for all who ask at the same time.
 
 A create must know the machines that bore its name before, and one in doubt must find what
-appeared. A list is dear, so lists are shared, the poll hub's too, and no two are asked for
-within one polling interval.
+appeared. A list is dear, so it serves all who ask, and no two are asked for within one polling
+interval, the poll hub's among them.
 """
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
-from async_vmapi.codec import NAMES, Named, names_of
+from async_vmapi.codec import NAMES, Named
 from async_vmapi.errors import InvalidState
 from async_vmapi.transport import Call, Transport
 
@@ -34,9 +34,9 @@ class Roster:
     """
 
     asked: float
-    machines: Mapping[str, tuple[Named, ...]] = attrs.field(repr=False)
+    machines: Mapping[str, Sequence[Named]] = attrs.field(repr=False)
 
-    def named(self, name: str) -> tuple[Named, ...]:
+    def named(self, name: str) -> Sequence[Named]:
         """Return the machines that bear a name."""
         return self.machines.get(name, ())
 
@@ -59,9 +59,8 @@ class Rosters:
         self._forget()
 
     def _forget(self) -> None:
-        self.asked = self._wanted_until = -math.inf
+        self.asked = -math.inf
         self._latest: Roster | None = None
-        self._offered: tuple[float, bytes] | None = None
         self._asking: asyncio.Task[Roster] | None = None
         self._awaiting = 0
 
@@ -71,11 +70,9 @@ class Rosters:
         if self._loop is not loop:
             self._loop = loop
             self._forget()
-        self._wanted_until = loop.time() + FRESH
         while True:
-            roster = self._fresh(since)
-            if roster is not None:
-                return roster
+            if self._latest is not None and self._latest.asked >= since:
+                return self._latest
             if self._asking is None:
                 self._asking = loop.create_task(self._ask(loop), name="async_vmapi list of names")
                 self._asking.add_done_callback(_retrieve)
@@ -98,22 +95,14 @@ class Rosters:
         if (early := self.asked + self._floor - loop.time()) > 0:
             await asyncio.sleep(early)
         self.asked = asked = loop.time()
-        self._latest = Roster(asked, _by_name(await self._transport.call(_LIST, NAMES)))
-        return self._latest
+        roster = Roster(asked, _by_name(await self._transport.call(_LIST, NAMES)))
+        self._latest = roster
+        # A whole fleet's names are not kept for longer than they are of use.
+        loop.call_later(FRESH, self._drop, roster)
+        return roster
 
-    def _fresh(self, since: float) -> Roster | None:
-        if self._offered is not None and self._offered[0] >= since:
-            asked, body = self._offered
-            self._latest, self._offered = Roster(asked, _by_name(names_of(body))), None
-        if self._latest is not None and self._latest.asked >= since:
-            return self._latest
-        return None
-
-    def offer(self, asked: float, body: bytes) -> None:
-        """Take a list that was asked for by another, and is of use while machines are created."""
-        wanted = asked < self._wanted_until
-        self._offered = (asked, body) if wanted else None
-        if not wanted and self._asking is None:
+    def _drop(self, roster: Roster) -> None:
+        if self._latest is roster:
             self._latest = None
 
     def close(self) -> None:
@@ -129,9 +118,9 @@ def _retrieve(asking: asyncio.Task[Roster]) -> None:
         asking.exception()
 
 
-def _by_name(machines: list[Named]) -> dict[str, tuple[Named, ...]]:
-    found: dict[str, tuple[Named, ...]] = {}
+def _by_name(machines: list[Named]) -> dict[str, list[Named]]:
+    found: dict[str, list[Named]] = {}
     for machine in machines:
         if machine.label is not None:
-            found[machine.label] = (*found.get(machine.label, ()), machine)
+            found.setdefault(machine.label, []).append(machine)
     return found

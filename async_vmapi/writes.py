@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from async_vmapi import codec, doubt, tasks
@@ -300,7 +301,10 @@ class Writes:
         try:
             await asyncio.wait({inner})
         except asyncio.CancelledError as cancellation:
-            await _see_off(write, inner)
+            if not write.trail.doubtful:
+                # Nothing was sent.
+                inner.cancel()
+            await _wait_out({inner})
             if note := self._account_for(write, inner):
                 cancellation.add_note(note)
             raise
@@ -344,18 +348,13 @@ class Writes:
         self._closing = True
         self._creates.stop()
         running = {task: write for task, write in self._running.items() if task.get_loop() is loop}
-        if running:
-            for task, write in running.items():
-                write.closed = True
-                if not write.trail.doubtful:
-                    task.cancel()
-            _, late = await asyncio.wait(running, timeout=CANCEL_GRACE)
-            for task in late:
+        for task, write in running.items():
+            write.closed = True
+            if not write.trail.doubtful:
                 task.cancel()
-            if late:
-                await asyncio.wait(late)
-            # Let their callers learn of it first.
-            await asyncio.sleep(0)
+        cancellation = await _wait_out(set(running)) if running else None
+        # Let their callers learn of it first.
+        await anyio.lowlevel.cancel_shielded_checkpoint()
         self._creates.start()
         self._closing = False
         if self._unresolved:
@@ -365,25 +364,31 @@ class Writes:
             _log.warning(
                 "closed with %d writes unresolved: %s", len(self._unresolved), "; ".join(named)
             )
+        if cancellation is not None:
+            raise cancellation
 
 
-async def _see_off(write: _Write, inner: asyncio.Task[Any]) -> None:
-    """Wait, for a while, until a write whose caller was cancelled is at its end."""
+async def _wait_out(running: set[asyncio.Task[Any]]) -> asyncio.CancelledError | None:
+    """Wait until writes are at their end, and let go of them after a while.
+
+    Cancelling does not shorten it, but is returned.
+    """
     loop = asyncio.get_running_loop()
     until = loop.time() + CANCEL_GRACE
-    if not write.trail.doubtful:
-        inner.cancel()
+    cancellation: asyncio.CancelledError | None = None
     # anyio cancels again and again, but for what is shielded; others may cancel once more.
     with anyio.CancelScope(shield=True):
-        while not inner.done():
+        while late := [task for task in running if not task.done()]:
             left = until - loop.time()
-            # Timers may go off this much early.
-            if left <= 0.001:
-                inner.cancel()
+            over = left <= 0.001  # timers may go off this much early
+            if over:
+                for task in late:
+                    task.cancel()
             try:
-                await asyncio.wait({inner}, timeout=left if left > 0.001 else None)
-            except asyncio.CancelledError:
-                continue
+                await asyncio.wait(late, timeout=None if over else left)
+            except asyncio.CancelledError as error:
+                cancellation = error
+    return cancellation
 
 
 def _is_explained(call: Call, error: Conflict | NotFound) -> bool:

@@ -399,7 +399,7 @@ class TestConnections:
     async def test_a_refused_connection_surely_sent_nothing(self):
         """The error says that it is safe to send again."""
         async with client_of(f"http://127.0.0.1:{free_port()}") as client:
-            error = await error_of(client.vms.create(**CREATE))
+            error = await error_of(client.vms.create(**CREATE, unique_name=True))
         assert type(error) is ConnectFailed
         assert (error.method, error.path) == ("PUT", "/v2/virtual-machines")
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from async_vmapi import (
@@ -756,6 +757,25 @@ class TestClosing:
         with pytest.raises(InvalidState, match=r"see client\.unresolved"):
             await making
         assert "'web-01'" in str(client.unresolved) or "web-01" in logged.text
+
+    @pytest.mark.parametrize("how", ["anyio", "asyncio"])
+    async def test_closing_that_is_cancelled(self, client, cloud_api, request_for, how):
+        """It lets go of nothing that is on the wire, and is cancelled then."""
+        making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
+        await asyncio.sleep(0.06)
+        if how == "anyio":
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await client.close()
+                await anyio.lowlevel.checkpoint()
+            assert scope.cancelled_caught
+        else:
+            closing = asyncio.create_task(client.close())
+            await asyncio.sleep(0.01)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+        assert (await making).vm_id in cloud_api.cloud.vms
 
     async def test_a_foreign_write_is_not_dismissed(self, client):
         """Only what is there can be taken off."""
