@@ -8,7 +8,8 @@ create is looked for, a reboot or reset is watched for, and neither is ever sent
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Literal, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -38,7 +39,7 @@ from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
 from async_vmapi.transport import Call, Transport
 
-__all__ = ["CANCEL_GRACE", "UnresolvedWrite", "Writes"]
+__all__ = ["CANCEL_GRACE", "TELL", "Told", "UnresolvedWrite", "Writes"]
 
 T = TypeVar("T")
 
@@ -73,6 +74,13 @@ class UnresolvedWrite:
     def __str__(self) -> str:
         which = self.vm_id if self.name is None else repr(self.name)
         return f"{self.operation} of {which}: {self.reason}"
+
+
+Told: TypeAlias = Task[Any] | UnresolvedWrite | None
+"""What came of a write whose caller was cancelled; None for a rename that was accepted."""
+
+TELL: Final[ContextVar[Callable[[Told], None] | None]] = ContextVar("TELL", default=None)
+"""Who is told of a write that was sent, if its caller is cancelled: the bulk's accounts."""
 
 
 @attrs.define(eq=False)
@@ -113,6 +121,21 @@ class Writes:
     def unresolved(self) -> tuple[UnresolvedWrite, ...]:
         """Writes whose callers were cancelled before they could be told of them."""
         return tuple(self._unresolved)
+
+    @property
+    def in_air(self) -> tuple[UnresolvedWrite, ...]:
+        """Writes that were sent and are not answered, as they would be kept now."""
+        return tuple(
+            UnresolvedWrite(
+                write.operation,
+                write.name,
+                write.vm_id,
+                "it was sent, and is not answered yet",
+                token=write.token(),
+            )
+            for write in self._running.values()
+            if write.trail.doubtful
+        )
 
     # --- the three kinds of writes --------------------------------------------------------------
 
@@ -319,6 +342,8 @@ class Writes:
         """Keep what the caller of a write cannot be told, and return it in words."""
         what = f"{write.operation} of {write.vm_id or write.name}"
         kept: UnresolvedWrite | None = None
+        told: Told = None
+        tell = TELL.get() or _nobody
         error = None if inner.cancelled() else inner.exception()
         if inner.cancelled() or (error is not None and not isinstance(error, OutcomeUnknown)):
             if write.trail.doubtful:
@@ -333,12 +358,15 @@ class Writes:
             )
         elif write.operation == "create":
             task: Task[VirtualMachine] = inner.result()
+            told = task
             reason = f"it was accepted as {task.vm_id}, and its caller cancelled"
             kept = UnresolvedWrite("create", write.name, task.vm_id, reason, token=task.token())
         else:
+            tell(inner.result())
             return f"the {what} was accepted"
         if kept is None:
             return None
+        tell(told or kept)
         self._unresolved.append(kept)
         return f"the {kept}; see client.unresolved"
 
@@ -366,6 +394,10 @@ class Writes:
             )
         if cancellation is not None:
             raise cancellation
+
+
+def _nobody(_: Told) -> None:
+    """Stand in for whoever is told."""
 
 
 async def _wait_out(running: set[asyncio.Task[Any]]) -> asyncio.CancelledError | None:
