@@ -1,5 +1,6 @@
 """The asyncio SDK for a cloud provider's virtual-machine API."""
 
+from async_vmapi.bulk import BulkExecutor, BulkInterrupted
 from async_vmapi.client import Client
 from async_vmapi.completion import Evidence
 from async_vmapi.errors import (
@@ -41,6 +42,8 @@ from async_vmapi.models import (
     VirtualMachine,
     Zone,
 )
+from async_vmapi.plan import BulkEvent, BulkPlan
+from async_vmapi.report import BulkReport, Outcome
 from async_vmapi.tasks import Task
 from async_vmapi.watch import TaskEvent
 from async_vmapi.writes import UnresolvedWrite
@@ -50,6 +53,11 @@ __all__ = [
     "AuthenticationError",
     "Autoscaler",
     "BadRequest",
+    "BulkEvent",
+    "BulkExecutor",
+    "BulkInterrupted",
+    "BulkPlan",
+    "BulkReport",
     "CdromBoot",
     "Client",
     "Conflict",
@@ -65,6 +73,7 @@ __all__ = [
     "Network",
     "NotFound",
     "Operation",
+    "Outcome",
     "OutcomeUnknown",
     "PublicInterface",
     "RateLimited",

@@ -1,21 +1,23 @@
 """`Client`: wires the floors below together and owns what must be closed."""
 
-import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack, overload
 
 import aiohttp
 from yarl import URL
 
 from async_vmapi import arguments, tasks
+from async_vmapi.bulk import BulkExecutor
 from async_vmapi.catalogue import Account, Regions, Templates
+from async_vmapi.endpoint import check_session, key_of, origin_of
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
 from async_vmapi.pace import Pace
+from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.roster import Rosters
 from async_vmapi.signing import Credentials
 from async_vmapi.tasks import Task
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Client", "ClientOptions", "MemoryOptions"]
 
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
 
 class MemoryOptions(TypedDict, total=False):
@@ -112,10 +113,10 @@ class Client:
         poll_floor: float = 1.0,
         poll_ceiling: float = 15.0,
     ) -> None:
-        origin = _origin(base_url)
+        origin = origin_of(base_url)
         timeout = arguments.seconds("timeout", timeout)
         connect_timeout = arguments.seconds("connect_timeout", connect_timeout)
-        _check_session(session)
+        check_session(session)
         wire = HTTPWire(
             origin,
             session=session,
@@ -168,7 +169,7 @@ class Client:
             wire,
             origin=str(origin).rstrip("/"),
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
-            credentials=Credentials(_key(api_key), arguments.secret("api_secret", api_secret)),
+            credentials=Credentials(key_of(api_key), arguments.secret("api_secret", api_secret)),
             pace=Pace(arguments.whole("max_connections", max_connections, minimum=1), rate),
             retries=arguments.whole("retries", retries, minimum=0),
             seed=seed,
@@ -278,6 +279,45 @@ class Client:
         """How many requests this client has sent, by the call's name in WIRE §2."""
         return MappingProxyType(self._transport.requests)
 
+    @overload
+    def bulk(self, plan: BulkPlan, /) -> BulkExecutor: ...
+
+    @overload
+    def bulk(
+        self,
+        plan: None = None,
+        /,
+        *,
+        limit: int = 50,
+        max_failures: Share | None = None,
+        batches: Sequence[Share] | None = None,
+        min_online: Share | None = None,
+        dry_run: bool = False,
+        on_event: Callable[[BulkEvent], object] | None = None,
+    ) -> BulkExecutor: ...
+
+    def bulk(self, plan: BulkPlan | None = None, /, **fields: Any) -> BulkExecutor:
+        """Return what does an operation to many machines, so many at once.
+
+        Args:
+            plan: How to go about it, in one value.
+            fields: Or the fields of a `BulkPlan`, each by its name.
+
+        Raises:
+            InvalidArgument: If one of them is wrong.
+        """
+        if plan is None:
+            plan = BulkPlan(**fields)
+        elif not isinstance(plan, BulkPlan) or fields:
+            raise arguments.refuse("plan", plan, "a BulkPlan without further fields")
+        return BulkExecutor(
+            self.vms,
+            plan,
+            settle=self.settle,
+            requests=lambda: self._transport.requests,
+            in_air=lambda: self._writes.in_air,
+        )
+
     def resume(self, token: str) -> Task[VirtualMachine | None]:
         """Take up a task again from its `Task.token`, in this process or another.
 
@@ -348,58 +388,3 @@ class Client:
 
 
 _VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
-
-
-def _check_session(session: object) -> None:
-    if session is None:
-        return
-    if not isinstance(session, aiohttp.ClientSession):
-        why = f"of type {type(session).__name__} is not an aiohttp.ClientSession"
-    elif session.auth is not None:
-        why = "has an authorization of its own, and a request can carry but one"
-    elif not session.auto_decompress:
-        why = "does not decompress, so answers could not be read"
-    else:
-        return
-    raise InvalidArgument(f"session {why}", argument="session")
-
-
-def _key(value: object) -> str:
-    # It stands before a colon in a header (WIRE §1).
-    key = arguments.text("api_key", value)
-    if not key.isascii() or ":" in key or " " in key:
-        raise InvalidArgument("api_key must be ASCII without spaces and colons", argument="api_key")
-    return key
-
-
-def _origin(base_url: object) -> URL:
-    def refuse(why: str) -> InvalidArgument:
-        return InvalidArgument(f"base_url {why}", argument="base_url")
-
-    if not isinstance(base_url, str):
-        raise refuse(f"of type {type(base_url).__name__} is not a text")
-    # A password in it is a secret, so nothing is quoted before this.
-    if "@" in base_url:
-        raise refuse("has a user name or a password in it; the key and secret are arguments")
-    try:
-        url = URL(base_url)
-    except ValueError:
-        raise refuse("is not a URL") from None
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise refuse(f"{base_url!r} does not start with https:// and a host")
-    if url.raw_path not in {"", "/"} or url.raw_query_string or url.raw_fragment:
-        raise refuse(f"{base_url!r} has more than scheme, host and port; all paths are the API's")
-    if not _HOST.fullmatch(url.raw_host or ""):
-        raise refuse(f"{base_url!r} has a host that is no name and no address")
-    if url.scheme == "http" and not _is_loopback(url.host):
-        raise refuse(f"{base_url!r} is plain http, which is allowed for loopback hosts alone")
-    return url.origin()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

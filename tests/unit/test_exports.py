@@ -23,6 +23,7 @@ PUBLIC = {
     *("RateLimited", "ServerError"),
     *("TransportError", "ConnectFailed", "TransportTimeout", "DecodingError"),
     *("OutcomeUnknown", "UnresolvedWrite"),
+    *("BulkExecutor", "BulkPlan", "BulkEvent", "BulkReport", "Outcome", "BulkInterrupted"),
     *("TaskError", "TaskFailed", "TaskTimeout", "VMVanished"),
 }
 

@@ -1,0 +1,396 @@
+"""`BulkExecutor`: one operation on many machines, so many at once, to the seen end of each."""
+
+import asyncio
+from collections import Counter
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+    Sized,
+)
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Final, Literal, cast
+
+import attrs
+
+from async_vmapi import arguments
+from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
+from async_vmapi.jobs import (
+    GENERAL,
+    OPERATIONS,
+    Items,
+    Job,
+    Start,
+    check_arguments,
+    in_turn,
+    item_again,
+    job_for,
+    jobs_for,
+    label_of,
+    labels_of,
+)
+from async_vmapi.models import ONLINE, CreateRequest, VirtualMachine
+from async_vmapi.plan import BulkPlan
+from async_vmapi.report import BulkReport, Outcome
+from async_vmapi.rollout import Rollout
+from async_vmapi.tasks import Task
+from async_vmapi.vms import VirtualMachines, VMOrId
+from async_vmapi.writes import UnresolvedWrite
+
+__all__ = ["BulkExecutor", "BulkInterrupted"]
+
+_LOWERING: Final = frozenset({"reboot", "reset", "resize", "shutdown", "power_off", "delete"})
+_AGAIN: Final = frozenset({"resize", "shutdown", "power_on", "power_off", "delete", "rename"})
+
+
+class BulkInterrupted(VMAPIError):
+    """A bulk call was cancelled; `report` tells what became of every item.
+
+    Cancellation goes on its way as what it is, so that timeouts, task groups and Ctrl-C work as
+    ever. This is the ``__cause__`` of the `asyncio.CancelledError`; `behind` finds it from there,
+    or from the `TimeoutError` or `KeyboardInterrupt` that came of it. `BulkExecutor.report` is
+    the same report.
+
+    Attributes:
+        report: Of the kind `BulkReport`; what was in flight is in its ``unknown``, with tokens.
+    """
+
+    def __init__(self, report: BulkReport) -> None:
+        tokens = [o.token for o in report.unknown if o.token]
+        shown = "".join(f"\n  {token}" for token in tokens[:20])
+        more = f"\n  and {len(tokens) - 20} more" if len(tokens) > 20 else ""
+        super().__init__(f"{report}{'; tokens to go on with:' if tokens else ''}{shown}{more}")
+        self.report = report
+
+    @staticmethod
+    def behind(error: BaseException) -> "BulkInterrupted | None":
+        """Return the interruption behind an error; None if there is none."""
+        seen: set[int] = set()
+        waiting: list[BaseException | None] = [error]
+        while waiting:
+            at = waiting.pop()
+            if at is None or id(at) in seen:
+                continue
+            if isinstance(at, BulkInterrupted):
+                return at
+            seen.add(id(at))
+            waiting += [at.__context__, at.__cause__]
+        return None
+
+
+@attrs.frozen
+class _Fleet:
+    """What a bulk call is about.
+
+    Attributes:
+        total: How many jobs there are; None if nobody knows.
+        done: What is known from an earlier call.
+        given: All machines' ids, where so many of them are to stay online.
+    """
+
+    operation: str
+    arguments: dict[str, Any]
+    jobs: AsyncIterator[Job]
+    total: int | None
+    done: tuple[Outcome, ...] = ()
+    given: frozenset[str] = frozenset()
+
+
+class BulkExecutor:
+    """Does one operation to many machines; made by ``client.bulk(...)``.
+
+    Its methods take any iterable or async iterable of machines or ids, one after the other as
+    there is room for them, and return a `BulkReport`. A failure of one item is in the report and
+    stops nothing but by the plan's `BulkPlan.max_failures`. With `BulkPlan.min_online` all items
+    are taken at once.
+
+    Cancelling a call starts nothing new, gives requests that are on the wire ten seconds to be
+    answered, stops watching, and raises the cancellation, with a `BulkInterrupted` behind it.
+    Cancelling once more leaves at once.
+
+    Args:
+        vms: Whose machines.
+        plan: How to go about it.
+        settle: Finds out what became of a token.
+        requests: Tells how many requests were sent.
+        in_air: Tells the writes that are sent and not answered.
+    """
+
+    def __init__(
+        self,
+        vms: VirtualMachines,
+        plan: BulkPlan,
+        *,
+        settle: Callable[[str], Awaitable[Task[VirtualMachine | None]]],
+        requests: Callable[[], Mapping[str, int]],
+        in_air: Callable[[], Sequence[UnresolvedWrite]],
+    ) -> None:
+        self._vms = vms
+        self._plan = plan
+        self._settle = settle
+        self._requests = requests
+        self._in_air = in_air
+        self._rollout: Rollout | None = None
+        self._paused = False
+        self._report: BulkReport | None = None
+
+    @property
+    def plan(self) -> BulkPlan:
+        """How it goes about it."""
+        return self._plan
+
+    @property
+    def report(self) -> BulkReport | None:
+        """What became of the last call, an interrupted one too; None before the first.
+
+        Of `stream`, it holds what was not handed out.
+        """
+        return self._report
+
+    # --- control --------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Start nothing new until `resume_starting`; what is in flight goes on."""
+        self._paused = True
+        if self._rollout is not None:
+            self._rollout.pause(True)
+
+    def resume_starting(self) -> None:
+        """End a `pause`."""
+        self._paused = False
+        if self._rollout is not None:
+            self._rollout.pause(False)
+
+    def stop(self, reason: str = "it was stopped") -> None:
+        """Start nothing new in the call under way; what is in flight is watched to its end."""
+        if self._rollout is not None:
+            self._rollout.stop(arguments.text("reason", reason))
+
+    # --- operations -----------------------------------------------------------------------------
+
+    async def create(
+        self,
+        requests: Items[CreateRequest],
+        *,
+        unique_name: bool = False,
+        on_doubt: Literal["raise", "retry"] = "raise",
+    ) -> BulkReport:
+        """Create machines; see `VirtualMachines.create`."""
+        return await self.run(requests, "create", unique_name=unique_name, on_doubt=on_doubt)
+
+    async def resize(
+        self, vms: Items[VMOrId], *, cores: int, ram: int, wait_for: int = 4
+    ) -> BulkReport:
+        """Resize machines; `ram` in MB, `wait_for` in minutes. See `VirtualMachines.resize`."""
+        return await self.run(vms, "resize", cores=cores, ram=ram, wait_for=wait_for)
+
+    async def shutdown(self, vms: Items[VMOrId], *, wait_for: int = 4) -> BulkReport:
+        """Shut machines down; `wait_for` in minutes. See `VirtualMachines.shutdown`."""
+        return await self.run(vms, "shutdown", wait_for=wait_for)
+
+    async def reboot(self, vms: Items[VMOrId]) -> BulkReport:
+        """Reboot machines; see `VirtualMachines.reboot`."""
+        return await self.run(vms, "reboot")
+
+    async def reset(self, vms: Items[VMOrId]) -> BulkReport:
+        """Reset machines; see `VirtualMachines.reset`."""
+        return await self.run(vms, "reset")
+
+    async def power_on(self, vms: Items[VMOrId]) -> BulkReport:
+        """Start machines; see `VirtualMachines.power_on`."""
+        return await self.run(vms, "power_on")
+
+    async def power_off(self, vms: Items[VMOrId]) -> BulkReport:
+        """Turn machines off; see `VirtualMachines.power_off`."""
+        return await self.run(vms, "power_off")
+
+    async def delete(self, vms: Items[VMOrId], *, delete_resources: bool = False) -> BulkReport:
+        """Delete machines; see `VirtualMachines.delete`."""
+        return await self.run(vms, "delete", delete_resources=delete_resources)
+
+    async def rename(self, names: Mapping[str, str]) -> BulkReport:
+        """Give machines other labels, by their ids; see `VirtualMachines.rename`."""
+        check_arguments("rename", {"names": names})
+        return await self.run(list(names), "rename", names=dict(names))
+
+    async def run(self, items: Items[Any], start: str | Start, **keywords: Any) -> BulkReport:
+        """Do anything to many items.
+
+        Args:
+            items: What it is done to; taken one by one as there is room.
+            start: A coroutine function that takes an item and returns a `Task`, which is then
+                awaited, or a plain result. Or the name of one of the operations above.
+            keywords: The operation's arguments.
+
+        Raises:
+            InvalidArgument: If an argument is wrong; nothing was sent then.
+            asyncio.CancelledError: If it was cancelled; see `BulkInterrupted`.
+        """
+        return await self._collect(self._fleet(items, start, keywords))
+
+    def stream(
+        self, items: Items[Any], start: str | Start, **keywords: Any
+    ) -> AsyncGenerator[Outcome, None]:
+        """Do the same as `run`, and iterate over the outcomes as they come.
+
+        Nothing is kept of an outcome that was handed out, so the items may be any number. Leave
+        the iteration early within `contextlib.aclosing`; that interrupts, as cancelling does.
+        """
+        return self._stream(self._fleet(items, start, keywords), [])
+
+    async def resume(
+        self,
+        report: BulkReport,
+        items: Sequence[Any] | None = None,
+        start: Start | None = None,
+    ) -> BulkReport:
+        """Go on with what a report has as unknown or not started.
+
+        What has a token is looked for and watched, and not sent again. What has none is started
+        anew where that is safe: all but a create, reboot, reset or a function of your own in
+        doubt, which stay unknown. What succeeded or failed is not touched.
+
+        Args:
+            report: Of this executor or another, or from `BulkReport.from_json`.
+            items: The same items as then, in the same order: for creates and `run`, where the
+                report was read from JSON.
+            start: The same function as then, of a `run`.
+
+        Returns:
+            A report of all items, those that were done before among them.
+
+        Raises:
+            InvalidArgument: If what it takes is missing or does not fit.
+        """
+        return await self._collect(self._rest(report, items, start))
+
+    # --- what is to be done ---------------------------------------------------------------------
+
+    def _fleet(self, items: Items[Any], start: str | Start, keywords: dict[str, Any]) -> _Fleet:
+        operation, begin = self._starter(start, keywords)
+        if isinstance(items, str | bytes | Mapping) or not isinstance(
+            items, Iterable | AsyncIterable
+        ):
+            raise arguments.refuse(
+                "items", cast(object, items), "an iterable of machines, ids or requests"
+            )
+        given = items
+        if self._keeps_online(operation):
+            if isinstance(given, AsyncIterable):
+                raise InvalidArgument("min_online takes items that are at hand", argument="items")
+            given = list(given)
+        total = len(given) if isinstance(given, Sized) else None
+        self._plan.require_length(total)
+        labels = labels_of(operation, given) if isinstance(given, Sequence) else []
+        jobs = jobs_for(operation, given, begin)
+        return _Fleet(operation, keywords, jobs, total, given=frozenset(labels))
+
+    def _keeps_online(self, operation: str) -> bool:
+        return self._plan.min_online is not None and operation in _LOWERING
+
+    def _starter(self, start: str | Start, keywords: dict[str, Any]) -> tuple[str, Start]:
+        if callable(start):
+            if keywords:
+                raise InvalidArgument("a function takes the item alone", argument=min(keywords))
+            return GENERAL, start
+        if start not in OPERATIONS:
+            raise arguments.refuse("start", start, f"a function, or one of {sorted(OPERATIONS)}")
+        check_arguments(start, keywords)
+        method: Start = getattr(self._vms, start)
+        if start == "rename":
+            names: Mapping[str, str] = keywords["names"]
+            return start, lambda vm: self._vms.rename(vm, names[label_of(start, vm)])
+        return start, partial(method, **keywords)
+
+    def _rest(self, report: BulkReport, items: Sequence[Any] | None, start: Start | None) -> _Fleet:
+        if not isinstance(report, BulkReport):
+            raise arguments.refuse("report", cast(object, report), "a BulkReport")
+        operation, keywords = report.operation, dict(report.arguments)
+        if operation != GENERAL:
+            _, begin = self._starter(operation, keywords)
+        elif callable(start):
+            begin = start
+        else:
+            raise InvalidArgument("the report is of a run: hand its function in", argument="start")
+        done: list[Outcome] = []
+        jobs: list[Job] = []
+        for outcome in report.outcomes:
+            unknown = outcome.status == "unknown"
+            if unknown and outcome.token:
+                again = partial(self._settle, outcome.token)
+                job = Job(outcome.index, outcome.item, again, outcome.vm_id, before=outcome)
+            elif outcome.status == "not_started" or (unknown and operation in _AGAIN):
+                item = item_again(operation, outcome, items)
+                job = job_for(operation, outcome.index, item, begin)
+                if job.item != outcome.item:
+                    raise InvalidArgument(
+                        f"items[{outcome.index}] is {job.item}, but {outcome.item} in the report",
+                        argument="items",
+                    )
+                job = attrs.evolve(job, before=outcome if unknown else None)
+            else:
+                done.append(outcome)
+                continue
+            jobs.append(job)
+        given = frozenset(outcome.item for outcome in report.outcomes)
+        return _Fleet(operation, keywords, in_turn(jobs), len(jobs), tuple(done), given)
+
+    # --- doing it -------------------------------------------------------------------------------
+
+    async def _collect(self, fleet: _Fleet) -> BulkReport:
+        kept: list[Outcome] = []
+        async with aclosing(self._stream(fleet, kept)) as outcomes:
+            async for outcome in outcomes:
+                kept.append(outcome)
+        return cast(BulkReport, self._report)
+
+    async def _stream(self, fleet: _Fleet, kept: list[Outcome]) -> AsyncGenerator[Outcome, None]:
+        if self._rollout is not None:
+            raise InvalidState("this executor is at work on another call; make one more")
+        clock = asyncio.get_running_loop().time
+        began, sent = clock(), Counter(self._requests())
+        rollout = self._rollout = Rollout(
+            self._plan, fleet.operation, fleet.jobs, fleet.total, in_air=self._in_air
+        )
+        rollout.pause(self._paused)
+
+        def summed_up() -> BulkReport:
+            outcomes = [*fleet.done, *kept, *rollout.left()]
+            return BulkReport(
+                operation=fleet.operation,
+                arguments=fleet.arguments,
+                outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.index)),
+                dry_run=self._plan.dry_run,
+                complete=rollout.complete,
+                stopped=rollout.stopped,
+                seconds=round(clock() - began, 3),
+                requests=dict(Counter(self._requests()) - sent),
+            )
+
+        try:
+            if self._keeps_online(fleet.operation) and not self._plan.dry_run:
+                await self._count_online(rollout, fleet.given)
+            async with aclosing(rollout.outcomes()) as outcomes:
+                async for outcome in outcomes:
+                    yield outcome
+        except asyncio.CancelledError as cancellation:
+            raise cancellation from BulkInterrupted(summed_up())
+        finally:
+            self._rollout = None
+            self._report = summed_up()
+
+    async def _count_online(self, rollout: Rollout, given: frozenset[str]) -> None:
+        # One look; what goes down later by others' doing is not ours to know.
+        try:
+            machines = await self._vms.list()
+        except asyncio.CancelledError:
+            await rollout.give_up()
+            raise
+        online = {vm.id for vm in machines if vm.state == ONLINE and vm.id in given}
+        rollout.keep_online(online, len(given))

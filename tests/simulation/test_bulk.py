@@ -1,0 +1,758 @@
+"""One operation on many machines, on a clock that jumps."""
+
+import asyncio
+import heapq
+import itertools
+import json
+import logging
+from collections import Counter
+from contextlib import aclosing, suppress
+
+import anyio
+import attrs
+import looptime
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from async_vmapi import (
+    BulkInterrupted,
+    BulkPlan,
+    BulkReport,
+    Client,
+    CreateRequest,
+    ImageBoot,
+    InvalidArgument,
+    InvalidState,
+    NotFound,
+)
+from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
+from async_vmapi.emulator.catalogue import ZONES
+from async_vmapi.plan import count_of
+
+pytestmark = pytest.mark.looptime
+
+WRITES = {"create", "resize", "shutdown", "reboot", "reset", "delete", "power_on", "power_off"}
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+def requests(count, name="w-{:04}", **boot):
+    return [
+        CreateRequest(
+            name=name.format(number),
+            cpus=1,
+            ram=1024,
+            zone_id=next(iter(ZONES)),
+            boot=ImageBoot(os="2268", **boot),
+        )
+        for number in range(count)
+    ]
+
+
+async def fleet_of(client, count):
+    report = await client.bulk(limit=count).create(requests(count), unique_name=True)
+    report.raise_on_failure()
+    return [outcome.value for outcome in report.outcomes]
+
+
+@pytest.fixture
+def api():
+    return CloudAPI(seed=1)
+
+
+@pytest.fixture
+async def client(api):
+    async with Client.in_memory(api, latency=0.02, seed=1) as client:
+        yield client
+
+
+def truth(api):
+    cloud = api.cloud
+    cloud.advance(now())
+    return list(cloud.vms.values())
+
+
+def least_online(api, ids, since):
+    """Return how few of these were online at once since some time, and how many at first."""
+    changes = [(c.at, vm.id, c.state) for vm in truth(api) if vm.id in ids for c in vm.history]
+    up, counts = set(), []
+    for at, vm_id, state in sorted(changes, key=lambda change: change[0]):
+        if at > since and not counts:
+            counts.append(len(up))
+        (up.add if state == "online" else up.discard)(vm_id)
+        if at > since:
+            counts.append(len(up))
+    return min(counts, default=len(up)), counts[0] if counts else len(up)
+
+
+class TestReports:
+    async def test_the_whole_life_of_a_fleet(self, api, client):
+        """Every operation takes all machines to its end."""
+        vms = await fleet_of(client, 12)
+        bulk = client.bulk(limit=5)
+        for operation, end in [
+            (bulk.reboot(vms), "online"),
+            (bulk.reset(vms), "online"),
+            (bulk.shutdown(vms, wait_for=1), "offline"),
+            (bulk.power_on([vm.id for vm in vms]), "online"),
+            (bulk.power_off(vms), "offline"),
+        ]:
+            report = await operation
+            assert report.counts["succeeded"] == 12
+            assert {outcome.value.state for outcome in report.outcomes} == {end}
+            assert [outcome.item for outcome in report.outcomes] == [vm.id for vm in vms]
+        report = await bulk.resize(vms, cores=2, ram=2048, wait_for=0)
+        assert {(o.value.cores, o.value.ram) for o in report.succeeded} == {(2, 2048)}
+        report = await bulk.rename({vm.id: f"new-{n}" for n, vm in enumerate(vms)})
+        assert report.counts["succeeded"] == 12
+        assert {vm.label for vm in await client.vms.list()} == {f"new-{n}" for n in range(12)}
+        report = await bulk.delete(vms, delete_resources=True)
+        assert report.counts["succeeded"] == 12
+        assert report.requests["delete"] == 12
+        assert await client.vms.list() == []
+
+    async def test_a_failure_is_told_and_stops_nothing(self, client):
+        """What others refuse is in the report with its error."""
+        vms = await fleet_of(client, 3)
+        report = await client.bulk().shutdown([vms[0], "not-there", *vms[1:]])
+        assert report.counts == {"succeeded": 3, "failed": 1, "unknown": 0, "not_started": 0}
+        (failed,) = report.failed
+        assert (failed.index, failed.item, failed.error) == (1, "not-there", "NotFound")
+        with pytest.raises(ExceptionGroup) as info:
+            report.raise_on_failure()
+        assert isinstance(info.value.exceptions[0], NotFound)
+        assert report.stopped is None
+
+    async def test_any_function(self, client):
+        """A plain result is one, a task is awaited, and an error of its own tells nothing else."""
+        vms = await fleet_of(client, 3)
+
+        async def start(item):
+            if item == 0:
+                return "plain"
+            if item == 1:
+                raise LookupError("s3cr3t")
+            return await client.vms.shutdown(vms[item])
+
+        report = await client.bulk().run(range(3), start)
+        plain, failed, shut = report.outcomes
+        assert (plain.value, failed.status, shut.value.state) == ("plain", "failed", "offline")
+        assert isinstance(failed.exception, LookupError)
+        assert "s3cr3t" not in report.to_json()
+
+    async def test_a_machine_that_ends_badly(self):
+        """A state that it does not come out of is a failure, a missing end is not."""
+        api = CloudAPI(settings=Settings(fail_state="error", create=5), seed=1)
+        async with Client.in_memory(api, seed=1) as client:
+            report = await client.bulk().create(requests(2), unique_name=True)
+        assert report.counts["failed"] == 2
+        assert {outcome.error for outcome in report.failed} == {"TaskFailed"}
+        api = CloudAPI(settings=Settings(create=10_000), seed=1)
+        async with Client.in_memory(api, seed=1) as client:
+            report = await client.bulk().create(requests(2), unique_name=True)
+            assert report.counts["unknown"] == 2
+            assert all(client.resume(o.token).vm_id == o.vm_id for o in report.unknown)
+
+    async def test_no_secrets(self, client):
+        """Neither the report nor its JSON shows what a request holds."""
+        asked = requests(2, password="s3cr3t", user_data="s3cr3t")
+        report = await client.bulk().create(asked)
+        assert "s3cr3t" not in report.to_json() + repr(report) + repr(report.outcomes)
+
+
+class TestLimits:
+    @pytest.mark.parametrize("seed", [1, 2])
+    async def test_makespan(self, seed):
+        """A thousand operations take little longer than a greedy schedule that sees all at once."""
+        api = CloudAPI(settings=Settings(create=(30, 90)), seed=seed)
+        async with Client.in_memory(api, latency=0.02, poll_floor=1, seed=seed) as client:
+            began = now()
+            report = await client.bulk(limit=100).create(requests(1000), unique_name=True)
+            took = now() - began
+        assert report.counts["succeeded"] == 1000
+        creates = sorted(
+            (o for o in api.cloud.operations if o.kind == "create"), key=lambda o: o.accepted_at
+        )
+        slots = [0.0] * 100
+        for operation in creates:
+            free = heapq.heappop(slots)
+            heapq.heappush(slots, free + operation.finished_at - operation.accepted_at)
+        print(f"{took:.1f} s, ideal {max(slots):.1f} s")
+        assert took <= 1.05 * max(slots)
+
+    async def test_items_are_taken_as_there_is_room(self, client):
+        """A generator is never asked for more than may start, and one."""
+        taken, in_flight, ended = 0, [], 0
+
+        def endless():
+            nonlocal taken
+            for request in requests(60):
+                taken += 1
+                yield request
+
+        bulk = client.bulk(limit=7, on_event=lambda event: in_flight.append(event.in_flight))
+        async for outcome in bulk.stream(endless(), "create", unique_name=True):
+            ended += 1
+            assert outcome.status == "succeeded"
+            assert taken <= ended + 7 + 1
+        assert ended == 60
+        assert max(in_flight) == 7
+
+    async def test_async_iterables(self, client):
+        """Items may take their time to come."""
+
+        async def slowly():
+            for request in requests(5):
+                await asyncio.sleep(10)
+                yield request
+
+        report = await client.bulk().create(slowly(), unique_name=True)
+        assert report.counts["succeeded"] == 5
+        assert report.complete
+
+    async def test_pause(self, api, client):
+        """What is in flight goes on, and nothing new starts until it is resumed."""
+        vms = await fleet_of(client, 6)
+        bulk = client.bulk(limit=2)
+        running = asyncio.create_task(bulk.shutdown(vms))
+        await asyncio.sleep(0.5)
+        bulk.pause()
+        await asyncio.sleep(1000)
+        assert api.requests["shutdown"] == 2
+        bulk.resume_starting()
+        assert (await running).counts["succeeded"] == 6
+        bulk.pause()
+        running = asyncio.create_task(bulk.power_on(vms))
+        await asyncio.sleep(100)
+        assert api.requests["power_on"] == 0
+        bulk.resume_starting()
+        assert (await running).counts["succeeded"] == 6
+
+    async def test_stop(self, client):
+        """What is in flight is watched to its end, the rest is not started."""
+        vms = await fleet_of(client, 6)
+        bulk = client.bulk(limit=2)
+        bulk.stop()
+        running = asyncio.create_task(bulk.shutdown(vms))
+        await asyncio.sleep(0.5)
+        bulk.stop("it is evening")
+        report = await running
+        assert report.counts == {"succeeded": 2, "failed": 0, "unknown": 0, "not_started": 4}
+        assert report.stopped == "it is evening"
+        assert {outcome.reason for outcome in report.not_started} == {"it is evening"}
+
+
+class TestBudget:
+    async def test_of_the_whole_fleet(self, client):
+        """A percentage is of all that were given, and as many may fail."""
+        vms = await fleet_of(client, 40)
+        mixed = list(itertools.chain(*zip(vms, [f"no-{n}" for n in range(40)], strict=True)))
+        report = await client.bulk(limit=1, max_failures="5%").shutdown(mixed)
+        assert report.counts == {"succeeded": 5, "failed": 5, "unknown": 0, "not_started": 70}
+        assert report.stopped == "more than 5% failed"
+
+    async def test_of_those_started(self, client):
+        """Without a length nobody knows better; and the rest is not taken."""
+        ids = (f"no-{n}" for n in range(1000))
+        report = await client.bulk(limit=10, max_failures="50%").shutdown(ids)
+        assert report.counts["failed"] == 10
+        assert not report.complete
+        assert next(ids) == "no-11"
+
+    async def test_what_is_in_flight_is_watched(self, client):
+        """The one that broke the budget takes no other with it."""
+        vms = await fleet_of(client, 9)
+        report = await client.bulk(limit=10, max_failures=0).shutdown([*vms[:5], "no", *vms[5:]])
+        assert report.counts["failed"] == 1
+        assert report.counts["succeeded"] + report.counts["not_started"] == 9
+        assert report.counts["unknown"] == 0
+
+
+class TestWaves:
+    async def test_one_after_the_other(self, client):
+        """A wave starts when the last one is at its end."""
+        vms = await fleet_of(client, 20)
+        began, ended = {}, {}
+
+        def note(event):
+            if event.kind == "started":
+                began.setdefault(event.wave, now())
+            elif event.kind == "finished":
+                ended[event.wave] = now()
+
+        report = await client.bulk(batches=[1, "20%", "100%"], on_event=note).reboot(vms)
+        assert Counter(o.wave for o in report.outcomes) == {1: 1, 2: 4, 3: 15}
+        assert ended[1] <= began[2] < ended[2] <= began[3]
+
+    async def test_a_dead_canary(self, client):
+        """After a first wave that failed nothing starts, whatever may fail later."""
+        vms = await fleet_of(client, 10)
+        report = await client.bulk(batches=[1, 100], max_failures=5).reboot(["no", *vms])
+        assert report.counts == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 10}
+        assert report.stopped == "wave 1 did not end well"
+
+    async def test_later_waves_fail_within_the_budget(self, client):
+        """With a budget they go on; without one they do not."""
+        vms = await fleet_of(client, 9)
+        mixed = [*vms[:3], "no", *vms[3:]]
+        report = await client.bulk(batches=[2], max_failures=1).reboot(mixed)
+        assert report.counts["succeeded"] == 9
+        report = await client.bulk(batches=[2]).reboot(mixed)
+        assert report.counts["not_started"] == 6
+
+    async def test_percentages_need_a_length(self, client):
+        """They are refused at once for a generator."""
+        with pytest.raises(InvalidArgument, match="length"):
+            await client.bulk(batches=["10%"]).reboot(vm for vm in [])
+
+
+class TestOnline:
+    @pytest.mark.parametrize("operation", ["reboot", "reset", "shutdown"])
+    async def test_so_many_stay_online(self, api, client, operation):
+        """At no moment are fewer online by our doing."""
+        vms = await fleet_of(client, 12)
+        began = now()
+        report = await client.bulk(min_online="75%").run(vms, operation)
+        least, _ = least_online(api, {vm.id for vm in vms}, began)
+        assert least >= 9
+        if operation == "shutdown":
+            assert report.counts == {
+                "succeeded": 3,
+                "failed": 0,
+                "unknown": 0,
+                "not_started": 9,
+            }
+            assert "fewer than 9" in report.not_started[0].reason
+        else:
+            assert report.counts["succeeded"] == 12
+
+    async def test_who_is_down_may_be_changed(self, client):
+        """A machine that is not online takes none away."""
+        vms = await fleet_of(client, 4)
+        await client.bulk().shutdown(vms[:2])
+        report = await client.bulk(min_online=2).resize(vms, cores=2, ram=2048)
+        assert [outcome.status for outcome in report.outcomes] == ["succeeded"] * 2 + [
+            "not_started"
+        ] * 2
+
+    async def test_a_refused_one_is_online_still(self, api, client):
+        """It takes nothing from the others."""
+        vms = await fleet_of(client, 3)
+        api.faults.fail_next("reboot", "success_false")
+        report = await client.bulk(min_online=2).reboot(vms)
+        assert report.counts == {"succeeded": 2, "failed": 1, "unknown": 0, "not_started": 0}
+
+    async def test_items_must_be_at_hand(self, client):
+        """For who is online is to be known before."""
+
+        async def later():
+            yield "x"
+
+        with pytest.raises(InvalidArgument, match="min_online"):
+            await client.bulk(min_online=1).reboot(later())
+
+
+class TestDryRun:
+    async def test_nothing_is_sent(self, api, client):
+        """It says what would be done, and in which wave."""
+        vms = await fleet_of(client, 10)
+        sent = api.requests.copy()
+        bulk = client.bulk(dry_run=True, batches=[1, "50%"], min_online=5)
+        report = await bulk.shutdown(vms)
+        assert api.requests == sent
+        assert report.dry_run
+        assert Counter(o.wave for o in report.not_started) == {1: 1, 2: 5, 3: 4}
+        with pytest.raises(InvalidArgument):
+            await bulk.resize(vms, cores=0, ram=1)
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("at", [0, 0.005, 0.01, 0.03, 0.5, 20, 45, 62, 110])
+    async def test_creates_at_any_moment(self, api, client, at):
+        """Every machine of the cloud is in the report, and what was not sent is not there."""
+        bulk = client.bulk(limit=20)
+        asked = requests(30)
+        with pytest.raises(TimeoutError) as info:
+            async with asyncio.timeout(at):
+                await bulk.create(asked, unique_name=True)
+        report = BulkInterrupted.behind(info.value).report
+        assert report == bulk.report
+        assert sorted(o.index for o in report.outcomes) == list(range(30))
+        assert api.requests["create"] == len(truth(api))
+        known = {o.vm_id for o in [*report.succeeded, *report.unknown]}
+        assert known == {vm.id for vm in truth(api)}
+        assert all(o.token for o in report.unknown)
+        report = await client.bulk(limit=20).resume(report)
+        assert report.counts["succeeded"] == 30
+        assert {o.vm_id for o in report.succeeded} == {vm.id for vm in truth(api)}
+        assert api.requests["create"] == 30
+
+    @pytest.mark.parametrize("at", [0.005, 0.03, 3, 30])
+    async def test_resume_from_json(self, api, client, at):
+        """In another process: what is unknown is watched, what was not started is started."""
+        vms = await fleet_of(client, 10)
+        bulk = client.bulk(limit=4)
+        with anyio.move_on_after(at):
+            await bulk.shutdown(vms, wait_for=1)
+        text = bulk.report.to_json()
+        async with Client.in_memory(api, latency=0.02, seed=2) as other:
+            bulk = other.bulk()
+            with pytest.raises(InvalidArgument, match="BulkReport"):
+                await bulk.resume("x")
+            report = await bulk.resume(BulkReport.from_json(text))
+        assert report.counts["succeeded"] == 10
+        assert {vm.state for vm in await client.vms.list()} == {"offline"}
+
+    async def test_creates_from_json_need_their_requests(self, client):
+        """They were not written down, and must be the same."""
+        bulk = client.bulk(limit=2)
+        with anyio.move_on_after(1):
+            await bulk.create(requests(4), unique_name=True)
+        report = BulkReport.from_json(bulk.report.to_json())
+        with pytest.raises(InvalidArgument, match="hand them in"):
+            await bulk.resume(report)
+        with pytest.raises(InvalidArgument, match="in the report"):
+            await bulk.resume(report, requests(4, "x-{}"))
+        with pytest.raises(InvalidArgument, match="number 3"):
+            await bulk.resume(report, requests(3))
+        report = await bulk.resume(report, requests(4))
+        assert report.counts["succeeded"] == 4
+
+    async def test_a_run_needs_its_function(self, client):
+        """And goes on with what has a token."""
+        vms = await fleet_of(client, 4)
+        bulk = client.bulk(limit=2)
+        with anyio.move_on_after(1):
+            await bulk.run(vms, client.vms.shutdown)
+        report = bulk.report
+        with pytest.raises(InvalidArgument, match="function"):
+            await bulk.resume(report)
+        report = await bulk.resume(report, start=client.vms.shutdown)
+        assert report.counts["succeeded"] == 4
+
+    async def test_a_function_in_the_midst(self, client):
+        """Nobody knows what it has done, so it is not called again."""
+
+        async def start(item):
+            await asyncio.sleep(100)
+
+        bulk = client.bulk(limit=1)
+        with anyio.move_on_after(1):
+            await bulk.run([1, 2], start)
+        assert [o.status for o in bulk.report.outcomes] == ["unknown", "not_started"]
+        report = await bulk.resume(bulk.report, start=start)
+        assert [o.status for o in report.outcomes] == ["unknown", "succeeded"]
+
+    async def test_the_second_one_leaves_at_once(self):
+        """What is on the wire is named with what to go on with."""
+        api = CloudAPI(seed=1)
+        async with Client.in_memory(api, latency=8, seed=1) as client:
+            bulk = client.bulk()
+            running = asyncio.create_task(bulk.create(requests(3), unique_name=True))
+            await asyncio.sleep(5)
+            running.cancel()
+            await asyncio.sleep(1)
+            assert not running.done()
+            running.cancel()
+            await asyncio.sleep(0.01)
+            assert running.done()
+            with pytest.raises(asyncio.CancelledError) as info:
+                await running
+            report = BulkInterrupted.behind(info.value).report
+            assert report.counts["unknown"] == 3
+            assert all(o.token in str(BulkInterrupted(report)) for o in report.unknown)
+            await asyncio.sleep(20)
+            tasks = [await client.settle(o.token) for o in report.unknown]
+            assert {task.vm_id for task in tasks} == {vm.id for vm in truth(api)}
+
+    async def test_a_stream_that_is_left(self, api, client):
+        """Nothing goes on behind it."""
+        bulk = client.bulk(limit=5)
+        async with aclosing(bulk.stream(requests(20), "create", unique_name=True)) as outcomes:
+            async for outcome in outcomes:
+                assert outcome.status == "succeeded"
+                break
+        assert {o.status for o in bulk.report.outcomes} <= {"unknown", "not_started", "succeeded"}
+        assert len(bulk.report.outcomes) == 19
+        sent = api.requests.total()
+        await asyncio.sleep(100)
+        assert api.requests.total() == sent
+
+    async def test_an_async_iterable_that_waits(self, client):
+        """It is not waited for."""
+
+        async def never():
+            yield requests(1)[0]
+            await asyncio.Event().wait()
+
+        bulk = client.bulk()
+        with anyio.move_on_after(200):
+            await bulk.create(never(), unique_name=True)
+        assert bulk.report.counts["succeeded"] == 1
+        assert not bulk.report.complete
+
+    async def test_an_iterable_that_raises(self, client):
+        """Its error comes out, when what was started has ended; the report is there."""
+
+        def broken():
+            yield requests(1)[0]
+            raise LookupError("broken")
+
+        bulk = client.bulk()
+        with pytest.raises(LookupError, match="broken"):
+            await bulk.create(broken(), unique_name=True)
+        assert bulk.report.counts["succeeded"] == 1
+
+    async def test_there_is_none_behind_other_errors(self):
+        """A cancellation of something else has no report."""
+        error = TimeoutError()
+        error.__context__ = error.__cause__ = asyncio.CancelledError()
+        assert BulkInterrupted.behind(error) is None
+
+
+class TestDoubt:
+    async def test_creates(self, api, client):
+        """One that cannot be told is looked for again, and not sent again."""
+        api.faults = FaultPlan([Fault(kind="server_error", call="list", probability=1.0)])
+        api.faults.fail_next("create", "drop_after")
+        bulk = client.bulk()
+        report = await bulk.create(requests(3), unique_name=True)
+        (unknown,) = report.unknown
+        assert (unknown.error, unknown.vm_id) == ("OutcomeUnknown", None)
+        assert (await bulk.resume(report)).counts["unknown"] == 1
+        api.faults = FaultPlan()
+        report = BulkReport.from_json(report.to_json())
+        report = await bulk.resume(report, requests(3))
+        assert report.counts["succeeded"] == 3
+        assert report.outcomes[unknown.index].adopted
+        assert api.requests["create"] == 3
+
+    async def test_writes_that_name_their_end(self, api):
+        """They have no token, and are sent again; nothing that was in doubt is called refused."""
+        async with Client.in_memory(api, seed=1, retries=0) as client:
+            vms = await fleet_of(client, 2)
+            api.faults.fail_next("shutdown", "drop_after")
+            bulk = client.bulk(limit=1)
+            report = await bulk.shutdown(vms, wait_for=1)
+            assert [o.status for o in report.outcomes] == ["unknown", "succeeded"]
+            assert report.outcomes[0].token is None
+            assert (await bulk.resume(report)).counts["succeeded"] == 2
+            api.faults.fail_next("delete", "drop_after")
+            report = await bulk.delete(vms)
+            assert report.outcomes[0].error == "TransportError"
+            await asyncio.sleep(100)
+            report = await bulk.resume(report)
+            assert [o.status for o in report.outcomes] == ["unknown", "succeeded"]
+            assert "404" in report.outcomes[0].reason
+
+    async def test_what_was_unknown_stays_so(self, client):
+        """A call that stops before its turn loses no token."""
+        vms = await fleet_of(client, 3)
+        bulk = client.bulk(limit=3)
+        with anyio.move_on_after(0.5):
+            await bulk.shutdown(vms)
+        before = bulk.report
+        assert before.counts["unknown"] == 3
+        bulk.pause()
+        with anyio.move_on_after(1):
+            await bulk.resume(before)
+        assert {o.token for o in bulk.report.unknown} == {o.token for o in before.unknown}
+
+    async def test_a_rename_in_the_last_moment(self):
+        """It has no end to be watched, so the answer is all of it."""
+        api = CloudAPI(seed=1)
+        async with Client.in_memory(api, latency=2, seed=1) as client:
+            (vm,) = await fleet_of(client, 1)
+            bulk = client.bulk()
+            with anyio.move_on_after(1):
+                await bulk.rename({vm.id: "new"})
+            assert bulk.report.counts["succeeded"] == 1
+            assert (await client.vms.get(vm)).label == "new"
+
+    async def test_a_write_without_an_answer(self):
+        """A reboot that was sent has a token to look on with."""
+        api = CloudAPI(seed=1)
+        async with Client.in_memory(api, seed=1) as client:
+            vms = await fleet_of(client, 2)
+            api.faults = FaultPlan([Fault(kind="stall", call="reboot", probability=1.0)])
+            bulk = client.bulk()
+            with anyio.move_on_after(1):
+                await bulk.reboot(vms)
+            assert bulk.report.counts["unknown"] == 2
+            assert all(o.token for o in bulk.report.unknown)
+
+    async def test_a_function_that_does_not_give_way(self, client):
+        """What it started all the same is in the report."""
+        vms = await fleet_of(client, 1)
+
+        async def start(vm):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(100)
+            return await client.vms.shutdown(vm)
+
+        bulk = client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.run(vms, start)
+        (outcome,) = bulk.report.unknown
+        assert client.resume(outcome.token).operation == "shutdown"
+
+
+class TestUse:
+    @pytest.mark.parametrize(
+        ("call", "argument"),
+        [
+            (lambda bulk: bulk.shutdown("vm-1"), "items"),
+            (lambda bulk: bulk.shutdown(5), "items"),
+            (lambda bulk: bulk.shutdown([5]), "vm"),
+            (lambda bulk: bulk.shutdown(["a", "b", "a"]), "items"),
+            (lambda bulk: bulk.shutdown(["a"], wait_for=-1), "wait_for"),
+            (lambda bulk: bulk.resize(["a"], cores=0, ram=1), "cores"),
+            (lambda bulk: bulk.run(["a"], "resize", cores=1), "ram"),
+            (lambda bulk: bulk.run(["a"], "reboot", cores=1), "cores"),
+            (lambda bulk: bulk.run(["a"], "explode"), "start"),
+            (lambda bulk: bulk.run(["a"], len, cores=1), "cores"),
+            (lambda bulk: bulk.delete(["a"], delete_resources=1), "delete_resources"),
+            (lambda bulk: bulk.rename({"a": ""}), "names['a']"),
+            (lambda bulk: bulk.rename(["a"]), "names"),
+            (lambda bulk: bulk.create(["a"]), "item"),
+            (lambda bulk: bulk.create(requests(1), on_doubt="x"), "on_doubt"),
+            (lambda bulk: bulk.create(requests(1), on_doubt="retry"), "on_doubt"),
+        ],
+    )
+    async def test_wrong_arguments(self, api, client, call, argument):
+        """They are refused before anything is sent."""
+        with pytest.raises(InvalidArgument) as info:
+            await call(client.bulk())
+        assert info.value.argument.startswith(argument.partition("[")[0])
+        assert not api.requests
+
+    async def test_wrong_items_of_a_generator(self, client):
+        """Others are under way by then, so it is the item's own failure."""
+        vms = await fleet_of(client, 1)
+        report = await client.bulk().shutdown(item for item in [vms[0], 5])
+        assert [outcome.status for outcome in report.outcomes] == ["succeeded", "failed"]
+        assert report.outcomes[1].error == "InvalidArgument"
+
+    async def test_plans(self, client):
+        """A plan or its fields, not both."""
+        assert client.bulk(BulkPlan(limit=3)).plan.limit == 3
+        with pytest.raises(InvalidArgument):
+            client.bulk(BulkPlan(), limit=3)
+        with pytest.raises(InvalidArgument):
+            client.bulk("plan")
+
+    async def test_one_call_at_a_time(self, client):
+        """The limit is of the executor."""
+        bulk = client.bulk()
+        running = asyncio.create_task(bulk.create(requests(1)))
+        await asyncio.sleep(1)
+        with pytest.raises(InvalidState, match="at work"):
+            await bulk.create(requests(1))
+        assert (await running).counts["succeeded"] == 1
+
+    async def test_a_listener_that_raises(self, client, caplog):
+        """It is logged, and disturbs nothing."""
+
+        def broken(event):
+            raise LookupError
+
+        with caplog.at_level(logging.ERROR):
+            report = await client.bulk(on_event=broken).create(requests(2))
+        assert report.counts["succeeded"] == 2
+        assert "on_event" in caplog.text
+
+
+CLOUDS = st.builds(
+    Settings,
+    create=st.just(1),
+    not_found=st.just(0),
+    shutdown=st.just((1, 20)),
+    reboot=st.just((1, 20)),
+    reset=st.just((1, 20)),
+    reboot_visible=st.booleans(),
+    restart_after_resize=st.booleans(),
+    acpi=st.sampled_from(["honour", "ignore"]),
+    stale=st.sampled_from([0, (0, 3)]),
+    list_lag=st.sampled_from([0, (0, 2)]),
+)
+SHARES = st.integers(0, 12) | st.integers(0, 100).map("{}%".format)
+PLANS = st.builds(
+    BulkPlan,
+    limit=st.integers(1, 15),
+    max_failures=st.none() | SHARES,
+    batches=st.none()
+    | st.lists(st.integers(1, 8) | st.integers(1, 100).map("{}%".format), min_size=1, max_size=3),
+    min_online=st.none() | SHARES,
+    dry_run=st.sampled_from([False, False, False, True]),
+)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    phases=[Phase.generate],
+)
+@given(
+    cloud=CLOUDS,
+    plan=PLANS,
+    operation=st.sampled_from(["reboot", "reset", "shutdown", "resize"]),
+    kinds=st.lists(st.sampled_from(["online", "online", "online", "offline", "no"]), max_size=14),
+    cancel_at=st.none() | st.floats(0, 60),
+    seed=st.integers(0, 100),
+)
+def test_what_holds_for_every_plan(cloud, plan, operation, kinds, cancel_at, seed):
+    """Limit, budget, online count and the four kinds, whatever is asked for and happens."""
+
+    async def main():
+        api = CloudAPI(settings=cloud, seed=seed)
+        async with Client.in_memory(api, latency=0.02, seed=seed) as client:
+            vms = iter(await fleet_of(client, len(kinds)) if kinds else [])
+            items = [f"no-{n}" if kind == "no" else next(vms).id for n, kind in enumerate(kinds)]
+            down = [i for i, kind in zip(items, kinds, strict=True) if kind == "offline"]
+            await client.bulk().shutdown(down, wait_for=0)
+            await asyncio.sleep(60)
+            await check(api, client, items)
+
+    async def check(api, client, items):
+        ours = {vm.id for vm in truth(api)} & set(items)
+        began, in_flight, sent_when_stopped = now(), [0], None
+
+        def note(event):
+            nonlocal sent_when_stopped
+            in_flight.append(event.in_flight)
+            if event.kind == "stopped":
+                sent_when_stopped = sum(api.requests[write] for write in WRITES)
+
+        sent_before = sum(api.requests[write] for write in WRITES)
+        bulk = client.bulk(attrs.evolve(plan, on_event=note))
+        keywords = {"cores": 2, "ram": 2048, "wait_for": 0} if operation == "resize" else {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(cancel_at):
+                await bulk.run(items, operation, **keywords)
+        report = bulk.report
+        sent = sum(api.requests[write] for write in WRITES)
+        assert max(in_flight) <= plan.limit
+        assert [o.index for o in report.outcomes] == list(range(len(items)))
+        assert sum(report.counts.values()) == len(items)
+        assert BulkReport.from_json(report.to_json()) == report
+        json.loads(report.to_json())
+        if plan.dry_run:
+            assert sent == sent_before
+        if sent_when_stopped is not None:
+            # What was on its way to the wire when it stopped.
+            assert sent - sent_when_stopped <= plan.limit
+        started = sum(o.status != "not_started" for o in report.outcomes)
+        assert sent - sent_before <= started or cancel_at is not None
+        if plan.min_online is not None:
+            wanted = count_of(plan.min_online, len(items), up=True)
+            least, before = least_online(api, ours, began)
+            assert least >= min(before, wanted)
+
+    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
+    with asyncio.Runner(loop_factory=loop_class) as runner:
+        runner.run(main())

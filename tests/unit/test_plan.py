@@ -1,0 +1,87 @@
+"""How a bulk call is to go about its machines."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from async_vmapi import BulkPlan, InvalidArgument
+from async_vmapi.plan import count_of, wave_sizes
+
+
+class TestBulkPlan:
+    @pytest.mark.parametrize(
+        ("fields", "argument"),
+        [
+            ({"limit": 0}, "limit"),
+            ({"limit": "5"}, "limit"),
+            ({"limit": True}, "limit"),
+            ({"max_failures": -1}, "max_failures"),
+            ({"max_failures": "101%"}, "max_failures"),
+            ({"max_failures": "5"}, "max_failures"),
+            ({"max_failures": "-1%"}, "max_failures"),
+            ({"max_failures": 0.5}, "max_failures"),
+            ({"min_online": "x%"}, "min_online"),
+            ({"batches": []}, "batches"),
+            ({"batches": "10%"}, "batches"),
+            ({"batches": 5}, "batches"),
+            ({"batches": [1, 0]}, "batches[1]"),
+            ({"batches": ["0%"]}, "batches[0]"),
+            ({"dry_run": 1}, "dry_run"),
+            ({"on_event": 1}, "on_event"),
+        ],
+    )
+    def test_wrong_fields(self, fields, argument):
+        """Each is refused by its name, with what is allowed."""
+        with pytest.raises(InvalidArgument) as info:
+            BulkPlan(**fields)
+        assert info.value.argument == argument
+        assert "is not" in str(info.value)
+
+    def test_right_fields(self):
+        """Numbers and percentages, and any sequence of them."""
+        plan = BulkPlan(max_failures="0.5%", batches=[1, "10%", "100%"], min_online=0)
+        assert plan.batches == (1, "10%", "100%")
+
+
+class TestShares:
+    @pytest.mark.parametrize(
+        ("share", "total", "down", "up"),
+        [
+            (7, 3, 7, 7),
+            ("5%", 100, 5, 5),
+            ("5%", 99, 4, 5),
+            ("0%", 100, 0, 0),
+            ("100%", 7, 7, 7),
+            ("0.1%", 3000, 3, 3),
+            ("0.7%", 1000, 7, 7),
+            ("33.333333%", 3, 0, 1),
+        ],
+    )
+    def test_count(self, share, total, down, up):
+        """Exactly, and not in binary fractions."""
+        assert count_of(share, total) == down
+        assert count_of(share, total, up=True) == up
+
+    @given(st.integers(0, 100), st.integers(0, 100_000))
+    def test_percentages_are_of_the_whole(self, percent, total):
+        """Rounded down and up, they lie about the true value."""
+        exact = percent * total / 100
+        assert count_of(f"{percent}%", total) == math.floor(exact + 1e-9)
+        assert count_of(f"{percent}%", total, up=True) == math.ceil(exact - 1e-9)
+
+    @pytest.mark.parametrize(
+        ("batches", "total", "sizes"),
+        [
+            ((), 10, [math.inf] * 3),
+            ((1,), 10, [1, 1, 1]),
+            ((1, "10%", "100%"), 50, [1, 5, 50]),
+            (("1%",), 5, [1, 1, 1]),
+            ((2, 3), None, [2, 3, 3]),
+        ],
+    )
+    def test_waves(self, batches, total, sizes):
+        """The last size holds on."""
+        assert list(itertools.islice(wave_sizes(batches, total), 3)) == sizes
