@@ -103,6 +103,8 @@ class PollHub:
         self._queue: list[tuple[float, int, _Machine]] = []
         self._ties = itertools.count()
         self._listing = False
+        # Watches of reboots and resets.
+        self._cycling = 0
         self._forget_times()
 
     def _forget_times(self) -> None:
@@ -173,6 +175,7 @@ class PollHub:
                     watch.waiters.clear()
                     watch.readers.clear()
             self._machines.clear()
+            self._cycling = 0
         self._release(lambda: InvalidState("the client was closed while this task was awaited"))
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -197,6 +200,7 @@ class PollHub:
         if machine is None:
             machine = self._machines[watch.vm_id] = _Machine(watch.vm_id)
         machine.watches += (watch,)
+        self._cycling += watch.target.rule.cycle
         machine.listed, machine.joined = _NEVER, loop.time()
         self._plan(machine, machine.joined)
         if self._driver is None:
@@ -204,6 +208,7 @@ class PollHub:
 
     def _leave(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
         machine = self._machines[watch.vm_id]
+        self._cycling -= watch.target.rule.cycle
         machine.watches = tuple(other for other in machine.watches if other is not watch)
         if machine.watches:
             return
@@ -351,7 +356,7 @@ class PollHub:
             return []
         self._failures = self._list_failures = 0
         self._schedule.measured_list(listing.size)
-        interval = self._schedule.between_lists(len(self._machines))
+        interval = self._schedule.between_lists(len(self._machines), cycling=self._cycling > 0)
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))
         return await self._compare(listing, asked)

@@ -26,6 +26,9 @@ _VM_BYTES: Final = 1000
 _FLOORS_ALONE: Final = 15
 """From how many floors on a list would be taken for one machine alone."""
 
+_FLOORS_CYCLING: Final = 2
+"""After how many floors a list is taken, at the most, while a reboot or reset is awaited."""
+
 _LEARNED: Final = 5
 """Ends of an operation to have seen before their times count."""
 
@@ -75,14 +78,20 @@ class Schedule:
         """
         return machines * self._get_cost * (2 if listing else 1) > self._list_cost
 
-    def between_lists(self, machines: int) -> float:
+    def between_lists(self, machines: int, *, cycling: bool) -> float:
         """Return seconds from one list to the next.
 
         For a given price of a request the sum of requests and waiting is least where the
         interval falls with the square root of how many wait.
+
+        Args:
+            machines: How many are awaited.
+            cycling: Whether one of them reboots, which shows for a short while alone.
         """
-        alone = _FLOORS_ALONE * self.floor
-        return self._jittered(alone / math.sqrt(max(1, machines)), 1.1)
+        wanted = _FLOORS_ALONE * self.floor / math.sqrt(max(1, machines))
+        if cycling:
+            wanted = min(wanted, _FLOORS_CYCLING * self.floor)
+        return self._jittered(wanted, 1.1)
 
     def between_gets(self, operation: Operation, elapsed: float) -> float:
         """Return seconds to the next look at one machine.
