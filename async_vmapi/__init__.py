@@ -1,5 +1,6 @@
 """The asyncio SDK for a cloud provider's virtual-machine API."""
 
+from async_vmapi.accounts import UnresolvedWrite
 from async_vmapi.bulk import BulkExecutor, BulkInterrupted
 from async_vmapi.client import Client
 from async_vmapi.completion import Evidence
@@ -46,7 +47,6 @@ from async_vmapi.plan import BulkEvent, BulkPlan
 from async_vmapi.report import BulkReport, Outcome
 from async_vmapi.tasks import Task
 from async_vmapi.watch import TaskEvent
-from async_vmapi.writes import UnresolvedWrite
 
 __all__ = [
     "APIError",

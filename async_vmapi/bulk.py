@@ -1,6 +1,7 @@
 """`BulkExecutor`: one operation on many machines, so many at once, to the seen end of each."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -9,13 +10,14 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
     Sized,
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import attrs
 
@@ -23,30 +25,32 @@ from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 from async_vmapi.jobs import (
     GENERAL,
+    LOWERING,
     OPERATIONS,
+    REPEATABLE,
     Items,
     Job,
     Start,
     check_arguments,
-    in_turn,
     item_again,
+    job_again,
     job_for,
     jobs_for,
     label_of,
     labels_of,
 )
-from async_vmapi.models import ONLINE, CreateRequest, VirtualMachine
+from async_vmapi.models import ONLINE, VirtualMachine
+from async_vmapi.operations import Operations
+from async_vmapi.outcomes import INTERRUPTED
 from async_vmapi.plan import BulkPlan
 from async_vmapi.report import BulkReport, Outcome
 from async_vmapi.rollout import Rollout
 from async_vmapi.tasks import Task
 from async_vmapi.vms import VirtualMachines, VMOrId
-from async_vmapi.writes import UnresolvedWrite
 
 __all__ = ["BulkExecutor", "BulkInterrupted"]
 
-_LOWERING: Final = frozenset({"reboot", "reset", "resize", "shutdown", "power_off", "delete"})
-_AGAIN: Final = frozenset({"resize", "shutdown", "power_on", "power_off", "delete", "rename"})
+_log: Final = logging.getLogger(__name__)
 
 
 class BulkInterrupted(VMAPIError):
@@ -54,18 +58,16 @@ class BulkInterrupted(VMAPIError):
 
     Cancellation goes on its way as what it is, so that timeouts, task groups and Ctrl-C work as
     ever. This is the ``__cause__`` of the `asyncio.CancelledError`; `behind` finds it from there,
-    or from the `TimeoutError` or `KeyboardInterrupt` that came of it. `BulkExecutor.report` is
-    the same report.
+    or from the `TimeoutError`, `KeyboardInterrupt` or group that came of it. Where it is lost on
+    the way, as in a task group whose other task failed, `BulkExecutor.report` is the same report.
 
     Attributes:
         report: Of the kind `BulkReport`; what was in flight is in its ``unknown``, with tokens.
     """
 
     def __init__(self, report: BulkReport) -> None:
-        tokens = [o.token for o in report.unknown if o.token]
-        shown = "".join(f"\n  {token}" for token in tokens[:20])
-        more = f"\n  and {len(tokens) - 20} more" if len(tokens) > 20 else ""
-        super().__init__(f"{report}{'; tokens to go on with:' if tokens else ''}{shown}{more}")
+        tokens = "".join(f"\n  {outcome.token}" for outcome in report.unknown if outcome.token)
+        super().__init__(f"{report}{'; tokens to go on with:' if tokens else ''}{tokens}")
         self.report = report
 
     @staticmethod
@@ -81,28 +83,34 @@ class BulkInterrupted(VMAPIError):
                 return at
             seen.add(id(at))
             waiting += [at.__context__, at.__cause__]
+            if isinstance(at, BaseExceptionGroup):
+                waiting += cast("BaseExceptionGroup[BaseException]", at).exceptions
         return None
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class _Fleet:
     """What a bulk call is about.
 
     Attributes:
-        total: How many jobs there are; None if nobody knows.
+        total: How many items there are in all, for shares; None if nobody knows.
         done: What is known from an earlier call.
+        complete: Whether nothing had been left off by it.
         given: All machines' ids, where so many of them are to stay online.
+        uncertain: Those of which an earlier call left unknown whether they are.
     """
 
     operation: str
     arguments: dict[str, Any]
-    jobs: AsyncIterator[Job]
+    jobs: Iterator[Job] | AsyncIterator[Job]
     total: int | None
     done: tuple[Outcome, ...] = ()
+    complete: bool = True
     given: frozenset[str] = frozenset()
+    uncertain: frozenset[str] = frozenset()
 
 
-class BulkExecutor:
+class BulkExecutor(Operations[BulkReport]):
     """Does one operation to many machines; made by ``client.bulk(...)``.
 
     Its methods take any iterable or async iterable of machines or ids, one after the other as
@@ -117,9 +125,8 @@ class BulkExecutor:
     Args:
         vms: Whose machines.
         plan: How to go about it.
-        settle: Finds out what became of a token.
+        settle: Finds out what became of a token, which is none of the machines handed in.
         requests: Tells how many requests were sent.
-        in_air: Tells the writes that are sent and not answered.
     """
 
     def __init__(
@@ -127,15 +134,13 @@ class BulkExecutor:
         vms: VirtualMachines,
         plan: BulkPlan,
         *,
-        settle: Callable[[str], Awaitable[Task[VirtualMachine | None]]],
+        settle: Callable[[str, frozenset[str]], Awaitable[Task[VirtualMachine | None]]],
         requests: Callable[[], Mapping[str, int]],
-        in_air: Callable[[], Sequence[UnresolvedWrite]],
     ) -> None:
         self._vms = vms
         self._plan = plan
         self._settle = settle
         self._requests = requests
-        self._in_air = in_air
         self._rollout: Rollout | None = None
         self._paused = False
         self._report: BulkReport | None = None
@@ -174,51 +179,6 @@ class BulkExecutor:
 
     # --- operations -----------------------------------------------------------------------------
 
-    async def create(
-        self,
-        requests: Items[CreateRequest],
-        *,
-        unique_name: bool = False,
-        on_doubt: Literal["raise", "retry"] = "raise",
-    ) -> BulkReport:
-        """Create machines; see `VirtualMachines.create`."""
-        return await self.run(requests, "create", unique_name=unique_name, on_doubt=on_doubt)
-
-    async def resize(
-        self, vms: Items[VMOrId], *, cores: int, ram: int, wait_for: int = 4
-    ) -> BulkReport:
-        """Resize machines; `ram` in MB, `wait_for` in minutes. See `VirtualMachines.resize`."""
-        return await self.run(vms, "resize", cores=cores, ram=ram, wait_for=wait_for)
-
-    async def shutdown(self, vms: Items[VMOrId], *, wait_for: int = 4) -> BulkReport:
-        """Shut machines down; `wait_for` in minutes. See `VirtualMachines.shutdown`."""
-        return await self.run(vms, "shutdown", wait_for=wait_for)
-
-    async def reboot(self, vms: Items[VMOrId]) -> BulkReport:
-        """Reboot machines; see `VirtualMachines.reboot`."""
-        return await self.run(vms, "reboot")
-
-    async def reset(self, vms: Items[VMOrId]) -> BulkReport:
-        """Reset machines; see `VirtualMachines.reset`."""
-        return await self.run(vms, "reset")
-
-    async def power_on(self, vms: Items[VMOrId]) -> BulkReport:
-        """Start machines; see `VirtualMachines.power_on`."""
-        return await self.run(vms, "power_on")
-
-    async def power_off(self, vms: Items[VMOrId]) -> BulkReport:
-        """Turn machines off; see `VirtualMachines.power_off`."""
-        return await self.run(vms, "power_off")
-
-    async def delete(self, vms: Items[VMOrId], *, delete_resources: bool = False) -> BulkReport:
-        """Delete machines; see `VirtualMachines.delete`."""
-        return await self.run(vms, "delete", delete_resources=delete_resources)
-
-    async def rename(self, names: Mapping[str, str]) -> BulkReport:
-        """Give machines other labels, by their ids; see `VirtualMachines.rename`."""
-        check_arguments("rename", {"names": names})
-        return await self.run(list(names), "rename", names=dict(names))
-
     async def run(self, items: Items[Any], start: str | Start, **keywords: Any) -> BulkReport:
         """Do anything to many items.
 
@@ -252,9 +212,12 @@ class BulkExecutor:
     ) -> BulkReport:
         """Go on with what a report has as unknown or not started.
 
-        What has a token is looked for and watched, and not sent again. What has none is started
-        anew where that is safe: all but a create, reboot, reset or a function of your own in
-        doubt, which stay unknown. What succeeded or failed is not touched.
+        What was accepted is watched to its end. A create, reboot or reset in doubt is looked for,
+        and not sent again; another operation in doubt names its end, and so is. What a function
+        of your own had begun stays unknown, unless it had returned its task. What succeeded or
+        failed is not touched.
+
+        The plan's shares are of all items of the report, and its budget begins anew.
 
         Args:
             report: Of this executor or another, or from `BulkReport.from_json`.
@@ -281,18 +244,33 @@ class BulkExecutor:
                 "items", cast(object, items), "an iterable of machines, ids or requests"
             )
         given = items
-        if self._keeps_online(operation):
+        if isinstance(given, Sequence):
+            # As they are now: a caller may go on changing its list.
+            given = tuple(given)
+        elif self._keeps_online(operation):
             if isinstance(given, AsyncIterable):
                 raise InvalidArgument("min_online takes items that are at hand", argument="items")
-            given = list(given)
+            given = tuple(given)
         total = len(given) if isinstance(given, Sized) else None
         self._plan.require_length(total)
-        labels = labels_of(operation, given) if isinstance(given, Sequence) else []
-        jobs = jobs_for(operation, given, begin)
-        return _Fleet(operation, keywords, jobs, total, given=frozenset(labels))
+        labels = labels_of(operation, given) if isinstance(given, tuple) else []
+        if operation == "rename" and (extra := set(labels) - keywords["names"].keys()):
+            raise InvalidArgument(f"names has none for {min(extra)}", argument="names")
+        return _Fleet(
+            operation=operation,
+            arguments=keywords,
+            jobs=jobs_for(operation, given, begin),
+            total=total,
+            given=frozenset(labels),
+        )
 
     def _keeps_online(self, operation: str) -> bool:
-        return self._plan.min_online is not None and operation in _LOWERING
+        if self._plan.min_online is not None and operation == GENERAL:
+            raise InvalidArgument(
+                "min_online takes an operation by its name: what a function does is not known",
+                argument="min_online",
+            )
+        return self._plan.min_online is not None and operation in LOWERING
 
     def _starter(self, start: str | Start, keywords: dict[str, Any]) -> tuple[str, Start]:
         if callable(start):
@@ -304,13 +282,20 @@ class BulkExecutor:
         check_arguments(start, keywords)
         method: Start = getattr(self._vms, start)
         if start == "rename":
-            names: Mapping[str, str] = keywords["names"]
-            return start, lambda vm: self._vms.rename(vm, names[label_of(start, vm)])
+            return start, partial(self._rename, keywords["names"])
         return start, partial(method, **keywords)
+
+    async def _rename(self, names: Mapping[str, str], vm: VMOrId) -> None:
+        name = names.get(label_of("rename", vm))
+        if name is None:
+            raise InvalidArgument(f"names has none for {label_of('rename', vm)}", argument="names")
+        await self._vms.rename(vm, name)
 
     def _rest(self, report: BulkReport, items: Sequence[Any] | None, start: Start | None) -> _Fleet:
         if not isinstance(report, BulkReport):
             raise arguments.refuse("report", cast(object, report), "a BulkReport")
+        if items is not None and not isinstance(items, Sequence):
+            raise arguments.refuse("items", cast(object, items), "the sequence of then")
         operation, keywords = report.operation, dict(report.arguments)
         if operation != GENERAL:
             _, begin = self._starter(operation, keywords)
@@ -318,14 +303,15 @@ class BulkExecutor:
             begin = start
         else:
             raise InvalidArgument("the report is of a run: hand its function in", argument="start")
+        made = frozenset(outcome.vm_id for outcome in report.outcomes if outcome.vm_id)
         done: list[Outcome] = []
         jobs: list[Job] = []
         for outcome in report.outcomes:
             unknown = outcome.status == "unknown"
-            if unknown and outcome.token:
-                again = partial(self._settle, outcome.token)
-                job = Job(outcome.index, outcome.item, again, outcome.vm_id, before=outcome)
-            elif outcome.status == "not_started" or (unknown and operation in _AGAIN):
+            if unknown and outcome.token and _is_watched(operation, outcome):
+                again = partial(self._settle, outcome.token, made - {outcome.vm_id or ""})
+                job = job_again(outcome, again)
+            elif outcome.status == "not_started" or (unknown and operation in REPEATABLE):
                 item = item_again(operation, outcome, items)
                 job = job_for(operation, outcome.index, item, begin)
                 if job.item != outcome.item:
@@ -338,8 +324,16 @@ class BulkExecutor:
                 done.append(outcome)
                 continue
             jobs.append(job)
-        given = frozenset(outcome.item for outcome in report.outcomes)
-        return _Fleet(operation, keywords, in_turn(jobs), len(jobs), tuple(done), given)
+        return _Fleet(
+            operation=operation,
+            arguments=keywords,
+            jobs=iter(jobs),
+            total=len(report.outcomes),
+            done=tuple(done),
+            complete=report.complete,
+            given=frozenset(outcome.item for outcome in report.outcomes),
+            uncertain=frozenset(outcome.vm_id for outcome in report.unknown if outcome.vm_id),
+        )
 
     # --- doing it -------------------------------------------------------------------------------
 
@@ -355,9 +349,7 @@ class BulkExecutor:
             raise InvalidState("this executor is at work on another call; make one more")
         clock = asyncio.get_running_loop().time
         began, sent = clock(), Counter(self._requests())
-        rollout = self._rollout = Rollout(
-            self._plan, fleet.operation, fleet.jobs, fleet.total, in_air=self._in_air
-        )
+        rollout = self._rollout = Rollout(self._plan, fleet.operation, fleet.jobs, fleet.total)
         rollout.pause(self._paused)
 
         def summed_up() -> BulkReport:
@@ -367,30 +359,44 @@ class BulkExecutor:
                 arguments=fleet.arguments,
                 outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.index)),
                 dry_run=self._plan.dry_run,
-                complete=rollout.complete,
+                complete=rollout.complete and fleet.complete,
                 stopped=rollout.stopped,
                 seconds=round(clock() - began, 3),
                 requests=dict(Counter(self._requests()) - sent),
             )
 
         try:
-            if self._keeps_online(fleet.operation) and not self._plan.dry_run:
-                await self._count_online(rollout, fleet.given)
+            if self._keeps_online(fleet.operation):
+                await self._count_online(rollout, fleet)
             async with aclosing(rollout.outcomes()) as outcomes:
                 async for outcome in outcomes:
                     yield outcome
         except asyncio.CancelledError as cancellation:
-            raise cancellation from BulkInterrupted(summed_up())
+            interrupted = BulkInterrupted(summed_up())
+            if rollout.in_the_air:
+                # Who leaves at once, by a second Ctrl-C, may never come to read the report.
+                _log.warning("left with requests on the wire: %s", interrupted)
+            raise cancellation from interrupted
         finally:
             self._rollout = None
             self._report = summed_up()
 
-    async def _count_online(self, rollout: Rollout, given: frozenset[str]) -> None:
+    async def _count_online(self, rollout: Rollout, fleet: _Fleet) -> None:
         # One look; what goes down later by others' doing is not ours to know.
         try:
             machines = await self._vms.list()
-        except asyncio.CancelledError:
-            await rollout.give_up()
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            rollout.give_up(INTERRUPTED if cancelled else f"who is online is not known: {error}")
             raise
+        given = fleet.given - fleet.uncertain
         online = {vm.id for vm in machines if vm.state == ONLINE and vm.id in given}
-        rollout.keep_online(online, len(given))
+        rollout.keep_online(online, len(fleet.given))
+
+
+def _is_watched(operation: str, outcome: Outcome) -> bool:
+    """Return whether an unknown outcome is looked for, and not started again."""
+    if operation == GENERAL:
+        # A token of one of its writes tells nothing of the function's others.
+        return outcome.accepted
+    return outcome.accepted or operation not in REPEATABLE

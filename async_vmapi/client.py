@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from async_vmapi import arguments, tasks
+from async_vmapi.accounts import UnresolvedWrite
 from async_vmapi.bulk import BulkExecutor
 from async_vmapi.catalogue import Account, Regions, Templates
 from async_vmapi.endpoint import check_session, key_of, origin_of
@@ -24,7 +25,7 @@ from async_vmapi.tasks import Task
 from async_vmapi.transport import Transport
 from async_vmapi.vms import VirtualMachines
 from async_vmapi.wire import DEFAULT_MAX_BODY, HTTPWire, Wire
-from async_vmapi.writes import UnresolvedWrite, Writes
+from async_vmapi.writes import Writes
 
 if TYPE_CHECKING:
     from async_vmapi.emulator.api import CloudAPI
@@ -313,9 +314,8 @@ class Client:
         return BulkExecutor(
             self.vms,
             plan,
-            settle=self.settle,
+            settle=lambda token, besides: self._writes.settle(token, besides=besides),
             requests=lambda: self._transport.requests,
-            in_air=lambda: self._writes.in_air,
         )
 
     def resume(self, token: str) -> Task[VirtualMachine | None]:

@@ -125,10 +125,10 @@ class Creates:
             creation.known = frozenset()
         return self._note(creation)
 
-    def take_up(self, token: DoubtToken) -> Creation:
-        """Note a create that was in doubt before."""
+    def take_up(self, token: DoubtToken, besides: frozenset[str]) -> Creation:
+        """Note a create that was in doubt before, and made none of the machines `besides`."""
         creation = Creation(token.name, token.cores, token.ram, token.unique, token.origin)
-        creation.known = None if token.known is None else frozenset(token.known)
+        creation.known = None if token.known is None else besides.union(token.known)
         creation.in_doubt = True
         creation.answered.set()
         return self._note(creation)

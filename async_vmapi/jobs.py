@@ -7,6 +7,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
@@ -22,13 +23,16 @@ from async_vmapi.report import Outcome
 
 __all__ = [
     "GENERAL",
+    "LOWERING",
     "OPERATIONS",
+    "REPEATABLE",
+    "STAYS_DOWN",
     "Items",
     "Job",
     "Start",
     "check_arguments",
-    "in_turn",
     "item_again",
+    "job_again",
     "job_for",
     "jobs_for",
     "label_of",
@@ -39,6 +43,15 @@ T = TypeVar("T")
 
 GENERAL: Final = "run"
 """The operation of a caller's own function, of which nobody knows what it does."""
+
+STAYS_DOWN: Final = frozenset({"shutdown", "power_off", "delete"})
+"""The operations that take a machine off ``online`` for good."""
+
+LOWERING: Final = STAYS_DOWN | {"reboot", "reset", "resize"}
+"""The operations that take a machine off ``online``, if only for a while."""
+
+REPEATABLE: Final = STAYS_DOWN | {"resize", "power_on", "rename"}
+"""The operations that name their end, so that twice is as once (WIRE §5.5)."""
 
 Items: TypeAlias = Iterable[T] | AsyncIterable[T]
 """Anything to iterate over, with or without ``await``."""
@@ -53,6 +66,7 @@ class Job:
 
     Attributes:
         before: What was known of it after an earlier call that left it unknown.
+        watched: Whether it was sent then, and is looked for and watched now.
     """
 
     index: int
@@ -61,6 +75,7 @@ class Job:
     vm_id: str | None = None
     source: Any = None
     before: Outcome | None = None
+    watched: bool = False
 
 
 def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
@@ -123,27 +138,37 @@ def job_for(operation: str, index: int, item: Any, begin: Start) -> Job:
     return Job(index, label, partial(begin, item), vm_id, item)
 
 
+def job_again(outcome: Outcome, settle: Callable[[], Awaitable[Any]]) -> Job:
+    """Return the job of looking for what an earlier call left unknown."""
+    return Job(
+        outcome.index,
+        outcome.item,
+        settle,
+        outcome.vm_id,
+        outcome.source,
+        before=outcome,
+        watched=True,
+    )
+
+
 async def _raise(error: Exception) -> None:
     raise error
 
 
-async def jobs_for(operation: str, items: Items[Any], begin: Start) -> AsyncIterator[Job]:
-    """Iterate over what is to be done to each item."""
-    index = 0
+def jobs_for(operation: str, items: Items[Any], begin: Start) -> Iterator[Job] | AsyncIterator[Job]:
+    """Iterate over what is to be done to each item, as they are."""
     if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield job_for(operation, index, item, begin)
-            index += 1
-        return
-    for item in items:
+        return _jobs_later(operation, items, begin)
+    return (job_for(operation, index, item, begin) for index, item in enumerate(items))
+
+
+async def _jobs_later(
+    operation: str, items: AsyncIterable[Any], begin: Start
+) -> AsyncIterator[Job]:
+    index = 0
+    async for item in items:
         yield job_for(operation, index, item, begin)
         index += 1
-
-
-async def in_turn(jobs: list[Job]) -> AsyncIterator[Job]:
-    """Iterate over jobs that are at hand."""
-    for job in jobs:
-        yield job
 
 
 def item_again(operation: str, outcome: Outcome, items: Sequence[Any] | None) -> Any:
@@ -158,11 +183,11 @@ def item_again(operation: str, outcome: Outcome, items: Sequence[Any] | None) ->
         raise InvalidArgument(f"items has no number {outcome.index}", argument="items")
     if outcome.source is not None:
         return outcome.source
-    if operation in (GENERAL, "create"):
+    if operation in (GENERAL, "create") or outcome.vm_id is None:
         raise InvalidArgument(
             "a report read from JSON has no requests and no items: hand them in", argument="items"
         )
-    return outcome.item
+    return outcome.vm_id
 
 
 def _wait_for(name: str, value: object) -> None:
@@ -182,6 +207,7 @@ def _names(name: str, value: Mapping[Any, Any]) -> None:
     if not isinstance(value, Mapping):
         raise arguments.refuse(name, cast(object, value), "a mapping of ids to new names")
     for vm_id, new in value.items():
+        arguments.identifier(name, vm_id)
         arguments.text(f"{name}[{vm_id!r}]", new)
 
 

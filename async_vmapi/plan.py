@@ -13,6 +13,7 @@ import attrs
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.report import Outcome, Status
+from async_vmapi.tasks import Task
 
 __all__ = ["BulkEvent", "BulkPlan", "Share", "count_of", "wave_sizes"]
 
@@ -35,6 +36,7 @@ class BulkEvent:
         index: The item's number, from 0.
         wave: The wave's number, from 1.
         vm_id: The machine's id, where it is known.
+        task: What was accepted, to look at its `Task.history`; awaiting it is the call's affair.
         outcome: What became of the item.
         reason: Why it stopped.
         in_flight: How many operations are under way.
@@ -46,6 +48,7 @@ class BulkEvent:
     index: int | None = None
     wave: int = 1
     vm_id: str | None = None
+    task: Task[Any] | None = None
     outcome: Outcome | None = None
     reason: str = ""
     in_flight: int = 0
@@ -105,16 +108,17 @@ class BulkPlan:
         limit: How many operations are in flight at once at most, each from its request to its
             seen end. How many requests are on the wire is the client's ``max_connections``.
         max_failures: How many items may end as failed or unknown; with one more, nothing new is
-            started, and what is in flight is watched to its end. A percentage is of the whole
-            fleet given; of an iterable without a length, of the items started so far. None for
-            no limit.
+            sent, and what was sent is watched to its end. A percentage is of the whole fleet
+            given; of an iterable without a length, of the items started so far. None for no
+            limit.
         batches: Sizes of waves, like ``[1, "10%", "100%"]``; percentages are of the whole fleet,
             rounded up, and the last size holds for all further waves. The next wave starts only
             when the last one has ended well: the first, the canary, without any failure; the
             others without any, or within `max_failures` if that is given.
         min_online: How many of the given machines are never fewer online by what this call does
             (reboot, reset, resize, shutdown, power_off, delete). Who is online is asked for once,
-            at the start; a machine counts again when its task has ended with it online.
+            at the start, by a list, which may lag behind; a machine counts again when its task
+            has ended with it online, an ``assumed`` end included.
         dry_run: Whether to say what would be done, and write nothing.
         on_event: Called with each `BulkEvent`, in the event loop. What it raises is logged.
 
@@ -139,18 +143,13 @@ class BulkPlan:
         if self.on_event is not None and not callable(self.on_event):
             raise arguments.refuse("on_event", self.on_event, "a callable")
 
-    @property
-    def counts_on_length(self) -> bool:
-        """Whether the waves can only be told where the fleet has a length."""
-        return any(isinstance(batch, str) for batch in self.batches or ())
-
     def require_length(self, total: int | None) -> None:
         """Refuse waves in percent of nobody knows what.
 
         Raises:
             InvalidArgument: If they are so.
         """
-        if total is None and self.counts_on_length:
+        if total is None and any(isinstance(batch, str) for batch in self.batches or ()):
             raise InvalidArgument(
                 "batches in per cent take a fleet with a length, such as a list",
                 argument="batches",

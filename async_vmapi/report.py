@@ -3,14 +3,14 @@
 import statistics
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import attrs
 import msgspec
 
 from async_vmapi.errors import InvalidArgument, VMAPIError
 
-__all__ = ["BulkReport", "Outcome", "Status"]
+__all__ = ["BulkReport", "Outcome", "OutcomeLine", "Status", "line_of", "outcome_of"]
 
 Status: TypeAlias = Literal["succeeded", "failed", "unknown", "not_started"]
 
@@ -29,10 +29,12 @@ class Outcome:
             whether the request was carried out, or the end was not seen); ``not_started``.
         vm_id: The machine's id, where it is known.
         wave: The wave's number, from 1.
-        seconds: From the request's start to the seen end; None if there was neither.
+        seconds: From the request's start to the seen end, of a success, in the call that saw it.
         evidence: How the end is known, of a success; see `Evidence`.
         adopted: Whether the API's answer was lost and the task found all the same.
         token: A text to go on with by ``client.settle``; it holds no secret.
+        accepted: Of an unknown one, whether the API accepted it, so that its end can be watched
+            for; else nobody knows whether it did.
         reason: Why it did not succeed, in words.
         error: The error's class name.
         value: What the task returned, for instance the machine. Not in JSON.
@@ -49,6 +51,7 @@ class Outcome:
     evidence: str | None = None
     adopted: bool = False
     token: str | None = None
+    accepted: bool = False
     reason: str = ""
     error: str | None = None
     value: Any = attrs.field(default=None, repr=False, eq=False)
@@ -56,10 +59,10 @@ class Outcome:
     source: Any = attrs.field(default=None, repr=False, eq=False)
 
 
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class OutcomeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An outcome as it is written down."""
 
-    index: int
+    index: Annotated[int, msgspec.Meta(ge=0)]
     item: str
     status: Status
     vm_id: str | None = None
@@ -68,8 +71,19 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     evidence: str | None = None
     adopted: bool = False
     token: str | None = None
+    accepted: bool = False
     reason: str = ""
     error: str | None = None
+
+
+def line_of(outcome: Outcome) -> OutcomeLine:
+    """Return an outcome as it is written down."""
+    return msgspec.convert(outcome, OutcomeLine, from_attributes=True)
+
+
+def outcome_of(line: OutcomeLine) -> Outcome:
+    """Return the outcome that was written down."""
+    return Outcome(**msgspec.structs.asdict(line))
 
 
 class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +96,7 @@ class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     requests: dict[str, int]
     counts: dict[str, int]
-    outcomes: list[_Line]
+    outcomes: list[OutcomeLine]
 
 
 _decode: Final = msgspec.json.Decoder(_Saved).decode
@@ -188,7 +202,7 @@ class BulkReport:
             seconds=self.seconds,
             requests=dict(self.requests),
             counts=self.counts,
-            outcomes=[msgspec.convert(o, _Line, from_attributes=True) for o in self.outcomes],
+            outcomes=[line_of(outcome) for outcome in self.outcomes],
         )
         return msgspec.json.encode(saved).decode()
 
@@ -213,7 +227,7 @@ class BulkReport:
         report = cls(
             operation=saved.operation,
             arguments=saved.arguments,
-            outcomes=tuple(Outcome(**msgspec.structs.asdict(line)) for line in saved.outcomes),
+            outcomes=tuple(outcome_of(line) for line in saved.outcomes),
             dry_run=saved.dry_run,
             complete=saved.complete,
             stopped=saved.stopped,

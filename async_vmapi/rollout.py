@@ -8,37 +8,26 @@ they stop, nothing is left behind.
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final, Literal, TypeGuard
 
 import anyio
 import attrs
 
-from async_vmapi.errors import (
-    OutcomeUnknown,
-    TaskError,
-    TaskFailed,
-    VMAPIError,
-    VMVanished,
-)
-from async_vmapi.jobs import GENERAL, Job
-from async_vmapi.models import ONLINE, VirtualMachine
+from async_vmapi import outcomes
+from async_vmapi.accounts import WRITES, Write
+from async_vmapi.jobs import GENERAL, STAYS_DOWN, Job
+from async_vmapi.outcomes import INTERRUPTED, Ended
 from async_vmapi.plan import BulkEvent, BulkPlan, count_of, wave_sizes
 from async_vmapi.report import Outcome, Status
-from async_vmapi.retries import may_have_happened
 from async_vmapi.tasks import Task
-from async_vmapi.writes import TELL, Told, UnresolvedWrite
 
-__all__ = ["INTERRUPTED", "Rollout"]
+__all__ = ["Rollout"]
 
 _log: Final = logging.getLogger(__name__)
 
-INTERRUPTED: Final = "it was interrupted"
-
-# Outcomes that nobody has taken yet: with more, nothing new starts. A pause for the loop's other
-# work after so many items that are passed over.
 _UNTAKEN: Final = 1000
+"""Outcomes that nobody has taken yet: with more, no further item is taken."""
 
 
 @attrs.define(eq=False)
@@ -48,10 +37,14 @@ class _Work:
     job: Job
     wave: int
     began: float
-    task: Task[Any] | None = None
-    told: list[Told] = attrs.field(factory=list[Told])
-    was_online: bool = False
+    was_online: bool
     running: bool = False
+    task: Task[Any] | None = None
+    writes: list[Write] = attrs.field(factory=list[Write])
+
+    @property
+    def write(self) -> Write | None:
+        return self.writes[-1] if self.writes else None
 
 
 class Rollout:
@@ -61,18 +54,15 @@ class Rollout:
         plan: How.
         operation: Which, as writes call it.
         jobs: The items; taken lazily.
-        total: How many they are; None if nobody knows.
-        in_air: Tells the writes that are sent and not answered.
+        total: How many the fleet has, of which shares are counted; None if nobody knows.
     """
 
     def __init__(
         self,
         plan: BulkPlan,
         operation: str,
-        jobs: AsyncIterator[Job],
+        jobs: Iterator[Job] | AsyncIterator[Job],
         total: int | None,
-        *,
-        in_air: Callable[[], Sequence[UnresolvedWrite]] = tuple,
     ) -> None:
         self._plan = plan
         self._operation = operation
@@ -80,20 +70,24 @@ class Rollout:
         self._total = total
         self._online: set[str] | None = None
         self._least = 0
-        self._in_air = in_air
-        self._workers: dict[asyncio.Task[None], _Work] = {}
+        self._pump_task: asyncio.Task[None] | None = None
+        self._workers: dict[asyncio.Task[Ended], _Work] = {}
+        self._in_hand: Job | None = None
         self._untaken: deque[Outcome] = deque()
         self._changed = asyncio.Event()
         self._news = asyncio.Event()
         self._paused = False
         self._taking = False
         self._interrupting = False
+        self._over = False
+        self._fatal: BaseException | None = None
         self._started = 0
         self._wave = 1
         self._failures_before_wave = 0
-        self.counts: Counter[Status] = Counter()
+        self._counts: Counter[Status] = Counter()
         self.stopped: str | None = None
         self.complete = False
+        self.in_the_air = False
 
     # --- what others do with it -----------------------------------------------------------------
 
@@ -108,17 +102,29 @@ class Rollout:
         self._least = count_of(self._plan.min_online or 0, given, up=True)
 
     def stop(self, reason: str) -> None:
-        """Let nothing new start any more; what is in flight goes on."""
-        if self.stopped is None:
-            self.stopped = reason
-            self._tell("stopped", reason=reason)
-        self._changed.set()
+        """Let nothing new start any more; what is on the wire is watched to its end.
 
-    async def give_up(self) -> None:
+        What has begun and still waits for its turn on the wire is taken back.
+        """
+        self._changed.set()
+        if self.stopped is not None:
+            return
+        self.stopped = reason
+        self._tell("stopped", reason=reason)
+        for worker, work in self._workers.items():
+            if not work.running:
+                worker.cancel()
+            elif work.write is not None and self._operation != GENERAL:
+                work.write.withdraw()
+        pump = self._pump_task
+        if self._taking and pump is not None and pump is not asyncio.current_task():
+            # Nobody knows when it would give the next one.
+            pump.cancel()
+
+    def give_up(self, reason: str) -> None:
         """Start none at all; `left` tells so."""
-        self.stop(INTERRUPTED)
-        with anyio.CancelScope(shield=True):
-            await self._pump()
+        self.stop(reason)
+        self._pass_over_the_rest()
 
     async def outcomes(self) -> AsyncGenerator[Outcome, None]:
         """Run it, and iterate over the outcomes as they come.
@@ -127,6 +133,7 @@ class Rollout:
         the wire get ten seconds to be answered, and `left` tells what became of the rest.
         """
         pump = asyncio.get_running_loop().create_task(self._pump(), name="async_vmapi bulk")
+        self._pump_task = pump
         pump.add_done_callback(lambda _: self._news.set())
         try:
             while True:
@@ -134,24 +141,27 @@ class Rollout:
                     outcome = self._untaken.popleft()
                     self._changed.set()
                     yield outcome
-                if pump.done() and not self._workers:
+                if pump.done() and not self._workers and not self._untaken:
                     break
                 self._news.clear()
                 await self._news.wait()
-            await pump
+            if self._fatal is not None:
+                raise self._fatal
+            if not (pump.cancelled() and self.stopped):
+                await pump
         finally:
             await self._let_go(pump)
 
     def left(self) -> list[Outcome]:
         """Return the outcomes that nobody has taken, and what is known of those in flight."""
-        return [*self._untaken, *(self._snapshot(work) for work in self._workers.values())]
+        flying = [self._end_of(worker, work).outcome for worker, work in self._workers.items()]
+        return [*self._untaken, *flying]
 
     # --- starting -------------------------------------------------------------------------------
 
     async def _pump(self) -> None:
         sizes = wave_sizes(self._plan.batches or (), self._total)
         room = next(sizes)
-        passed_over = 0
         while (job := await self._take()) is not None:
             if room < 1 and self.stopped is None:
                 await self._end_wave()
@@ -163,37 +173,52 @@ class Rollout:
                 room -= 1
                 self._start(job)
                 continue
+            while len(self._untaken) >= _UNTAKEN:
+                await self._change()
             room -= self._plan.dry_run
-            self._end(self._outcome(job, "not_started", reason=why_not))
+            self._pass_over(job, why_not)
             if self.stopped is not None and self._total is None:
                 return
-            passed_over += 1
-            if passed_over % _UNTAKEN == 0:
-                await asyncio.sleep(0)
         self.complete = True
 
     async def _take(self) -> Job | None:
-        self._taking = True
-        try:
-            return await anext(self._jobs)
-        except StopAsyncIteration:
-            return None
-        finally:
-            self._taking = False
+        if isinstance(self._jobs, Iterator):
+            job = next(self._jobs, None)
+        else:
+            self._taking = True
+            try:
+                job = await anext(self._jobs, None)
+            finally:
+                self._taking = False
+        self._in_hand = job
+        return job
 
     async def _turn(self, job: Job) -> str | None:
         """Wait until a job may start; return why it never may."""
+        floor = f"then fewer than {self._least} would be online"
         if self._plan.dry_run:
-            return f"dry run: it would be started in wave {self._wave}"
+            return self._in_theory(job) or floor
         while self.stopped is None:
             if not self._paused and self._has_room():
                 if self._may_go_down(job):
                     return None
                 if not self._workers:
-                    return f"then fewer than {self._least} would be online"
-            self._changed.clear()
-            await self._changed.wait()
+                    return floor
+            await self._change()
         return self.stopped
+
+    def _in_theory(self, job: Job) -> str | None:
+        """Return what a dry run says of a job; None if the floor forbids it."""
+        if not self._may_go_down(job):
+            return None
+        if self._online is not None and self._operation in STAYS_DOWN:
+            self._online.discard(job.vm_id or "")
+        done = "watched" if job.watched else "started"
+        return f"dry run: it would be {done} in wave {self._wave}"
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     def _has_room(self) -> bool:
         return len(self._workers) < self._plan.limit and len(self._untaken) < _UNTAKEN
@@ -204,175 +229,139 @@ class Rollout:
         return len(self._online) > self._least
 
     async def _end_wave(self) -> None:
-        while self._workers:
-            self._changed.clear()
-            await self._changed.wait()
+        while self._workers and self.stopped is None:
+            await self._change()
         tolerated = self._plan.max_failures is not None and self._wave > 1
         if self._failures > self._failures_before_wave and not tolerated:
             self.stop(f"wave {self._wave} did not end well")
 
     @property
     def _failures(self) -> int:
-        return self.counts["failed"] + self.counts["unknown"]
+        return self._counts["failed"] + self._counts["unknown"]
 
     def _start(self, job: Job) -> None:
         loop = asyncio.get_running_loop()
-        work = _Work(job, self._wave, loop.time())
-        if self._online is not None and job.vm_id in self._online:
-            work.was_online = True
-            self._online.remove(job.vm_id)
+        online = self._online is not None and job.vm_id in self._online
+        work = _Work(job, self._wave, loop.time(), was_online=online)
+        if online and self._online is not None:
+            self._online.discard(job.vm_id or "")
+        self._in_hand = None
         self._started += 1
         worker = loop.create_task(self._work(work), name=f"async_vmapi {self._operation}")
         self._workers[worker] = work
         worker.add_done_callback(self._gone)
 
-    def _gone(self, worker: asyncio.Task[None]) -> None:
-        work = self._workers.pop(worker, None)
-        if work is not None and (worker.cancelled() or worker.exception()):
-            # Cancelled before its first step, or by others: then it could not say so itself.
-            self._end(self._cancelled(work))
+    def _pass_over(self, job: Job, reason: str) -> None:
+        self._in_hand = None
+        self._end(outcomes.outcome(job, "not_started", wave=self._wave, reason=reason))
+
+    def _pass_over_the_rest(self) -> None:
+        """Say of all that are at hand that they were not started."""
+        reason = self.stopped or INTERRUPTED
+        if self._in_hand is not None:
+            self._pass_over(self._in_hand, reason)
+        if self._total is None or not isinstance(self._jobs, Iterator):
+            return
+        for job in self._jobs:
+            self._pass_over(job, reason)
+        self.complete = True
 
     # --- one item -------------------------------------------------------------------------------
 
-    async def _work(self, work: _Work) -> None:
+    async def _work(self, work: _Work) -> Ended:
         work.running = True
-        TELL.set(work.told.append)
+        WRITES.set(work.writes)
         self._tell("started", work.job, work.wave)
         try:
             started = await work.job.start()
             if _is_task(started):
-                task = work.task = started
-                self._tell("accepted", work.job, work.wave, vm_id=task.vm_id)
-                value: Any = None if self._interrupting else await task
+                work.task = started
+                self._tell("accepted", work.job, work.wave, task=started)
                 if self._interrupting:
                     raise asyncio.CancelledError  # the end is not awaited any more
-            else:
-                value = started
-            outcome = self._succeeded(work, value)
+                started = await started
         except asyncio.CancelledError:
-            outcome = self._cancelled(work)
+            return self._cut_off(work)
         except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
-            outcome = self._failed(work, error)
-        worker = asyncio.current_task()
-        if worker is not None and self._workers.pop(worker, None) is not None:
-            self._end(outcome)
-
-    def _outcome(self, job: Job, status: Status, **known: Any) -> Outcome:
-        told_nothing = status == "not_started" or (status == "failed" and not known.get("token"))
-        if job.before is not None and told_nothing:
-            return attrs.evolve(job.before, reason=known.get("reason") or job.before.reason)
-        known = {"wave": self._wave, "vm_id": job.vm_id} | known
-        return Outcome(index=job.index, item=job.item, status=status, source=job.source, **known)
-
-    def _succeeded(self, work: _Work, value: Any) -> Outcome:
-        task = work.task
-        if self._online is not None and isinstance(value, VirtualMachine) and value.state == ONLINE:
-            self._online.add(value.id)
-        return self._outcome(
-            work.job,
-            "succeeded",
-            wave=work.wave,
-            vm_id=task.vm_id if task else work.job.vm_id,
-            seconds=round(asyncio.get_running_loop().time() - work.began, 3),
-            evidence=task.evidence.value if task and task.evidence else None,
-            adopted=bool(task and task.adopted),
-            value=value,
+            write = work.write
+            if self._operation == GENERAL and write is not None and not write.left:
+                # The function was told what came of it, and it is for the function to tell.
+                write = None
+            return outcomes.failed(work.job, work.task, error, wave=work.wave, write=write)
+        return outcomes.succeeded(
+            work.job, work.task, started, seconds=self._seconds(work), wave=work.wave
         )
 
-    def _failed(self, work: _Work, error: Exception) -> Outcome:
-        task = work.task
-        if task is not None:
-            # It was accepted: what is not seen to have failed may yet end well.
-            unknown = not isinstance(error, TaskFailed | VMVanished)
-        else:
-            unknown = isinstance(error, OutcomeUnknown) or (
-                isinstance(error, VMAPIError) and may_have_happened(error)
-            )
-        if work.was_online and self._online is not None and not (task or unknown):
-            # It was refused, and so is as it was.
-            self._online.add(work.job.vm_id or "")
-        ours = isinstance(error, VMAPIError)
-        token = task.token() if task else None
-        if isinstance(error, OutcomeUnknown | TaskError):
-            token = error.token or token
-        return self._outcome(
+    def _seconds(self, work: _Work) -> float:
+        return asyncio.get_running_loop().time() - work.began
+
+    def _cut_off(self, work: _Work) -> Ended:
+        return outcomes.cut_off(
+            self._operation,
             work.job,
-            "unknown" if unknown else "failed",
+            work.task,
+            work.write,
             wave=work.wave,
-            vm_id=task.vm_id if task else work.job.vm_id,
-            adopted=bool(task and task.adopted),
-            token=token,
-            # What others say may hold anything, secrets among it.
-            reason=str(error) if ours else "it raised an error of its own",
-            error=type(error).__name__,
-            exception=error,
+            running=work.running,
+            seconds=self._seconds(work),
+            why=(None if self._interrupting else self.stopped) or INTERRUPTED,
         )
 
-    def _cancelled(self, work: _Work) -> Outcome:
-        """Return what is known of an operation whose worker was cancelled."""
-        told = work.told[-1] if work.told else None
-        task = told if isinstance(told, Task) else work.task
-        known: dict[str, Any] = {"wave": work.wave, "error": None, "reason": INTERRUPTED}
-        if task is not None:
-            known |= {"vm_id": task.vm_id, "token": task.token(), "adopted": task.adopted}
-            known["reason"] = f"it was accepted, and {INTERRUPTED} before its end was seen"
-            return self._outcome(work.job, "unknown", **known)
-        if isinstance(told, UnresolvedWrite):
-            known |= {"token": told.token, "reason": told.reason}
-            known["vm_id"] = told.vm_id or work.job.vm_id
-            return self._outcome(work.job, "unknown", **known)
-        if work.told:
-            # A rename has no end to be watched.
-            return self._outcome(work.job, "succeeded", wave=work.wave)
-        if work.running and self._operation == GENERAL:
-            known["reason"] = f"{INTERRUPTED} in the midst of it"
-            return self._outcome(work.job, "unknown", **known)
-        known["reason"] = f"{INTERRUPTED} before anything was carried out"
-        return self._outcome(work.job, "not_started", **known)
+    def _end_of(self, worker: asyncio.Task[Ended], work: _Work) -> Ended:
+        """Return how a worker ended; or what is known of it if it did not, or could not say so."""
+        if worker.done() and not worker.cancelled() and worker.exception() is None:
+            return worker.result()
+        return self._cut_off(work)
 
-    def _snapshot(self, work: _Work) -> Outcome:
-        """Return what is known of an operation under way."""
-        if work.task is None and not work.told:
-            for write in self._in_air():
-                which = (
-                    (write.vm_id, work.job.vm_id) if write.vm_id else (write.name, work.job.item)
-                )
-                if write.operation == self._operation and which[0] == which[1]:
-                    work.told.append(write)
-                    break
-        return self._cancelled(work)
+    def _gone(self, worker: asyncio.Task[Ended]) -> None:
+        work = self._workers[worker]
+        ended = self._end_of(worker, work)
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            self._fatal = self._fatal or error
+            self.stop(f"a function raised {type(error).__name__}")
+        if self._over:
+            return
+        del self._workers[worker]
+        online = ended.online or (ended.untouched and work.was_online)
+        if self._online is not None and online and ended.outcome.vm_id is not None:
+            self._online.add(ended.outcome.vm_id)
+        self._end(ended.outcome)
 
     # --- ending ---------------------------------------------------------------------------------
 
     def _end(self, outcome: Outcome) -> None:
-        self.counts[outcome.status] += 1
+        self._counts[outcome.status] += 1
         self._untaken.append(outcome)
         self._news.set()
         self._changed.set()
-        self._tell("finished", outcome=outcome)
-        allowed = self._plan.max_failures
+        allowed = None if self._plan.dry_run else self._plan.max_failures
         if allowed is not None and outcome.status in ("failed", "unknown"):
             of = self._started if self._total is None else self._total
             if self._failures > count_of(allowed, of):
                 self.stop(f"more than {allowed} failed")
+        self._tell("finished", outcome=outcome)
 
     async def _let_go(self, pump: asyncio.Task[None]) -> None:
         """Stop the pump and the workers, and wait for what is on the wire."""
+        self._pump_task = None
         if pump.done() and not self._workers:
+            if not pump.cancelled():
+                pump.exception()
             return
         self._interrupting = True
         self.stop(INTERRUPTED)
-        if self._taking and self._total is None:
-            # Nobody knows when it would give the next one.
-            pump.cancel()
+        pump.cancel()
         for worker in self._workers:
             worker.cancel()
-        # anyio cancels again and again, but for what is shielded; one who cancels once more, by
-        # hand, wants to be gone.
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait({pump, *self._workers})
-        with suppress(Exception):
-            pump.result()
+        try:
+            # anyio cancels again and again, but for what is shielded; one who cancels once more,
+            # by hand, wants to be gone.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({pump, *self._workers})
+        finally:
+            self.in_the_air = bool(self._workers)
+            self._pass_over_the_rest()
+            self._over = True
 
     def _tell(
         self,
@@ -380,11 +369,11 @@ class Rollout:
         job: Job | None = None,
         wave: int | None = None,
         *,
-        vm_id: str | None = None,
+        task: Task[Any] | None = None,
         outcome: Outcome | None = None,
         reason: str = "",
     ) -> None:
-        if self._plan.on_event is None:
+        if self._plan.on_event is None or self._over:
             return
         about = job or outcome
         event = BulkEvent(
@@ -392,15 +381,16 @@ class Rollout:
             item=about.item if about else "",
             index=about.index if about else None,
             wave=wave or (outcome.wave if outcome else self._wave),
-            vm_id=vm_id or (about.vm_id if about else None),
+            vm_id=task.vm_id if task else about.vm_id if about else None,
+            task=task,
             outcome=outcome,
             reason=reason,
             in_flight=len(self._workers),
-            done=dict(self.counts),
+            done=dict(self._counts),
         )
         try:
             self._plan.on_event(event)
-        except Exception:  # noqa: BLE001 - what a caller's function raises stops no rollout
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - whatever a caller's raises
             _log.exception("on_event of a bulk call raised")
 
 

@@ -8,14 +8,13 @@ create is looked for, a reboot or reset is watched for, and neither is ever sent
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
-import attrs
 
 from async_vmapi import codec, doubt, tasks
+from async_vmapi.accounts import WRITES, UnresolvedWrite, Write
 from async_vmapi.completion import Target
 from async_vmapi.doubt import Creates, Creation
 from async_vmapi.errors import (
@@ -33,13 +32,12 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.models import CreateRequest, VirtualMachine
-from async_vmapi.retries import Trail
 from async_vmapi.roster import FRESH, Rosters
 from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
 from async_vmapi.transport import Call, Transport
 
-__all__ = ["CANCEL_GRACE", "TELL", "Told", "UnresolvedWrite", "Writes"]
+__all__ = ["CANCEL_GRACE", "Writes"]
 
 T = TypeVar("T")
 
@@ -49,50 +47,6 @@ CANCEL_GRACE: Final = 10.0
 """Seconds for which a cancelled caller, or closing, waits for the outcome of what was sent."""
 
 _MOST_NAMED: Final = 20
-
-
-@attrs.frozen
-class UnresolvedWrite:
-    """A write that its caller could not be told of, since the caller was cancelled.
-
-    Attributes:
-        operation: What was asked for, for instance ``"create"``.
-        name: The name that a create, or a rename, was to give; None for others.
-        vm_id: The machine; None for a create of which nobody knows whether it was carried out.
-        reason: What is known of it, in words.
-        candidates: Ids of machines that may be what a create made.
-        token: To go on with, by ``client.settle``; None for a rename, which is to be repeated.
-    """
-
-    operation: str
-    name: str | None
-    vm_id: str | None
-    reason: str
-    candidates: tuple[str, ...] = ()
-    token: str | None = None
-
-    def __str__(self) -> str:
-        which = self.vm_id if self.name is None else repr(self.name)
-        return f"{self.operation} of {which}: {self.reason}"
-
-
-Told: TypeAlias = Task[Any] | UnresolvedWrite | None
-"""What came of a write whose caller was cancelled; None for a rename that was accepted."""
-
-TELL: Final[ContextVar[Callable[[Told], None] | None]] = ContextVar("TELL", default=None)
-"""Who is told of a write that was sent, if its caller is cancelled: the bulk's accounts."""
-
-
-@attrs.define(eq=False)
-class _Write:
-    """A write under way, and what to say of it should its caller be gone."""
-
-    operation: str
-    vm_id: str | None = None
-    name: str | None = None
-    trail: Trail = attrs.field(factory=Trail)
-    token: Callable[[], str | None] = lambda: None
-    closed: bool = False
 
 
 class Writes:
@@ -113,7 +67,7 @@ class Writes:
         self._rosters = rosters
         self._window = window
         self._creates = Creates(rosters, window=window)
-        self._running: dict[asyncio.Task[Any], _Write] = {}
+        self._running: dict[asyncio.Task[Any], Write] = {}
         self._unresolved: list[UnresolvedWrite] = []
         self._closing = False
 
@@ -121,21 +75,6 @@ class Writes:
     def unresolved(self) -> tuple[UnresolvedWrite, ...]:
         """Writes whose callers were cancelled before they could be told of them."""
         return tuple(self._unresolved)
-
-    @property
-    def in_air(self) -> tuple[UnresolvedWrite, ...]:
-        """Writes that were sent and are not answered, as they would be kept now."""
-        return tuple(
-            UnresolvedWrite(
-                write.operation,
-                write.name,
-                write.vm_id,
-                "it was sent, and is not answered yet",
-                token=write.token(),
-            )
-            for write in self._running.values()
-            if write.trail.doubtful
-        )
 
     # --- the three kinds of writes --------------------------------------------------------------
 
@@ -146,7 +85,7 @@ class Writes:
         creation = self._creates.begin(
             request.name, request.cpus, request.ram, unique=unique, origin=self._transport.origin
         )
-        write = _Write(
+        write = Write(
             "create", name=request.name, trail=creation.trail, token=lambda: seal(creation.token)
         )
         try:
@@ -218,7 +157,7 @@ class Writes:
             vm_id: The machine.
             begin: Makes the task, told whether the answer that accepted it was lost.
         """
-        write = _Write(call.name, vm_id=vm_id, token=lambda: begin(True).token())
+        write = Write(call.name, vm_id=vm_id, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
             try:
@@ -233,7 +172,7 @@ class Writes:
 
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
         """Make a rename; `get` is the call that shows the machine."""
-        write = _Write("rename", vm_id=vm_id, name=name)
+        write = Write("rename", vm_id=vm_id, name=name)
 
         async def make() -> None:
             try:
@@ -251,7 +190,7 @@ class Writes:
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never repeated on doubt."""
         token = DoubtToken(self._transport.origin, operation, vm=vm_id)
-        write = _Write(operation, vm_id=vm_id, token=lambda: seal(token))
+        write = Write(operation, vm_id=vm_id, token=lambda: seal(token))
 
         async def make() -> Task[VirtualMachine]:
             try:
@@ -285,8 +224,15 @@ class Writes:
 
     # --- going on -------------------------------------------------------------------------------
 
-    async def settle(self, text: str) -> Task[VirtualMachine | None]:
-        """Find out what became of a write; see `Client.settle`."""
+    async def settle(
+        self, text: str, *, besides: frozenset[str] = frozenset()
+    ) -> Task[VirtualMachine | None]:
+        """Find out what became of a write; see `Client.settle`.
+
+        Args:
+            text: The token.
+            besides: Machines that surely are not what a create made.
+        """
         token = read(text, self._transport.origin)
         task: Task[Any]
         if not isinstance(token, DoubtToken):
@@ -294,7 +240,7 @@ class Writes:
         elif token.operation != "create":
             task = await self._watch_for(token, None)
         else:
-            creation = self._creates.take_up(token)
+            creation = self._creates.take_up(token, besides)
             try:
                 found = await self._creates.look_for(creation)
                 if found.vm_id is None:
@@ -317,13 +263,17 @@ class Writes:
 
     # --- cancellation ---------------------------------------------------------------------------
 
-    async def _shielded(self, write: _Write, body: Coroutine[Any, Any, T]) -> T:
+    async def _shielded(self, write: Write, body: Coroutine[Any, Any, T]) -> T:
         inner = asyncio.get_running_loop().create_task(body, name=f"async_vmapi {write.operation}")
+        write.done = inner
+        if (noted := WRITES.get()) is not None:
+            noted.append(write)
         self._running[inner] = write
         inner.add_done_callback(self._running.pop)
         try:
             await asyncio.wait({inner})
         except asyncio.CancelledError as cancellation:
+            write.left = True
             if not write.trail.doubtful:
                 # Nothing was sent.
                 inner.cancel()
@@ -338,12 +288,10 @@ class Writes:
                 raise InvalidState(note or "the client was closed before the request was sent")
         return inner.result()
 
-    def _account_for(self, write: _Write, inner: asyncio.Task[Any]) -> str | None:
+    def _account_for(self, write: Write, inner: asyncio.Task[Any]) -> str | None:
         """Keep what the caller of a write cannot be told, and return it in words."""
         what = f"{write.operation} of {write.vm_id or write.name}"
         kept: UnresolvedWrite | None = None
-        told: Told = None
-        tell = TELL.get() or _nobody
         error = None if inner.cancelled() else inner.exception()
         if inner.cancelled() or (error is not None and not isinstance(error, OutcomeUnknown)):
             if write.trail.doubtful:
@@ -358,15 +306,12 @@ class Writes:
             )
         elif write.operation == "create":
             task: Task[VirtualMachine] = inner.result()
-            told = task
             reason = f"it was accepted as {task.vm_id}, and its caller cancelled"
             kept = UnresolvedWrite("create", write.name, task.vm_id, reason, token=task.token())
         else:
-            tell(inner.result())
             return f"the {what} was accepted"
         if kept is None:
             return None
-        tell(told or kept)
         self._unresolved.append(kept)
         return f"the {kept}; see client.unresolved"
 
@@ -394,10 +339,6 @@ class Writes:
             )
         if cancellation is not None:
             raise cancellation
-
-
-def _nobody(_: Told) -> None:
-    """Stand in for whoever is told."""
 
 
 async def _wait_out(running: set[asyncio.Task[Any]]) -> asyncio.CancelledError | None:

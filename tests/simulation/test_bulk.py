@@ -360,7 +360,7 @@ class TestDryRun:
         """It says what would be done, and in which wave."""
         vms = await fleet_of(client, 10)
         sent = api.requests.copy()
-        bulk = client.bulk(dry_run=True, batches=[1, "50%"], min_online=5)
+        bulk = client.bulk(dry_run=True, batches=[1, "50%"])
         report = await bulk.shutdown(vms)
         assert api.requests == sent
         assert report.dry_run
@@ -531,14 +531,15 @@ class TestDoubt:
         assert api.requests["create"] == 3
 
     async def test_writes_that_name_their_end(self, api):
-        """They have no token, and are sent again; nothing that was in doubt is called refused."""
+        """They are sent again; nothing that was in doubt is called refused."""
         async with Client.in_memory(api, seed=1, retries=0) as client:
             vms = await fleet_of(client, 2)
             api.faults.fail_next("shutdown", "drop_after")
             bulk = client.bulk(limit=1)
             report = await bulk.shutdown(vms, wait_for=1)
             assert [o.status for o in report.outcomes] == ["unknown", "succeeded"]
-            assert report.outcomes[0].token is None
+            assert report.outcomes[0].token
+            assert not report.outcomes[0].accepted
             assert (await bulk.resume(report)).counts["succeeded"] == 2
             api.faults.fail_next("delete", "drop_after")
             report = await bulk.delete(vms)

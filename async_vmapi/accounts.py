@@ -1,0 +1,106 @@
+"""What is known of each write, for whoever must account for it when its caller is gone."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+import attrs
+
+from async_vmapi.retries import Trail
+from async_vmapi.tasks import Task
+
+__all__ = ["WRITES", "UnresolvedWrite", "Write"]
+
+
+@attrs.frozen
+class UnresolvedWrite:
+    """A write that its caller could not be told of, since the caller was cancelled.
+
+    Attributes:
+        operation: What was asked for, for instance ``"create"``.
+        name: The name that a create, or a rename, was to give; None for others.
+        vm_id: The machine; None for a create of which nobody knows whether it was carried out.
+        reason: What is known of it, in words.
+        candidates: Ids of machines that may be what a create made.
+        token: To go on with, by ``client.settle``; None for a rename, which is to be repeated.
+    """
+
+    operation: str
+    name: str | None
+    vm_id: str | None
+    reason: str
+    candidates: tuple[str, ...] = ()
+    token: str | None = None
+
+    def __str__(self) -> str:
+        which = self.vm_id if self.name is None else repr(self.name)
+        return f"{self.operation} of {which}: {self.reason}"
+
+
+@attrs.define(eq=False)
+class Write:
+    """A write under way or over, and what is known of it whether or not its caller is there.
+
+    Attributes:
+        operation: What is asked for.
+        vm_id: The machine, but of a create.
+        name: The name that is given, of a create or rename.
+        trail: What became of its attempts.
+        token: Makes a text to go on with while no answer tells what came of it.
+        done: What carries it out, once that has begun.
+        left: Whether its caller was cancelled, and so was not told what came of it.
+        closed: Whether the client was closed meanwhile.
+    """
+
+    operation: str
+    vm_id: str | None = None
+    name: str | None = None
+    trail: Trail = attrs.field(factory=Trail)
+    token: Callable[[], str | None] = lambda: None
+    done: asyncio.Task[Any] | None = None
+    left: bool = False
+    closed: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the API is known to have accepted it."""
+        done = self.done
+        return done is not None and done.done() and not done.cancelled() and not done.exception()
+
+    @property
+    def error(self) -> Exception | None:
+        """What it failed with; None while it is under way, and where it was cancelled."""
+        done = self.done
+        if done is None or not done.done() or done.cancelled():
+            return None
+        error = done.exception()
+        return error if isinstance(error, Exception) else None
+
+    @property
+    def result(self) -> Any:
+        """What it returned, for instance a `Task`; None if it was not accepted."""
+        return self.done.result() if self.done is not None and self.accepted else None
+
+    @property
+    def made(self) -> str | None:
+        """The machine, that which a create made included."""
+        return self.result.vm_id if isinstance(self.result, Task) else self.vm_id
+
+    def look_on(self) -> str | None:
+        """Return a text to go on with; None for a rename, which has no end to be watched."""
+        return self.result.token() if isinstance(self.result, Task) else self.token()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may have been carried out although no answer says so."""
+        return self.trail.doubtful and not self.accepted
+
+    def withdraw(self) -> None:
+        """Give it up, if nothing was sent that may have been carried out."""
+        if self.done is not None and not self.trail.doubtful:
+            self.done.cancel()
+
+
+WRITES: Final[ContextVar[list[Write] | None]] = ContextVar("WRITES", default=None)
+"""Where writes are noted when they begin: the accounts of a bulk call's item."""
