@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import attrs
 
 from async_vmapi.retries import Trail
 from async_vmapi.tasks import Task
 
-__all__ = ["WRITES", "UnresolvedWrite", "Write"]
+__all__ = ["WRITES", "UnresolvedWrite", "Write", "is_task"]
 
 
 @attrs.frozen
@@ -78,18 +78,19 @@ class Write:
         return error if isinstance(error, Exception) else None
 
     @property
-    def result(self) -> Any:
-        """What it returned, for instance a `Task`; None if it was not accepted."""
-        return self.done.result() if self.done is not None and self.accepted else None
+    def task(self) -> Task[Any] | None:
+        """What came of it; None if it was not accepted, and for a rename."""
+        result: object = self.done.result() if self.done is not None and self.accepted else None
+        return result if is_task(result) else None
 
     @property
     def made(self) -> str | None:
         """The machine, that which a create made included."""
-        return self.result.vm_id if isinstance(self.result, Task) else self.vm_id
+        return self.vm_id if self.task is None else self.task.vm_id
 
     def look_on(self) -> str | None:
         """Return a text to go on with; None for a rename, which has no end to be watched."""
-        return self.result.token() if isinstance(self.result, Task) else self.token()
+        return self.token() if self.task is None else self.task.token()
 
     @property
     def doubtful(self) -> bool:
@@ -104,3 +105,8 @@ class Write:
 
 WRITES: Final[ContextVar[list[Write] | None]] = ContextVar("WRITES", default=None)
 """Where writes are noted when they begin: the accounts of a bulk call's item."""
+
+
+def is_task(value: object) -> TypeGuard[Task[Any]]:
+    """Return whether a value is a task to be watched."""
+    return isinstance(value, Task)

@@ -137,10 +137,10 @@ def cut_off(
     """
     general = operation == GENERAL
     if task is None and write is not None and write.accepted and not general:
-        if not isinstance(write.result, Task):
+        task = write.task
+        if task is None:
             # A rename has no end to be watched.
             return succeeded(job, None, None, seconds=seconds, wave=wave)
-        task = write.result
     if task is not None and task.done():
         try:
             return succeeded(job, task, task.result(), seconds=seconds, wave=wave)

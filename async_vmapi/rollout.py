@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import Any, Final, Literal, TypeGuard
+from typing import Any, Final, Literal
 
 import anyio
 import attrs
 
 from async_vmapi import outcomes
-from async_vmapi.accounts import WRITES, Write
+from async_vmapi.accounts import WRITES, Write, is_task
 from async_vmapi.jobs import GENERAL, STAYS_DOWN, Job
 from async_vmapi.outcomes import INTERRUPTED, Ended
 from async_vmapi.plan import BulkEvent, BulkPlan, count_of, wave_sizes
@@ -274,7 +274,7 @@ class Rollout:
         self._tell("started", work.job, work.wave)
         try:
             started = await work.job.start()
-            if _is_task(started):
+            if is_task(started):
                 work.task = started
                 self._tell("accepted", work.job, work.wave, task=started)
                 if self._interrupting:
@@ -392,7 +392,3 @@ class Rollout:
             self._plan.on_event(event)
         except (Exception, asyncio.CancelledError):  # noqa: BLE001 - whatever a caller's raises
             _log.exception("on_event of a bulk call raised")
-
-
-def _is_task(started: object) -> TypeGuard[Task[Any]]:
-    return isinstance(started, Task)

@@ -74,9 +74,10 @@ class Schedule:
         Args:
             machines: How many are awaited.
             listing: Whether the list is in use; it is left only where it costs twice as much,
-                so that the last of a fleet do not make it go to and fro.
+                so that the last of a fleet do not make it go to and fro. For one machine alone
+                a GET is asked: it costs less, and proves more.
         """
-        return machines * self._get_cost * (2 if listing else 1) > self._list_cost
+        return machines > 1 and machines * self._get_cost * (2 if listing else 1) > self._list_cost
 
     def between_lists(self, machines: int, *, cycling: bool) -> float:
         """Return seconds from one list to the next.

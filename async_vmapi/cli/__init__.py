@@ -11,7 +11,7 @@ def main() -> None:
         from async_vmapi.cli.app import app
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in {"typer", "rich"}:
+        if package not in {"typer", "rich", "platformdirs"}:
             raise
         sys.exit(
             f"async-vmapi needs {package}, which is not installed; "

@@ -2,15 +2,21 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from async_vmapi.cli import catalogue, fleet, vms
 from async_vmapi.cli import demo as demo_command
 from async_vmapi.cli import emulator as emulator_command
+from async_vmapi.cli.operations import ask_first
+from async_vmapi.cli.options import command
+from async_vmapi.cli.output import console_for
+from async_vmapi.cli.profiles import client_for
+from async_vmapi.cli.running import ExitCode, fail, run
+from async_vmapi.cli.wait import wait
+from async_vmapi.cli.watch import watch
 from async_vmapi.emulator import FaultPlan
-from async_vmapi.errors import VMAPIError
 
 __all__ = ["app"]
 
@@ -21,14 +27,29 @@ app = typer.Typer(
     # A traceback with the values of variables would show secrets.
     pretty_exceptions_enable=False,
 )
+app.add_typer(vms.app, name="vms")
+app.add_typer(fleet.app, name="fleet")
+for function in (catalogue.regions, catalogue.templates, catalogue.keys, wait, watch):
+    app.command()(function)
 
 
 @app.callback()
-def _root() -> None:
-    """Keep the commands' names, however many there are."""
+def root(
+    ctx: typer.Context,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VMAPI_PROFILE",
+            help="A profile of profiles.toml; else the environment's VMAPI_* are used.",
+        ),
+    ] = None,
+) -> None:
+    """Keep what all commands need."""
+    ctx.obj = profile
 
 
 @app.command()
+@command
 def emulator(
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8024,
@@ -53,7 +74,7 @@ def emulator(
     try:
         plan = None if faults is None else FaultPlan.load(faults)
     except ValueError as error:
-        _fail(str(error), code=2)
+        fail(error, ExitCode.USAGE)
     try:
         asyncio.run(
             emulator_command.serve(
@@ -67,37 +88,27 @@ def emulator(
             )
         )
     except (ValueError, OSError) as error:
-        _fail(str(error))
+        fail(error)
 
 
 @app.command()
+@command
 def demo(
+    ctx: typer.Context,
     *,
-    url: Annotated[str | None, typer.Option(help="Run it on this endpoint.")] = None,
-    region: Annotated[str | None, typer.Option(help="Run it on this region.")] = None,
+    count: Annotated[int, typer.Option(min=4, max=400, help="How many machines.")] = 40,
+    real: Annotated[
+        bool, typer.Option("--real", help="On the endpoint of the profile or the environment.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Makes the emulator repeatable.")] = None,
 ) -> None:
-    """Take three machines through their whole life, on a local cloud of its own.
+    """Take a fleet through its life, on a local cloud of its own whose clock runs faster.
 
-    With --url or --region it runs on a real endpoint, after asking; the credentials are taken
-    from VMAPI_API_KEY and VMAPI_API_SECRET.
+    With --real it runs on a real endpoint, after asking, and costs what machines cost.
     """
-    console = Console(highlight=False)
-    if url is not None and region is not None:
-        _fail("--url and --region exclude each other", code=2)
-    try:
-        if url is None and region is None:
-            asyncio.run(demo_command.on_emulator(console, seed=seed))
-            return
-        client = demo_command.real_client(url, region)
-        typer.confirm(f"Create, change and delete three machines on {client!r}?", abort=True)
-        asyncio.run(demo_command.on_endpoint(console, client))
-    except VMAPIError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _fail(message: str, *, code: int = 1) -> NoReturn:
-    typer.echo(f"async-vmapi: {message}", err=True)
-    raise typer.Exit(code)
+    console = console_for(json=False)
+    if not real:
+        raise typer.Exit(run(demo_command.on_emulator(console, count, seed), demo_command.FastLoop))
+    client = client_for(ctx.obj)
+    ask_first(f"create, reboot and delete on {client!r}", demo_command.names(count), yes=False)
+    raise typer.Exit(run(demo_command.on_endpoint(console, client, count)))

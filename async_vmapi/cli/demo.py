@@ -1,153 +1,185 @@
-"""``async-vmapi demo``: three machines from their creation to their end, watched live."""
+"""``async-vmapi demo``: a fleet from its creation to its end, watched live."""
 
 import asyncio
-import os
-from typing import TypeVar
+import selectors
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
-import anyio
-from rich.console import Console
-from rich.table import Table
+import attrs
+from rich.columns import Columns
+from rich.console import Console, RenderableType
+from rich.text import Text
 
+from async_vmapi.bulk import BulkExecutor
+from async_vmapi.cli.output import printable, show_report, style_of
+from async_vmapi.cli.progress import Progress
+from async_vmapi.cli.running import ExitCode
 from async_vmapi.client import Client
 from async_vmapi.emulator import Emulator
-from async_vmapi.errors import InvalidArgument, VMAPIError
-from async_vmapi.models import CreateRequest, ImageBoot, VirtualMachine
+from async_vmapi.errors import VMAPIError
+from async_vmapi.models import CreateRequest, ImageBoot
+from async_vmapi.plan import BulkEvent, BulkPlan
+from async_vmapi.report import BulkReport
 from async_vmapi.tasks import Task
 
-__all__ = ["on_emulator", "on_endpoint", "real_client"]
+__all__ = ["FastLoop", "names", "on_emulator", "on_endpoint"]
 
-T = TypeVar("T")
+_SPEED: Final = 20
+_CELL: Final = 24
 
-_SPEED = 20.0
+
+class _Hasty(selectors.DefaultSelector):
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(timeout and timeout / _SPEED)
 
 
-async def on_emulator(console: Console, *, seed: int | None) -> None:
-    """Run the demo on an emulator whose clock runs twenty times faster."""
+class FastLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock runs twenty times faster.
+
+    The cloud and the client both take their time from it, so each is as it always is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_Hasty())
+
+    def time(self) -> float:
+        """Return the loop's time."""
+        return super().time() * _SPEED
+
+
+def names(count: int) -> list[str]:
+    """Return the names of the demo's machines."""
+    return [f"demo-{number:02}" for number in range(1, count + 1)]
+
+
+async def on_emulator(console: Console, count: int, seed: int | None) -> ExitCode:
+    """Run the demo on a cloud of its own, with a guest that ignores ACPI and one that fails."""
     async with (
-        Emulator(speed=_SPEED, seed=seed) as emulator,
-        Client(
-            emulator.url,
-            api_key=emulator.api_key,
-            api_secret=emulator.api_secret,
-            # As much faster as the cloud's clock.
-            poll_floor=1 / _SPEED,
-            poll_ceiling=15 / _SPEED,
-        ) as client,
+        Emulator(seed=seed) as emulator,
+        Client(emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret) as client,
     ):
-        console.print(f"a local cloud at {emulator.url}, its clock {_SPEED:g} times faster\n")
-        await _Demo(console, client).run()
+        called = names(count)
+        emulator.cloud.adjust(called[count // 2], acpi="ignore")
+        emulator.cloud.adjust(called[count // 3], fail_state="error")
+        console.print(f"a local cloud at {emulator.url}, all clocks {_SPEED} times faster")
+        console.print(
+            f"there {called[count // 3]} fails, and the guest of {called[count // 2]} ignores ACPI"
+        )
+        return await _Demo(console, client, called).run()
 
 
-async def on_endpoint(console: Console, client: Client) -> None:
+async def on_endpoint(console: Console, client: Client, count: int) -> ExitCode:
     """Run the demo on a real endpoint."""
     async with client:
-        await _Demo(console, client).run()
+        return await _Demo(console, client, names(count)).run()
 
 
-def real_client(url: str | None, region: str | None) -> Client:
-    """Return a client of a real endpoint, with the credentials of the environment."""
-    key, secret = os.environ.get("VMAPI_API_KEY"), os.environ.get("VMAPI_API_SECRET")
-    if not key or not secret:
-        raise InvalidArgument(
-            "VMAPI_API_KEY and VMAPI_API_SECRET must be set in the environment",
-            argument="VMAPI_API_KEY",
-        )
-    if region is not None:
-        return Client.for_region(region, api_key=key, api_secret=secret)
-    return Client(url or "", api_key=key, api_secret=secret)
+class _Board:
+    """All machines of the demo at a glance."""
+
+    def __init__(self, called: list[str]) -> None:
+        self._states: dict[str, str | None] = dict.fromkeys(called, "")
+        self._tasks: dict[str, Task[Any]] = {}
+        self.names: dict[str, str] = {}
+
+    def on_event(self, event: BulkEvent) -> None:
+        if event.task is not None and event.vm_id is not None:
+            name = self.names.setdefault(event.vm_id, event.item)
+            self._tasks[name] = event.task
+
+    def __rich__(self) -> RenderableType:
+        for name, task in self._tasks.items():
+            if task.history:
+                self._states[name] = task.history[-1].state
+        return Columns([_cell(*machine) for machine in self._states.items()], width=_CELL)
+
+
+def _cell(name: str, state: str | None) -> Text:
+    if state == "":
+        return Text(f"· {name}", "dim")
+    return Text("● ", style_of(state)).append(f"{name} {printable(state or 'gone')}")
 
 
 class _Demo:
-    def __init__(self, console: Console, client: Client) -> None:
+    def __init__(self, console: Console, client: Client, called: list[str]) -> None:
         self._console = console
         self._client = client
-        self._began = anyio.current_time()
-        self._names: dict[str, str] = {}
+        self._called = called
+        self._board = _Board(called)
 
-    def _say(self, who: str, what: str) -> None:
-        elapsed = anyio.current_time() - self._began
-        self._console.print(f"{elapsed:6.2f} s  {who:<14} {what}", markup=False)
-
-    async def run(self) -> None:
+    async def run(self) -> ExitCode:
         try:
             await self._whole_life()
         finally:
-            await self._clean_up()
-        self._report()
+            # Also after a failure or Ctrl-C: a machine that is left behind costs money.
+            left = await self._clean_up()
+        requests = self._client.requests
+        calls = ", ".join(f"{n} {call}" for call, n in sorted(requests.items()))
+        self._console.print()
+        self._console.print(f"{sum(requests.values())} requests in all: {calls}", style="bold")
+        return ExitCode.FAILED if left else ExitCode.OK
 
     async def _whole_life(self) -> None:
-        client = self._client
-        one, two, three = await self._create(await self._requests())
-        console_task = client.vms.console(three)
-        resize = client.vms.resize(one, cores=4, ram=4096)
-        reboot = client.vms.reboot(two)
-        _, _, opened = await asyncio.gather(
-            self._follow(await resize), self._follow(await reboot), console_task
+        requests = await self._requests()
+        created = await self._phase(
+            "create", len(requests), BulkPlan(), lambda bulk: bulk.create(requests)
         )
-        self._say(self._names[three.id], f"console at {opened.host}:{opened.port}")
-        await client.vms.rename(three, "demo-renamed")
-        renamed = await client.vms.get(three)
-        self._say(self._names[three.id], f"renamed to {renamed.label}")
-        self._names[three.id] = renamed.label or three.id
-        await self._follow(await client.vms.shutdown(one))
-        await self._follow(await client.vms.power_on(one))
+        online = [outcome.vm_id for outcome in created.succeeded if outcome.vm_id]
+        waves = BulkPlan(limit=10, batches=[1, "25%", "100%"], min_online="75%", max_failures="5%")
+        rebooted = await self._phase("reboot", len(online), waves, lambda bulk: bulk.reboot(online))
+        unseen = [o.item for o in rebooted.succeeded if o.evidence == "assumed"]
+        if unseen:
+            # The API cannot tell a guest that does not reboot from a reboot that does not show.
+            named = ", ".join(self._board.names[vm_id] for vm_id in unseen)
+            self._console.print(f"\n{named} never left online, so perhaps did not reboot: reset")
+            # One by one: a machine alone is looked at by GET, which shows more than a list.
+            single = BulkPlan(limit=1)
+            await self._phase("reset", len(unseen), single, lambda bulk: bulk.reset(unseen))
 
     async def _requests(self) -> list[CreateRequest]:
         regions, templates = await asyncio.gather(
             self._client.regions.list(), self._client.templates.list()
         )
-        for region in regions:
-            zones = ", ".join(zone.label for zone in region.zones)
-            self._say("region", f"{region.name}: {zones}")
-        for template in templates:
-            self._say("template", f"{template.label} ({', '.join(template.supports)})")
         zone = next((z for region in regions for z in region.zones if z.available), None)
         if zone is None or not templates:
             raise VMAPIError("there is no available zone, or no template, to create from")
+        boot = ImageBoot(os=templates[0].id)
         return [
-            CreateRequest(
-                name=f"demo-{number}",
-                cpus=1,
-                ram=1024,
-                zone_id=zone.id,
-                boot=ImageBoot(os=templates[0].id),
-            )
-            for number in (1, 2, 3)
+            CreateRequest(name=name, cpus=1, ram=1024, zone_id=zone.id, boot=boot)
+            for name in self._called
         ]
 
-    async def _create(self, requests: list[CreateRequest]) -> list[VirtualMachine]:
-        async def create(request: CreateRequest) -> VirtualMachine:
-            task = await self._client.vms.create(request)
-            self._names[task.vm_id] = request.name
-            return await self._follow(task)
+    async def _phase(
+        self,
+        operation: str,
+        total: int,
+        plan: BulkPlan,
+        call: Callable[[BulkExecutor], Awaitable[BulkReport]],
+    ) -> BulkReport:
+        labels = self._board.names
+        progress = Progress(self._console, operation, total, labels, above=self._board)
 
-        return await asyncio.gather(*(create(request) for request in requests))
+        def note(event: BulkEvent) -> None:
+            self._board.on_event(event)
+            progress.on_event(event)
 
-    async def _follow(self, task: Task[T]) -> T:
-        name = self._names[task.vm_id]
-        self._say(name, f"{task.operation} accepted")
-        async for event in task.events():
-            size = f", {vm.cores} cores, {vm.ram} MB" if (vm := event.vm) else ""
-            self._say(name, f"{event.state or 'gone'}{size if task.operation == 'resize' else ''}")
-        result = await task
-        self._say(name, f"{task.operation} done, {task.evidence}")
-        return result
+        async with progress:
+            report = await call(self._client.bulk(attrs.evolve(plan, on_event=note)))
+        if self._console.is_terminal:
+            self._console.print(self._board)
+        show_report(self._console, report, labels)
+        return report
 
-    async def _clean_up(self) -> None:
-        # Also after a failure or Ctrl-C: a machine that is left behind costs money.
-        async def delete(vm_id: str) -> None:
-            await self._follow(await self._client.vms.delete(vm_id, delete_resources=True))
-            del self._names[vm_id]
-
-        await asyncio.gather(*(delete(vm_id) for vm_id in self._names), return_exceptions=True)
-        for name in self._names.values():
-            self._say(name, "NOT deleted: please look at it yourself")
-
-    def _report(self) -> None:
-        table = Table("asked of the API", "requests", title="", show_edge=False)
-        for call, count in sorted(self._client.requests.items()):
-            table.add_row(call, str(count))
-        table.add_section()
-        table.add_row("in all", str(sum(self._client.requests.values())))
-        self._console.print()
-        self._console.print(table)
+    async def _clean_up(self) -> bool:
+        """Delete all that the board knows; return whether something is left."""
+        ids = [*self._board.names, *(w.vm_id for w in self._client.unresolved if w.vm_id)]
+        there = list(dict.fromkeys(ids))
+        if not there:
+            return False
+        report = await self._phase(
+            "delete", len(there), BulkPlan(), lambda bulk: bulk.delete(there, delete_resources=True)
+        )
+        left = [outcome for outcome in report.outcomes if outcome.status != "succeeded"]
+        for outcome in left:
+            self._console.print(f"NOT deleted, look at it yourself: {outcome.item}", style="red")
+        return bool(left)

@@ -1,6 +1,7 @@
 """The command line, as a program."""
 
 import asyncio
+import io
 import os
 import re
 import signal
@@ -9,21 +10,15 @@ import sys
 
 import aiohttp
 import pytest
-import stamina
 from rich.console import Console
-from typer.testing import CliRunner
 
 from async_vmapi import Client
 from async_vmapi.cli import demo
-from async_vmapi.cli.app import app
-from async_vmapi.emulator import Emulator, Settings
+from async_vmapi.emulator import Emulator, Fault, FaultPlan, Settings
 
-COMMAND = [sys.executable, "-m", "async_vmapi"]
+from .programs import COMMAND, clean_environment
 
-
-def clean_environment(**variables):
-    kept = {name: v for name, v in os.environ.items() if not name.startswith("VMAPI_")}
-    return kept | variables
+S = "s3cr3t"
 
 
 def run(*arguments, **variables):
@@ -40,68 +35,57 @@ def run(*arguments, **variables):
 
 class TestDemo:
     def test_it_runs_through_on_a_cloud_of_its_own(self):
-        """The demo takes three machines through their life and counts what it asked."""
-        result = run("demo", "--seed", "3")
+        """A fleet is created, rebooted in waves and deleted; one fails, one ignores ACPI."""
+        result = run("demo", "--count", "8", "--seed", "3")
         assert result.returncode == 0, result.stderr
-        for operation in ("create", "resize", "reboot", "shutdown", "power_on", "delete"):
-            assert re.search(rf"demo-\S+ +{operation} done, observed", result.stdout), operation
-        assert re.search(r"create +│ 3", result.stdout)
-        assert re.search(r"in all +│ \d+", result.stdout)
+        assert "demo-03 fails, and the guest of demo-05 ignores ACPI" in result.stdout
+        assert "create of 8: 7 succeeded, 1 failed" in result.stdout
+        assert "reboot of 7: 7 succeeded" in result.stdout
+        assert re.search(r"demo-05 .* reboot succeeded in 60\.\d s, assumed", result.stdout)
+        assert re.search(r"demo-05.* never left online", result.stdout)
+        assert "delete of 8: 8 succeeded" in result.stdout
+        assert re.search(r"\d+ requests in all: 8 create, 8 delete", result.stdout)
 
     @pytest.mark.looptime
     async def test_it_runs_on_an_endpoint(self, memory_client, cloud_api):
         """On any endpoint it leaves nothing behind."""
-        console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: ASYNC230, SIM115
-        with console.file:
-            await demo.on_endpoint(console, memory_client)
+        console = Console(record=True, width=120, file=io.StringIO())
+        assert await demo.on_endpoint(console, memory_client, 6) == 0
         assert cloud_api.cloud.vms == {}
-        assert "delete done" in console.export_text()
+        assert "delete of 6: 6 succeeded" in console.export_text()
 
     @pytest.mark.looptime
-    async def test_it_deletes_what_it_created_also_when_it_fails(self, memory_client, cloud_api):
-        """If something goes wrong in the middle, no machine is left behind."""
-        cloud_api.cloud.adjust("demo-2", fail_state="error")
-        console = Console(quiet=True)
-        with pytest.raises(Exception, match="error"):
-            await demo.on_endpoint(console, memory_client)
+    async def test_it_deletes_what_it_created_also_when_it_is_interrupted(
+        self, memory_client, cloud_api
+    ):
+        """If it is cut off in the middle, no machine is left behind."""
+        console = Console(file=io.StringIO(), force_terminal=True, width=120)
+        running = asyncio.create_task(demo.on_endpoint(console, memory_client, 6))
+        await asyncio.sleep(100)
+        assert cloud_api.requests["reboot"]
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
         assert cloud_api.cloud.vms == {}
-        assert len(cloud_api.cloud.gone) == 3
+        assert len(cloud_api.cloud.gone) == 6
+
+    @pytest.mark.looptime
+    async def test_what_cannot_be_deleted_is_named(self, memory_client, cloud_api):
+        """It is for a person to look at, and the exit code says so."""
+        cloud_api.faults = FaultPlan([Fault(kind="success_false", call="delete", nth=(1,))])
+        console = Console(record=True, width=120, file=io.StringIO())
+        assert await demo.on_endpoint(console, memory_client, 4) == 1
+        (left,) = cloud_api.cloud.vms
+        assert f"NOT deleted, look at it yourself: {left}" in console.export_text()
 
     def test_a_real_endpoint_is_asked_for_first(self):
-        """Without a yes nothing is sent."""
-        result = CliRunner().invoke(
-            app,
-            ["demo", "--region", "eu-poland-1warszawa"],
-            input="n\n",
-            env=clean_environment(VMAPI_API_KEY="k", VMAPI_API_SECRET="s3cr3t"),
+        """Without anybody to ask nothing is sent."""
+        result = run(
+            "demo", "--real", VMAPI_REGION="nowhere", VMAPI_API_KEY="k", VMAPI_API_SECRET=S
         )
-        assert result.exit_code == 1
-        assert "eu-poland-1warszawa" in result.output
-        assert "s3cr3t" not in result.output
-
-    def test_an_endpoint_that_does_not_answer(self):
-        """A failure is told in one line, without a traceback."""
-        with stamina.set_testing(True, attempts=2):  # the waits between them are real
-            result = CliRunner().invoke(
-                app,
-                ["demo", "--url", "http://127.0.0.1:1"],
-                input="y\n",
-                env=clean_environment(VMAPI_API_KEY="k", VMAPI_API_SECRET="s3cr3t"),
-            )
-        assert result.exit_code == 1
-        assert "got no answer" in result.output
-        assert "Traceback" not in result.output
-
-    def test_credentials_are_needed_for_a_real_endpoint(self):
-        """What is missing is named."""
-        result = run("demo", "--url", "http://127.0.0.1:1")
-        assert result.returncode == 1
-        assert "VMAPI_API_SECRET" in result.stderr
-
-    def test_url_and_region_exclude_each_other(self):
-        """Both together are a wrong use."""
-        result = run("demo", "--url", "http://127.0.0.1:1", "--region", "x")
         assert result.returncode == 2
+        assert "nowhere" in result.stderr
+        assert S not in result.stderr
 
 
 class TestEmulator:
@@ -175,7 +159,7 @@ class TestEmulator:
 
 
 class TestInstallation:
-    @pytest.mark.parametrize("missing", ["typer", "rich"])
+    @pytest.mark.parametrize("missing", ["typer", "rich", "platformdirs"])
     def test_a_missing_extra_says_what_to_install(self, missing):
         """Without the extra the command tells how to get it."""
         program = f"import sys; sys.modules[{missing!r}] = None; import async_vmapi.__main__"
@@ -193,6 +177,20 @@ class TestInstallation:
             [sys.executable, "-c", program], capture_output=True, text=True, check=False
         )
         assert "ModuleNotFoundError" in result.stderr
+
+    def test_shell_completion(self):
+        """A shell gets a script, and then what can come next."""
+        assert "complete" in run("--show-completion", SHELL="/bin/bash").stdout
+        command = os.path.join(os.path.dirname(sys.executable), "async-vmapi")
+        asked = {"_ASYNC_VMAPI_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+        found = subprocess.run(
+            [command],
+            env=clean_environment(COMP_WORDS="async-vmapi vms re", **asked),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout.split() == ["resize", "reboot", "reset", "rename"]
 
     def test_without_a_command_it_shows_them(self):
         """No command at all shows what there is."""

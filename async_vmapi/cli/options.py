@@ -1,0 +1,243 @@
+"""The options that several commands share, in groups.
+
+A group is an attrs class whose fields are options. Typer knows no groups, so `command` gives a
+function that takes such a class its fields as options of its own.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, get_type_hints
+
+import attrs
+import typer
+
+from async_vmapi.cli.running import ExitCode, fail, failures_told
+from async_vmapi.cli.selection import Selection
+from async_vmapi.plan import BulkEvent, BulkPlan, Share
+
+__all__ = [
+    "JSON",
+    "Fleet",
+    "How",
+    "New",
+    "Told",
+    "Vm",
+    "WaitFor",
+    "Which",
+    "Yes",
+    "command",
+    "read_text",
+]
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+WaitFor = Annotated[
+    int, typer.Option(min=0, help="Minutes until a guest that does not go down is turned off.")
+]
+Vm = Annotated[str, typer.Argument(metavar="VM", help="The machine's id.")]
+
+_WHICH: Final = "Which machines"
+_HOW: Final = "How to go about it"
+_NEW: Final = "The new machine"
+
+
+@attrs.frozen(kw_only=True)
+class Which:
+    """Which machines a command is about."""
+
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A pattern like 'web-*'; may be repeated.", rich_help_panel=_WHICH),
+    ] = None
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="A group's name or id; may be repeated.", rich_help_panel=_WHICH),
+    ] = None
+    zone: Annotated[
+        list[str] | None,
+        typer.Option(help="A zone's label or id; may be repeated.", rich_help_panel=_WHICH),
+    ] = None
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="A state, like 'online'; may be repeated.", rich_help_panel=_WHICH),
+    ] = None
+    id_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with an id on each line; - for standard input.",
+            dir_okay=False,
+            allow_dash=True,
+            rich_help_panel=_WHICH,
+        ),
+    ] = None
+
+    def selection(self) -> Selection:
+        """Return the machines that are meant."""
+        ids = None if self.id_file is None else read_text(self.id_file).split()
+        return Selection(
+            labels=self.label or (),
+            groups=self.group or (),
+            zones=self.zone or (),
+            states=self.state or (),
+            ids=ids,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Fleet(Which):
+    """Which machines a fleet's command is about; never all of them by leaving something out."""
+
+    everything: Annotated[
+        bool, typer.Option("--all", help="All of the region.", rich_help_panel=_WHICH)
+    ] = False
+
+
+@attrs.frozen(kw_only=True)
+class Told:
+    """How a fleet's command tells what became of it."""
+
+    json: JSON = False
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write the report there; 'fleet resume' goes on from it."),
+    ] = None
+
+
+@attrs.frozen(kw_only=True)
+class How:
+    """How a fleet's command goes about its machines."""
+
+    limit: Annotated[
+        int, typer.Option(min=1, help="How many in flight at once.", rich_help_panel=_HOW)
+    ] = 50
+    max_failures: Annotated[
+        str | None,
+        typer.Option(
+            help="How many, or what part like 5%, may fail before nothing more is started.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+    batches: Annotated[
+        str | None,
+        typer.Option(
+            help="Waves, each begun when the last one ended well, like 1,10%,100%.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+    min_online: Annotated[
+        str | None,
+        typer.Option(help="How many, or what part, stay online at any time.", rich_help_panel=_HOW),
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be done.", rich_help_panel=_HOW)
+    ] = False
+
+    def plan(self, on_event: Callable[[BulkEvent], object] | None = None) -> BulkPlan:
+        """Return it as a plan."""
+        return BulkPlan(
+            limit=self.limit,
+            max_failures=None if self.max_failures is None else _share(self.max_failures),
+            batches=None
+            if self.batches is None
+            else [_share(part.strip()) for part in self.batches.split(",")],
+            min_online=None if self.min_online is None else _share(self.min_online),
+            dry_run=self.dry_run,
+            on_event=on_event,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class New:
+    """What a new machine is to be."""
+
+    cpus: Annotated[int, typer.Option(min=1, rich_help_panel=_NEW)]
+    ram: Annotated[int, typer.Option(min=1, help="In MB.", rich_help_panel=_NEW)]
+    zone: Annotated[str, typer.Option(help="Its zone's label or id.", rich_help_panel=_NEW)]
+    template: Annotated[
+        str | None, typer.Option(help="A template's label or id.", rich_help_panel=_NEW)
+    ] = None
+    iso: Annotated[str | None, typer.Option(help="Or a CD image's name.", rich_help_panel=_NEW)] = (
+        None
+    )
+    password_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIABLE",
+            help="The environment variable that holds the administrator's password.",
+            rich_help_panel=_NEW,
+        ),
+    ] = None
+    key: Annotated[
+        str | None, typer.Option(help="An SSH key's name or id.", rich_help_panel=_NEW)
+    ] = None
+    user_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the cloud-init text; - for standard input.",
+            dir_okay=False,
+            allow_dash=True,
+            rich_help_panel=_NEW,
+        ),
+    ] = None
+    unique_name: Annotated[
+        bool,
+        typer.Option(
+            "--unique-name",
+            help="No other machine ever bears the name.",
+            rich_help_panel=_NEW,
+        ),
+    ] = False
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of the groups that it takes, and tell its failures."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if not (isinstance(kind, type) and attrs.has(kind)):
+            parameters.append(
+                parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
+            )
+            continue
+        groups[name] = kind
+        options = get_type_hints(kind, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty
+                if field.default is attrs.NOTHING
+                else field.default,
+                annotation=options[field.name],
+            )
+            for field in attrs.fields(kind)
+        ]
+
+    def gathered(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{f.name: values.pop(f.name) for f in attrs.fields(kind)})
+        with failures_told():
+            function(**values)
+
+    gathered.__name__, gathered.__doc__ = function.__name__, function.__doc__
+    gathered.__annotations__ = {p.name: p.annotation for p in parameters}
+    gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return gathered
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text, or standard input's; exit where it cannot be read."""
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except OSError as error:
+        fail(f"{path} cannot be read: {error.strerror}", ExitCode.USAGE)
+    except UnicodeDecodeError:
+        fail(f"{path} is no text in UTF-8", ExitCode.USAGE)
+
+
+def _share(text: str) -> Share:
+    return int(text) if text.isascii() and text.isdigit() else text

@@ -1,0 +1,111 @@
+"""Where the command connects and with which credentials: the environment, or a profile's file.
+
+A profile is a table of ``profiles.toml`` in the user's configuration folder::
+
+    [default]
+    region = "eu-poland-1warszawa"     # or url = "https://..."
+    api_key = "..."
+    api_secret = "..."
+    max_requests_per_second = 10       # and other numbers that Client takes
+
+The file is refused where anybody but its owner may read or change it.
+"""
+
+import os
+import stat
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Final, cast
+
+from platformdirs import user_config_path
+
+from async_vmapi.client import Client
+from async_vmapi.errors import InvalidArgument
+
+__all__ = ["client_for", "profiles_path"]
+
+_VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
+_NUMBERS: Final = frozenset(
+    {
+        "timeout",
+        "connect_timeout",
+        "max_connections",
+        "max_requests_per_second",
+        "retries",
+        "lookup_window",
+        "poll_floor",
+        "poll_ceiling",
+    }
+)
+_DEFAULT: Final = "default"
+_ADMINISTRATOR: Final = 0
+
+
+def profiles_path() -> Path:
+    """Return where the profiles are."""
+    return user_config_path("async-vmapi", appauthor=False) / "profiles.toml"
+
+
+def client_for(profile: str | None) -> Client:
+    """Return a client of a profile; without one, of the environment, or of ``default``.
+
+    Raises:
+        InvalidArgument: If there are no credentials, or a file or a value is wrong.
+    """
+    path = profiles_path()
+    if profile is None and not any(map(os.environ.get, _VARIABLES)):
+        if not path.exists():
+            raise InvalidArgument(
+                f"no credentials: set VMAPI_API_KEY, VMAPI_API_SECRET and VMAPI_REGION or "
+                f"VMAPI_URL, or write a profile into {path}",
+                argument="profile",
+            )
+        profile = _DEFAULT
+    return Client.from_env() if profile is None else _client_of(path, profile)
+
+
+def _client_of(path: Path, name: str) -> Client:
+    def refuse(why: str) -> InvalidArgument:
+        return InvalidArgument(f"profile {name!r} of {path}: {why}", argument="profile")
+
+    settings = _read(path).get(name)
+    if not isinstance(settings, dict):
+        raise refuse("there is none of that name")
+    found = cast("dict[str, Any]", settings).copy()
+    url, region = found.pop("url", None), found.pop("region", None)
+    key, secret = found.pop("api_key", None), found.pop("api_secret", None)
+    if not key or not secret:
+        raise refuse("api_key and api_secret are to be in it")
+    if (url is None) == (region is None):
+        raise refuse("either url or region is to be in it")
+    # The names alone: what stands beside a misspelt one may be the secret.
+    if unknown := sorted(found.keys() - _NUMBERS):
+        raise refuse(f"{', '.join(unknown)} is nothing that it can hold")
+    try:
+        if region is not None:
+            return Client.for_region(region, api_key=key, api_secret=secret, **found)
+        return Client(url, api_key=key, api_secret=secret, **found)
+    except InvalidArgument as error:
+        raise refuse(str(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    def refuse(why: str) -> InvalidArgument:
+        return InvalidArgument(f"{path} {why}", argument="profile")
+
+    try:
+        # Looked at when it is open, so that it is the one that is read.
+        with path.open("rb") as file:
+            if sys.platform != "win32":
+                status = os.fstat(file.fileno())
+                if status.st_uid not in (os.geteuid(), _ADMINISTRATOR):
+                    raise refuse("belongs to somebody else")
+                if stat.S_IMODE(status.st_mode) & 0o077:
+                    raise refuse("is open to others: run chmod 600 on it")
+            return tomllib.load(file)
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        # Its message could quote a secret.
+        raise refuse("is no TOML") from None

@@ -1,0 +1,195 @@
+"""How a bulk call goes, while it goes: a live view on a terminal, plain lines elsewhere."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+import attrs
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from async_vmapi.cli.output import STYLES, printable, style_of, who
+from async_vmapi.plan import BulkEvent
+from async_vmapi.report import Outcome
+from async_vmapi.tasks import Task
+
+__all__ = ["Progress", "duration"]
+
+_FRAME: Final = 0.2
+_REMINDER: Final = 30.0
+_SLOWEST: Final = 5
+_WRONG: Final = 3
+_BAR: Final = 60
+
+
+def duration(seconds: float) -> str:
+    """Return a time as it stands on a clock."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@attrs.define
+class _Flight:
+    """An operation under way."""
+
+    name: str
+    began: float
+    task: Task[Any] | None = None
+
+    @property
+    def state(self) -> str | None:
+        """What the machine was last seen as."""
+        history = self.task.history if self.task is not None else ()
+        return next((event.state for event in reversed(history) if event.state), None)
+
+    def told(self) -> str:
+        """Return what is known of it, in words."""
+        if self.task is None:
+            return "sent, and not accepted yet"
+        state = self.state
+        return f"last seen {printable(state)}" if state else "accepted, and not seen yet"
+
+
+class Progress:
+    """Shows how a bulk call goes, as an async context manager; hand it `on_event`.
+
+    Args:
+        console: Where to.
+        operation: What is done.
+        total: To how many.
+        labels: Labels of machines by their ids.
+        above: What a live view shows above.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        operation: str,
+        total: int,
+        labels: Mapping[str, str],
+        *,
+        above: RenderableType = "",
+    ) -> None:
+        self._console = console
+        self._above = above
+        self._operation = operation.replace("_", "-")
+        self._total = total
+        self._labels = labels
+        self._flights: dict[int, _Flight] = {}
+        self._wrong: list[str] = []
+        self._done: Mapping[Any, int] = {}
+        self._wave = 1
+        self._stopped = ""
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._clock()
+        self._live: Live | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._began = self._clock()
+        if self._console.is_terminal:
+            # Drawn by the event loop alone, so that nothing changes under the drawing.
+            self._live = Live(self, console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._ticker
+        if self._live is not None:
+            self._live.stop()
+
+    async def _tick(self) -> None:
+        while True:
+            if self._live is not None:
+                self._live.refresh()
+                await asyncio.sleep(_FRAME)
+                continue
+            await asyncio.sleep(_REMINDER)
+            for flight in list(self._flights.values())[:_SLOWEST]:
+                # What hangs is named.
+                self._say(f"{flight.name}  {self._operation} under way: {flight.told()}")
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def on_event(self, event: BulkEvent) -> None:
+        """Take an event into account."""
+        self._done = event.done
+        self._wave = max(self._wave, event.wave)
+        if event.kind == "stopped":
+            self._stopped = event.reason
+            self._say(f"nothing more is started: {event.reason}")
+        if event.index is None:
+            return
+        name = who(event.item, self._labels.get(event.item))
+        if event.kind == "started":
+            self._flights[event.index] = _Flight(name, self._clock())
+        elif event.kind == "accepted":
+            flight = self._flights[event.index]
+            flight.task = event.task
+            if event.vm_id is not None and event.vm_id != event.item:
+                flight.name = who(event.vm_id, event.item)
+        elif event.outcome is not None:
+            flown = self._flights.pop(event.index, None)
+            self._finished(flown.name if flown else name, event.outcome)
+
+    def _finished(self, name: str, outcome: Outcome) -> None:
+        if outcome.status == "not_started":
+            return
+        if outcome.status == "succeeded":
+            took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
+            how = f", {outcome.evidence}" if outcome.evidence else ""
+            self._say(f"{name}  {self._operation} succeeded{took}{how}")
+            return
+        line = f"{name}  {self._operation} {outcome.status}: {printable(outcome.reason)}"
+        self._wrong.append(line)
+        self._say(line)
+
+    def _say(self, line: str) -> None:
+        if self._live is None:
+            self._console.print(f"{self._clock() - self._began:8.1f} s  {line}")
+
+    # --- the live view --------------------------------------------------------------------------
+
+    def __rich__(self) -> RenderableType:
+        done = sum(self._done.values())
+        elapsed = self._clock() - self._began
+        head = Text(f"{self._operation} of {self._total}", "bold")
+        head.append(f"   wave {self._wave}" if self._wave > 1 else "", "not bold")
+        head.append(f"   {duration(elapsed)}", "not bold dim")
+        counts = Text(f"{done}/{self._total} done")
+        for status in ("failed", "unknown", "not_started"):
+            if count := self._done.get(status):
+                kind = status.replace("_", " ")
+                counts.append(" · ").append(f"{count} {kind}", STYLES[kind])
+        counts.append(f" · {len(self._flights)} in flight")
+        carried_out = done - self._done.get("not_started", 0)
+        if carried_out and elapsed > 0:
+            rate = carried_out / elapsed
+            counts.append(f" · {rate:.1f}/s" if rate >= 1 else f" · {rate * 60:.0f}/min")
+            counts.append(f" · {duration((self._total - done) / rate)} left")
+        lines = [counts]
+        if self._stopped:
+            lines.append(Text(f"nothing more is started: {printable(self._stopped)}", "yellow"))
+        for flight in list(self._flights.values())[:_SLOWEST]:
+            waits = duration(self._clock() - flight.began)
+            style = style_of(flight.state) if flight.state else ""
+            lines.append(Text(f"  {waits:>6}  {flight.name}  ").append(flight.told(), style))
+        lines += [Text(line, "red") for line in self._wrong[-_WRONG:]]
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        filled = _BAR * done // max(1, self._total)
+        bar = Text("━" * filled, "green").append("━" * (_BAR - filled), "bright_black")
+        return Group(self._above, head, bar, *lines)

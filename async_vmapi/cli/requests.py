@@ -1,0 +1,113 @@
+"""Make the requests for new machines from what a command was told."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
+
+from async_vmapi.cli.options import New, read_text
+from async_vmapi.client import Client
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, Template
+
+__all__ = ["Secrets", "names_of", "requests_for", "secrets_of"]
+
+T = TypeVar("T")
+
+Secrets: TypeAlias = tuple[str | None, str | None]
+"""A password and a cloud-init text."""
+
+
+def names_of(pattern: str, count: int, first: int) -> list[str]:
+    """Return the names of so many machines, from a pattern like ``web-{:04}``.
+
+    Raises:
+        InvalidArgument: If the pattern is wrong, or gives a name twice.
+    """
+    try:
+        names = [pattern.format(number) for number in range(first, first + count)]
+    except (ValueError, IndexError, KeyError, AttributeError, TypeError):
+        raise InvalidArgument(
+            f"name={pattern!r} is not a pattern with one number in it, like 'web-{{:04}}'",
+            argument="name",
+        ) from None
+    if len(set(names)) < count:
+        raise InvalidArgument(
+            f"name={pattern!r} gives one name to several machines; put a number like {{:04}} in it",
+            argument="name",
+        )
+    return names
+
+
+def secrets_of(new: New) -> Secrets:
+    """Read a new machine's secrets from where they were said to be.
+
+    Raises:
+        InvalidArgument: If the environment has none.
+    """
+    password = None
+    if new.password_env is not None:
+        password = os.environ.get(new.password_env)
+        if not password:
+            raise InvalidArgument(
+                f"password_env={new.password_env!r} is not set in the environment",
+                argument="password_env",
+            )
+    return password, None if new.user_data is None else read_text(new.user_data)
+
+
+async def requests_for(
+    client: Client, names: Sequence[str], new: New, secrets: Secrets
+) -> list[CreateRequest]:
+    """Return the requests, having looked up the zone, the template and the key.
+
+    Raises:
+        InvalidArgument: If there is none of them, or it does not fit.
+    """
+    zones = [zone for region in await client.regions.list() for zone in region.zones]
+    zone = _find("zone", zones, new.zone, lambda zone: (zone.id, zone.label, zone.name))
+    if not zone.available:
+        raise InvalidArgument(f"zone={new.zone!r} is not available", argument="zone")
+    boot = await _boot(client, new, *secrets)
+    return [
+        CreateRequest(name=name, cpus=new.cpus, ram=new.ram, zone_id=zone.id, boot=boot)
+        for name in names
+    ]
+
+
+async def _boot(
+    client: Client, new: New, password: str | None, user_data: str | None
+) -> ImageBoot | CdromBoot:
+    if new.iso is not None and new.template is None:
+        if password or user_data or new.key:
+            raise InvalidArgument(
+                "--password-env, --key and --user-data go with --template", argument="iso"
+            )
+        return CdromBoot(iso=new.iso)
+    if new.template is None or new.iso is not None:
+        raise InvalidArgument("give either --template or --iso", argument="template")
+    template = _find("template", await client.templates.list(), new.template, _names_of_template)
+    # What each is called in a template's list (WIRE §2).
+    wanted = {"password": password, "sshkey": new.key, "cloudinit": user_data}
+    for feature, value in wanted.items():
+        if value is not None and feature not in template.supports:
+            raise InvalidArgument(
+                f"template={new.template!r} does not support {feature}", argument="template"
+            )
+    key_id = None
+    if new.key is not None:
+        keys = await client.account.ssh_keys()
+        key_id = _find("key", keys, new.key, lambda key: (key.id, key.name)).id
+    return ImageBoot(os=template.id, password=password, key_id=key_id, user_data=user_data)
+
+
+def _names_of_template(template: Template) -> Sequence[str]:
+    return template.id, template.label
+
+
+def _find(argument: str, found: Sequence[T], wanted: str, names: Callable[[T], Sequence[str]]) -> T:
+    matching = [thing for thing in found if wanted in names(thing)]
+    if len(matching) == 1:
+        return matching[0]
+    what = "names several" if matching else "is none of"
+    known = ", ".join(f"{names(thing)[1]} ({names(thing)[0]})" for thing in matching or found)
+    raise InvalidArgument(f"{argument}={wanted!r} {what}: {known or 'none'}", argument=argument)

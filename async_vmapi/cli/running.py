@@ -1,0 +1,104 @@
+"""Run a command's coroutine: what Ctrl-C does, and which exit code an end has."""
+
+import asyncio
+import enum
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, TypeVar
+
+import typer
+
+from async_vmapi.cli.output import printable
+from async_vmapi.errors import InvalidArgument, VMAPIError
+
+__all__ = ["ExitCode", "fail", "failures_told", "run"]
+
+T = TypeVar("T")
+
+# A second Ctrl-C first lets the report be told, then cancels what is left.
+_LEAVING: Final = 0.1
+
+
+class ExitCode(enum.IntEnum):
+    """What the command's end means."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNKNOWN = 3
+    INTERRUPTED = 130
+
+
+def say(message: str) -> None:
+    """Tell something on standard error."""
+    typer.echo(f"async-vmapi: {printable(message)}", err=True)
+
+
+def fail(message: object, code: ExitCode = ExitCode.FAILED) -> NoReturn:
+    """Tell what went wrong, and exit."""
+    say(str(message))
+    raise typer.Exit(code)
+
+
+@contextmanager
+def failures_told() -> Generator[None]:
+    """Tell what fails within in one line, and exit with the code that fits."""
+    try:
+        yield
+    except InvalidArgument as error:
+        fail(error, ExitCode.USAGE)
+    except (VMAPIError, OSError) as error:
+        fail(error)
+
+
+def run(
+    body: Coroutine[Any, Any, T],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
+    """Run a command's coroutine to its end; exit if it is interrupted."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(_interruptible(body))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+async def _interruptible(body: Coroutine[Any, Any, T]) -> T:
+    loop = asyncio.get_running_loop()
+    main = loop.create_task(body)
+    pressed = 0
+
+    def interrupt() -> None:
+        nonlocal pressed
+        pressed += 1
+        if pressed == 1:
+            say("interrupted; what is on the wire is waited for, once more leaves at once")
+        else:
+            loop.call_later(_LEAVING, _cancel_all)
+        main.cancel()
+
+    with _handling(loop, interrupt):
+        return await main
+
+
+def _cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+
+
+@contextmanager
+def _handling(loop: asyncio.AbstractEventLoop, interrupt: Callable[[], None]) -> Generator[None]:
+    if sys.platform == "win32":
+        # The loop knows no signals there; asyncio.run cancels on Ctrl-C by itself.
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

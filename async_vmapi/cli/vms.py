@@ -1,0 +1,223 @@
+"""``async-vmapi vms``: one machine at a time."""
+
+from typing import Annotated, Any
+
+import attrs
+import typer
+from rich.text import Text
+
+from async_vmapi.cli.operations import Work, ask_first, carry_out
+from async_vmapi.cli.options import JSON, New, Vm, WaitFor, Which, Yes, command
+from async_vmapi.cli.output import (
+    console_for,
+    machine_table,
+    print_json,
+    printable,
+    style_of,
+    table,
+)
+from async_vmapi.cli.profiles import client_for
+from async_vmapi.cli.requests import requests_for, secrets_of
+from async_vmapi.cli.running import run
+from async_vmapi.models import Console, CreateRequest, VirtualMachine
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Look at machines and change them, one at a time.", no_args_is_help=True)
+
+
+@app.command("list")
+@command
+def list_(ctx: typer.Context, which: Which, json: JSON = False) -> None:
+    """List the machines of the region."""
+    client = client_for(ctx.obj)
+    selection = which.selection()
+
+    async def look() -> list[VirtualMachine]:
+        async with client:
+            return selection.of(await client.vms.list())[0]
+
+    machines = run(look())
+    if json:
+        print_json(machines)
+    else:
+        console_for(json=False).print(machine_table(machines))
+
+
+@app.command()
+@command
+def show(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
+    """Show a machine."""
+    client = client_for(ctx.obj)
+
+    async def look() -> VirtualMachine:
+        async with client:
+            return await client.vms.get(vm)
+
+    machine = run(look())
+    if json:
+        print_json(machine)
+        return
+    volumes = ", ".join(
+        f"{volume.size:g} GB{' (system)' * volume.system_disk}"
+        for volume in machine.storage_volumes
+    )
+    fields = {
+        "label": machine.label or "",
+        "id": machine.id,
+        "cores": str(machine.cores),
+        "ram": f"{machine.ram} MB",
+        "system": machine.system.name,
+        "zone": machine.zone.name,
+        "addresses": ", ".join(machine.addresses),
+        "volumes": volumes,
+        "networks": ", ".join(network.label or network.id for network in machine.networks),
+        "groups": ", ".join(group.name for group in machine.groups),
+        "owner": machine.owner.name,
+        "cost per hour": f"{machine.cost_per_hour:g}",
+    }
+    rows: list[tuple[str, str | Text]] = list(fields.items())
+    rows.insert(2, ("state", Text(printable(machine.state), style_of(machine.state))))
+    console_for(json=False).print(table(("", ""), rows))
+
+
+@app.command()
+@command
+def create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Option(help="The new machine's label.")],
+    new: New,
+    json: JSON = False,
+) -> None:
+    """Create a machine, and wait until it is online."""
+    client = client_for(ctx.obj)
+    secrets = secrets_of(new)
+
+    async def ask() -> list[CreateRequest]:
+        async with client:
+            return await requests_for(client, [name], new, secrets)
+
+    requests = run(ask())
+    carry_out(
+        client,
+        Work(
+            operation="create",
+            total=1,
+            call=lambda bulk: bulk.create(requests, unique_name=new.unique_name),
+            json=json,
+            single=True,
+        ),
+    )
+
+
+@app.command()
+@command
+def resize(
+    ctx: typer.Context,
+    vm: Vm,
+    cores: Annotated[int, typer.Option(min=1)],
+    ram: Annotated[int, typer.Option(min=1, help="In MB.")],
+    wait_for: WaitFor = 4,
+    yes: Yes = False,
+    json: JSON = False,
+) -> None:
+    """Give a machine other cores and memory; a running one is shut down for it."""
+    _operate(ctx, "resize", vm, yes=yes, json=json, cores=cores, ram=ram, wait_for=wait_for)
+
+
+@app.command()
+@command
+def shutdown(
+    ctx: typer.Context, vm: Vm, wait_for: WaitFor = 4, yes: Yes = False, json: JSON = False
+) -> None:
+    """Ask the guest to shut down; turn it off if it does not."""
+    _operate(ctx, "shutdown", vm, yes=yes, json=json, wait_for=wait_for)
+
+
+@app.command()
+@command
+def reboot(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
+    """Ask the guest to reboot."""
+    _operate(ctx, "reboot", vm, yes=yes, json=json)
+
+
+@app.command()
+@command
+def reset(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
+    """Turn a machine off and on again, hard."""
+    _operate(ctx, "reset", vm, yes=yes, json=json)
+
+
+@app.command()
+@command
+def power_on(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
+    """Start a machine."""
+    _operate(ctx, "power_on", vm, yes=True, json=json)
+
+
+@app.command()
+@command
+def power_off(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
+    """Turn a machine off, hard."""
+    _operate(ctx, "power_off", vm, yes=yes, json=json)
+
+
+@app.command()
+@command
+def delete(
+    ctx: typer.Context,
+    vm: Vm,
+    delete_resources: Annotated[
+        bool, typer.Option("--delete-resources", help="Delete its additional resources too.")
+    ] = False,
+    yes: Yes = False,
+    json: JSON = False,
+) -> None:
+    """Delete a machine."""
+    _operate(ctx, "delete", vm, yes=yes, json=json, delete_resources=delete_resources)
+
+
+@app.command()
+@command
+def rename(
+    ctx: typer.Context,
+    vm: Vm,
+    name: Annotated[str, typer.Argument(help="The new label.")],
+    json: JSON = False,
+) -> None:
+    """Give a machine another label."""
+    _operate(ctx, "rename", vm, yes=True, json=json, names={vm: name})
+
+
+@app.command()
+@command
+def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
+    """Open a machine's console, and print where it answers and its password."""
+    client = client_for(ctx.obj)
+
+    async def ask() -> Console:
+        async with client:
+            return await client.vms.console(vm)
+
+    opened = attrs.asdict(run(ask()))
+    if json:
+        print_json(opened)
+    else:
+        console_for(json=False).print(table(("", ""), [(k, str(v)) for k, v in opened.items()]))
+
+
+def _operate(
+    ctx: typer.Context, operation: str, vm: str, *, yes: bool, json: bool, **keywords: Any
+) -> None:
+    client = client_for(ctx.obj)
+    ask_first(operation.replace("_", "-"), [vm], yes=yes)
+    carry_out(
+        client,
+        Work(
+            operation=operation.replace("_", "-"),
+            total=1,
+            call=lambda bulk: bulk.run([vm], operation, **keywords),
+            json=json,
+            single=True,
+        ),
+    )

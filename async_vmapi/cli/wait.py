@@ -1,0 +1,37 @@
+"""``async-vmapi wait``: for the end of one operation, from its token."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from async_vmapi.bulk import BulkExecutor
+from async_vmapi.cli.operations import Work, carry_out
+from async_vmapi.cli.options import JSON, command, read_text
+from async_vmapi.cli.profiles import client_for
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.report import BulkReport
+
+__all__ = ["wait"]
+
+
+@command
+def wait(
+    ctx: typer.Context,
+    token: Annotated[str, typer.Argument(help="The token; - for standard input.")],
+    json: JSON = False,
+) -> None:
+    """Wait for the end of an operation, from the token of an outcome that was unknown.
+
+    It watches, and never sends the request again.
+    """
+    client = client_for(ctx.obj)
+    text = (read_text(Path("-")) if token == "-" else token).strip()  # noqa: S105 - no secret
+
+    async def settle(bulk: BulkExecutor) -> BulkReport:
+        report = await bulk.run([text], client.settle)
+        if isinstance(wrong := report.outcomes[0].exception, InvalidArgument):
+            raise wrong
+        return report
+
+    carry_out(client, Work(operation="wait", total=1, call=settle, json=json, single=True))

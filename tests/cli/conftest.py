@@ -1,0 +1,18 @@
+"""What the tests of the command line share."""
+
+import pytest
+
+from .programs import SETTINGS, Program, emulator_in_thread
+
+
+@pytest.fixture
+def cloud():
+    """A cloud over HTTP in which all happens almost at once."""
+    with emulator_in_thread(settings=SETTINGS, seed=1) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def program(cloud, tmp_path):
+    """The command with a profile of the cloud."""
+    return Program(cloud, tmp_path)

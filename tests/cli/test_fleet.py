@@ -1,0 +1,163 @@
+"""``async-vmapi fleet``, as a program."""
+
+import json
+
+import pytest
+
+from async_vmapi import BulkReport
+
+from .programs import NEW, ZONE
+
+
+class TestCreating:
+    def test_so_many_under_a_pattern(self, program, cloud):
+        """Each gets its number, and the report tells of each."""
+        command = ["fleet", "create", "--count", "3", "--name", "web-{:04}", *NEW]
+        shown = program(*command, "--first", "7").stdout
+        assert {vm.label for vm in cloud.cloud.vms.values()} == {"web-0007", "web-0008", "web-0009"}
+        assert "create of 3: 3 succeeded" in shown
+        assert "3 observed, median" in shown
+        assert "requests: 3 create" in shown
+        assert "web-0008 " in shown
+
+    @pytest.mark.parametrize("pattern", ["web", "web-{x}", "web-{", "{} {}", "{:z}"])
+    def test_a_wrong_pattern(self, program, cloud, pattern):
+        """It is refused with an example of a right one."""
+        command = ["fleet", "create", "--count", "2", "--name", pattern, *NEW]
+        assert "{:04}" in program(*command, code=2).stderr
+        assert not cloud.api.requests
+
+    def test_it_goes_on_from_a_report(self, program, cloud, tmp_path):
+        """What was left is created, what was created is not."""
+        cloud.cloud.adjust("web-02", fail_state="error")
+        report = tmp_path / "report.json"
+        command = ["fleet", "create", "--count", "6", "--name", "web-{:02}", *NEW]
+        first = program(
+            *command, "--limit", "1", "--max-failures", "0", "--report", str(report), code=1
+        )
+        assert "not started" in first.stdout
+        again = program("fleet", "create", *command[2:], "--resume", str(report), code=1)
+        assert "create of 6: 5 succeeded, 1 failed" in again.stdout
+        assert cloud.api.requests["create"] == 6
+        assert "hand them in" in program("fleet", "resume", str(report), code=2).stderr
+
+
+class TestChanging:
+    def test_those_that_are_meant(self, program):
+        """By label, zone and state, all conditions together."""
+        ids = program.fleet(4)
+        report = program.json("fleet", "shutdown", "--label", "web-0[12]", "--yes")
+        assert {o["item"] for o in report["outcomes"]} == {ids["web-01"], ids["web-02"]}
+        report = program.json(
+            *("fleet", "power-off", "--zone", ZONE, "--state", "online", "--label", "web-*"),
+            *("--label", "db-*", "--yes"),
+        )
+        assert {o["item"] for o in report["outcomes"]} == {ids["web-03"], ids["web-04"]}
+        report = program.json("fleet", "power-on", "--all")
+        assert report["counts"]["succeeded"] == 4
+        assert BulkReport.from_json(json.dumps(report)).operation == "power_on"
+
+    def test_the_other_operations(self, program, cloud):
+        """Each is carried out on all."""
+        program.fleet(2)
+        resize = ["fleet", "resize", "--all", "--yes", "--cores", "2", "--ram", "2048"]
+        assert "resize of 2: 2 succeeded" in program(*resize).stdout
+        assert {(vm.cores, vm.ram) for vm in cloud.cloud.vms.values()} == {(2, 2048)}
+        for operation in ("reboot", "reset"):
+            done = program("fleet", operation, "--all", "--yes").stdout
+            assert f"{operation} of 2: 2 succeeded" in done
+        deleted = program("fleet", "delete", "--all", "--yes", "--delete-resources").stdout
+        assert "delete of 2: 2 succeeded" in deleted
+        assert cloud.cloud.vms == {}
+        assert "nothing to do" in program("fleet", "delete", "--all", "--yes").stdout
+
+    def test_a_file_of_ids(self, program, tmp_path):
+        """One on each line; the API tells of those that the list does not have."""
+        ids = program.fleet(3)
+        file = tmp_path / "ids"
+        file.write_text(f"{ids['web-01']}\n\n{ids['web-03']}\nnone\n{ids['web-01']}\n")
+        report = program.json("fleet", "shutdown", "--id-file", str(file), "--yes", code=1)
+        assert [(o["item"], o["status"]) for o in report["outcomes"]] == [
+            (ids["web-01"], "succeeded"),
+            (ids["web-03"], "succeeded"),
+            ("none", "failed"),
+        ]
+        narrowed = program(
+            *("fleet", "power-on", "--id-file", "-", "--state", "offline"), given=file.read_text()
+        )
+        assert "left out: none" in narrowed.stderr
+        assert "power_on of 2: 2 succeeded" in narrowed.stdout
+
+    def test_a_plan(self, program, cloud):
+        """Waves, budget and floor are the bulk call's own."""
+        program.fleet(6)
+        plan = ["--limit", "2", "--batches", "1,50%,100%", "--min-online", "50%"]
+        report = program.json("fleet", "reboot", "--all", "--yes", *plan, "--max-failures", "1")
+        assert [o.get("wave", 1) for o in report["outcomes"]] == [1, 2, 2, 2, 3, 3]
+        sent = cloud.api.requests["reboot"]
+        dry = program("fleet", "reboot", "--all", "--dry-run", *plan).stdout
+        assert "wave 2: 3" in dry
+        assert "nothing was sent" in dry
+        assert cloud.api.requests["reboot"] == sent
+        for wrong in (["--batches", "x"], ["--min-online", "120%"], ["--max-failures", "-1"]):
+            program("fleet", "reboot", "--all", "--yes", *wrong, code=2)
+
+    def test_a_report_in_a_file(self, program, cloud, tmp_path):
+        """It goes on from there; what cannot be written is told before anything is sent."""
+        program.fleet(3)
+        report = tmp_path / "report.json"
+        for _ in range(8):
+            cloud.api.faults.fail_next("shutdown", "server_error")
+        program.write_profile(retries=0)
+        shutdown = ["fleet", "shutdown", "--all", "--yes", "--limit", "1", "--max-failures", "0"]
+        first = program(*shutdown, "--report", str(report), code=3)
+        assert "nothing more is started: more than 0 failed" in first.stdout
+        assert "not started" in first.stdout
+        cloud.api.faults.clear()
+        refused = program("fleet", "resume", str(report), code=2)
+        assert "shutdown of 2 machines takes --yes" in refused.stderr
+        done = program("fleet", "resume", "-", "--yes", given=report.read_text()).stdout
+        assert "shutdown of 3: 3 succeeded" in done
+        assert "no report" in program("fleet", "resume", "-", given="{}", code=2).stderr
+        sent = cloud.api.requests["power_on"]
+        program("fleet", "power-on", "--all", "--report", str(tmp_path), code=2)
+        assert cloud.api.requests["power_on"] == sent
+
+
+class TestAsking:
+    def test_without_a_terminal_it_takes_a_yes(self, program, cloud):
+        """What powers off or destroys is refused where nobody can be asked."""
+        ids = program.fleet(2)
+        for operation in ("shutdown", "power-off", "delete", "reboot", "reset"):
+            refused = program("fleet", operation, "--all", code=2).stderr
+            assert f"{operation} of 2 machines takes --yes" in refused
+        for command in (["shutdown"], ["delete"], ["resize", "--cores", "1", "--ram", "1"]):
+            operation, *options = command
+            program("vms", operation, ids["web-01"], *options, code=2)
+        assert cloud.api.requests.keys() <= {"create", "list", "get", "regions", "templates"}
+
+    def test_without_a_condition_nothing_is_meant(self, program, cloud):
+        """All machines are never meant by leaving something out."""
+        assert "--all" in program("fleet", "delete", "--yes", code=2).stderr
+        assert not cloud.api.requests
+
+    def test_on_a_terminal_it_asks(self, program, cloud):
+        """With the count and the names; a no changes nothing, a yes is enough."""
+        program.fleet(2)
+        with program.terminal("fleet", "delete", "--label", "web-*") as terminal:
+            shown = terminal.until("Go on? [y/N]")
+            assert "delete of 2 machines: web-01 (" in shown
+            terminal.type("n\n")
+            assert terminal.end() == 1
+            assert "nothing was done" in terminal.shown
+        assert len(cloud.cloud.vms) == 2
+        with program.terminal("fleet", "delete", "--label", "web-*") as terminal:
+            terminal.until("Go on? [y/N]")
+            terminal.interrupt()
+            assert terminal.end() == 130
+        with program.terminal("fleet", "delete", "--label", "web-*") as terminal:
+            terminal.until("Go on? [y/N]")
+            terminal.type("y\n")
+            assert terminal.end() == 0
+            assert "delete of 2: 2 succeeded" in terminal.shown
+        assert cloud.cloud.vms == {}

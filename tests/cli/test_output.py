@@ -1,0 +1,141 @@
+"""How things are chosen and shown: the pure parts of the command line."""
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from async_vmapi import BulkReport, Outcome
+from async_vmapi.cli.output import printable, show_outcome, show_report
+from async_vmapi.cli.progress import duration
+from async_vmapi.cli.requests import names_of
+from async_vmapi.cli.selection import Selection
+from async_vmapi.codec import decode_vm
+from async_vmapi.errors import InvalidArgument
+
+
+def machine(vm_id="1", label="web-01", state="online", zone="DC1", groups=("db",)):
+    import msgspec
+
+    return decode_vm(
+        msgspec.json.encode(
+            {
+                "id": vm_id,
+                "label": label,
+                "cores": 1,
+                "ram": 512,
+                "state": state,
+                "system": {"id": "1", "name": "Debian"},
+                "cost_per_hour": 0.02,
+                "transfer_used": "0.00",
+                "owner": {"id": "1", "name": "me"},
+                "public_interface": {},
+                "storage_volumes": [],
+                "zone": {"id": f"{zone}-id", "name": zone},
+                "groups": [{"id": f"{group}-id", "name": group} for group in groups],
+            }
+        )
+    )
+
+
+class TestSelection:
+    @pytest.mark.parametrize(
+        ("selection", "meant"),
+        [
+            ({}, True),
+            ({"labels": ["web-*"]}, True),
+            ({"labels": ["WEB-*"]}, False),
+            ({"labels": ["db-*", "web-0[1-3]"]}, True),
+            ({"groups": ["db"]}, True),
+            ({"groups": ["db-id"]}, True),
+            ({"groups": ["web"]}, False),
+            ({"zones": ["DC1"]}, True),
+            ({"zones": ["DC2", "DC1-id"]}, True),
+            ({"zones": ["DC2"]}, False),
+            ({"states": ["offline", "online"]}, True),
+            ({"states": ["offline"]}, False),
+            ({"labels": ["web-*"], "states": ["offline"]}, False),
+            ({"ids": ["1"]}, True),
+            ({"ids": []}, False),
+            ({"ids": ["1"], "groups": ["web"]}, False),
+        ],
+    )
+    def test_all_conditions_hold_together(self, selection, meant):
+        """Each by any of its values."""
+        assert Selection(**selection).matches(machine()) is meant
+
+    def test_a_machine_without_a_label_fits_no_pattern_but_all(self):
+        """It has none to compare."""
+        assert not Selection(labels=["web-*"]).matches(machine(label=None))
+        assert Selection(labels=["*"]).matches(machine(label=None))
+
+    def test_ids_that_are_not_there(self):
+        """They are told, each once, in the order given; machines come by label."""
+        machines = [machine("1", "b"), machine("2", "a"), machine("3", None)]
+        meant, missing = Selection(ids=["x", "1", "2", "y", "x"]).of(machines)
+        assert [vm.id for vm in meant] == ["2", "1"]
+        assert missing == ["x", "y"]
+
+
+class TestWords:
+    @given(st.text())
+    def test_nothing_steers_the_terminal(self, text):
+        """Other people's words are shown, but for what is no writing."""
+        shown = printable(text)
+        assert all(c.isprintable() or c == "\n" for c in shown)
+        shown.encode()
+        if text.isprintable():
+            assert shown == text
+
+    @pytest.mark.parametrize(
+        ("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (36061, "10:01:01")]
+    )
+    def test_durations(self, seconds, shown):
+        """As on a clock."""
+        assert duration(seconds) == shown
+
+    def test_names(self):
+        """A pattern's number counts on from the first."""
+        assert names_of("web-{:04}", 3, 9) == ["web-0009", "web-0010", "web-0011"]
+        assert names_of("one", 1, 0) == ["one"]
+        with pytest.raises(InvalidArgument):
+            names_of("{.x}", 1, 0)
+
+
+class TestReports:
+    def show(self, function, *arguments):
+        console = Console(file=io.StringIO(), width=300, highlight=False, markup=False)
+        function(console, *arguments)
+        return console.file.getvalue()
+
+    def test_long_ones(self):
+        """Failures are counted beyond twenty; every token is there."""
+        outcomes = [
+            Outcome(index=n, item=f"f{n}", status="failed", reason="\x1b[2J[red]no[/red]")
+            for n in range(25)
+        ]
+        outcomes += [
+            Outcome(index=25 + n, item=f"u{n}", status="unknown", token=f"token-{n}")
+            for n in range(25)
+        ]
+        report = BulkReport(operation="reset", outcomes=tuple(outcomes), requests={"get": 2})
+        shown = self.show(show_report, report, {"f0": "web-01"})
+        assert "web-01 (f0): \\x1b[2J[red]no[/red]" in shown
+        assert "and 5 more" in shown
+        assert all(f"token-{n}\n" in shown for n in range(25))
+        assert "took 0.0 s and 2 requests: 2 get" in shown
+
+    def test_what_is_known_of_successes(self):
+        """How their ends are known, and whose answers were lost."""
+        outcomes = (
+            Outcome(index=0, item="a", status="succeeded", seconds=2.0, evidence="observed"),
+            Outcome(index=1, item="b", status="succeeded", seconds=4.0, adopted=True),
+            Outcome(index=2, item="c", status="not_started", reason="enough"),
+        )
+        report = BulkReport(operation="create", outcomes=outcomes, stopped="enough")
+        shown = self.show(show_report, report, {})
+        assert "1 observed, 1 adopted, median 3.0 s, 95 % within 4.0 s" in shown
+        assert "not started\n  c: enough" in shown
+        assert "succeeded in 4.0 s" in self.show(show_outcome, "create", outcomes[1])

@@ -1,0 +1,155 @@
+"""What the command shows while it works, and how it is interrupted."""
+
+import json
+import re
+import signal
+
+from .programs import NEW, SETTINGS, Program, emulator_in_thread
+
+CREATE = ["fleet", "create", "--name", "web-{:02}", *NEW, "--unique-name"]
+
+
+class TestLiveView:
+    def test_on_a_terminal(self, program, cloud):
+        """It counts, says how long it will take, and names who takes longest and what failed."""
+        cloud.cloud.adjust("web-*", create=1.0)
+        cloud.cloud.adjust("web-03", fail_state="error", create=0.1)
+        cloud.cloud.adjust("web-12", create=100)
+        with program.terminal(*CREATE, "--count", "12", "--limit", "6") as terminal:
+            shown = terminal.until("create of 12", "in flight", "last seen installing")
+            assert re.search(r"\d+/12 done", shown)
+            shown = terminal.until("11/12 done", "1 failed", "left", seconds=40)
+            assert re.search(r"web-12 \(\S+\)  last seen installing", shown)
+            assert "create failed" in shown
+            terminal.interrupt()
+            assert terminal.end() == 130
+        assert "create of 12: 10 succeeded, 1 failed, 1 unknown" in terminal.shown
+
+    def test_piped(self, program):
+        """It is lines of text without anything that steers a terminal."""
+        shown = program(*CREATE, "--count", "2").stdout
+        assert re.search(r" s  web-01 \(\S+\)  create succeeded in \d+\.\d s, observed\n", shown)
+        assert "\x1b" not in shown
+
+    def test_beside_json(self, program):
+        """Standard output is the report alone, standard error tells the progress."""
+        done = program(*CREATE, "--count", "2", "--json")
+        assert json.loads(done.stdout)["counts"]["succeeded"] == 2
+        assert "create succeeded" in done.stderr
+
+
+class TestInterruption:
+    def interrupted(self, program, *command, when, presses=1):
+        process = program.popen(*command)
+        while not when():
+            assert process.poll() is None, process.communicate()
+        for _ in range(presses):
+            process.send_signal(signal.SIGINT)
+            if presses > 1:
+                while "once more" not in (line := process.stderr.readline()):
+                    assert line
+                presses = 0
+        out, errors = process.communicate(timeout=30)
+        assert "Traceback" not in errors
+        assert "never retrieved" not in errors
+        return process.returncode, out, errors
+
+    def test_once(self, tmp_path):
+        """What is on the wire is waited for, and the report has every machine."""
+        with emulator_in_thread(settings=SETTINGS.changed(create=100), seed=1) as cloud:
+            program = Program(cloud, tmp_path)
+            report = tmp_path / "report.json"
+            command = [*CREATE, "--count", "9", "--limit", "4", "--report", str(report)]
+            code, out, errors = self.interrupted(
+                program, *command, when=lambda: len(cloud.cloud.vms) == 4
+            )
+            assert code == 130
+            assert "create of 9: 4 unknown, 5 not started" in out
+            assert "interrupted" in errors
+            saved = json.loads(report.read_text())
+            unknown = [o for o in saved["outcomes"] if o["status"] == "unknown"]
+            assert {o["vm_id"] for o in unknown} == set(cloud.cloud.vms)
+            assert all(o["token"] in out for o in unknown)
+            assert cloud.api.requests["create"] == 4
+
+    def test_twice(self, tmp_path):
+        """It leaves at once, and still tells the tokens of what is on the wire."""
+        with emulator_in_thread(settings=SETTINGS, seed=1) as cloud:
+            program = Program(cloud, tmp_path)
+            for _ in range(3):
+                cloud.api.faults.fail_next("create", "stall", seconds=60)
+            process = program.popen(*CREATE, "--count", "3", "--json")
+            while len(cloud.cloud.vms) < 3:
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            while "once more" not in process.stderr.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=8)  # less than an answer is waited for
+            assert process.returncode == 130
+            report = json.loads(out)
+            assert report["counts"]["unknown"] == 3
+            assert all(json.loads(o["token"])["about"]["name"] for o in report["outcomes"])
+            assert "Traceback" not in errors
+            cloud.api.faults.clear()
+            waited = program.json("wait", report["outcomes"][0]["token"])
+            assert waited["vm"]["label"] == "web-01"
+            assert cloud.api.requests["create"] == 3
+
+    def test_while_it_only_looks(self, program, cloud):
+        """There is nothing to tell then."""
+        cloud.api.faults.fail_next("list", "slow_body", seconds=30)
+        process = program.popen("vms", "list")
+        while not cloud.api.requests["list"]:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "Traceback" not in errors
+
+
+class TestWatch:
+    def test_on_a_terminal(self, program, cloud):
+        """The machines with their states, counted, and what changes."""
+        ids = program.fleet(3)
+        with program.terminal("watch", "--interval", "0.1") as terminal:
+            terminal.until("3 machines", "3 online", "web-02")
+            program("vms", "power-off", ids["web-02"], "--yes")
+            terminal.until("2 online", "1 offline")
+            for _ in range(40):
+                cloud.api.faults.fail_next("list", "server_error")
+            terminal.until("status 5")
+            terminal.interrupt()
+            assert terminal.end() == 130
+
+    def test_more_than_there_is_room_for(self, program):
+        """Those that do not fit are counted."""
+        program.fleet(8)
+        with program.terminal("watch", lines=10) as terminal:
+            terminal.until("8 machines", "and 3 more")
+
+    def test_piped(self, program, cloud):
+        """A line for each change, in words or in JSON."""
+        ids = program.fleet(2)
+        lines, objects = (
+            program.popen("watch", "--interval", "0.1", "--label", "web-01", *more)
+            for more in ([], ["--json"])
+        )
+        first = json.loads(objects.stdout.readline())
+        assert (first["vm_id"], first["before"], first["state"]) == (ids["web-01"], None, "online")
+        assert f"web-01 ({ids['web-01']})  online  1 cores, 1024 MB" in lines.stdout.readline()
+        program("vms", "power-off", ids["web-01"], "--yes")
+        assert "online -> offline" in lines.stdout.readline()
+        assert json.loads(objects.stdout.readline())["state"] == "offline"
+        program("vms", "delete", ids["web-01"], "--yes")
+        while "gone" not in (line := lines.stdout.readline()):
+            assert line
+        for process in (lines, objects):
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+            assert process.returncode == 130
+
+    def test_who_may_not_look(self, program):
+        """It is no use to go on then."""
+        program.write_profile(api_key="other")
+        assert "401" in program("watch", code=1).stderr

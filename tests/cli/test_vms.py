@@ -1,0 +1,151 @@
+"""``async-vmapi vms``, and what a create needs to know, as programs."""
+
+import json
+
+from .programs import NEW, TEMPLATE, ZONE
+
+
+class TestLooking:
+    def test_what_a_create_needs_to_know(self, program):
+        """Regions, templates and keys are shown as tables, and as JSON."""
+        assert ZONE in program("regions").stdout
+        assert "not available" in program("regions").stdout
+        assert program.json("regions")[0]["zones"][0]["label"] == ZONE
+        assert "password, sshkey" in program("templates").stdout
+        assert {template["label"] for template in program.json("templates")} >= {TEMPLATE}
+        assert "6e:1b" in program("keys").stdout
+        assert [key["name"] for key in program.json("keys")] == ["laptop", "deploy"]
+
+    def test_machines(self, program):
+        """They are listed as a table or JSON, all or those that are meant."""
+        ids = program.fleet(3)
+        listed = program("vms", "list").stdout
+        assert listed.startswith("label ")
+        assert all(label in listed and vm_id in listed for label, vm_id in ids.items())
+        (one,) = program.json("vms", "list", "--label", "web-02")
+        assert (one["id"], one["state"], one["ram"]) == (ids["web-02"], "online", 1024)
+        assert program.json("vms", "list", "--state", "offline") == []
+
+    def test_one_machine(self, program):
+        """All that is known of it is shown, or that there is none."""
+        ids = program.fleet(1)
+        shown = program("vms", "show", ids["web-01"]).stdout
+        for word in ("web-01", "online", "1024 MB", "40 GB (system)", TEMPLATE, ZONE):
+            assert word in shown
+        assert program.json("vms", "show", ids["web-01"])["label"] == "web-01"
+        assert "404" in program("vms", "show", "none", code=1).stderr
+
+    def test_a_console(self, program):
+        """It says where the console answers, and its password, for that is what it is for."""
+        ids = program.fleet(1)
+        opened = program.json("vms", "console", ids["web-01"])
+        assert opened.keys() == {"host", "port", "password"}
+        shown = program("vms", "console", ids["web-01"]).stdout
+        assert "password" in shown
+
+
+class TestOperations:
+    def test_the_whole_life_of_a_machine(self, program, cloud):
+        """Every operation ends when it is really done, and shows the machine then."""
+        made = program.json("vms", "create", "--name", "web-01", *NEW)
+        assert (made["operation"], made["status"], made["evidence"]) == (
+            *("create", "succeeded"),
+            "observed",
+        )
+        assert (made["vm"]["label"], made["vm"]["state"]) == ("web-01", "online")
+        vm = made["vm_id"]
+        resized = program.json("vms", "resize", vm, "--cores", "2", "--ram", "2048", "--yes")
+        assert (resized["vm"]["cores"], resized["vm"]["ram"]) == (2, 2048)
+        for operation, state in [
+            ("reboot", "online"),
+            ("reset", "online"),
+            ("shutdown", "offline"),
+            ("power-on", "online"),
+            ("power-off", "offline"),
+        ]:
+            yes = [] if operation == "power-on" else ["--yes"]
+            done = program.json("vms", operation, vm, *yes)
+            assert (done["status"], done["vm"]["state"]) == ("succeeded", state)
+        program("vms", "rename", vm, "web-99")
+        assert program.json("vms", "show", vm)["label"] == "web-99"
+        shown = program("vms", "delete", vm, "--delete-resources", "--yes").stdout
+        assert f"delete of {vm}: succeeded, observed" in shown
+        assert cloud.cloud.vms == {}
+
+    def test_what_failed(self, program, cloud):
+        """It is told with its reason, and the exit code says so."""
+        failed = program.json("vms", "reboot", "none", "--yes", code=1)
+        assert (failed["status"], failed["error"], failed["vm"]) == ("failed", "NotFound", None)
+        shown = program("vms", "reboot", "none", "--yes", code=1).stdout
+        assert "reboot of none: failed" in shown
+        assert "NotFound" in shown
+
+    def test_what_is_unknown_goes_on_by_its_token(self, program, cloud):
+        """A create whose answer was lost is not sent again; its token finds it later."""
+        program.write_profile(lookup_window=0.1)
+        cloud.api.faults.fail_next("create", "drop_after")
+        for _ in range(12):
+            cloud.api.faults.fail_next("list", "server_error")
+        create = ("vms", "create", "--name", "web-01", "--unique-name", *NEW)
+        unknown = program.json(*create, code=3)
+        assert (unknown["status"], unknown["vm_id"]) == ("unknown", None)
+        cloud.api.faults.clear()
+        program.write_profile()
+        waited = program.json("wait", unknown["token"])
+        assert (waited["status"], waited["adopted"]) == ("succeeded", True)
+        assert waited["vm"]["label"] == "web-01"
+        assert "succeeded" in program("wait", "-", given=unknown["token"] + "\n").stdout
+        assert cloud.api.requests["create"] == 1
+        assert "damaged" in program("wait", "{}", code=2).stderr
+
+    def test_a_token_is_shown_to_go_on_with(self, program, cloud):
+        """People are told the command that goes on."""
+        program.write_profile(lookup_window=0.1)
+        ids = program.fleet(1)
+        cloud.api.faults.fail_next("reboot", "drop_before")
+        shown = program("vms", "reboot", ids["web-01"], "--yes", code=3).stdout
+        assert "unknown" in shown
+        token = shown.partition("async-vmapi wait '")[2].partition("'")[0]
+        assert json.loads(token)["about"]["operation"] == "reboot"
+
+
+class TestNewMachines:
+    def test_secrets_come_from_where_nobody_sees_them(self, program, cloud, tmp_path):
+        """A password is in the environment, a cloud-init text in a file or on standard input."""
+        user_data = tmp_path / "user-data"
+        user_data.write_text("#cloud-config planted\n")
+        ubuntu = ["Ubuntu 18.04" if word == TEMPLATE else word for word in NEW]
+        more = ["--password-env", "ROOT_PASSWORD", "--key", "deploy", "--user-data"]
+        command = ["vms", "create", "--name", "a", *ubuntu, *more]
+        made = program(*command, str(user_data), ROOT_PASSWORD="planted-password")
+        assert "planted" not in made.stdout + made.stderr
+        program(*command, "-", given="#cloud-config", ROOT_PASSWORD="x" * 12)
+        assert "ROOT_PASSWORD" in program(*command, str(user_data), code=2).stderr
+        missing = program(*command, "/none", code=2, ROOT_PASSWORD="x" * 12)
+        assert "/none cannot be read" in missing.stderr
+        user_data.write_bytes(b"\xff")
+        odd = program(*command, str(user_data), code=2, ROOT_PASSWORD="x" * 12)
+        assert "UTF-8" in odd.stderr
+        assert cloud.api.requests["create"] == 2
+
+    def test_what_does_not_fit_is_refused_before_anything_is_sent(self, program, cloud):
+        """Names are looked up, and what is wrong is told with what there is."""
+        for change, word in [
+            (["--zone", "nowhere"], "DC2/PUBLIC-1"),
+            (["--zone", "DC1/PUBLIC-2"], "not available"),
+            (["--template", "BeOS"], "Ubuntu 18.04"),
+            (["--template", "Appliance", "--key", "laptop"], "does not support sshkey"),
+            (["--key", "none"], "deploy (12)"),
+            (["--iso", "debian.iso"], "either"),
+            (["--cpus", "0"], "cpus"),
+        ]:
+            refused = program("vms", "create", "--name", "a", *NEW, *change, code=2)
+            assert word in refused.stderr, change
+        without = ["--cpus", "1", "--ram", "1024", "--zone", ZONE]
+        assert "either" in program("vms", "create", "--name", "a", *without, code=2).stderr
+        iso = [*without, "--iso", "debian.iso"]
+        keyed = program("vms", "create", "--name", "a", *iso, "--key", "laptop", code=2)
+        assert "--template" in keyed.stderr
+        assert cloud.api.requests["create"] == 0
+        program("vms", "create", "--name", "a", *iso)
+        assert cloud.api.requests["create"] == 1
