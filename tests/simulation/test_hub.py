@@ -115,6 +115,21 @@ class TestRequests:
         assert beyond <= 1150
         assert cloud.api.cloud.vms == {}
 
+    async def test_reboots_that_show_for_seconds(self):
+        """A few are seen to go and to come back, also where it is lists that show them."""
+        cloud = Recorder(settings=Settings(reboot=6, acpi=20.0, stale=0), seed=1)
+        async with cloud.client() as client:
+            ids = fill(cloud.api, 20)
+            for some in (ids, ids[:4]):
+                asked = cloud.api.requests.copy()
+                tasks = await asyncio.gather(*map(client.vms.reboot, some))
+                await asyncio.gather(*tasks)
+                assert {task.evidence for task in tasks} == {"observed"}
+        asked = cloud.api.requests - asked
+        print(asked)
+        assert asked["get"] == 0
+        assert asked["list"] <= 15
+
     async def test_three_tasks_in_a_large_account(self):
         """For three machines among ten thousand the list is never asked for."""
         cloud = Recorder(seed=1)

@@ -32,6 +32,12 @@ class TestListOrGets:
         assert schedule.prefers_list(fewest - 1, listing=True)
         assert not schedule.prefers_list(fewest // 2 - 1, listing=True)
 
+    def test_one_machine_alone_is_asked_for_by_get(self, schedule):
+        """It costs less, and proves more, also where a list is in use."""
+        schedule.measured_list(2000)
+        assert schedule.prefers_list(2, listing=True)
+        assert not schedule.prefers_list(1, listing=True)
+
 
 class TestIntervals:
     def test_looks_are_frequent_after_the_write_and_rarer_later(self, schedule):
@@ -45,6 +51,11 @@ class TestIntervals:
         """Four times as many machines halve the interval, down to the floor."""
         assert 3.7 <= schedule.between_lists(16, cycling=False) <= 4.2
         assert 1.0 <= schedule.between_lists(1000, cycling=False) <= 1.1
+
+    def test_a_reboot_shows_for_a_short_while_alone(self, schedule):
+        """While one is awaited, lists are taken every other second, however few wait."""
+        assert 2.0 <= schedule.between_lists(3, cycling=True) <= 2.2
+        assert 1.0 <= schedule.between_lists(1000, cycling=True) <= 1.1
 
     def test_the_ceiling_holds_with_jitter(self, schedule):
         """Nothing waits longer than the ceiling."""
