@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -28,6 +29,7 @@ from async_vmapi.jobs import (
     LOWERING,
     OPERATIONS,
     REPEATABLE,
+    STAYS_DOWN,
     Items,
     Job,
     Start,
@@ -97,7 +99,7 @@ class _Fleet:
         done: What is known from an earlier call.
         complete: Whether nothing had been left off by it.
         given: All machines' ids, where so many of them are to stay online.
-        uncertain: Those of which an earlier call left unknown whether they are.
+        uncertain: Those that an earlier call took down, or may have: no list is believed there.
     """
 
     operation: str
@@ -244,7 +246,7 @@ class BulkExecutor(Operations[BulkReport]):
                 "items", cast(object, items), "an iterable of machines, ids or requests"
             )
         given = items
-        if isinstance(given, Sequence):
+        if isinstance(given, Collection):
             # As they are now: a caller may go on changing its list.
             given = tuple(given)
         elif self._keeps_online(operation):
@@ -303,6 +305,7 @@ class BulkExecutor(Operations[BulkReport]):
             begin = start
         else:
             raise InvalidArgument("the report is of a run: hand its function in", argument="start")
+        self._keeps_online(operation)  # refuses what it cannot keep, before anything is begun
         made = frozenset(outcome.vm_id for outcome in report.outcomes if outcome.vm_id)
         done: list[Outcome] = []
         jobs: list[Job] = []
@@ -332,7 +335,12 @@ class BulkExecutor(Operations[BulkReport]):
             done=tuple(done),
             complete=report.complete,
             given=frozenset(outcome.item for outcome in report.outcomes),
-            uncertain=frozenset(outcome.vm_id for outcome in report.unknown if outcome.vm_id),
+            uncertain=frozenset(
+                outcome.vm_id or ""
+                for outcome in report.outcomes
+                if outcome.status == "unknown"
+                or (outcome.status == "succeeded" and operation in STAYS_DOWN)
+            ),
         )
 
     # --- doing it -------------------------------------------------------------------------------

@@ -83,7 +83,6 @@ class Rollout:
         self._fatal: BaseException | None = None
         self._started = 0
         self._wave = 1
-        self._failures_before_wave = 0
         self._counts: Counter[Status] = Counter()
         self.stopped: str | None = None
         self.complete = False
@@ -167,7 +166,6 @@ class Rollout:
                 await self._end_wave()
                 room = next(sizes)
                 self._wave += 1
-                self._failures_before_wave = self._failures
             why_not = await self._turn(job)
             if why_not is None:
                 room -= 1
@@ -232,7 +230,7 @@ class Rollout:
         while self._workers and self.stopped is None:
             await self._change()
         tolerated = self._plan.max_failures is not None and self._wave > 1
-        if self._failures > self._failures_before_wave and not tolerated:
+        if self._failures and not tolerated:
             self.stop(f"wave {self._wave} did not end well")
 
     @property
@@ -344,9 +342,8 @@ class Rollout:
     async def _let_go(self, pump: asyncio.Task[None]) -> None:
         """Stop the pump and the workers, and wait for what is on the wire."""
         self._pump_task = None
-        if pump.done() and not self._workers:
-            if not pump.cancelled():
-                pump.exception()
+        if pump.done() and not pump.cancelled() and not self._workers:
+            pump.exception()
             return
         self._interrupting = True
         self.stop(INTERRUPTED)

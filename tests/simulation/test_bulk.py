@@ -3,17 +3,12 @@
 import asyncio
 import heapq
 import itertools
-import json
 import logging
 from collections import Counter
 from contextlib import aclosing, suppress
 
 import anyio
-import attrs
-import looptime
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from async_vmapi import (
     BulkInterrupted,
@@ -28,7 +23,6 @@ from async_vmapi import (
 )
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 from async_vmapi.emulator.catalogue import ZONES
-from async_vmapi.plan import count_of
 
 pytestmark = pytest.mark.looptime
 
@@ -664,96 +658,3 @@ class TestUse:
             report = await client.bulk(on_event=broken).create(requests(2))
         assert report.counts["succeeded"] == 2
         assert "on_event" in caplog.text
-
-
-CLOUDS = st.builds(
-    Settings,
-    create=st.just(1),
-    not_found=st.just(0),
-    shutdown=st.just((1, 20)),
-    reboot=st.just((1, 20)),
-    reset=st.just((1, 20)),
-    reboot_visible=st.booleans(),
-    restart_after_resize=st.booleans(),
-    acpi=st.sampled_from(["honour", "ignore"]),
-    stale=st.sampled_from([0, (0, 3)]),
-    list_lag=st.sampled_from([0, (0, 2)]),
-)
-SHARES = st.integers(0, 12) | st.integers(0, 100).map("{}%".format)
-PLANS = st.builds(
-    BulkPlan,
-    limit=st.integers(1, 15),
-    max_failures=st.none() | SHARES,
-    batches=st.none()
-    | st.lists(st.integers(1, 8) | st.integers(1, 100).map("{}%".format), min_size=1, max_size=3),
-    min_online=st.none() | SHARES,
-    dry_run=st.sampled_from([False, False, False, True]),
-)
-
-
-@settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-    phases=[Phase.generate],
-)
-@given(
-    cloud=CLOUDS,
-    plan=PLANS,
-    operation=st.sampled_from(["reboot", "reset", "shutdown", "resize"]),
-    kinds=st.lists(st.sampled_from(["online", "online", "online", "offline", "no"]), max_size=14),
-    cancel_at=st.none() | st.floats(0, 60),
-    seed=st.integers(0, 100),
-)
-def test_what_holds_for_every_plan(cloud, plan, operation, kinds, cancel_at, seed):
-    """Limit, budget, online count and the four kinds, whatever is asked for and happens."""
-
-    async def main():
-        api = CloudAPI(settings=cloud, seed=seed)
-        async with Client.in_memory(api, latency=0.02, seed=seed) as client:
-            vms = iter(await fleet_of(client, len(kinds)) if kinds else [])
-            items = [f"no-{n}" if kind == "no" else next(vms).id for n, kind in enumerate(kinds)]
-            down = [i for i, kind in zip(items, kinds, strict=True) if kind == "offline"]
-            await client.bulk().shutdown(down, wait_for=0)
-            await asyncio.sleep(60)
-            await check(api, client, items)
-
-    async def check(api, client, items):
-        ours = {vm.id for vm in truth(api)} & set(items)
-        began, in_flight, sent_when_stopped = now(), [0], None
-
-        def note(event):
-            nonlocal sent_when_stopped
-            in_flight.append(event.in_flight)
-            if event.kind == "stopped":
-                sent_when_stopped = sum(api.requests[write] for write in WRITES)
-
-        sent_before = sum(api.requests[write] for write in WRITES)
-        bulk = client.bulk(attrs.evolve(plan, on_event=note))
-        keywords = {"cores": 2, "ram": 2048, "wait_for": 0} if operation == "resize" else {}
-        with suppress(TimeoutError):
-            async with asyncio.timeout(cancel_at):
-                await bulk.run(items, operation, **keywords)
-        report = bulk.report
-        sent = sum(api.requests[write] for write in WRITES)
-        assert max(in_flight) <= plan.limit
-        assert [o.index for o in report.outcomes] == list(range(len(items)))
-        assert sum(report.counts.values()) == len(items)
-        assert BulkReport.from_json(report.to_json()) == report
-        json.loads(report.to_json())
-        if plan.dry_run:
-            assert sent == sent_before
-        if sent_when_stopped is not None:
-            # What was on its way to the wire when it stopped.
-            assert sent - sent_when_stopped <= plan.limit
-        started = sum(o.status != "not_started" for o in report.outcomes)
-        assert sent - sent_before <= started or cancel_at is not None
-        if plan.min_online is not None:
-            wanted = count_of(plan.min_online, len(items), up=True)
-            least, before = least_online(api, ours, began)
-            assert least >= min(before, wanted)
-
-    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
-    with asyncio.Runner(loop_factory=loop_class) as runner:
-        runner.run(main())

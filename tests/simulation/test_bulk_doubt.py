@@ -1,0 +1,523 @@
+"""What a bulk call says of a write that nobody answered for, and how it goes on from there."""
+
+import asyncio
+from contextlib import suppress
+
+import anyio
+import attrs
+import pytest
+
+from async_vmapi import (
+    BulkReport,
+    Client,
+    InvalidArgument,
+    Outcome,
+)
+from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
+
+from .test_bulk import fleet_of, least_online, now, requests, truth
+
+pytestmark = pytest.mark.looptime
+
+REFUSALS = [("rate_limited", None), ("success_false", None), ("refuse", 1000)]
+
+
+@pytest.fixture
+def api():
+    return CloudAPI(seed=1)
+
+
+@pytest.fixture
+async def client(api):
+    async with Client.in_memory(api, latency=0.02, seed=1) as client:
+        yield client
+
+
+@pytest.fixture
+async def slow_client(api):
+    """Its answers take two seconds."""
+    async with Client.in_memory(api, latency=2, seed=1) as client:
+        yield client
+
+
+def dropped_then(kind, seconds, call="shutdown"):
+    """The first answer is lost, and all attempts after it are refused."""
+    return FaultPlan(
+        [
+            Fault(kind="drop_after", call=call, nth=(1,)),
+            Fault(kind=kind, call=call, nth=tuple(range(2, 500)), seconds=seconds),
+        ]
+    )
+
+
+async def through_json(bulk, report, *items, **start):
+    return await bulk.resume(BulkReport.from_json(report.to_json()), *items, **start)
+
+
+class TestRefusedAttempts:
+    @pytest.mark.parametrize(("kind", "seconds"), REFUSALS)
+    async def test_what_an_earlier_attempt_did(self, api, client, kind, seconds):
+        """A refusal of the second attempt tells nothing of the first one."""
+        (vm,) = await fleet_of(client, 1)
+        api.faults = dropped_then(kind, seconds)
+        bulk = client.bulk()
+        report = await bulk.shutdown([vm], wait_for=1)
+        (outcome,) = report.outcomes
+        assert (outcome.status, outcome.accepted, outcome.vm_id) == ("unknown", False, vm.id)
+        assert client.resume(outcome.token).operation == "shutdown"
+        api.faults = FaultPlan()
+        await asyncio.sleep(1200)
+        assert truth(api)[0].state == "offline"
+        assert (await through_json(bulk, report)).counts["succeeded"] == 1
+
+    @pytest.mark.parametrize(("kind", "seconds"), REFUSALS)
+    async def test_so_many_stay_online(self, api, client, kind, seconds):
+        """A machine in doubt is counted as one that is down."""
+        vms = await fleet_of(client, 4)
+        began = now()
+        api.faults = dropped_then(kind, seconds)
+        report = await client.bulk(min_online=3, limit=1).shutdown(vms, wait_for=1)
+        assert report.counts == {"succeeded": 0, "failed": 0, "unknown": 1, "not_started": 3}
+        await asyncio.sleep(60)
+        assert least_online(api, {vm.id for vm in vms}, began) == (3, 4)
+
+    async def test_a_plain_refusal(self, api, client):
+        """Nothing was done by then, and it is no doubt."""
+        vms = await fleet_of(client, 2)
+        api.faults.fail_next("shutdown", "success_false")
+        report = await client.bulk(min_online=1, limit=1).shutdown(vms)
+        assert [(o.status, o.token is None) for o in report.outcomes] == [
+            ("failed", True),
+            ("succeeded", True),
+        ]
+
+    async def test_a_refusal_after_the_cut(self, slow_client, api):
+        """It was heard, so it is told."""
+        vms = await fleet_of(slow_client, 2)
+        api.faults.fail_next("shutdown", "success_false")
+        bulk = slow_client.bulk(limit=1)
+        with anyio.move_on_after(1):
+            await bulk.shutdown(vms)
+        assert [(o.status, o.error) for o in bulk.report.outcomes] == [
+            ("failed", "APIError"),
+            ("not_started", None),
+        ]
+
+
+class TestFunctions:
+    async def test_their_own_timeout(self, api, slow_client):
+        """A write that was given up by the function may have been carried out all the same."""
+        vms = await fleet_of(slow_client, 1)
+
+        async def reboot(vm):
+            async with asyncio.timeout(1):
+                return await slow_client.vms.reboot(vm)
+
+        async def create(request):
+            async with asyncio.timeout(1):
+                return await slow_client.vms.create(request, unique_name=True)
+
+        (outcome,) = (await slow_client.bulk().run(vms, reboot)).unknown
+        assert (outcome.error, outcome.vm_id) == ("TimeoutError", vms[0].id)
+        assert slow_client.resume(outcome.token).operation == "reboot"
+        (outcome,) = (await slow_client.bulk().run(requests(1, "x-{}"), create)).unknown
+        task = await slow_client.settle(outcome.token)
+        assert task.vm_id == outcome.vm_id
+        assert {vm.label: vm.id for vm in truth(api)}["x-0"] == task.vm_id
+
+    async def test_a_refusal_that_they_were_told_of(self, api, client):
+        """What the function raises after it is the function's to say."""
+        vms = await fleet_of(client, 1)
+        api.faults.fail_next("shutdown", "success_false")
+
+        async def start(vm):
+            try:
+                await client.vms.shutdown(vm)
+            except Exception as error:
+                raise LookupError from error
+
+        report = await client.bulk().run(vms, start)
+        assert [(o.status, o.error) for o in report.outcomes] == [("failed", "LookupError")]
+
+    async def test_an_acceptance_that_they_were_told_of(self, client):
+        """Nor is that anybody else's."""
+        vms = await fleet_of(client, 1)
+
+        async def start(vm):
+            await client.vms.shutdown(vm)
+            raise LookupError
+
+        report = await client.bulk().run(vms, start)
+        assert [(o.status, o.token) for o in report.outcomes] == [("failed", None)]
+
+    async def test_cut_off_behind_a_rename(self, api, slow_client):
+        """A first step that was carried out is not the whole."""
+        vms = await fleet_of(slow_client, 1)
+
+        async def start(vm):
+            await slow_client.vms.rename(vm, "new")
+            return await slow_client.vms.reboot(vm)
+
+        bulk = slow_client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.run(vms, start)
+        (outcome,) = bulk.report.unknown
+        assert "rename was accepted" in outcome.reason
+        report = await through_json(bulk, bulk.report, vms, start=start)
+        assert report.counts["unknown"] == 1
+        assert api.requests["reboot"] == 0
+
+    async def test_cut_off_behind_a_task(self, api, slow_client):
+        """The token of a first step is not taken for the whole when going on."""
+        vms = await fleet_of(slow_client, 1)
+
+        async def start(vm):
+            await (await slow_client.vms.shutdown(vm))
+            return await slow_client.vms.resize(vm, cores=2, ram=2048)
+
+        bulk = slow_client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.run(vms, start)
+        (outcome,) = bulk.report.unknown
+        assert slow_client.resume(outcome.token).operation == "shutdown"
+        assert not outcome.accepted
+        report = await through_json(bulk, bulk.report, vms, start=start)
+        assert report.outcomes == (outcome,)
+        assert api.requests["resize"] == 0
+
+    async def test_the_task_that_they_returned(self, api, client):
+        """It is the whole, and is watched by however many go on with it."""
+        vms = await fleet_of(client, 3)
+        bulk = client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.run(vms, client.vms.reboot)
+        for _ in range(3):
+            before = bulk.report
+            assert [(o.status, o.accepted) for o in before.outcomes] == [("unknown", True)] * 3
+            assert all(o.token for o in before.outcomes)
+            with anyio.move_on_after(0.5):
+                await through_json(bulk, before, vms, start=client.vms.reboot)
+        report = await through_json(bulk, bulk.report, vms, start=client.vms.reboot)
+        assert report.counts["succeeded"] == 3
+        assert api.requests["reboot"] == 3
+
+    async def test_doubt_stays_theirs(self, api, client):
+        """A create that they could not tell of keeps its token, whoever goes on and is cut off."""
+        api.faults = FaultPlan([Fault(kind="server_error", call="list", probability=1.0)])
+        api.faults.fail_next("create", "drop_after")
+
+        async def start(request):
+            return await client.vms.create(request, unique_name=True)
+
+        bulk = client.bulk()
+        report = await bulk.run(requests(1), start)
+        (unknown,) = report.unknown
+        with anyio.move_on_after(1):
+            await bulk.resume(report, start=start)
+        assert bulk.report.outcomes == (unknown,)
+        api.faults = FaultPlan()
+        assert (await client.settle(unknown.token)).vm_id == truth(api)[0].id
+
+    async def test_a_floor_is_refused(self, client):
+        """What a function does is not known, so neither is who stays online."""
+        with pytest.raises(InvalidArgument, match="by its name") as info:
+            await client.bulk(min_online=1).run(["a"], client.vms.shutdown)
+        assert info.value.argument == "min_online"
+
+    async def test_a_floor_is_refused_going_on(self, client):
+        """That loses nothing of the report."""
+        vms = await fleet_of(client, 3)
+        bulk = client.bulk(limit=2)
+        with anyio.move_on_after(1):
+            await bulk.run(vms, client.vms.shutdown)
+        before = bulk.report
+        bulk = client.bulk(min_online=1)
+        with pytest.raises(InvalidArgument, match="by its name"):
+            await bulk.resume(before, start=client.vms.shutdown)
+        assert bulk.report is None or len(bulk.report.outcomes) == 3
+
+
+class TestClosing:
+    @pytest.mark.parametrize("operation", ["reboot", "shutdown"])
+    async def test_the_client_is_closed_meanwhile(self, api, operation):
+        """What was on the wire is unknown, with what to go on with."""
+        client = Client.in_memory(api, latency=0.02, seed=1)
+        vms = await fleet_of(client, 3)
+        api.faults = FaultPlan([Fault(kind="stall", call=operation, probability=1.0)])
+        running = asyncio.create_task(client.bulk(limit=2).run(vms[:2], operation))
+        await asyncio.sleep(1)
+        await client.close()
+        report = await running
+        assert report.counts["unknown"] == 2
+        assert {o.token for o in report.unknown} == {w.token for w in client.unresolved}
+        assert {o.error for o in report.unknown} == {"InvalidState"}
+
+    async def test_a_create(self, api):
+        """And what was made can be found by it later."""
+        api.faults.fail_next("create", "stall", seconds=25)
+        client = Client.in_memory(api, latency=0.02, seed=1)
+        running = asyncio.create_task(client.bulk().create(requests(1), unique_name=True))
+        await asyncio.sleep(1)
+        await client.close()
+        report = await running
+        assert [(o.status, o.accepted) for o in report.outcomes] == [("unknown", False)]
+        async with Client.in_memory(api, latency=0.02, seed=2) as other:
+            report = await through_json(other.bulk(), report, requests(1))
+        assert [o.vm_id for o in report.succeeded] == [vm.id for vm in truth(api)]
+        assert api.requests["create"] == 1
+
+
+class TestGoingOn:
+    async def test_repeatable_writes_are_sent_again(self, api, client):
+        """Those that were cut off in doubt, for twice is as once."""
+        vms = await fleet_of(client, 2)
+        api.faults = FaultPlan([Fault(kind="drop_before", call="shutdown", probability=1.0)])
+        bulk = client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.shutdown(vms)
+        assert [(o.status, o.accepted) for o in bulk.report.outcomes] == [("unknown", False)] * 2
+        api.faults = FaultPlan()
+        sent, began = api.requests["shutdown"], now()
+        report = await through_json(bulk, bulk.report)
+        assert report.counts["succeeded"] == 2
+        assert api.requests["shutdown"] == sent + 2
+        assert {vm.state for vm in truth(api)} == {"offline"}
+        assert now() - began < 60
+
+    async def test_accepted_writes_are_watched(self, api, client):
+        """They are not sent again, repeatable or not."""
+        vms = await fleet_of(client, 2)
+        bulk = client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.shutdown(vms, wait_for=3)
+        assert [(o.status, o.accepted) for o in bulk.report.outcomes] == [("unknown", True)] * 2
+        assert (await through_json(bulk, bulk.report)).counts["succeeded"] == 2
+        assert api.requests["shutdown"] == 2
+
+    async def test_ends_that_were_not_seen(self):
+        """They were accepted, so that they are watched for again, and not sent again."""
+        api = CloudAPI(settings=Settings(power_on=1500), seed=1)
+        async with Client.in_memory(api, latency=0.02, seed=1) as client:
+            vms = await fleet_of(client, 2)
+            await client.bulk().power_off(vms)
+            report = await client.bulk().power_on(vms)
+            assert [(o.error, o.accepted) for o in report.outcomes] == [("TaskTimeout", True)] * 2
+            await asyncio.sleep(1000)
+            report = await through_json(client.bulk(), report)
+            assert report.counts["succeeded"] == 2
+            assert client.requests["power_on"] == 2
+
+    @pytest.mark.parametrize("operation", ["reboot", "reset"])
+    @pytest.mark.parametrize("kind", ["drop_before", "drop_after", "stall"])
+    async def test_once_is_once(self, api, client, operation, kind):
+        """A reboot or reset in doubt is watched for, and is never sent twice."""
+        vms = await fleet_of(client, 2)
+        api.faults = FaultPlan([Fault(kind=kind, call=operation, probability=1.0)])
+        bulk = client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.run(vms, operation)
+        assert bulk.report.counts["unknown"] == 2
+        api.faults = FaultPlan()
+        for _ in range(2):
+            report = await through_json(bulk, bulk.report)
+            if kind == "drop_before":
+                assert report.counts["unknown"] == 2
+            assert report.counts["failed"] == 0
+        assert client.requests[operation] == 2
+
+    async def test_two_of_one_name(self, api, client):
+        """The machine of one is not taken for the other's, by another client either."""
+        asked = requests(1) * 3
+        api.faults.fail_next("create", "drop_before")
+        report = await client.bulk().create(asked)
+        assert [o.status for o in report.outcomes] == ["unknown", "succeeded", "succeeded"]
+        async with Client.in_memory(api, latency=0.02, seed=2) as other:
+            report = await through_json(other.bulk(), report, asked)
+        assert [o.status for o in report.outcomes] == ["unknown", "succeeded", "succeeded"]
+        assert {o.vm_id for o in report.succeeded} == {vm.id for vm in truth(api)}
+        assert report.unknown[0].vm_id is None
+
+    async def test_two_of_one_name_that_were_cut_off(self, api, client):
+        """Nor is it where the one is only known as unknown."""
+        asked = requests(1) * 2
+        api.faults.fail_next("create", "drop_before")
+        bulk = client.bulk()
+        with anyio.move_on_after(20):
+            await bulk.create(asked)
+        assert bulk.report.counts["unknown"] == 2
+        async with Client.in_memory(api, latency=0.02, seed=2) as other:
+            report = await through_json(other.bulk(), bulk.report, asked)
+        assert [o.status for o in report.outcomes] == ["unknown", "succeeded"]
+        assert [vm.id for vm in truth(api)] == [report.outcomes[1].vm_id]
+
+    async def test_the_rest_stays_unknown_to_it(self, client):
+        """What a report of a generator left off is not made up for by going on."""
+        report = await client.bulk(limit=2, max_failures=0).shutdown(f"no-{n}" for n in range(9))
+        assert not report.complete
+        report = await through_json(client.bulk(), report)
+        assert report.counts["not_started"] == 0
+        assert not report.complete
+
+    async def test_shares_are_of_the_whole_report(self, client):
+        """Not of what is left of it."""
+        vms = await fleet_of(client, 36)
+        items = [*vms[:33], "no-1", "no-2", *vms[33:], "no-3", "no-4"]
+
+        def evening(event):
+            if event.done.get("succeeded") == 32:
+                bulk.stop("evening")
+
+        bulk = client.bulk(limit=1, on_event=evening)
+        before = await bulk.shutdown(items)
+        assert before.counts["not_started"] == 8
+        report = await client.bulk(limit=1, max_failures="5%").resume(before)
+        assert report.counts == {"succeeded": 36, "failed": 3, "unknown": 0, "not_started": 1}
+        report = await client.bulk(limit=1, max_failures="2.5%").resume(before)
+        assert report.counts["failed"] == 2
+
+    async def test_an_item_that_was_none(self, api, client):
+        """It is named by its number, and that is nobody's id."""
+
+        def stop(event):
+            if event.kind == "started":
+                bulk.stop()
+
+        bulk = client.bulk(limit=1, on_event=stop)
+        report = await bulk.shutdown(item for item in ["no-0", 5])
+        assert [(o.item, o.status) for o in report.outcomes] == [
+            ("no-0", "failed"),
+            ("1", "not_started"),
+        ]
+        sent = api.requests.copy()
+        with pytest.raises(InvalidArgument, match="hand them in"):
+            await through_json(client.bulk(), report)
+        report = await through_json(client.bulk(), report, ["no-0", 5])
+        assert report.outcomes[1].error == "InvalidArgument"
+        assert api.requests == sent
+
+    async def test_items_are_those_of_then(self, client):
+        """A sequence, by whose numbers they are found."""
+        report = await client.bulk(dry_run=True).shutdown(["a", "b"])
+        with pytest.raises(InvalidArgument, match="sequence") as info:
+            await client.bulk().resume(report, (item for item in ["a", "b"]))
+        assert info.value.argument == "items"
+
+    @pytest.mark.parametrize("index", [-1, 10**30, "0", None])
+    def test_numbers_in_json(self, index):
+        """A report with an item that has none is damaged."""
+        outcome = Outcome(index=0, item="a", status="not_started")
+        text = BulkReport(operation="shutdown", outcomes=(outcome,)).to_json()
+        assert '"index":0' in text
+        text = text.replace('"index":0', f'"index":{index!r}'.replace("'", '"'))
+        with suppress(InvalidArgument):
+            report = BulkReport.from_json(text)
+            assert report.outcomes[0].index == index >= 0
+
+    @pytest.mark.parametrize("field", ["accepted", "token", "vm_id", "adopted"])
+    def test_what_json_keeps(self, field):
+        """All that is needed to go on."""
+        outcome = Outcome(index=0, item="a", status="unknown", vm_id="v", token="t", accepted=True)
+        outcome = attrs.evolve(outcome, adopted=True)
+        report = BulkReport(operation="shutdown", outcomes=(outcome,), complete=False)
+        again = BulkReport.from_json(report.to_json())
+        assert getattr(again.outcomes[0], field) == getattr(outcome, field)
+        assert again == report
+
+
+class TestOnline:
+    async def test_going_on_watches_under_a_floor(self, client):
+        """Nothing is taken down by that."""
+        vms = await fleet_of(client, 4)
+        bulk = client.bulk()
+        with anyio.move_on_after(1):
+            await bulk.reboot(vms)
+        report = await client.bulk(min_online="100%").resume(bulk.report)
+        assert report.counts["succeeded"] == 4
+
+    async def test_who_is_unknown_is_not_online(self):
+        """Lists may show it so, for they lag behind."""
+        api = CloudAPI(settings=Settings(reboot=30, stale=5), seed=1)
+        async with Client.in_memory(api, latency=0.02, seed=1) as client:
+            vms = await fleet_of(client, 3)
+            await asyncio.sleep(60)
+            began = now()
+            task = await client.vms.reboot(vms[2])
+            report = BulkReport(
+                operation="reboot",
+                outcomes=(
+                    Outcome(index=0, item=vms[0].id, status="not_started", vm_id=vms[0].id),
+                    Outcome(index=1, item=vms[1].id, status="succeeded", vm_id=vms[1].id),
+                    Outcome(
+                        index=2,
+                        item=vms[2].id,
+                        status="unknown",
+                        vm_id=vms[2].id,
+                        token=task.token(),
+                        accepted=True,
+                    ),
+                ),
+            )
+            report = await through_json(client.bulk(min_online=2), report)
+            assert report.counts["failed"] == 0
+            assert least_online(api, {vm.id for vm in vms}, began) == (2, 3)
+
+    async def test_who_was_taken_down_is_not_online(self):
+        """A list that lags behind what the report has as succeeded is not believed."""
+        api = CloudAPI(settings=Settings(list_lag=2, stale=0, shutdown=3), seed=1)
+        async with Client.in_memory(api, latency=0.02, seed=1) as client:
+            vms = await fleet_of(client, 4)
+            await asyncio.sleep(60)
+            began = now()
+            bulk = client.bulk(
+                limit=1,
+                min_online=3,
+                on_event=lambda event: event.kind == "finished" and running.cancel(),
+            )
+            running = asyncio.create_task(bulk.shutdown(vms, wait_for=1))
+            await asyncio.wait({running})
+            assert bulk.report.counts["succeeded"] == 1
+            await client.bulk(min_online=3).resume(bulk.report)
+            assert least_online(api, {vm.id for vm in vms}, began)[0] == 3
+
+    async def test_going_on_counts_all_of_then(self, api, client):
+        """The share is of the report, and those that are done are online with the others."""
+        vms = await fleet_of(client, 8)
+        bulk = client.bulk(limit=2)
+        with anyio.move_on_after(20):
+            await bulk.reboot(vms)
+        await asyncio.sleep(100)
+        assert 0 < bulk.report.counts["not_started"] < 8
+        began = now()
+        report = await client.bulk(min_online="75%").resume(bulk.report)
+        assert report.counts["succeeded"] == 8
+        assert least_online(api, {vm.id for vm in vms}, began) == (6, 8)
+
+    async def test_a_first_list_that_fails(self, api, client):
+        """All are in the report, as they were."""
+        vms = await fleet_of(client, 4)
+        bulk = client.bulk(limit=2, min_online=1)
+        with anyio.move_on_after(1):
+            await bulk.reboot(vms)
+        before = bulk.report
+        assert before.counts["unknown"] == 2
+        api.faults = FaultPlan([Fault(kind="server_error", call="list", probability=1.0)])
+        with pytest.raises(Exception, match="internal trouble"):
+            await bulk.resume(before)
+        assert [(o.status, o.token) for o in bulk.report.outcomes] == [
+            (o.status, o.token) for o in before.outcomes
+        ]
+        with pytest.raises(Exception, match="internal trouble"):
+            await bulk.reboot(vms)
+        assert bulk.report.counts["not_started"] == 4
+        assert "who is online is not known" in bulk.report.stopped
+        api.faults = FaultPlan()
+        assert (await bulk.resume(before)).counts["succeeded"] == 4
+
+    async def test_a_first_list_that_is_cut_off(self, slow_client):
+        """Nothing was started."""
+        vms = await fleet_of(slow_client, 3)
+        bulk = slow_client.bulk(min_online=1)
+        with anyio.move_on_after(1):
+            await bulk.reboot(vms)
+        assert {o.reason for o in bulk.report.not_started} == {"it was interrupted"}
+        assert len(bulk.report.outcomes) == 3

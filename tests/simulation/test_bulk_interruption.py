@@ -1,0 +1,559 @@
+"""A bulk call that is cut off, in whatever way and moment: no item is lost, and none is left."""
+
+import asyncio
+import gc
+import logging
+import sys
+from collections import Counter
+from contextlib import aclosing, suppress
+
+import anyio
+import attrs
+import looptime
+import pytest
+
+from async_vmapi import BulkInterrupted, BulkReport, Client, NotFound
+from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
+
+from .test_bulk import fleet_of, now, requests, truth
+
+pytestmark = pytest.mark.looptime
+
+
+class BodyError(Exception):
+    """What somebody else raises meanwhile."""
+
+
+class GoneError(BaseException):
+    """What is no ordinary error."""
+
+
+@pytest.fixture
+def api():
+    return CloudAPI(seed=1)
+
+
+@pytest.fixture
+async def client(api):
+    async with Client.in_memory(api, latency=0.02, seed=1) as client:
+        yield client
+
+
+@pytest.fixture
+async def slow_client(api):
+    """Its answers take eight seconds."""
+    async with Client.in_memory(api, latency=8, seed=1) as client:
+        yield client
+
+
+async def one_and_no_more():
+    yield requests(1)[0]
+    await asyncio.Event().wait()
+
+
+def start_in(group, function):
+    if isinstance(group, asyncio.TaskGroup):
+        group.create_task(function())
+    else:
+        group.start_soon(function)
+
+
+async def cancelled(running, *moments):
+    """Cancel a task, once at each of these moments, and wait for its end."""
+    began = now()
+    for moment in moments:
+        await asyncio.sleep(began + moment - now())
+        running.cancel()
+    await asyncio.wait({running})
+
+
+class TestTheSecondCancel:
+    @pytest.mark.parametrize("after", [-1e-9, 0, 1e-9])
+    async def test_in_the_moment_of_the_answer(self, api, slow_client, after):
+        """A create that was carried out is not told as one that was not started."""
+        bulk = slow_client.bulk()
+        running = asyncio.create_task(bulk.create(requests(1), unique_name=True))
+        await asyncio.sleep(5)
+        running.cancel()
+        asyncio.get_running_loop().call_at(8 + after, running.cancel)
+        await asyncio.wait({running})
+        assert now() == pytest.approx(8)
+        assert bulk.report.counts["unknown"] == 1
+        await asyncio.sleep(20)
+        report = BulkReport.from_json(bulk.report.to_json())
+        report = await slow_client.bulk().resume(report, requests(1))
+        assert [o.vm_id for o in report.succeeded] == [vm.id for vm in truth(api)]
+        assert api.requests["create"] == 1
+
+    async def test_while_the_answer_is_read(self, api, slow_client, monkeypatch):
+        """Nor is it where the cancellation comes in the midst of that."""
+        created = slow_client._writes._created
+
+        def create_and_cancel(*args, **keywords):
+            running.cancel()
+            return created(*args, **keywords)
+
+        monkeypatch.setattr(slow_client._writes, "_created", create_and_cancel)
+        bulk = slow_client.bulk()
+        running = asyncio.create_task(bulk.create(requests(1), unique_name=True))
+        await cancelled(running, 5)
+        (outcome,) = bulk.report.unknown
+        assert [outcome.vm_id] == [vm.id for vm in truth(api)]
+
+    @pytest.mark.parametrize("gap", [0, 0.005, 1])
+    async def test_while_a_wave_ends(self, slow_client, gap):
+        """All later waves are in the report."""
+        asked = requests(10)
+        bulk = slow_client.bulk(batches=[1, "100%"])
+        running = asyncio.create_task(bulk.create(asked, unique_name=True))
+        await cancelled(running, 1, 1 + gap)
+        assert bulk.report.counts == {"succeeded": 0, "failed": 0, "unknown": 1, "not_started": 9}
+        assert bulk.report.complete
+        await asyncio.sleep(20)
+        report = await slow_client.bulk().resume(bulk.report)
+        assert report.counts["succeeded"] == 10
+
+    async def test_many_items(self, client):
+        """Twenty thousand are all in the report, and nothing is told after the end."""
+        told = []
+        bulk = client.bulk(limit=5, on_event=told.append)
+        running = asyncio.create_task(bulk.create(requests(20_000), unique_name=True))
+        await asyncio.sleep(3)
+        running.cancel()
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait({running})
+        assert len(bulk.report.outcomes) == 20_000
+        assert bulk.report.counts["unknown"] == 5
+        assert bulk.report.complete
+        count = len(told)
+        await asyncio.sleep(20)
+        assert len(told) == count
+
+    async def test_no_events_after_the_end(self, slow_client):
+        """Not even of requests that are answered behind it."""
+        vms = await fleet_of(slow_client, 3)
+        told = []
+        bulk = slow_client.bulk(on_event=told.append)
+        running = asyncio.create_task(bulk.shutdown(vms))
+        await cancelled(running, 1, 1.1)
+        count = len(told)
+        await asyncio.sleep(30)
+        assert len(told) == count
+        assert Counter(event.kind for event in told)["stopped"] == 1
+
+    def test_by_control_c(self, caplog):
+        """Where nobody comes to read the report, its tokens are in the log."""
+        api = CloudAPI(seed=1)
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            # As `asyncio.Runner` takes the first Ctrl-C, and the second.
+            loop.call_later(2, asyncio.current_task().cancel)
+            loop.call_later(3, interrupt)
+            async with Client.in_memory(api, latency=8, seed=1) as client:
+                bulks.append(client.bulk())
+                await bulks[0].create(requests(30), unique_name=True)
+
+        bulks = []
+        loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
+        with (
+            caplog.at_level(logging.WARNING),
+            pytest.raises(KeyboardInterrupt),
+            asyncio.Runner(loop_factory=loop_class) as runner,
+        ):
+            runner.run(main())
+        tokens = [outcome.token for outcome in bulks[0].report.unknown]
+        assert len(set(tokens)) == 30
+        (warning,) = (r.getMessage() for r in caplog.records if "on the wire" in r.getMessage())
+        assert all(token in warning for token in tokens)
+
+
+class TestCancellation:
+    async def test_of_all_tasks(self, client):
+        """Those within are no concern of who does so, and lose nothing."""
+        bulk = client.bulk(limit=3)
+        running = asyncio.create_task(bulk.create(requests(20), unique_name=True))
+        await asyncio.sleep(5)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait({running})
+        assert running.cancelled()
+        assert bulk.report.counts == {"succeeded": 0, "failed": 0, "unknown": 3, "not_started": 17}
+        assert bulk.report.complete
+
+    async def test_of_all_tasks_within_a_write(self, api, slow_client):
+        """A write that was torn off the wire is unknown."""
+        bulk = slow_client.bulk(limit=3)
+        running = asyncio.create_task(bulk.create(requests(9), unique_name=True))
+        await asyncio.sleep(5)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait({running})
+        assert bulk.report.counts == {"succeeded": 0, "failed": 0, "unknown": 3, "not_started": 6}
+        assert all(o.token for o in bulk.report.unknown)
+
+    @pytest.mark.parametrize("others_too", [True, False])
+    async def test_of_all_tasks_in_a_pause(self, client, others_too):
+        """Nor do they where nothing is under way."""
+        bulk = client.bulk(limit=3)
+        bulk.pause()
+        running = asyncio.create_task(bulk.create(requests(20), unique_name=True))
+        await asyncio.sleep(5)
+        for task in asyncio.all_tasks() - {asyncio.current_task(), running}:
+            task.cancel()
+        if others_too:
+            running.cancel()
+        await asyncio.wait({running})
+        assert bulk.report.counts["not_started"] == 20
+        assert bulk.report.complete
+
+    async def test_an_end_that_was_seen(self):
+        """It is told as what it is, though nobody came to await it any more."""
+
+        async def ends(steps):
+            """Cancel so many steps after the look that shows the end; return what was seen."""
+            api = CloudAPI(settings=Settings(shutdown=5, stale=0), seed=1)
+            async with Client.in_memory(api, latency=0.02, seed=1) as client:
+                vms = await fleet_of(client, 3)
+                tasks = []
+
+                def note(event):
+                    if event.kind == "accepted":
+                        tasks.append(event.task)
+
+                def cancel(steps):
+                    if steps:
+                        asyncio.get_running_loop().call_soon(cancel, steps - 1)
+                    else:
+                        running.cancel()
+
+                async def look(*args):
+                    answer = await send(*args)
+                    if b"offline" in answer.body:
+                        cancel(steps)
+                    return answer
+
+                send = client._transport._wire.send
+                client._transport._wire.send = look
+                bulk = client.bulk(on_event=note)
+                running = asyncio.create_task(bulk.shutdown(vms, wait_for=1))
+                await asyncio.wait({running})
+            assert bulk.report.counts["succeeded"] == sum(task.done() for task in tasks)
+            return bulk.report.counts["succeeded"]
+
+        assert 3 in {await ends(steps) for steps in range(8)}
+
+    async def test_in_the_moment_of_an_end(self, client):
+        """An end that comes with the cancellation is no doubt."""
+        vms = await fleet_of(client, 5)
+        ended = []
+
+        def note(event):
+            if event.kind == "finished":
+                ended.append(event.item)
+                running.cancel()
+
+        bulk = client.bulk(on_event=note)
+        running = asyncio.create_task(bulk.shutdown(vms, wait_for=1))
+        await asyncio.wait({running})
+        assert running.cancelled()
+        assert {o.item for o in bulk.report.succeeded} >= {ended[0]}
+        states = {vm.id: vm.state for vm in await client.vms.list()}
+        assert all(states[o.item] == "offline" for o in bulk.report.succeeded)
+
+    @pytest.mark.parametrize("how", ["timeout", "fail_after", "wait_for", "gather"])
+    async def test_the_report_is_behind(self, client, how):
+        """Whoever it was that cancelled."""
+        bulk = client.bulk()
+        call = bulk.create(requests(2), unique_name=True)
+
+        async def cut_off():
+            if how == "timeout":
+                async with asyncio.timeout(1):
+                    await call
+            elif how == "fail_after":
+                with anyio.fail_after(1):
+                    await call
+            elif how == "wait_for":
+                await asyncio.wait_for(call, 1)
+            else:
+                async with asyncio.timeout(1):
+                    await asyncio.gather(call)
+
+        with pytest.raises(TimeoutError) as info:
+            await cut_off()
+        assert BulkInterrupted.behind(info.value).report == bulk.report
+
+    @pytest.mark.parametrize("group", [asyncio.TaskGroup, anyio.create_task_group])
+    async def test_the_report_is_behind_groups(self, client, group):
+        """Where another of them failed, or where it was cut off within one."""
+
+        async def timed_out():
+            async with asyncio.timeout(1):
+                await client.bulk().create(requests(2), unique_name=True)
+
+        async def other():
+            await asyncio.sleep(1)
+            raise BodyError
+
+        async def beside(function, call=None):
+            async with group() as tasks:
+                start_in(tasks, function)
+                if call is not None:
+                    await call
+
+        with pytest.raises(ExceptionGroup) as info:
+            await beside(timed_out)
+        assert BulkInterrupted.behind(info.value).report.counts["unknown"] == 2
+        call = client.bulk().create(requests(2, "x-{}"), unique_name=True)
+        with pytest.raises(ExceptionGroup) as info:
+            await beside(other, call)
+        assert BulkInterrupted.behind(info.value).report.counts["unknown"] == 2
+
+    async def test_a_child_of_a_group(self, client):
+        """The group keeps its error; the executor has the report."""
+        bulk = client.bulk()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+                group.create_task(bulk.create(requests(3), unique_name=True))
+        assert bulk.report.counts["unknown"] == 3
+
+
+class TestStreams:
+    async def test_left_while_items_are_awaited(self, client):
+        """Nothing is raised but what the body raises."""
+
+        async def use(error):
+            async with aclosing(client.bulk().stream(one_and_no_more(), "create")) as outcomes:
+                async for _ in outcomes:
+                    if error is None:
+                        return
+                    raise error
+
+        with pytest.raises(BodyError):
+            await use(BodyError())
+        await use(None)
+        assert asyncio.current_task().cancelling() == 0
+        await asyncio.sleep(0)
+
+    async def test_cancelled_in_the_body(self, client):
+        """The report has what was not handed out."""
+        bulk = client.bulk()
+        stream = bulk.stream(requests(3), "create", unique_name=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(70), aclosing(stream) as outcomes:
+                async for _ in outcomes:
+                    await asyncio.sleep(1000)
+        assert len(bulk.report.outcomes) == 2
+
+    async def test_stop_while_items_are_awaited(self, client):
+        """Nobody knows when the next one would come."""
+        bulk = client.bulk()
+        running = asyncio.create_task(bulk.create(one_and_no_more(), unique_name=True))
+        await asyncio.sleep(200)
+        bulk.stop("enough")
+        began = now()
+        report = await asyncio.wait_for(running, 1000)
+        assert now() - began < 1
+        assert report.counts == {"succeeded": 1, "failed": 0, "unknown": 0, "not_started": 0}
+        assert (report.stopped, report.complete) == ("enough", False)
+
+    async def test_a_spent_budget_while_items_are_awaited(self, client):
+        """Nor does it then."""
+
+        async def items():
+            yield "no"
+            await asyncio.Event().wait()
+
+        report = await asyncio.wait_for(client.bulk(max_failures=0).shutdown(items()), 1000)
+        assert report.counts["failed"] == 1
+        assert not report.complete
+
+    async def test_an_iterable_with_a_length_that_waits(self, client):
+        """Its length does not bring its items."""
+
+        class Items:
+            def __len__(self):
+                return 2
+
+            def __aiter__(self):
+                return one_and_no_more()
+
+        running = asyncio.create_task(client.bulk().create(Items(), unique_name=True))
+        await asyncio.sleep(100)
+        running.cancel()
+        done, _ = await asyncio.wait({running}, timeout=100)
+        assert done
+
+    async def test_an_error_of_items_that_nobody_waits_for(self, client):
+        """It is not complained about later."""
+        complaints = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+
+        def items():
+            yield "no"
+            raise LookupError
+
+        async with aclosing(client.bulk().stream(items(), "shutdown")) as outcomes:
+            async for _ in outcomes:
+                break
+        gc.collect()
+        await asyncio.sleep(1)
+        assert complaints == []
+
+    async def test_nothing_is_left_behind(self, client):
+        """No task goes on after any of these."""
+        before = asyncio.all_tasks()
+        for batches in (None, [1]):
+            async with aclosing(
+                client.bulk(limit=2, batches=batches).stream(requests(9), "create")
+            ) as outcomes:
+                async for _ in outcomes:
+                    break
+            left = [t for t in asyncio.all_tasks() - before if "bulk" in t.get_name()]
+            assert left == []
+
+
+class TestFunctions:
+    async def test_what_is_no_ordinary_error(self, client):
+        """It comes out when what was started has ended; the report is there."""
+
+        async def start(item):
+            if item == 1:
+                raise GoneError
+            await asyncio.sleep(10)
+            return item
+
+        bulk = client.bulk(limit=3)
+        with pytest.raises(GoneError):
+            await bulk.run(range(9), start)
+        assert [o.status for o in bulk.report.outcomes] == [
+            "succeeded",
+            "unknown",
+            "succeeded",
+            *["not_started"] * 6,
+        ]
+        assert "GoneError" in bulk.report.stopped
+        assert now() == pytest.approx(10)
+
+    async def test_a_listener_that_raises_cancellation(self, client):
+        """It is logged like any other, and the budget holds."""
+        vms = await fleet_of(client, 2)
+
+        def broken(event):
+            raise asyncio.CancelledError
+
+        bulk = client.bulk(limit=1, max_failures=0, on_event=broken)
+        report = await bulk.shutdown([vms[0], "no", vms[1]])
+        assert [o.status for o in report.outcomes] == ["succeeded", "failed", "not_started"]
+        assert report.stopped == "more than 0 failed"
+
+    async def test_a_listener_that_stops_it(self, client):
+        """It may, at any event, and does so once."""
+        vms = await fleet_of(client, 4)
+
+        def stop(event):
+            if event.kind == "finished":
+                bulk.stop("x")
+                bulk.pause()
+                bulk.resume_starting()
+
+        bulk = client.bulk(limit=1, on_event=stop)
+        report = await bulk.shutdown(vms)
+        assert [o.status for o in report.outcomes] == ["succeeded", *["not_started"] * 3]
+
+    async def test_a_spent_budget_is_told_first(self, client):
+        """Who hears of the failure finds nothing started behind it."""
+        told = []
+        bulk = client.bulk(limit=1, max_failures=0, on_event=lambda event: told.append(event.kind))
+        await bulk.shutdown(["no-0", "no-1"])
+        assert told == ["started", "stopped", "finished", "finished"]
+
+    async def test_a_list_that_changes_meanwhile(self, client):
+        """The items are those that were given."""
+        vms = await fleet_of(client, 6)
+        items = list(vms)
+        bulk = client.bulk(limit=1, on_event=lambda event: items and items.pop())
+        report = await bulk.shutdown(items)
+        assert items == []
+        assert [o.item for o in report.outcomes] == [vm.id for vm in vms]
+        assert report.counts["succeeded"] == 6
+
+    async def test_failures_are_light(self, client):
+        """They keep nothing alive of what they went through."""
+        report = await client.bulk().shutdown(["no-0", "no-1"])
+        for outcome in report.failed:
+            assert isinstance(outcome.exception, NotFound)
+            at = outcome.exception
+            while at is not None:
+                assert (at.__traceback__, at.__context__) == (None, None)
+                at = at.__cause__
+        with pytest.raises(ExceptionGroup):
+            report.raise_on_failure()
+
+    async def test_failures_that_were_in_doubt_are_light(self, api, client):
+        """Their causes too, which are kept."""
+        api.faults = FaultPlan([Fault(kind="drop_before", call="create", probability=1.0)])
+        report = await client.bulk().create(requests(1), unique_name=True)
+        error = report.outcomes[0].exception
+        assert error.__cause__ is not None
+        while error is not None:
+            assert (error.__traceback__, error.__context__) == (None, None)
+            error = error.__cause__
+
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="there are none before")
+    async def test_eager_tasks(self, client):
+        """An item that ends in its first step is in the report."""
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+
+        async def start(item):
+            if item == 3:
+                raise LookupError
+            return item
+
+        report = await asyncio.wait_for(client.bulk(limit=2).run(range(9), start), 100)
+        assert report.counts == {"succeeded": 8, "failed": 1, "unknown": 0, "not_started": 0}
+        report = await client.bulk(limit=2).create(requests(5), unique_name=True)
+        assert report.counts["succeeded"] == 5
+
+
+class TestRenames:
+    async def test_names_that_are_missing(self, api, client):
+        """They are refused before anything is sent."""
+        vms = await fleet_of(client, 2)
+        sent = api.requests.copy()
+        with pytest.raises(ValueError, match="names has none for") as info:
+            await client.bulk().run(vms, "rename", names={vms[0].id: "new"})
+        assert info.value.argument == "names"
+        report = await client.bulk().run((vm for vm in ["a"]), "rename", names={"b": "new"})
+        assert report.outcomes[0].error == "InvalidArgument"
+        assert api.requests == sent
+
+    @pytest.mark.parametrize("key", ["\ud800", "", 5, None, "a/b"])
+    async def test_keys_that_are_no_ids(self, client, key):
+        """A report could not be written down with them."""
+        with pytest.raises(ValueError, match="names"):
+            await client.bulk().rename({"a": "new", key: "new"})
+
+    async def test_machines_as_keys(self, client):
+        """It is ids that are to be given."""
+        vms = await fleet_of(client, 1)
+        with pytest.raises(ValueError, match="names"):
+            await client.bulk().rename({vms[0]: "new"})
+
+    async def test_going_on(self, client):
+        """The names are in the report."""
+        vms = await fleet_of(client, 3)
+        bulk = client.bulk(limit=1)
+        with anyio.move_on_after(0.01):
+            await bulk.rename({vm.id: f"new-{n}" for n, vm in enumerate(vms)})
+        assert bulk.report.counts["not_started"]
+        report = BulkReport.from_json(bulk.report.to_json())
+        report = await client.bulk().resume(report)
+        assert report.counts["succeeded"] == 3
+        assert {vm.label for vm in await client.vms.list()} == {"new-0", "new-1", "new-2"}
+        assert attrs.evolve(report, seconds=0.0).complete

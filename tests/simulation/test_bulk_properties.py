@@ -1,0 +1,301 @@
+"""What holds of bulk calls whatever is asked for and happens: plans, faults, cuts, going on."""
+
+import asyncio
+import logging
+from collections import Counter
+
+import attrs
+import looptime
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from async_vmapi import BulkPlan, BulkReport, Client, ConnectFailed, VMAPIError
+from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
+from async_vmapi.plan import count_of
+
+from .test_bulk import fleet_of, least_online, now, requests, truth
+
+pytestmark = pytest.mark.looptime
+
+CLOUDS = st.builds(
+    Settings,
+    create=st.just((1, 20)),
+    not_found=st.just(0),
+    shutdown=st.just((1, 20)),
+    reboot=st.just((1, 20)),
+    reset=st.just((1, 20)),
+    reboot_visible=st.booleans(),
+    restart_after_resize=st.booleans(),
+    acpi=st.sampled_from(["honour", "ignore"]),
+    stale=st.sampled_from([0, (0, 3)]),
+    list_lag=st.sampled_from([0, (0, 2)]),
+)
+SHARES = st.integers(0, 12) | st.integers(0, 100).map("{}%".format)
+PLANS = st.builds(
+    BulkPlan,
+    limit=st.integers(1, 8),
+    max_failures=st.none() | st.none() | SHARES,
+    batches=st.none()
+    | st.lists(st.integers(1, 8) | st.integers(1, 100).map("{}%".format), min_size=1, max_size=3),
+    min_online=st.none() | SHARES,
+    dry_run=st.sampled_from([False] * 7 + [True]),
+)
+FAULTS = st.lists(
+    st.builds(
+        Fault,
+        kind=st.sampled_from(
+            [
+                "drop_before",
+                "drop_after",
+                "stall",
+                "server_error",
+                "truncated",
+                "html",
+                "rate_limited",
+                "success_false",
+                "slow_body",
+                "refuse",
+            ]
+        ),
+        probability=st.floats(0.05, 0.7),
+        retry_after=st.sampled_from([None, 3]),
+        after=st.booleans(),
+    ),
+    max_size=3,
+)
+OPERATIONS = ["create", "reboot", "reset", "shutdown", "power_off", "resize", "delete"]
+ONCE = {"create", "reboot", "reset"}
+KEYWORDS = {"create": {"unique_name": True}, "resize": {"cores": 2, "ram": 2048, "wait_for": 0}}
+
+
+@attrs.frozen
+class Cut:
+    """When a call is cancelled, and how long after that once more; None for never."""
+
+    at: float | None
+    again: float | None
+
+
+CUTS = st.lists(
+    st.builds(Cut, st.none() | st.floats(0, 60), st.none() | st.floats(0, 3)),
+    min_size=1,
+    max_size=3,
+)
+
+
+class Tap:
+    """Sees the writes that a client puts on the wire, and what it is told of them.
+
+    Attributes:
+        sent: What each was about, a path or the name of what is created, in their order.
+        untold: Of each, how many were not answered by a refusal, so that they may be carried out.
+    """
+
+    def __init__(self, client):
+        self._send = client._transport._wire.send
+        client._transport._wire.send = self.send
+        self.sent = []
+        self.untold = Counter()
+
+    async def send(self, method, target, headers, body):
+        if method == "GET":
+            return await self._send(method, target, headers, body)
+        about = msgspec.json.decode(body)["name"] if method == "PUT" else target.partition("?")[0]
+        self.sent.append(about)
+        self.untold[about] += 1
+        try:
+            answer = await self._send(method, target, headers, body)
+        except ConnectFailed:
+            self.untold[about] -= 1
+            raise
+        refused = answer.status < 500 and answer.status not in (200, 408)
+        if refused or b'"success":false' in answer.body.replace(b" ", b""):
+            self.untold[about] -= answer.status < 500
+        return answer
+
+
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    phases=[Phase.generate],
+)
+@given(
+    cloud=CLOUDS,
+    plan=PLANS,
+    operation=st.sampled_from(OPERATIONS),
+    kinds=st.lists(
+        st.sampled_from(["online", "online", "online", "offline", "no"]), min_size=1, max_size=12
+    ),
+    faults=FAULTS,
+    cuts=CUTS,
+    latency=st.sampled_from([0.02, 0.02, 2]),
+    seed=st.integers(0, 100),
+)
+def test_what_holds_for_every_plan(cloud, plan, operation, kinds, faults, cuts, latency, seed):
+    """Limit, budget, online count and the four kinds, and that nothing is done twice or lost."""
+    run = Run(cloud, plan, operation, kinds, faults, cuts, latency, seed)
+    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
+    logging.disable(logging.ERROR)
+    try:
+        with asyncio.Runner(loop_factory=loop_class) as runner:
+            runner.run(run.main())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@attrs.define
+class Run:
+    """A call, cut off and gone on with through JSON by another client, as often as there are cuts.
+
+    The last one is neither cut off nor disturbed.
+    """
+
+    cloud: Settings
+    plan: BulkPlan
+    operation: str
+    kinds: list[str]
+    faults: list[Fault]
+    cuts: list[Cut]
+    latency: float
+    seed: int
+    api: CloudAPI = None
+    items: list = None
+    ours: set = None
+    carried_out_before: int = 0
+    untold: Counter = attrs.field(factory=Counter)
+
+    async def main(self):
+        self.api = CloudAPI(settings=self.cloud, seed=self.seed)
+        await self.prepare()
+        await asyncio.sleep(60)
+        self.ours = {vm.id for vm in truth(self.api)}
+        began, self.carried_out_before = now(), len(self.api.cloud.operations)
+        report = None
+        for number, cut in enumerate([*self.cuts, None]):
+            self.api.faults = FaultPlan(self.faults if cut else (), seed=self.seed)
+            latency = self.latency if cut else 0.02
+            async with Client.in_memory(self.api, latency=latency, seed=number) as client:
+                report = await self.one(client, report, cut)
+            # What is seen by then is no more a list's lag.
+            await asyncio.sleep(5)
+        self.check_the_end(report)
+        if self.plan.min_online is not None and self.operation != "create":
+            given = set(self.items) & self.ours
+            wanted = count_of(self.plan.min_online, len(self.items), up=True)
+            least, before = least_online(self.api, given, began)
+            assert least >= min(before, wanted)
+
+    async def prepare(self):
+        count = len(self.kinds)
+        if self.operation == "create":
+            self.items = requests(count)
+            return
+        async with Client.in_memory(self.api, latency=0.02, seed=self.seed) as client:
+            vms = iter(await fleet_of(client, count))
+            self.items = [
+                f"no-{n}" if k == "no" else next(vms).id for n, k in enumerate(self.kinds)
+            ]
+            down = [i for i, k in zip(self.items, self.kinds, strict=True) if k == "offline"]
+            await client.bulk().shutdown(down, wait_for=0)
+
+    async def one(self, client, before, cut):
+        tap, at_stop = Tap(client), []
+        sent_before = Counter(client.requests)
+
+        def note(event):
+            if event.kind == "stopped":
+                at_stop.append((len(tap.sent), set(+tap.untold)))
+
+        plan = attrs.evolve(self.plan, on_event=note)
+        if cut is None:
+            plan = attrs.evolve(plan, max_failures=None, batches=None)
+        bulk = client.bulk(plan)
+        call = self.call(bulk, before)
+        first = len(self.api.cloud.operations)
+        running = asyncio.create_task(call)
+        if cut is not None and cut.at is not None:
+            await asyncio.wait({running}, timeout=cut.at)
+            running.cancel()
+            if cut.again is not None:
+                await asyncio.wait({running}, timeout=cut.again)
+                running.cancel()
+        await asyncio.wait({running})
+        if not running.cancelled() and (error := running.exception()):
+            assert isinstance(error, VMAPIError)
+            assert plan.min_online is not None
+        report = bulk.report
+        if report is None:
+            # It was cut off before it began.
+            return before
+        self.check(report, tap, at_stop)
+        self.check_in_flight(report, first)
+        assert Counter(report.requests) <= Counter(client.requests) - sent_before
+        self.untold += tap.untold
+        return BulkReport.from_json(report.to_json())
+
+    def call(self, bulk, before):
+        keywords = KEYWORDS.get(self.operation, {})
+        if before is None:
+            return bulk.run(self.items, self.operation, **keywords)
+        return bulk.resume(before, self.items if self.operation == "create" else None)
+
+    def check(self, report, tap, at_stop):
+        assert [o.index for o in report.outcomes] == list(range(len(self.items)))
+        assert sum(report.counts.values()) == len(self.items)
+        assert BulkReport.from_json(report.to_json()) == report
+        assert all(o.token for o in report.unknown if self.operation in ONCE or o.accepted)
+        assert len(at_stop) <= 1
+        if self.plan.dry_run:
+            assert tap.sent == []
+        if at_stop:
+            # Nothing sets out then but to settle what may have been carried out.
+            sent, doubtful = at_stop[0]
+            assert set(tap.sent[sent:]) <= doubtful
+
+    def check_in_flight(self, report, first):
+        """Count from what the cloud did what was under way at once; what is unknown was let go."""
+        truth(self.api)
+        known = {o.vm_id for o in report.outcomes if o.status != "unknown"}
+        spans = {}
+        for operation in self.api.cloud.operations[first:]:
+            if operation.kind != self.operation or operation.vm_id not in known:
+                continue
+            if operation.finished_at is not None:
+                # One that was sent again, in doubt, is done by the first.
+                spans.setdefault(operation.vm_id, operation)
+        changes = [(o.accepted_at, 1) for o in spans.values()]
+        changes += [(o.finished_at, -1) for o in spans.values()]
+        count = 0
+        for _, change in sorted(changes):
+            count += change
+            assert count <= self.plan.limit
+
+    def check_the_end(self, report):
+        done = Counter(
+            operation.vm_id
+            for operation in self.api.cloud.operations[self.carried_out_before :]
+            if operation.kind == self.operation
+        )
+        if self.operation in ONCE:
+            assert max(done.values(), default=0) <= 1
+            assert max(self.untold.values(), default=0) <= 1
+        refused = [o for o in report.failed if o.error not in ("TaskFailed", "VMVanished")]
+        untouched = {o.item for o in [*refused, *report.not_started]}
+        if self.operation == "create":
+            labels = {vm.id: vm.label for vm in truth(self.api)}
+            assert max(Counter(labels.values()).values(), default=0) <= 1
+            assert not untouched & set(labels.values())
+            assert all(labels[o.vm_id] == o.item for o in report.succeeded)
+            if not report.stopped and not self.plan.dry_run:
+                assert len(report.succeeded) + len(report.failed) + len(report.unknown) == len(
+                    self.items
+                )
+        else:
+            assert not untouched & set(done)
+            # A delete in doubt that finds none is one that was carried out.
+            seen = {o.item for o in report.succeeded if o.item in self.ours}
+            assert seen <= set(done)
