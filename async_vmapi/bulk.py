@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import attrs
 
@@ -23,6 +23,7 @@ from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 from async_vmapi.jobs import (
     GENERAL,
+    LOWERING,
     OPERATIONS,
     Items,
     Job,
@@ -35,17 +36,17 @@ from async_vmapi.jobs import (
     label_of,
     labels_of,
 )
-from async_vmapi.models import ONLINE, CreateRequest, VirtualMachine
+from async_vmapi.models import ONLINE, VirtualMachine
+from async_vmapi.operations import Operations
 from async_vmapi.plan import BulkPlan
 from async_vmapi.report import BulkReport, Outcome
 from async_vmapi.rollout import Rollout
 from async_vmapi.tasks import Task
-from async_vmapi.vms import VirtualMachines, VMOrId
+from async_vmapi.vms import VirtualMachines
 from async_vmapi.writes import UnresolvedWrite
 
 __all__ = ["BulkExecutor", "BulkInterrupted"]
 
-_LOWERING: Final = frozenset({"reboot", "reset", "resize", "shutdown", "power_off", "delete"})
 _AGAIN: Final = frozenset({"resize", "shutdown", "power_on", "power_off", "delete", "rename"})
 
 
@@ -102,7 +103,7 @@ class _Fleet:
     given: frozenset[str] = frozenset()
 
 
-class BulkExecutor:
+class BulkExecutor(Operations[BulkReport]):
     """Does one operation to many machines; made by ``client.bulk(...)``.
 
     Its methods take any iterable or async iterable of machines or ids, one after the other as
@@ -173,51 +174,6 @@ class BulkExecutor:
             self._rollout.stop(arguments.text("reason", reason))
 
     # --- operations -----------------------------------------------------------------------------
-
-    async def create(
-        self,
-        requests: Items[CreateRequest],
-        *,
-        unique_name: bool = False,
-        on_doubt: Literal["raise", "retry"] = "raise",
-    ) -> BulkReport:
-        """Create machines; see `VirtualMachines.create`."""
-        return await self.run(requests, "create", unique_name=unique_name, on_doubt=on_doubt)
-
-    async def resize(
-        self, vms: Items[VMOrId], *, cores: int, ram: int, wait_for: int = 4
-    ) -> BulkReport:
-        """Resize machines; `ram` in MB, `wait_for` in minutes. See `VirtualMachines.resize`."""
-        return await self.run(vms, "resize", cores=cores, ram=ram, wait_for=wait_for)
-
-    async def shutdown(self, vms: Items[VMOrId], *, wait_for: int = 4) -> BulkReport:
-        """Shut machines down; `wait_for` in minutes. See `VirtualMachines.shutdown`."""
-        return await self.run(vms, "shutdown", wait_for=wait_for)
-
-    async def reboot(self, vms: Items[VMOrId]) -> BulkReport:
-        """Reboot machines; see `VirtualMachines.reboot`."""
-        return await self.run(vms, "reboot")
-
-    async def reset(self, vms: Items[VMOrId]) -> BulkReport:
-        """Reset machines; see `VirtualMachines.reset`."""
-        return await self.run(vms, "reset")
-
-    async def power_on(self, vms: Items[VMOrId]) -> BulkReport:
-        """Start machines; see `VirtualMachines.power_on`."""
-        return await self.run(vms, "power_on")
-
-    async def power_off(self, vms: Items[VMOrId]) -> BulkReport:
-        """Turn machines off; see `VirtualMachines.power_off`."""
-        return await self.run(vms, "power_off")
-
-    async def delete(self, vms: Items[VMOrId], *, delete_resources: bool = False) -> BulkReport:
-        """Delete machines; see `VirtualMachines.delete`."""
-        return await self.run(vms, "delete", delete_resources=delete_resources)
-
-    async def rename(self, names: Mapping[str, str]) -> BulkReport:
-        """Give machines other labels, by their ids; see `VirtualMachines.rename`."""
-        check_arguments("rename", {"names": names})
-        return await self.run(list(names), "rename", names=dict(names))
 
     async def run(self, items: Items[Any], start: str | Start, **keywords: Any) -> BulkReport:
         """Do anything to many items.
@@ -292,7 +248,7 @@ class BulkExecutor:
         return _Fleet(operation, keywords, jobs, total, given=frozenset(labels))
 
     def _keeps_online(self, operation: str) -> bool:
-        return self._plan.min_online is not None and operation in _LOWERING
+        return self._plan.min_online is not None and operation in LOWERING
 
     def _starter(self, start: str | Start, keywords: dict[str, Any]) -> tuple[str, Start]:
         if callable(start):

@@ -22,6 +22,7 @@ from async_vmapi.report import Outcome
 
 __all__ = [
     "GENERAL",
+    "LOWERING",
     "OPERATIONS",
     "Items",
     "Job",
@@ -39,6 +40,9 @@ T = TypeVar("T")
 
 GENERAL: Final = "run"
 """The operation of a caller's own function, of which nobody knows what it does."""
+
+LOWERING: Final = frozenset({"reboot", "reset", "resize", "shutdown", "power_off", "delete"})
+"""The operations that take a machine off ``online``, if only for a while."""
 
 Items: TypeAlias = Iterable[T] | AsyncIterable[T]
 """Anything to iterate over, with or without ``await``."""

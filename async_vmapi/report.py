@@ -10,7 +10,7 @@ import msgspec
 
 from async_vmapi.errors import InvalidArgument, VMAPIError
 
-__all__ = ["BulkReport", "Outcome", "Status"]
+__all__ = ["BulkReport", "Outcome", "OutcomeLine", "Status", "line_of", "outcome_of"]
 
 Status: TypeAlias = Literal["succeeded", "failed", "unknown", "not_started"]
 
@@ -56,7 +56,7 @@ class Outcome:
     source: Any = attrs.field(default=None, repr=False, eq=False)
 
 
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class OutcomeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An outcome as it is written down."""
 
     index: int
@@ -72,6 +72,16 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     error: str | None = None
 
 
+def line_of(outcome: Outcome) -> OutcomeLine:
+    """Return an outcome as it is written down."""
+    return msgspec.convert(outcome, OutcomeLine, from_attributes=True)
+
+
+def outcome_of(line: OutcomeLine) -> Outcome:
+    """Return the outcome that was written down."""
+    return Outcome(**msgspec.structs.asdict(line))
+
+
 class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     operation: str
@@ -82,7 +92,7 @@ class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     requests: dict[str, int]
     counts: dict[str, int]
-    outcomes: list[_Line]
+    outcomes: list[OutcomeLine]
 
 
 _decode: Final = msgspec.json.Decoder(_Saved).decode
@@ -188,7 +198,7 @@ class BulkReport:
             seconds=self.seconds,
             requests=dict(self.requests),
             counts=self.counts,
-            outcomes=[msgspec.convert(o, _Line, from_attributes=True) for o in self.outcomes],
+            outcomes=[line_of(outcome) for outcome in self.outcomes],
         )
         return msgspec.json.encode(saved).decode()
 
@@ -213,7 +223,7 @@ class BulkReport:
         report = cls(
             operation=saved.operation,
             arguments=saved.arguments,
-            outcomes=tuple(Outcome(**msgspec.structs.asdict(line)) for line in saved.outcomes),
+            outcomes=tuple(outcome_of(line) for line in saved.outcomes),
             dry_run=saved.dry_run,
             complete=saved.complete,
             stopped=saved.stopped,

@@ -15,18 +15,11 @@ from typing import Any, Final, Literal, TypeGuard
 import anyio
 import attrs
 
-from async_vmapi.errors import (
-    OutcomeUnknown,
-    TaskError,
-    TaskFailed,
-    VMAPIError,
-    VMVanished,
-)
+from async_vmapi import outcomes
 from async_vmapi.jobs import GENERAL, Job
-from async_vmapi.models import ONLINE, VirtualMachine
+from async_vmapi.outcomes import Ended
 from async_vmapi.plan import BulkEvent, BulkPlan, count_of, wave_sizes
 from async_vmapi.report import Outcome, Status
-from async_vmapi.retries import may_have_happened
 from async_vmapi.tasks import Task
 from async_vmapi.writes import TELL, Told, UnresolvedWrite
 
@@ -246,67 +239,38 @@ class Rollout:
                 value: Any = None if self._interrupting else await task
                 if self._interrupting:
                     raise asyncio.CancelledError  # the end is not awaited any more
+                ended = self._succeeded(work, value)
+            elif isinstance(started, Ended):
+                ended = self._ended_elsewhere(work, started)
             else:
-                value = started
-            outcome = self._succeeded(work, value)
+                ended = self._succeeded(work, started)
+            outcome = self._account(work, ended)
         except asyncio.CancelledError:
             outcome = self._cancelled(work)
         except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
-            outcome = self._failed(work, error)
+            ended = outcomes.failed(work.job, work.task, error, wave=work.wave)
+            outcome = self._account(work, ended)
         worker = asyncio.current_task()
         if worker is not None and self._workers.pop(worker, None) is not None:
             self._end(outcome)
 
     def _outcome(self, job: Job, status: Status, **known: Any) -> Outcome:
-        told_nothing = status == "not_started" or (status == "failed" and not known.get("token"))
-        if job.before is not None and told_nothing:
-            return attrs.evolve(job.before, reason=known.get("reason") or job.before.reason)
-        known = {"wave": self._wave, "vm_id": job.vm_id} | known
-        return Outcome(index=job.index, item=job.item, status=status, source=job.source, **known)
+        return outcomes.outcome(job, status, **({"wave": self._wave} | known))
 
-    def _succeeded(self, work: _Work, value: Any) -> Outcome:
-        task = work.task
-        if self._online is not None and isinstance(value, VirtualMachine) and value.state == ONLINE:
-            self._online.add(value.id)
-        return self._outcome(
-            work.job,
-            "succeeded",
-            wave=work.wave,
-            vm_id=task.vm_id if task else work.job.vm_id,
-            seconds=round(asyncio.get_running_loop().time() - work.began, 3),
-            evidence=task.evidence.value if task and task.evidence else None,
-            adopted=bool(task and task.adopted),
-            value=value,
-        )
+    def _account(self, work: _Work, ended: Ended) -> Outcome:
+        """Count a machine as online again if it is, or if nothing was done to it."""
+        found = ended.outcome
+        if self._online is not None and (ended.online or (ended.untouched and work.was_online)):
+            self._online.add(found.vm_id or "")
+        return found
 
-    def _failed(self, work: _Work, error: Exception) -> Outcome:
-        task = work.task
-        if task is not None:
-            # It was accepted: what is not seen to have failed may yet end well.
-            unknown = not isinstance(error, TaskFailed | VMVanished)
-        else:
-            unknown = isinstance(error, OutcomeUnknown) or (
-                isinstance(error, VMAPIError) and may_have_happened(error)
-            )
-        if work.was_online and self._online is not None and not (task or unknown):
-            # It was refused, and so is as it was.
-            self._online.add(work.job.vm_id or "")
-        ours = isinstance(error, VMAPIError)
-        token = task.token() if task else None
-        if isinstance(error, OutcomeUnknown | TaskError):
-            token = error.token or token
-        return self._outcome(
-            work.job,
-            "unknown" if unknown else "failed",
-            wave=work.wave,
-            vm_id=task.vm_id if task else work.job.vm_id,
-            adopted=bool(task and task.adopted),
-            token=token,
-            # What others say may hold anything, secrets among it.
-            reason=str(error) if ours else "it raised an error of its own",
-            error=type(error).__name__,
-            exception=error,
-        )
+    def _succeeded(self, work: _Work, value: Any) -> Ended:
+        seconds = asyncio.get_running_loop().time() - work.began
+        return outcomes.succeeded(work.job, work.task, value, seconds=seconds, wave=work.wave)
+
+    def _ended_elsewhere(self, work: _Work, ended: Ended) -> Ended:
+        known = {"index": work.job.index, "item": work.job.item, "source": work.job.source}
+        return attrs.evolve(ended, outcome=attrs.evolve(ended.outcome, wave=work.wave, **known))
 
     def _cancelled(self, work: _Work) -> Outcome:
         """Return what is known of an operation whose worker was cancelled."""

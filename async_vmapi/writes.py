@@ -139,24 +139,58 @@ class Writes:
 
     # --- the three kinds of writes --------------------------------------------------------------
 
+    async def intend(self, request: CreateRequest, *, unique: bool) -> str:
+        """Return the token of a create that is about to be made; see `VirtualMachines.intend`."""
+        known: frozenset[str] | None = frozenset()
+        if not unique:
+            known = await self._known_before(request.name)
+        creation = Creation(request.name, request.cpus, request.ram, unique, self._transport.origin)
+        creation.known = known
+        return seal(creation.token)
+
     async def create(
-        self, request: CreateRequest, call: Call, *, unique: bool, retry: bool
+        self,
+        request: CreateRequest,
+        call: Call,
+        *,
+        unique: bool,
+        retry: bool,
+        intent: str | None = None,
     ) -> Task[VirtualMachine]:
         """Make a create; see `VirtualMachines.create`."""
+        intended = None if intent is None else self._intended(request, intent, unique=unique)
         creation = self._creates.begin(
             request.name, request.cpus, request.ram, unique=unique, origin=self._transport.origin
         )
+        if intended is not None and intended.known is not None:
+            creation.known = frozenset(intended.known)
         write = _Write(
             "create", name=request.name, trail=creation.trail, token=lambda: seal(creation.token)
         )
         try:
-            return await self._shielded(write, self._create(creation, call, retry=retry))
+            looked = creation.unique or intended is not None
+            return await self._shielded(
+                write, self._create(creation, call, retry=retry, looked=looked)
+            )
         finally:
             self._creates.end(creation)
 
-    async def _create(self, creation: Creation, call: Call, *, retry: bool) -> Task[VirtualMachine]:
-        if not creation.unique:
-            creation.known = await self._known_before(creation)
+    def _intended(self, request: CreateRequest, intent: str, *, unique: bool) -> DoubtToken:
+        token = read(intent, self._transport.origin)
+        asked = (request.name, request.cpus, request.ram, unique)
+        if (
+            not isinstance(token, DoubtToken)
+            or token.operation != "create"
+            or (token.name, token.cores, token.ram, token.unique) != asked
+        ):
+            raise InvalidArgument("intent is not that of this create", argument="intent")
+        return token
+
+    async def _create(
+        self, creation: Creation, call: Call, *, retry: bool, looked: bool
+    ) -> Task[VirtualMachine]:
+        if not looked:
+            creation.known = await self._known_before(creation.name)
         try:
             return self._created(await self._send(creation, call))
         except VMAPIError as error:
@@ -175,7 +209,7 @@ class Writes:
             raise doubt.unknown(creation, found) from cause
         return self._created(found.vm_id, adopted=True)
 
-    async def _known_before(self, creation: Creation) -> frozenset[str] | None:
+    async def _known_before(self, name: str) -> frozenset[str] | None:
         try:
             roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
         except (ConnectFailed, RateLimited):
@@ -185,7 +219,7 @@ class Writes:
             # Not reason enough to create nothing; but on doubt nothing can be adopted then.
             _log.debug("names are not known before a create: %s", type(error).__name__)
             return None
-        return self._creates.known(roster, creation.name)
+        return self._creates.known(roster, name)
 
     async def _send(self, creation: Creation, call: Call) -> str:
         creation.answered.clear()
