@@ -57,6 +57,8 @@ class Job:
 
     Attributes:
         before: What was known of it after an earlier call that left it unknown.
+        begun: Whether it was started already, by a process that is gone; then it only is to be
+            told of its end, and nothing holds it back.
     """
 
     index: int
@@ -65,6 +67,7 @@ class Job:
     vm_id: str | None = None
     source: Any = None
     before: Outcome | None = None
+    begun: bool = False
 
 
 def check_arguments(operation: str, keywords: dict[str, Any]) -> None:

@@ -88,6 +88,16 @@ class Rollout:
         self.stopped: str | None = None
         self.complete = False
 
+    @property
+    def in_flight(self) -> int:
+        """How many operations are under way."""
+        return len(self._workers)
+
+    @property
+    def wave(self) -> int:
+        """The number of the wave under way, from 1."""
+        return self._wave
+
     # --- what others do with it -----------------------------------------------------------------
 
     def pause(self, paused: bool) -> None:
@@ -178,7 +188,10 @@ class Rollout:
         """Wait until a job may start; return why it never may."""
         if self._plan.dry_run:
             return f"dry run: it would be started in wave {self._wave}"
-        while self.stopped is None:
+        while job.begun and not self._has_room():
+            self._changed.clear()
+            await self._changed.wait()
+        while self.stopped is None and not job.begun:
             if not self._paused and self._has_room():
                 if self._may_go_down(job):
                     return None

@@ -1,0 +1,204 @@
+"""One item of a durable job, on the worker that took it: intend, send, watch.
+
+What is to be known after a crash is in the database before it matters: an intent before a write
+that must not be sent twice, and the task's token after it. See docs/durable.md for each moment
+at which a worker can die.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, Literal, Protocol, TypeGuard, cast
+
+import msgspec
+from dbos import DBOS
+
+from async_vmapi import outcomes
+from async_vmapi.client import Client
+from async_vmapi.durable.references import Secrets, resolved
+from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
+from async_vmapi.errors import OutcomeUnknown, VMAPIError
+from async_vmapi.jobs import Job
+from async_vmapi.models import VirtualMachine
+from async_vmapi.outcomes import Ended
+from async_vmapi.tasks import Task
+
+__all__ = ["CANCELLED", "Host", "Operation"]
+
+_log: Final = logging.getLogger(__name__)
+
+CANCELLED: Final = "the job was cancelled"
+
+_ONCE: Final = frozenset({"create", "reboot", "reset"})
+
+
+class Host(Protocol):
+    """The worker, as an operation needs it."""
+
+    client: Client
+    secrets: Secrets | None
+
+    async def is_cancelled(self, job: str) -> bool:
+        """Return whether nothing of a job is to start any more."""
+        ...
+
+    def sending(self) -> contextlib.AbstractContextManager[None]:
+        """Mark what is not to be torn off while the worker drains."""
+        ...
+
+
+class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a step leaves behind.
+
+    Attributes:
+        token: Of the write that is intended, or of the task that was accepted.
+        ended: How the operation ended, where there is nothing more to do.
+        began: When it began, in seconds since the epoch.
+    """
+
+    token: str | None = None
+    ended: str | None = None
+    began: float = 0.0
+
+
+_decode: Final = msgspec.json.Decoder(_Step).decode
+
+
+class Operation:
+    """Takes an item through its operation, from whichever step is the first not done.
+
+    Args:
+        host: The worker that it runs on.
+        order: What is to be done.
+    """
+
+    def __init__(self, host: Host, order: Order) -> None:
+        self._host = host
+        self._order = order
+        label = order.label
+        vm_id = None if order.operation == "create" else label
+        self._job = Job(order.index, label, _never, vm_id)
+        self._intended_now = False
+        self._task: Task[Any] | None = None
+
+    async def run(self) -> str:
+        """Return how it ended, written down."""
+        intent: str | None = None
+        with self._host.sending():
+            if self._order.operation in _ONCE:
+                intended = await _step("intend", self._intend)
+                if intended.ended is not None:
+                    return intended.ended
+                intent = intended.token
+            sent = await _step("send", partial(self._send, intent))
+        if sent.ended is not None:
+            return sent.ended
+        return _written(await self._watch(sent.token or "", sent.began))
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    async def _intend(self) -> _Step:
+        if (early := await self._given_up()) is not None:
+            return early
+        vms, order = self._host.client.vms, self._order
+        operation = cast(Literal["create", "reboot", "reset"], order.operation)
+        try:
+            if isinstance(order.item, str):
+                token = await vms.intend(operation, order.item)
+            else:
+                unique = bool(order.arguments.get("unique_name"))
+                token = await vms.intend(operation, request_of(order.item), unique_name=unique)
+        except VMAPIError as error:
+            # What could be asked for nothing sends nothing.
+            return self._failed(None, error)
+        # If this process dies now, the step runs again, and all that was sent is a read.
+        self._intended_now = True
+        return _Step(token=token)
+
+    async def _send(self, intent: str | None) -> _Step:
+        began = time.time()
+        if intent is not None and not self._intended_now:
+            return await self._settle(intent, began)
+        if intent is None and (early := await self._given_up()) is not None:
+            return early
+        try:
+            started = await self._start(intent)
+        except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
+            return self._failed(None, error)
+        if not _is_task(started):
+            seconds = time.time() - began
+            done = outcomes.succeeded(self._job, None, started, seconds=seconds, wave=1)
+            return _Step(ended=_written(done))
+        self._task = started
+        return _Step(token=self._task.token(), began=began)
+
+    async def _start(self, intent: str | None) -> Any:
+        order, vms = self._order, self._host.client.vms
+        if isinstance(order.item, str):
+            method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
+            return await method(order.item, **order.arguments)
+        request = await resolved(request_of(order.item), self._host.secrets)
+        return await vms.create(request, intent=intent, **order.arguments)
+
+    async def _settle(self, intent: str, began: float) -> _Step:
+        """Find out what became of a write that an earlier worker may have made."""
+        try:
+            self._task = await self._host.client.settle(intent)
+        except VMAPIError as error:
+            if not isinstance(error, OutcomeUnknown):
+                error = OutcomeUnknown(
+                    f"a worker died in the {self._order.operation} of {self._job.item}, and what "
+                    f"became of it could not be looked for: {error}",
+                    operation=self._order.operation,
+                    token=intent,
+                )
+            return self._failed(None, error)
+        return _Step(token=self._task.token(), began=began)
+
+    async def _watch(self, token: str, began: float) -> Ended:
+        task: Task[Any] | None = self._task
+        try:
+            task = task or self._host.client.resume(token)
+            value: VirtualMachine | None = await task
+        except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
+            if task is None:
+                error = OutcomeUnknown(f"it was accepted, but: {error}", token=token)
+            return outcomes.failed(self._job, task, error, wave=1)
+        seconds = max(0.0, time.time() - began)
+        return outcomes.succeeded(self._job, task, value, seconds=seconds, wave=1)
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    async def _given_up(self) -> _Step | None:
+        if not await self._host.is_cancelled(self._order.job):
+            return None
+        ended = Ended(outcomes.outcome(self._job, "not_started", reason=CANCELLED), untouched=True)
+        return _Step(ended=_written(ended))
+
+    def _failed(self, task: Task[Any] | None, error: Exception) -> _Step:
+        if not isinstance(error, VMAPIError):
+            _log.error("%s of an item raised %s", self._order.operation, type(error).__name__)
+        return _Step(ended=_written(outcomes.failed(self._job, task, error, wave=1)))
+
+
+async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
+    """Run a step, unless its result is in the database; it is when this returns."""
+
+    async def run() -> str:
+        return encode(await body())
+
+    return _decode(await DBOS.run_step_async({"name": name}, run))
+
+
+def _is_task(started: object) -> TypeGuard[Task[Any]]:
+    return isinstance(started, Task)
+
+
+def _written(ended: Ended) -> str:
+    return encode(line_of_end(ended))
+
+
+async def _never() -> None:
+    """Stand in for a job's start, which is this module's."""
