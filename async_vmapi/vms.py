@@ -60,6 +60,7 @@ class VirtualMachines:
         unique_name: bool = False,
         on_doubt: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
+        perhaps_sent: bool = False,
     ) -> Task[VirtualMachine]: ...
 
     # The None is for mypy, which else finds that the implementation does not fit.
@@ -77,6 +78,7 @@ class VirtualMachines:
         unique_name: bool = False,
         on_doubt: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
+        perhaps_sent: bool = False,
     ) -> Task[VirtualMachine]: ...
 
     async def create(
@@ -87,6 +89,7 @@ class VirtualMachines:
         unique_name: bool = False,
         on_doubt: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
+        perhaps_sent: bool = False,
         **keywords: Any,
     ) -> Task[VirtualMachine]:
         """Create a machine. The task ends when it is online.
@@ -114,6 +117,9 @@ class VirtualMachines:
                 appeared in the whole window; it takes ``unique_name``.
             intent: What `intend` returned for this request; the list that it was made from is not
                 asked for again.
+            perhaps_sent: Whether a process that is gone may have sent the request of this
+                `intent`. Then it is in doubt from the start: looked for, and sent only as
+                ``on_doubt`` allows.
 
         Raises:
             OutcomeUnknown: If nobody can tell whether the machine was created.
@@ -124,6 +130,8 @@ class VirtualMachines:
             raise arguments.refuse("on_doubt", on_doubt, "'raise' or 'retry'")
         if on_doubt == "retry" and not unique:
             raise InvalidArgument("on_doubt='retry' takes unique_name=True", argument="on_doubt")
+        if arguments.boolean("perhaps_sent", perhaps_sent) and intent is None:
+            raise InvalidArgument("perhaps_sent takes an intent", argument="perhaps_sent")
         boot = request.boot
         secrets = (boot.password, boot.user_data) if isinstance(boot, ImageBoot) else ()
         call = Call(
@@ -135,7 +143,12 @@ class VirtualMachines:
             Repeat.ONCE,
         )
         return await self._writes.create(
-            request, call, unique=unique, retry=on_doubt == "retry", intent=intent
+            request,
+            call,
+            unique=unique,
+            retry=on_doubt == "retry",
+            intent=intent,
+            perhaps_sent=perhaps_sent,
         )
 
     async def intend(

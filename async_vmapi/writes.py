@@ -156,6 +156,7 @@ class Writes:
         unique: bool,
         retry: bool,
         intent: str | None = None,
+        perhaps_sent: bool = False,
     ) -> Task[VirtualMachine]:
         """Make a create; see `VirtualMachines.create`."""
         intended = None if intent is None else self._intended(request, intent, unique=unique)
@@ -168,10 +169,14 @@ class Writes:
             "create", name=request.name, trail=creation.trail, token=lambda: seal(creation.token)
         )
         try:
-            looked = creation.unique or intended is not None
-            return await self._shielded(
-                write, self._create(creation, call, retry=retry, looked=looked)
-            )
+            if perhaps_sent:
+                creation.in_doubt = True
+                creation.answered.set()
+                body = self._create_on_doubt(creation, call, None, retry=retry)
+            else:
+                looked = creation.unique or intended is not None
+                body = self._create(creation, call, retry=retry, looked=looked)
+            return await self._shielded(write, body)
         finally:
             self._creates.end(creation)
 
@@ -196,7 +201,11 @@ class Writes:
         except VMAPIError as error:
             if not creation.trail.doubtful:
                 raise
-            cause = error
+            return await self._create_on_doubt(creation, call, error, retry=retry)
+
+    async def _create_on_doubt(
+        self, creation: Creation, call: Call, cause: VMAPIError | None, *, retry: bool
+    ) -> Task[VirtualMachine]:
         found = await self._creates.look_for(creation)
         if found.vm_id is None and retry and found.is_proof:
             _log.info("no machine named %r has appeared; it is created anew", creation.name)

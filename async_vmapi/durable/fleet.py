@@ -23,8 +23,8 @@ __all__ = ["DurableFleet", "Submission"]
 class DurableFleet:
     """Jobs that outlive the process that submitted them and the machine that worked on them.
 
-    Use it as an async context manager. Submitting and asking needs the database alone; working
-    needs the API's credentials too.
+    Use it as an async context manager; leaving it stops the worker that it runs. Submitting and
+    asking needs the database alone; working needs the API's credentials too.
 
     Args:
         database_url: ``sqlite:///PATH`` for the workers of one machine, or
@@ -60,6 +60,7 @@ class DurableFleet:
         self._database: Final = Database(database_url)
         self._client = client
         self._secrets = secrets
+        self._at_work: dict[asyncio.Event, asyncio.Event] = {}
         self._limits = Limits(
             limit=None if limit is None else arguments.whole("limit", limit, minimum=1),
             worker_limit=None
@@ -146,7 +147,13 @@ class DurableFleet:
             InvalidState: If another worker is at work in this process.
         """
         worker = Worker(self._database, self._client, self._secrets, self._limits)
-        await worker.run(stop or asyncio.Event())
+        stop, ended = stop or asyncio.Event(), asyncio.Event()
+        self._at_work[stop] = ended
+        try:
+            await worker.run(stop)
+        finally:
+            del self._at_work[stop]
+            ended.set()
 
     async def __aenter__(self) -> Self:
         await self._database.open()
@@ -158,6 +165,9 @@ class DurableFleet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for stop, ended in list(self._at_work.items()):
+            stop.set()
+            await ended.wait()
         await self._database.close()
 
 

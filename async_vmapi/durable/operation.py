@@ -7,6 +7,7 @@ at which a worker can die.
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -39,6 +40,7 @@ class Host(Protocol):
 
     client: Client
     secrets: Secrets | None
+    lease: float
 
     async def is_cancelled(self, job: str) -> bool:
         """Return whether nothing of a job is to start any more."""
@@ -80,7 +82,7 @@ class Operation:
         label = order.label
         vm_id = None if order.operation == "create" else label
         self._job = Job(order.index, label, _never, vm_id)
-        self._intended_now = False
+        self._intended_at: float | None = None
         self._task: Task[Any] | None = None
 
     async def run(self) -> str:
@@ -92,6 +94,8 @@ class Operation:
                 if intended.ended is not None:
                     return intended.ended
                 intent = intended.token
+                if self._intended_at is not None:
+                    self._intended_at = time.monotonic()
             sent = await _step("send", partial(self._send, intent))
         if sent.ended is not None:
             return sent.ended
@@ -114,12 +118,12 @@ class Operation:
             # What could be asked for nothing sends nothing.
             return self._failed(None, error)
         # If this process dies now, the step runs again, and all that was sent is a read.
-        self._intended_now = True
+        self._intended_at = math.inf
         return _Step(token=token)
 
     async def _send(self, intent: str | None) -> _Step:
         began = time.time()
-        if intent is not None and not self._intended_now:
+        if intent is not None and not self._is_fresh():
             return await self._settle(intent, began)
         if intent is None and (early := await self._given_up()) is not None:
             return early
@@ -132,20 +136,29 @@ class Operation:
             done = outcomes.succeeded(self._job, None, started, seconds=seconds, wave=1)
             return _Step(ended=_written(done))
         self._task = started
-        return _Step(token=self._task.token(), began=began)
+        return self._accepted(began)
 
-    async def _start(self, intent: str | None) -> Any:
+    def _accepted(self, began: float) -> _Step:
+        task = cast("Task[Any]", self._task)
+        return _Step(token=task.token(), began=began)
+
+    async def _start(self, intent: str | None, *, perhaps_sent: bool = False) -> Any:
         order, vms = self._order, self._host.client.vms
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             return await method(order.item, **order.arguments)
         request = await resolved(request_of(order.item), self._host.secrets)
-        return await vms.create(request, intent=intent, **order.arguments)
+        return await vms.create(
+            request, intent=intent, perhaps_sent=perhaps_sent, **order.arguments
+        )
 
     async def _settle(self, intent: str, began: float) -> _Step:
         """Find out what became of a write that an earlier worker may have made."""
         try:
-            self._task = await self._host.client.settle(intent)
+            if self._order.arguments.get("on_doubt") == "retry":
+                self._task = await self._start(intent, perhaps_sent=True)
+            else:
+                self._task = await self._host.client.settle(intent)
         except VMAPIError as error:
             if not isinstance(error, OutcomeUnknown):
                 error = OutcomeUnknown(
@@ -155,7 +168,14 @@ class Operation:
                     token=intent,
                 )
             return self._failed(None, error)
-        return _Step(token=self._task.token(), began=began)
+        return self._accepted(began)
+
+    def _is_fresh(self) -> bool:
+        """Return whether nobody else can have begun to settle what this worker intended."""
+        if self._intended_at is None:
+            return False
+        # A process that was suspended in between may find itself taken for dead.
+        return time.monotonic() - self._intended_at < self._host.lease / 2
 
     async def _watch(self, token: str, began: float) -> Ended:
         task: Task[Any] | None = self._task

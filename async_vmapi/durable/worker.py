@@ -99,6 +99,7 @@ class Worker:
         self._make_client = client
         self.secrets = secrets
         self._limits = limits
+        self.lease = limits.lease
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
         self._leases = Leases(database, self._executor_id)
         self._draining = False
