@@ -18,7 +18,7 @@ from dbos import (
 from sqlalchemy import event, exc
 
 from async_vmapi import arguments
-from async_vmapi.errors import InvalidArgument
+from async_vmapi.errors import InvalidArgument, InvalidState
 
 __all__ = [
     "APPLICATION",
@@ -112,14 +112,14 @@ class Database:
     def engine(self) -> sa.Engine:
         """Connections of its own, besides those of DBOS."""
         if self._engine is None:
-            raise InvalidArgument("the fleet is not open: use it as an async context manager")
+            raise InvalidState("the fleet is not open: use it as an async context manager")
         return self._engine
 
     @property
     def client(self) -> DBOSClient:
         """DBOS's client; its methods block, so they go through `call`."""
         if self._client is None:
-            raise InvalidArgument("the fleet is not open: use it as an async context manager")
+            raise InvalidState("the fleet is not open: use it as an async context manager")
         return self._client
 
     async def call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
