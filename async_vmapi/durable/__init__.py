@@ -13,7 +13,15 @@ except ModuleNotFoundError as error:
         "async_vmapi.durable needs an extra: pip install 'async-vmapi[durable]'", name="dbos"
     ) from None
 
+from async_vmapi.durable.database import DatabaseUnavailable
 from async_vmapi.durable.fleet import DurableFleet, Submission
 from async_vmapi.durable.job import DurableJob, JobState, JobStatus
 
-__all__ = ["DurableFleet", "DurableJob", "JobState", "JobStatus", "Submission"]
+__all__ = [
+    "DatabaseUnavailable",
+    "DurableFleet",
+    "DurableJob",
+    "JobState",
+    "JobStatus",
+    "Submission",
+]

@@ -8,7 +8,7 @@ waited for, and as the rules are the same, they come to the same place.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Final
@@ -113,8 +113,8 @@ class Coordinator:
 
     async def run(self) -> tuple[Outcome, ...]:
         """Return the outcomes of all items, in their order, when the last has ended."""
-        await self._recall()
-        await self._heed()
+        await self._patiently(self._recall)
+        await self._patiently(self._heed)
         exchange = asyncio.get_running_loop().create_task(self._exchange())
         collect = asyncio.get_running_loop().create_task(self._collect())
         try:
@@ -128,7 +128,7 @@ class Coordinator:
                     task.cancel()
             await asyncio.wait({exchange, collect})
         kept = collect.result()
-        await self._publish()
+        await self._patiently(self._publish)
         return tuple(sorted(kept, key=lambda outcome: outcome.index))
 
     async def _collect(self) -> list[Outcome]:
@@ -140,6 +140,18 @@ class Coordinator:
 
     # --- with the database ----------------------------------------------------------------------
 
+    async def _patiently(self, do: Callable[[], Awaitable[None]]) -> None:
+        """Do something with the database, as soon as it is there."""
+        while True:
+            try:
+                return await do()
+            except Exception as error:
+                # Raised, it would be stored as this job's end.
+                if not is_outage(error):
+                    raise
+                _log.warning("job %r waits for its database: %s", self._name, type(error).__name__)
+                await asyncio.sleep(self._interval)
+
     async def _recall(self) -> None:
         """Learn which items an earlier worker has started."""
         for index, status in await self._database.operations_of(self._name):
@@ -150,24 +162,22 @@ class Coordinator:
     async def _exchange(self) -> None:
         while True:
             self._more.clear()
-            try:
-                await self._heed()
-                # Their events are among those that are published, and so are never started by a
-                # worker that others have taken for dead: DBOS lets it write none.
-                new = list(self._new)
-                await self._publish()
-                await self._enqueue(new)
-                await self._look()
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                _log.warning("job %r waits for its database: %s", self._name, type(error).__name__)
+            await self._patiently(self._round)
             try:
                 async with asyncio.timeout(self._interval):
                     await self._more.wait()
             except TimeoutError:
                 continue
             await asyncio.sleep(_TOGETHER)
+
+    async def _round(self) -> None:
+        await self._heed()
+        # Their events are among those that are published, and so are never started by a worker
+        # that others have taken for dead: DBOS lets it write none.
+        new = list(self._new)
+        await self._publish()
+        await self._enqueue(new)
+        await self._look()
 
     async def _heed(self) -> None:
         """Do what was asked for since."""

@@ -18,7 +18,7 @@ from dbos import (
 from sqlalchemy import event, exc
 
 from async_vmapi import arguments
-from async_vmapi.errors import InvalidArgument, InvalidState
+from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 
 __all__ = [
     "APPLICATION",
@@ -30,6 +30,7 @@ __all__ = [
     "VERSION",
     "WORKFLOW",
     "Database",
+    "DatabaseUnavailable",
     "is_outage",
     "job_id",
     "operation_id",
@@ -71,9 +72,14 @@ def operation_id(name: str, index: int) -> str:
     return f"op:{name}:{index}"
 
 
+class DatabaseUnavailable(VMAPIError):
+    """The fleet's database cannot be reached or used just now. Workers wait for it."""
+
+
 def is_outage(error: BaseException) -> bool:
-    """Return whether an error means that the database cannot be reached or used just now."""
-    return isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
+    """Return whether an error, of DBOS or of this module, means that the database is away."""
+    outages = (DatabaseUnavailable, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+    return isinstance(error, outages)
 
 
 class Database:
@@ -123,10 +129,21 @@ class Database:
         return self._client
 
     async def call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
-        """Call a function that blocks in one of this database's own threads."""
+        """Call a function that blocks in one of this database's own threads.
+
+        Raises:
+            DatabaseUnavailable: If the database is away.
+        """
         # Not in the loop's own threads: DBOS replaces those, and ends them with a worker.
         call = functools.partial(function, *args, **keywords)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            raise DatabaseUnavailable(
+                f"the fleet's database is away ({type(error).__name__})"
+            ) from error
 
     async def open(self) -> None:
         """Connect, and create what the database lacks."""
@@ -221,6 +238,21 @@ class Database:
         # In a pattern, what is "_" in a name stands for any character.
         own = [status for status in found if status.workflow_id.startswith(prefix)]
         return [(int(status.workflow_id.removeprefix(prefix)), status) for status in own]
+
+    async def pending_of(self, executor_id: str) -> dict[str, str]:
+        """Return the queues of the workflows that a worker has, by their ids."""
+        found = await self.call(
+            self.client.list_workflows,
+            executor_id=executor_id,
+            status=WorkflowStatusString.PENDING.value,
+            load_input=False,
+            load_output=False,
+        )
+        return {status.workflow_id: status.queue_name or JOBS for status in found}
+
+    async def put_back(self, workflow_id: str, queue: str) -> None:
+        """Let any worker take a workflow that its own has lost."""
+        await self.call(self.client.resume_workflow, workflow_id, queue_name=queue)
 
     async def note(self, workflow_id: str, **attributes: Any) -> None:
         """Set some of a workflow's attributes."""

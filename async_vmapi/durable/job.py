@@ -1,6 +1,7 @@
 """`DurableJob`: a job that was submitted, to be asked for its state, events and report."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -9,7 +10,13 @@ import attrs
 from dbos import WorkflowStatus
 
 from async_vmapi import arguments
-from async_vmapi.durable.database import ENDED, Database, job_id
+from async_vmapi.durable.database import (
+    ENDED,
+    Database,
+    DatabaseUnavailable,
+    is_outage,
+    job_id,
+)
 from async_vmapi.durable.events import STREAM, Reader
 from async_vmapi.errors import InvalidArgument, InvalidState
 from async_vmapi.plan import BulkEvent
@@ -115,11 +122,14 @@ class DurableJob:
         """
         limit = None if timeout is None else arguments.seconds("timeout", timeout)
         async with asyncio.timeout(limit):
-            while (found := await self._found()).status not in ENDED:  # noqa: ASYNC110 - elsewhere
+            while True:
+                with contextlib.suppress(DatabaseUnavailable):
+                    if (await self._found()).status in ENDED:
+                        whole = await self._found(whole=True)
+                        break
                 await asyncio.sleep(self._interval)
-        whole = await self._found(whole=True)
         if not isinstance(whole.output, str):
-            raise InvalidState(f"job {self.name!r} has no report: its workflow is {found.status}")
+            raise InvalidState(f"job {self.name!r} has no report: its workflow is {whole.status}")
         return BulkReport.from_json(whole.output)
 
     async def events(self) -> AsyncIterator[BulkEvent]:
@@ -127,15 +137,23 @@ class DurableJob:
 
         Each event is told once. There are none of the kind ``accepted``.
         """
-        reader = Reader()
-        client = self._database.client
-        stream = client.read_stream_async(
-            job_id(self.name), STREAM, polling_interval_sec=self._interval
-        )
-        async with aclosing(stream) as texts:
-            async for text in texts:
-                for event in reader.read(text):
-                    yield event
+        reader, offset = Reader(), 0
+        while True:
+            stream = self._database.client.read_stream_async(
+                job_id(self.name), STREAM, offset=offset, polling_interval_sec=self._interval
+            )
+            try:
+                async with aclosing(stream) as texts:
+                    async for text in texts:
+                        offset += 1
+                        for event in reader.read(text):
+                            yield event
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                await asyncio.sleep(self._interval)
+            else:
+                return
 
     async def pause(self) -> None:
         """Start nothing new until `resume`; what is in flight goes on.

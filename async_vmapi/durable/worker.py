@@ -29,6 +29,7 @@ from async_vmapi.durable.database import (
     VERSION,
     WORKFLOW,
     Database,
+    DatabaseUnavailable,
     is_outage,
     job_id,
 )
@@ -104,6 +105,8 @@ class Worker:
         self._leases = Leases(database, self._executor_id)
         self._draining = False
         self._tasks: dict[asyncio.Task[Any], bool] = {}
+        self._running: set[str] = set()
+        self._lost: dict[str, int] = {}
         self._wanted: dict[str, tuple[float, bool]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -157,6 +160,7 @@ class Worker:
                 await self._leases.beat()
                 for executor_id in await self._leases.dead():
                     await self._take_over(executor_id)
+                await self._put_back_what_is_lost()
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -172,6 +176,23 @@ class Worker:
         recover = DBOS._recover_pending_workflows  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         await self._database.call(recover, [executor_id])
         await self._leases.bury(executor_id)
+
+    async def _put_back_what_is_lost(self) -> None:
+        """Let workflows begin again that are this worker's, as the database says, and do not run.
+
+        DBOS gives up on a workflow when the database goes away while it writes for it, and then
+        nobody has it.
+        """
+        pending = await self._database.pending_of(self._executor_id)
+        self._lost = {
+            workflow_id: self._lost.get(workflow_id, 0) + 1
+            for workflow_id in pending
+            if workflow_id not in self._running
+        }
+        for workflow_id, beats in self._lost.items():
+            # It may only just have been taken, or be at its very end.
+            if beats >= BEATS:
+                await self._database.put_back(workflow_id, pending[workflow_id])
 
     async def _drain(self) -> None:
         """Let writes that are on the wire end, leave the rest to others, and say so."""
@@ -199,14 +220,22 @@ class Worker:
 
     @contextlib.contextmanager
     def _present(self) -> Generator[None]:
-        task = asyncio.current_task()
-        if self._draining or task is None:
+        task, workflow_id = asyncio.current_task(), DBOS.workflow_id
+        if self._draining or task is None or workflow_id is None:
             raise asyncio.CancelledError
         self._tasks[task] = False
+        self._running.add(workflow_id)
         try:
             yield
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            # DBOS would end the workflow with this error. Cancelled, it is only not at its end.
+            _log.warning("%s begins again: the database went away", workflow_id)
+            raise asyncio.CancelledError from None
         finally:
             del self._tasks[task]
+            self._running.discard(workflow_id)
 
     @contextlib.contextmanager
     def sending(self) -> Generator[None]:
@@ -227,7 +256,11 @@ class Worker:
         now = asyncio.get_running_loop().time()
         looked, cancelled = self._wanted.get(job, (-1e9, False))
         if now - looked > self._limits.interval:
-            found = await self._database.find(job_id(job))
+            try:
+                found = await self._database.find(job_id(job))
+            except DatabaseUnavailable:
+                # Raised, it would be stored as the step's result.
+                return cancelled
             cancelled = found is not None and (found.attributes or {}).get("wanted") == "cancel"
             self._wanted[job] = (now, cancelled)
         return cancelled

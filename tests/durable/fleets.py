@@ -56,7 +56,7 @@ def everything_in(url):
                 continue
             for name in inspector.get_table_names(schema=schema):
                 table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection)
-                found += repr(connection.execute(sa.select(table)).all()).encode()
+                found += repr([tuple(row) for row in connection.execute(sa.select(table))]).encode()
     engine.dispose()
     if parsed.get_backend_name() == "sqlite":
         for file in Path(parsed.database).parent.glob(f"{Path(parsed.database).name}*"):
