@@ -39,7 +39,7 @@ from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
 from async_vmapi.transport import Call, Transport
 
-__all__ = ["CANCEL_GRACE", "TELL", "Told", "UnresolvedWrite", "Writes"]
+__all__ = ["CANCEL_GRACE", "PERHAPS_SENT", "TELL", "Told", "UnresolvedWrite", "Writes"]
 
 T = TypeVar("T")
 
@@ -81,6 +81,10 @@ Told: TypeAlias = Task[Any] | UnresolvedWrite | None
 
 TELL: Final[ContextVar[Callable[[Told], None] | None]] = ContextVar("TELL", default=None)
 """Who is told of a write that was sent, if its caller is cancelled: the bulk's accounts."""
+
+
+PERHAPS_SENT: Final[ContextVar[bool]] = ContextVar("PERHAPS_SENT", default=False)
+"""Whether a process that is gone may have sent the write already, of one that may be repeated."""
 
 
 @attrs.define(eq=False)
@@ -261,7 +265,8 @@ class Writes:
             vm_id: The machine.
             begin: Makes the task, told whether the answer that accepted it was lost.
         """
-        write = _Write(call.name, vm_id=vm_id, token=lambda: begin(True).token())
+        trail = Trail(doubts=int(PERHAPS_SENT.get()))
+        write = _Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
             try:
@@ -276,7 +281,9 @@ class Writes:
 
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
         """Make a rename; `get` is the call that shows the machine."""
-        write = _Write("rename", vm_id=vm_id, name=name)
+        write = _Write(
+            "rename", vm_id=vm_id, name=name, trail=Trail(doubts=int(PERHAPS_SENT.get()))
+        )
 
         async def make() -> None:
             try:

@@ -20,11 +20,12 @@ from async_vmapi import outcomes
 from async_vmapi.client import Client
 from async_vmapi.durable.references import Secrets, resolved
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
-from async_vmapi.errors import OutcomeUnknown, VMAPIError
+from async_vmapi.errors import Conflict, NotFound, OutcomeUnknown, VMAPIError
 from async_vmapi.jobs import Job
 from async_vmapi.models import VirtualMachine
 from async_vmapi.outcomes import Ended
 from async_vmapi.tasks import Task
+from async_vmapi.writes import PERHAPS_SENT
 
 __all__ = ["CANCELLED", "Host", "Operation"]
 
@@ -44,6 +45,10 @@ class Host(Protocol):
 
     async def is_cancelled(self, job: str) -> bool:
         """Return whether nothing of a job is to start any more."""
+        ...
+
+    async def has_begun_before(self) -> bool:
+        """Return whether the running workflow was another worker's, or this one's, before."""
         ...
 
     def sending(self) -> contextlib.AbstractContextManager[None]:
@@ -128,7 +133,7 @@ class Operation:
         if intent is None and (early := await self._given_up()) is not None:
             return early
         try:
-            started = await self._start(intent)
+            started = await self._start_or_go_on(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
             return self._failed(None, error)
         if not _is_task(started):
@@ -141,6 +146,19 @@ class Operation:
     def _accepted(self, began: float) -> _Step:
         task = cast("Task[Any]", self._task)
         return _Step(token=task.token(), began=began)
+
+    async def _start_or_go_on(self, intent: str | None) -> Any:
+        try:
+            return await self._start(intent)
+        except (Conflict, NotFound):
+            if intent is not None or not await self._host.has_begun_before():
+                raise
+        # The refusal may come of what an earlier worker sent; so it is asked with that in mind.
+        marked = PERHAPS_SENT.set(True)
+        try:
+            return await self._start(None)
+        finally:
+            PERHAPS_SENT.reset(marked)
 
     async def _start(self, intent: str | None, *, perhaps_sent: bool = False) -> Any:
         order, vms = self._order, self._host.client.vms

@@ -192,6 +192,8 @@ class Worker:
         for workflow_id, beats in self._lost.items():
             # It may only just have been taken, or be at its very end.
             if beats >= BEATS:
+                # DBOS forgets by this how often it began.
+                await self._database.note(workflow_id, again=True)
                 await self._database.put_back(workflow_id, pending[workflow_id])
 
     async def _drain(self) -> None:
@@ -264,6 +266,15 @@ class Worker:
             cancelled = found is not None and (found.attributes or {}).get("wanted") == "cancel"
             self._wanted[job] = (now, cancelled)
         return cancelled
+
+    async def has_begun_before(self) -> bool:
+        """Return whether the running workflow was another worker's, or this one's, before."""
+        try:
+            found = await self._database.find(DBOS.workflow_id or "")
+        except DatabaseUnavailable:
+            return False
+        again = found is not None and (found.attributes or {}).get("again")
+        return bool(again) or (found is not None and (found.recovery_attempts or 0) > 1)
 
     async def operate(self, text: str) -> str:
         """Do what is to be done to one item of a job."""
