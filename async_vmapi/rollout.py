@@ -188,10 +188,12 @@ class Rollout:
         """Wait until a job may start; return why it never may."""
         if self._plan.dry_run:
             return f"dry run: it would be started in wave {self._wave}"
-        while job.begun and not self._has_room():
+        while job.begun and not self._interrupting:
+            if self._has_room():
+                return None
             self._changed.clear()
             await self._changed.wait()
-        while self.stopped is None and not job.begun:
+        while self.stopped is None:
             if not self._paused and self._has_room():
                 if self._may_go_down(job):
                     return None
