@@ -33,6 +33,9 @@ _log: Final = logging.getLogger(__name__)
 
 CANCELLED: Final = "the job was cancelled"
 
+_ROUNDS: Final = 3
+"""How often a create that may be retried is looked for, and sent when it surely is not there."""
+
 _ONCE: Final = frozenset({"create", "reboot", "reset"})
 
 
@@ -166,9 +169,16 @@ class Operation:
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             return await method(order.item, **order.arguments)
         request = await resolved(request_of(order.item), self._host.secrets)
-        return await vms.create(
-            request, intent=intent, perhaps_sent=perhaps_sent, **order.arguments
-        )
+        rounds = _ROUNDS if order.arguments.get("on_doubt") == "retry" else 1
+        while True:
+            try:
+                return await vms.create(
+                    request, intent=intent, perhaps_sent=perhaps_sent, **order.arguments
+                )
+            except OutcomeUnknown:
+                rounds, perhaps_sent = rounds - 1, True
+                if not rounds:
+                    raise
 
     async def _settle(self, intent: str, began: float) -> _Step:
         """Find out what became of a write that an earlier worker may have made."""
