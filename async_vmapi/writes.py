@@ -39,7 +39,15 @@ from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
 from async_vmapi.transport import Call, Transport
 
-__all__ = ["CANCEL_GRACE", "PERHAPS_SENT", "TELL", "Told", "UnresolvedWrite", "Writes"]
+__all__ = [
+    "BEFORE_SENDING",
+    "CANCEL_GRACE",
+    "PERHAPS_SENT",
+    "TELL",
+    "Told",
+    "UnresolvedWrite",
+    "Writes",
+]
 
 T = TypeVar("T")
 
@@ -82,6 +90,11 @@ Told: TypeAlias = Task[Any] | UnresolvedWrite | None
 TELL: Final[ContextVar[Callable[[Told], None] | None]] = ContextVar("TELL", default=None)
 """Who is told of a write that was sent, if its caller is cancelled: the bulk's accounts."""
 
+
+BEFORE_SENDING: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
+    "BEFORE_SENDING", default=None
+)
+"""Who is asked at the moment that a write which must not be sent twice sets out."""
 
 PERHAPS_SENT: Final[ContextVar[bool]] = ContextVar("PERHAPS_SENT", default=False)
 """Whether a process that is gone may have sent the write already, of one that may be repeated."""
@@ -167,6 +180,7 @@ class Writes:
         creation = self._creates.begin(
             request.name, request.cpus, request.ram, unique=unique, origin=self._transport.origin
         )
+        creation.trail.before_sending = BEFORE_SENDING.get()
         if intended is not None and intended.known is not None:
             creation.known = frozenset(intended.known)
         write = _Write(
@@ -301,7 +315,8 @@ class Writes:
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never repeated on doubt."""
         token = DoubtToken(self._transport.origin, operation, vm=vm_id)
-        write = _Write(operation, vm_id=vm_id, token=lambda: seal(token))
+        trail = Trail(before_sending=BEFORE_SENDING.get())
+        write = _Write(operation, vm_id=vm_id, trail=trail, token=lambda: seal(token))
 
         async def make() -> Task[VirtualMachine]:
             try:

@@ -169,6 +169,7 @@ def judge(report, emulator, count, limit):
         "twice": sum(n - 1 for n in Counter(vm.label for vm in there).values()),
         "unnamed": sum(vm.id not in named and vm.label not in unknown for vm in there),
         "outcomes": report.counts,
+        "why unknown": dict(Counter(o.reason[:150] for o in report.unknown)),
         "complete": [o.item for o in report.outcomes] == [r.name for r in requests(count)],
         "most in flight": max(itertools.accumulate(step for _, step in sorted(edges))),
         "limit": limit,

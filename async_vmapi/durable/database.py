@@ -159,7 +159,9 @@ class Database:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         else:
             url = self._parsed.set(drivername="postgresql+psycopg")
-            self._engine = sa.create_engine(url, pool_size=_THREADS, pool_pre_ping=True)
+            self._engine = sa.create_engine(
+                url, pool_size=_THREADS + 1, max_overflow=0, pool_pre_ping=True
+            )
         DBOS.migrate(self.url)
         self._client = DBOSClient(
             system_database_engine=self._engine,

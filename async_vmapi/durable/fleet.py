@@ -1,6 +1,7 @@
 """`DurableFleet`: jobs in a database, for any number of workers."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast, overload
@@ -18,6 +19,8 @@ from async_vmapi.operations import Operations
 from async_vmapi.plan import BulkPlan, Share
 
 __all__ = ["DurableFleet", "Submission"]
+
+_log: Final = logging.getLogger(__name__)
 
 
 class DurableFleet:
@@ -146,11 +149,11 @@ class DurableFleet:
         Raises:
             InvalidState: If another worker is at work in this process.
         """
-        worker = Worker(self._database, self._client, self._secrets, self._limits)
         stop, ended = stop or asyncio.Event(), asyncio.Event()
         self._at_work[stop] = ended
         try:
-            await worker.run(stop)
+            while await Worker(self._database, self._client, self._secrets, self._limits).run(stop):
+                _log.warning("this worker was taken for dead, and begins again")
         finally:
             del self._at_work[stop]
             ended.set()

@@ -5,9 +5,9 @@ that must not be sent twice, and the task's token after it. See docs/durable.md 
 at which a worker can die.
 """
 
+import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,6 +18,7 @@ from dbos import DBOS
 
 from async_vmapi import outcomes
 from async_vmapi.client import Client
+from async_vmapi.durable.database import operation_id
 from async_vmapi.durable.references import Secrets, resolved
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
 from async_vmapi.errors import Conflict, NotFound, OutcomeUnknown, VMAPIError
@@ -25,7 +26,7 @@ from async_vmapi.jobs import Job
 from async_vmapi.models import VirtualMachine
 from async_vmapi.outcomes import Ended
 from async_vmapi.tasks import Task
-from async_vmapi.writes import PERHAPS_SENT
+from async_vmapi.writes import BEFORE_SENDING, PERHAPS_SENT
 
 __all__ = ["CANCELLED", "Host", "Operation"]
 
@@ -44,10 +45,15 @@ class Host(Protocol):
 
     client: Client
     secrets: Secrets | None
-    lease: float
+    unrecorded: dict[str, str]
+    """What steps returned that could not be written down, by the items' workflows."""
 
     async def is_cancelled(self, job: str) -> bool:
         """Return whether nothing of a job is to start any more."""
+        ...
+
+    def holds_lease(self) -> bool:
+        """Return whether it is sure that nobody has taken over what this worker does."""
         ...
 
     async def has_begun_before(self) -> bool:
@@ -90,7 +96,8 @@ class Operation:
         label = order.label
         vm_id = None if order.operation == "create" else label
         self._job = Job(order.index, label, _never, vm_id)
-        self._intended_at: float | None = None
+        self._key = operation_id(order.job, order.index)
+        self._intended_here = False
         self._task: Task[Any] | None = None
 
     async def run(self) -> str:
@@ -102,9 +109,8 @@ class Operation:
                 if intended.ended is not None:
                     return intended.ended
                 intent = intended.token
-                if self._intended_at is not None:
-                    self._intended_at = time.monotonic()
             sent = await _step("send", partial(self._send, intent))
+            self._host.unrecorded.pop(self._key, None)
         if sent.ended is not None:
             return sent.ended
         return _written(await self._watch(sent.token or "", sent.began))
@@ -126,12 +132,14 @@ class Operation:
             # What could be asked for nothing sends nothing.
             return self._failed(None, error)
         # If this process dies now, the step runs again, and all that was sent is a read.
-        self._intended_at = math.inf
+        self._intended_here = True
         return _Step(token=token)
 
     async def _send(self, intent: str | None) -> _Step:
         began = time.time()
-        if intent is not None and not self._is_fresh():
+        if (kept := self._host.unrecorded.get(self._key)) is not None:
+            return _decode(kept)
+        if intent is not None and not (self._intended_here and self._host.holds_lease()):
             return await self._settle(intent, began)
         if intent is None and (early := await self._given_up()) is not None:
             return early
@@ -148,7 +156,10 @@ class Operation:
 
     def _accepted(self, began: float) -> _Step:
         task = cast("Task[Any]", self._task)
-        return _Step(token=task.token(), began=began)
+        step = _Step(token=task.token(), began=began)
+        # If the database is away now, this worker begins the step again, and need not look.
+        self._host.unrecorded[self._key] = encode(step)
+        return step
 
     async def _start_or_go_on(self, intent: str | None) -> Any:
         try:
@@ -164,6 +175,18 @@ class Operation:
             PERHAPS_SENT.reset(marked)
 
     async def _start(self, intent: str | None, *, perhaps_sent: bool = False) -> Any:
+        marked = BEFORE_SENDING.set(self._keep_back)
+        try:
+            return await self._make(intent, perhaps_sent=perhaps_sent)
+        finally:
+            BEFORE_SENDING.reset(marked)
+
+    def _keep_back(self) -> None:
+        """Send nothing that another worker may be looking for by now."""
+        if not self._host.holds_lease():
+            raise asyncio.CancelledError
+
+    async def _make(self, intent: str | None, *, perhaps_sent: bool) -> Any:
         order, vms = self._order, self._host.client.vms
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
@@ -197,13 +220,6 @@ class Operation:
                 )
             return self._failed(None, error)
         return self._accepted(began)
-
-    def _is_fresh(self) -> bool:
-        """Return whether nobody else can have begun to settle what this worker intended."""
-        if self._intended_at is None:
-            return False
-        # A process that was suspended in between may find itself taken for dead.
-        return time.monotonic() - self._intended_at < self._host.lease / 2
 
     async def _watch(self, token: str, began: float) -> Ended:
         task: Task[Any] | None = self._task

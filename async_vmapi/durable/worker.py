@@ -47,6 +47,11 @@ __all__ = ["Limits", "Worker"]
 _log: Final = logging.getLogger(__name__)
 
 
+# A server of PostgreSQL lets in a hundred connections, unless it is told otherwise.
+_CONNECTIONS: Final = 8
+_THREADS: Final = 32
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
     """What holds for a fleet's workers.
@@ -100,17 +105,21 @@ class Worker:
         self._make_client = client
         self.secrets = secrets
         self._limits = limits
-        self.lease = limits.lease
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
-        self._leases = Leases(database, self._executor_id)
+        self._leases = Leases(database, self._executor_id, limits.lease)
+        self.unrecorded: dict[str, str] = {}
         self._draining = False
         self._tasks: dict[asyncio.Task[Any], bool] = {}
         self._running: set[str] = set()
         self._lost: dict[str, int] = {}
         self._wanted: dict[str, tuple[float, bool]] = {}
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event) -> bool:
         """Work until `stop` is set or this is cancelled, and leave the rest to others.
+
+        Returns:
+            Whether it ended since others had taken it for dead. Then what it was called is used
+            up, and another worker may begin in its place.
 
         Raises:
             InvalidState: If another worker is at work in this process.
@@ -122,14 +131,15 @@ class Worker:
         _working = self
         try:
             async with self._make_client() as self.client:
-                await self._launch()
                 try:
+                    await self._launch()
                     await self._stay(stop)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await self._drain()
         finally:
             _working = None
+        return self._leases.lost and not stop.is_set()
 
     async def _launch(self) -> None:
         limits, client = self._limits, self._database.client
@@ -148,6 +158,8 @@ class Worker:
             "application_version": VERSION,
             "executor_id": self._executor_id,
             "serializer": SERIALIZER,
+            "sys_db_pool_size": _CONNECTIONS,
+            "max_executor_threads": _THREADS,
             "log_level": "WARNING",
         }
         DBOS(config=config)
@@ -155,9 +167,9 @@ class Worker:
         DBOS.launch()
 
     async def _stay(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
+        while not (stop.is_set() or self._leases.lost):
+            self._leases.hear()
             try:
-                await self._leases.beat()
                 for executor_id in await self._leases.dead():
                     await self._take_over(executor_id)
                 await self._put_back_what_is_lost()
@@ -171,6 +183,8 @@ class Worker:
 
     async def _take_over(self, executor_id: str) -> None:
         """Let anybody take what a dead worker had begun."""
+        if not await self._leases.declare_dead(executor_id):
+            return
         _log.warning("worker %s is gone; what it had begun is taken over", executor_id)
         # The one way that DBOS has for it without its own service.
         recover = DBOS._recover_pending_workflows  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
@@ -214,6 +228,7 @@ class Worker:
             await self._database.call(DBOS.destroy)
         finally:
             logger.setLevel(level)
+            self._leases.end()
         # DBOS has put threads of its own into the loop, and has ended them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
         await self._leases.leave()
@@ -266,6 +281,10 @@ class Worker:
             cancelled = found is not None and (found.attributes or {}).get("wanted") == "cancel"
             self._wanted[job] = (now, cancelled)
         return cancelled
+
+    def holds_lease(self) -> bool:
+        """Return whether it is sure that nobody has taken over what this worker does."""
+        return self._leases.holds()
 
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was another worker's, or this one's, before."""

@@ -1,7 +1,10 @@
 """Who counts as dead."""
 
+import time
+
 import pytest
 
+from async_vmapi.durable import leases
 from async_vmapi.durable.database import Database, DatabaseUnavailable
 from async_vmapi.durable.leases import BEATS, Leases
 
@@ -17,10 +20,12 @@ async def database(sqlite_url):
 @pytest.fixture
 async def both(database):
     """Two workers of one fleet."""
-    one, other = Leases(database, "one"), Leases(database, "other")
+    one, other = Leases(database, "one", 600.0), Leases(database, "other", 600.0)
     await one.begin()
     await other.begin()
-    return one, other
+    yield one, other
+    one.end()
+    other.end()
 
 
 class TestLeases:
@@ -28,7 +33,7 @@ class TestLeases:
         """However often the other looks."""
         one, other = both
         for _ in range(3 * BEATS):
-            await other.beat()
+            other.beat()
             assert await one.dead() == []
 
     async def test_one_that_counts_no_more_is_dead_after_so_many_looks(self, both):
@@ -44,15 +49,48 @@ class TestLeases:
         await other.leave()
         assert await one.dead() == ["other"]
 
-    async def test_one_that_comes_back_before_it_is_buried_stays(self, both):
+    async def test_one_that_counts_on_in_the_last_moment_is_not_declared_dead(self, both):
         """It was only slow."""
         one, other = both
         for _ in range(BEATS + 1):
             dead = await one.dead()
-        await other.beat()
-        await one.bury(*dead)
+        other.beat()
+        assert not await one.declare_dead(*dead)
         assert await one.dead() == []
-        assert await other.dead() == []
+        assert other.holds()
+
+    async def test_one_that_was_declared_dead_learns_of_it(self, both):
+        """At its next beat, and for ever."""
+        one, other = both
+        for _ in range(BEATS + 1):
+            await one.dead()
+        assert await one.declare_dead("other")
+        other.beat()
+        assert other.lost
+        assert not other.holds()
+        await one.bury("other")
+        other.beat()
+        assert other.lost
+
+    async def test_a_beat_is_good_for_less_than_a_lease(self, both, monkeypatch):
+        """By either clock, as one of them may stand still."""
+        _, other = both
+        assert other.holds()
+        for clock in ("monotonic", "time"):
+            with monkeypatch.context() as later:
+                now = getattr(leases.time, clock)
+                later.setattr(leases.time, clock, lambda now=now: now() + 500)
+                assert not other.holds()
+
+    async def test_a_thread_counts_while_the_loop_is_heard_of(self, database):
+        """However busy that is; one that is stuck for long is dead."""
+        one = Leases(database, "one", 0.1)
+        await one.begin()
+        time.sleep(0.3)  # noqa: ASYNC251 - a busy event loop
+        assert one.holds()
+        time.sleep(1.5)  # noqa: ASYNC251 - one that is stuck
+        assert not one.holds()
+        one.end()
 
     async def test_looks_that_fail_count_for_nothing(self, both, database, monkeypatch):
         """A database that was away kills nobody."""
@@ -67,7 +105,7 @@ class TestLeases:
             with pytest.raises(TimeoutError):
                 await one.dead()
             monkeypatch.setattr(one, "_read", read)
-        await other.beat()
+        other.beat()
         assert await one.dead() == []
 
 

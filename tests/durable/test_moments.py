@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -53,11 +51,12 @@ class Steps:
 class Host:
     """A worker, as an operation sees it."""
 
-    def __init__(self, client, *, cancelled=False, lease=15.0, again=False):
+    def __init__(self, client, *, cancelled=False, again=False):
         self.again = again
+        self.unrecorded = {}
+        self.holds_lease = lambda: True
         self.client = client
         self.secrets = None
-        self.lease = lease
         self.cancelled = cancelled
 
     async def is_cancelled(self, job):
@@ -149,16 +148,37 @@ class TestCreate:
         assert outcome.vm_id != old
         assert sorted(api.cloud.vms) == sorted([old, outcome.vm_id])
 
-    async def test_a_worker_that_was_suspended_after_its_intent_does_not_send(
-        self, steps, api, client, monkeypatch
-    ):
+    async def test_a_worker_that_is_not_sure_of_its_lease_does_not_send(self, steps, api, client):
         """Others may have taken it for dead, and have looked already."""
         (order,) = orders("create", requests(1), unique_name=True)
-        passed = iter([100.0, 200.0])
-        clock = SimpleNamespace(time=time.time, monotonic=lambda: next(passed))
-        monkeypatch.setattr(operation, "time", clock)
-        outcome = await outcome_of(Host(client), order)
-        assert (outcome.status, creates(api)) == ("unknown", 0)
+        host = Host(client)
+        host.holds_lease = lambda: False
+        assert (await outcome_of(host, order)).status == "unknown"
+        assert creates(api) == 0
+
+    async def test_one_that_loses_it_while_the_request_waits_does_not_send_either(
+        self, steps, api, client
+    ):
+        """The last moment counts, and the operation is left to others."""
+        (order,) = orders("create", requests(1), unique_name=True)
+        host, sure = Host(client), iter([True, False])
+        host.holds_lease = lambda: next(sure)
+        with pytest.raises(asyncio.CancelledError):
+            await outcome_of(host, order)
+        assert creates(api) == 0
+        assert "send" not in steps.kept
+
+    async def test_what_could_not_be_recorded_is_remembered(self, steps, api, client):
+        """The same worker, beginning the step again, need not look for its own machine."""
+        (order,) = orders("create", requests(1))
+        host = Host(client)
+        steps.moment = ("send", "before the record")
+        with contextlib.suppress(Died):
+            await outcome_of(host, order)
+        steps.moment = None
+        outcome = await outcome_of(host, order)
+        assert (outcome.status, outcome.adopted, creates(api)) == ("succeeded", False, 1)
+        assert not host.unrecorded
 
     async def test_a_list_that_cannot_be_had_fails_before_anything_is_sent(
         self, steps, api, client
