@@ -162,6 +162,7 @@ class Database:
             self._engine = sa.create_engine(
                 url, pool_size=_THREADS + 1, max_overflow=0, pool_pre_ping=True
             )
+            event.listen(self._engine, "connect", _let_go_of_locks)
         DBOS.migrate(self.url)
         self._client = DBOSClient(
             system_database_engine=self._engine,
@@ -274,3 +275,9 @@ def _like_dbos(connection: Any, _: object) -> None:
     # Writers wait for each other, from their first statement on, in place of failing.
     connection.isolation_level = "IMMEDIATE"
     connection.execute("PRAGMA busy_timeout=30000")
+
+
+def _let_go_of_locks(connection: Any, _: object) -> None:
+    # Of a worker that is suspended in the middle of a transaction.
+    connection.execute("SET idle_in_transaction_session_timeout = 10000")
+    connection.commit()

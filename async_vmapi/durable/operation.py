@@ -5,7 +5,6 @@ that must not be sent twice, and the task's token after it. See docs/durable.md 
 at which a worker can die.
 """
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -56,6 +55,10 @@ class Host(Protocol):
         """Return whether it is sure that nobody has taken over what this worker does."""
         ...
 
+    async def lease_held(self) -> None:
+        """Wait until it is sure; cancel who waits if others have taken over."""
+        ...
+
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was another worker's, or this one's, before."""
         ...
@@ -80,6 +83,10 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 _decode: Final = msgspec.json.Decoder(_Step).decode
+
+
+class _KeptBack(VMAPIError):
+    """A request waited until it was not sure any more that it is this worker's to send."""
 
 
 class Operation:
@@ -139,7 +146,7 @@ class Operation:
         began = time.time()
         if (kept := self._host.unrecorded.get(self._key)) is not None:
             return _decode(kept)
-        if intent is not None and not (self._intended_here and self._host.holds_lease()):
+        if intent is not None and not self._intended_here:
             return await self._settle(intent, began)
         if intent is None and (early := await self._given_up()) is not None:
             return early
@@ -175,16 +182,20 @@ class Operation:
             PERHAPS_SENT.reset(marked)
 
     async def _start(self, intent: str | None, *, perhaps_sent: bool = False) -> Any:
-        marked = BEFORE_SENDING.set(self._keep_back)
-        try:
-            return await self._make(intent, perhaps_sent=perhaps_sent)
-        finally:
-            BEFORE_SENDING.reset(marked)
+        while True:
+            await self._host.lease_held()
+            marked = BEFORE_SENDING.set(self._keep_back)
+            try:
+                return await self._make(intent, perhaps_sent=perhaps_sent)
+            except _KeptBack:
+                continue
+            finally:
+                BEFORE_SENDING.reset(marked)
 
     def _keep_back(self) -> None:
         """Send nothing that another worker may be looking for by now."""
         if not self._host.holds_lease():
-            raise asyncio.CancelledError
+            raise _KeptBack
 
     async def _make(self, intent: str | None, *, perhaps_sent: bool) -> Any:
         order, vms = self._order, self._host.client.vms

@@ -286,6 +286,13 @@ class Worker:
         """Return whether it is sure that nobody has taken over what this worker does."""
         return self._leases.holds()
 
+    async def lease_held(self) -> None:
+        """Wait until it is sure; cancel who waits if others have taken over."""
+        while not self._leases.holds():
+            if self._leases.lost:
+                raise asyncio.CancelledError
+            await asyncio.sleep(self._limits.lease / BEATS / 2)
+
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was another worker's, or this one's, before."""
         try:

@@ -10,7 +10,7 @@ import pytest
 from async_vmapi.durable import DurableFleet
 from async_vmapi.emulator import Fault, FaultPlan
 
-from .fleets import most_in_flight, requests, until
+from .fleets import most_in_flight, new_database, requests, until
 
 FAULTS = [
     Fault(kind="drop_after", probability=0.02),
@@ -108,10 +108,10 @@ async def _sent(emulator, count):
 
 
 class TestSuspendedWorker:
-    async def test_one_that_only_seemed_dead_does_no_harm(self, sqlite_url, lively, workers):
+    async def test_one_that_only_seemed_dead_does_no_harm(self, database_url, lively, workers):
         """It is taken over, comes back, and finds that its work is another's."""
         lively.cloud.adjust("w-*", create=40)
-        async with DurableFleet(sqlite_url, interval=0.05) as fleet:
+        async with DurableFleet(database_url, interval=0.05) as fleet:
             await workers.start()
             job = await fleet.submit("make", limit=4).create(requests(8))
             await until(lambda: _sent(lively, 4))
@@ -125,17 +125,15 @@ class TestSuspendedWorker:
         assert most_in_flight(lively) <= 4
 
     @pytest.fixture
-    def database_url(self, sqlite_url):
-        """What the workers of this class use."""
-        return sqlite_url
+    def database_url(self, postgres):
+        """One that a process that stands still does not lock: of SQLite's it may hold the file."""
+        return new_database(postgres)
 
 
 class TestDatabaseAway:
     @pytest.fixture
     def database_url(self, postgres):
         """A server that can be stopped."""
-        from .fleets import new_database
-
         return new_database(postgres)
 
     async def test_a_job_ends_well_when_its_server_was_stopped_for_a_while(

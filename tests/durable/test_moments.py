@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 
 import pytest
 
@@ -54,13 +55,22 @@ class Host:
     def __init__(self, client, *, cancelled=False, again=False):
         self.again = again
         self.unrecorded = {}
-        self.holds_lease = lambda: True
+        self.lease = itertools.repeat(True)
         self.client = client
         self.secrets = None
         self.cancelled = cancelled
 
     async def is_cancelled(self, job):
         return self.cancelled
+
+    def holds_lease(self):
+        return next(self.lease)
+
+    async def lease_held(self):
+        while not (held := self.holds_lease()):
+            if held is None:
+                raise asyncio.CancelledError
+            await asyncio.sleep(1)
 
     async def has_begun_before(self):
         return self.again
@@ -148,21 +158,20 @@ class TestCreate:
         assert outcome.vm_id != old
         assert sorted(api.cloud.vms) == sorted([old, outcome.vm_id])
 
-    async def test_a_worker_that_is_not_sure_of_its_lease_does_not_send(self, steps, api, client):
-        """Others may have taken it for dead, and have looked already."""
+    async def test_a_worker_that_is_not_sure_of_its_lease_waits(self, steps, api, client):
+        """Before the call, and again at the moment that the request sets out."""
         (order,) = orders("create", requests(1), unique_name=True)
         host = Host(client)
-        host.holds_lease = lambda: False
-        assert (await outcome_of(host, order)).status == "unknown"
-        assert creates(api) == 0
+        host.lease = iter([False, True, False, False, True, True])
+        assert (await outcome_of(host, order)).status == "succeeded"
+        assert next(host.lease, "asked each time") == "asked each time"
+        assert creates(api) == 1
 
-    async def test_one_that_loses_it_while_the_request_waits_does_not_send_either(
-        self, steps, api, client
-    ):
-        """The last moment counts, and the operation is left to others."""
+    async def test_a_worker_that_others_took_for_dead_does_not_send(self, steps, api, client):
+        """They may have looked already; the operation is theirs."""
         (order,) = orders("create", requests(1), unique_name=True)
-        host, sure = Host(client), iter([True, False])
-        host.holds_lease = lambda: next(sure)
+        host = Host(client)
+        host.lease = iter([True, False, None])
         with pytest.raises(asyncio.CancelledError):
             await outcome_of(host, order)
         assert creates(api) == 0
