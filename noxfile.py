@@ -23,7 +23,7 @@ nox.options.sessions = ["lint", "types", "tests", "package"]
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    session.install(*LINT, ".[cli]")
+    session.install(*LINT, ".[cli,durable]")
     session.run("ruff", "format", "--check", *SOURCES)
     session.run("ruff", "check", *SOURCES)
     session.run("lint-imports", env={"PYTHONPATH": "."})
@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install(*TYPES, "-e", ".[cli]")
+    session.install(*TYPES, "-e", ".[cli,durable]")
     session.run("mypy", "--strict", "async_vmapi", "tests/typing")
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
 
@@ -39,7 +39,7 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """All tests on every Python; their coverage on one, as measuring takes as long as the tests."""
-    session.install(*TESTS, "-e", ".[cli]")
+    session.install(*TESTS, "-e", ".[cli,durable]")
     coverage: list[str] = []
     if session.python == MEASURED:
         session.run("coverage", "erase", silent=True)
@@ -69,5 +69,11 @@ def package(session: nox.Session) -> None:
         session.run(python, "-c", "import async_vmapi, async_vmapi.emulator", external=True)
         # Without the extra, the command says what to install.
         session.run(python, "-m", "async_vmapi", external=True, success_codes=[1], silent=True)
+        session.run(
+            *(python, "-c", "import async_vmapi.durable"),
+            external=True,
+            success_codes=[1],
+            silent=True,
+        )
         session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]", external=True)
         session.run(str(bare / "bin" / "async-vmapi"), "demo", external=True)

@@ -67,6 +67,8 @@ class Job:
     Attributes:
         before: What was known of it after an earlier call that left it unknown.
         watched: Whether it was sent then, and is looked for and watched now.
+        begun: Whether it was started already, by a process that is gone; then it only is to be
+            told of its end, and nothing holds it back.
     """
 
     index: int
@@ -76,6 +78,7 @@ class Job:
     source: Any = None
     before: Outcome | None = None
     watched: bool = False
+    begun: bool = False
 
 
 def check_arguments(operation: str, keywords: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Reference",
     "Region",
     "SSHKey",
+    "SecretRef",
     "StorageVolume",
     "Template",
     "VirtualMachine",
@@ -263,13 +264,32 @@ class SSHKey:
         _read_id(self)
 
 
+@attrs.frozen
+class SecretRef:
+    """Where a worker of a durable fleet finds a secret, in place of the secret itself.
+
+    Args:
+        name: ``env:NAME`` for an environment variable of the worker's; any other name is handed
+            to the function that the worker was given for secrets.
+
+    Raises:
+        InvalidArgument: If it is blank or no text.
+    """
+
+    name: str
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "name", arguments.text)
+
+
 @attrs.frozen(kw_only=True)
 class ImageBoot:
     """Boot a new machine from a template (WIRE §2).
 
     Args:
         os: The template's id.
-        password: The administrator's password, where the template supports ``password``.
+        password: The administrator's password, where the template supports ``password``. A
+            `SecretRef` here or as `user_data` is for a durable fleet.
         key_id: An SSH key's id, where the template supports ``sshkey``.
         user_data: The cloud-init text, where the template supports ``cloudinit``.
 
@@ -278,18 +298,24 @@ class ImageBoot:
     """
 
     os: str
-    password: str | None = attrs.field(default=None, repr=False)
+    password: str | SecretRef | None = attrs.field(default=None, repr=False)
     key_id: str | None = None
-    user_data: str | None = attrs.field(default=None, repr=False)
+    user_data: str | SecretRef | None = attrs.field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         _check(self, "os", arguments.text)
-        if self.password is not None:
-            _check(self, "password", arguments.secret)
         if self.key_id is not None:
             _check(self, "key_id", arguments.text)
-        if self.user_data is not None:
-            _check(self, "user_data", arguments.secret)
+        for name in ("password", "user_data"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, SecretRef):
+                _check(self, name, arguments.secret)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The fields that hold a `SecretRef`."""
+        secrets = (("password", self.password), ("user_data", self.user_data))
+        return tuple(name for name, value in secrets if isinstance(value, SecretRef))
 
 
 @attrs.frozen(kw_only=True)

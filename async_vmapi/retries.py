@@ -2,6 +2,7 @@
 
 import enum
 import random
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -47,10 +48,13 @@ class Trail:
     Attributes:
         in_air: Whether one is on its way, or was when the call was cancelled.
         doubts: How many ended without telling whether they were carried out.
+        before_sending: Called at the moment that a request sets out, which may be long after the
+            call was made; what it raises keeps the request back.
     """
 
     in_air: bool = False
     doubts: int = 0
+    before_sending: Callable[[], None] | None = None
 
     @property
     def doubtful(self) -> bool:

@@ -83,10 +83,20 @@ class Rollout:
         self._fatal: BaseException | None = None
         self._started = 0
         self._wave = 1
-        self._counts: Counter[Status] = Counter()
+        self.counts: Counter[Status] = Counter()
         self.stopped: str | None = None
         self.complete = False
         self.in_the_air = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many operations are under way."""
+        return len(self._workers)
+
+    @property
+    def wave(self) -> int:
+        """The number of the wave under way, from 1."""
+        return self._wave
 
     # --- what others do with it -----------------------------------------------------------------
 
@@ -196,6 +206,10 @@ class Rollout:
         floor = f"then fewer than {self._least} would be online"
         if self._plan.dry_run:
             return self._in_theory(job) or floor
+        while job.begun and not self._interrupting:
+            if self._has_room():
+                return None
+            await self._change()
         while self.stopped is None:
             if not self._paused and self._has_room():
                 if self._may_go_down(job):
@@ -235,7 +249,7 @@ class Rollout:
 
     @property
     def _failures(self) -> int:
-        return self._counts["failed"] + self._counts["unknown"]
+        return self.counts["failed"] + self.counts["unknown"]
 
     def _start(self, job: Job) -> None:
         loop = asyncio.get_running_loop()
@@ -278,6 +292,8 @@ class Rollout:
                 if self._interrupting:
                     raise asyncio.CancelledError  # the end is not awaited any more
                 started = await started
+            elif isinstance(started, Ended):
+                return self._ended_elsewhere(work, started)
         except asyncio.CancelledError:
             return self._cut_off(work)
         except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
@@ -289,6 +305,10 @@ class Rollout:
         return outcomes.succeeded(
             work.job, work.task, started, seconds=self._seconds(work), wave=work.wave
         )
+
+    def _ended_elsewhere(self, work: _Work, ended: Ended) -> Ended:
+        known = {"index": work.job.index, "item": work.job.item, "source": work.job.source}
+        return attrs.evolve(ended, outcome=attrs.evolve(ended.outcome, wave=work.wave, **known))
 
     def _seconds(self, work: _Work) -> float:
         return asyncio.get_running_loop().time() - work.began
@@ -328,7 +348,7 @@ class Rollout:
     # --- ending ---------------------------------------------------------------------------------
 
     def _end(self, outcome: Outcome) -> None:
-        self._counts[outcome.status] += 1
+        self.counts[outcome.status] += 1
         self._untaken.append(outcome)
         self._news.set()
         self._changed.set()
@@ -383,7 +403,7 @@ class Rollout:
             outcome=outcome,
             reason=reason,
             in_flight=len(self._workers),
-            done=dict(self._counts),
+            done=dict(self.counts),
         )
         try:
             self._plan.on_event(event)

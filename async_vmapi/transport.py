@@ -158,6 +158,8 @@ class Transport:
             headers = sign(
                 self._credentials, call.method, self._host, call.path, call.body, datetime.now(UTC)
             )
+            if trail.before_sending is not None:
+                trail.before_sending()
             self.requests[call.name] += 1
             began = loop.time()
             # Stays so if the call is cancelled here: then nobody knows.

@@ -31,6 +31,7 @@ from async_vmapi.models import (
 )
 from async_vmapi.retries import Repeat
 from async_vmapi.tasks import Task
+from async_vmapi.tokens import DoubtToken, seal
 from async_vmapi.transport import Call, Transport
 from async_vmapi.writes import Writes
 
@@ -58,6 +59,8 @@ class VirtualMachines:
         *,
         unique_name: bool = False,
         on_doubt: Literal["raise", "retry"] = "raise",
+        intent: str | None = None,
+        perhaps_sent: bool = False,
     ) -> Task[VirtualMachine]: ...
 
     # The None is for mypy, which else finds that the implementation does not fit.
@@ -74,6 +77,8 @@ class VirtualMachines:
         boot: ImageBoot | CdromBoot,
         unique_name: bool = False,
         on_doubt: Literal["raise", "retry"] = "raise",
+        intent: str | None = None,
+        perhaps_sent: bool = False,
     ) -> Task[VirtualMachine]: ...
 
     async def create(
@@ -83,6 +88,8 @@ class VirtualMachines:
         *,
         unique_name: bool = False,
         on_doubt: Literal["raise", "retry"] = "raise",
+        intent: str | None = None,
+        perhaps_sent: bool = False,
         **keywords: Any,
     ) -> Task[VirtualMachine]:
         """Create a machine. The task ends when it is online.
@@ -108,6 +115,11 @@ class VirtualMachines:
                 share.
             on_doubt: ``"retry"`` sends the create once more if it is in doubt and no machine has
                 appeared in the whole window; it takes ``unique_name``.
+            intent: What `intend` returned for this request; the list that it was made from is not
+                asked for again.
+            perhaps_sent: Whether a process that is gone may have sent the request of this
+                `intent`. Then it is in doubt from the start: looked for, and sent only as
+                ``on_doubt`` allows.
 
         Raises:
             OutcomeUnknown: If nobody can tell whether the machine was created.
@@ -118,6 +130,8 @@ class VirtualMachines:
             raise arguments.refuse("on_doubt", on_doubt, "'raise' or 'retry'")
         if on_doubt == "retry" and not unique:
             raise InvalidArgument("on_doubt='retry' takes unique_name=True", argument="on_doubt")
+        if arguments.boolean("perhaps_sent", perhaps_sent) and intent is None:
+            raise InvalidArgument("perhaps_sent takes an intent", argument="perhaps_sent")
         boot = request.boot
         secrets = (boot.password, boot.user_data) if isinstance(boot, ImageBoot) else ()
         call = Call(
@@ -125,10 +139,50 @@ class VirtualMachines:
             "PUT",
             _PATH,
             codec.encode_create(request),
-            tuple(secret for secret in secrets if secret is not None),
+            tuple(secret for secret in secrets if isinstance(secret, str)),
             Repeat.ONCE,
         )
-        return await self._writes.create(request, call, unique=unique, retry=on_doubt == "retry")
+        return await self._writes.create(
+            request,
+            call,
+            unique=unique,
+            retry=on_doubt == "retry",
+            intent=intent,
+            perhaps_sent=perhaps_sent,
+        )
+
+    async def intend(
+        self,
+        operation: Literal["create", "reboot", "reset"],
+        item: CreateRequest | VMOrId,
+        *,
+        unique_name: bool = False,
+    ) -> str:
+        """Return the token of a write that is about to be made, and send nothing of it.
+
+        These three are never sent again on doubt. Who keeps the token before making the write can
+        hand it to `Client.settle` should the process die in between: that looks for what the
+        write did. The token of a create tells which machines bear the name now, for which the
+        list is asked for, unless `unique_name` is given.
+
+        Args:
+            operation: Which write.
+            item: The request of a create, a `SecretRef` in it or not; else the machine.
+            unique_name: As `create` takes it.
+
+        Raises:
+            InvalidArgument: If an argument is wrong.
+        """
+        unique = arguments.boolean("unique_name", unique_name)
+        if operation == "create":
+            if not isinstance(item, CreateRequest):
+                raise arguments.refuse("item", item, "a CreateRequest")
+            return await self._writes.intend(item, unique=unique)
+        if operation not in ("reboot", "reset"):
+            raise arguments.refuse("operation", operation, "'create', 'reboot' or 'reset'")
+        if isinstance(item, CreateRequest):
+            raise arguments.refuse("item", item, "a machine or its id")
+        return seal(DoubtToken(self._transport.origin, operation, vm=_id_of(item)))
 
     async def list(self) -> list[VirtualMachine]:
         """Return all machines of the region. The API knows no filter and no pages (WIRE §1)."""
@@ -282,7 +336,7 @@ def _request(request: object, keywords: dict[str, Any]) -> CreateRequest:
             raise InvalidArgument(
                 f"create needs {', '.join(missing)}, or a CreateRequest", argument=missing[0]
             )
-        return CreateRequest(**keywords)
+        return _without_references(CreateRequest(**keywords))
     if not isinstance(request, CreateRequest):
         raise InvalidArgument(
             f"request of type {type(request).__name__} is not a CreateRequest", argument="request"
@@ -290,5 +344,15 @@ def _request(request: object, keywords: dict[str, Any]) -> CreateRequest:
     if keywords:
         raise InvalidArgument(
             "create takes a CreateRequest or keywords, not both", argument="request"
+        )
+    return _without_references(request)
+
+
+def _without_references(request: CreateRequest) -> CreateRequest:
+    if isinstance(request.boot, ImageBoot) and request.boot.references:
+        name = request.boot.references[0]
+        raise InvalidArgument(
+            f"{name} is a SecretRef, which only a durable fleet resolves; give the {name} itself",
+            argument=name,
         )
     return request

@@ -8,6 +8,7 @@ create is looked for, a reboot or reset is watched for, and neither is ever sent
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
@@ -32,12 +33,13 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.retries import Trail
 from async_vmapi.roster import FRESH, Rosters
 from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
 from async_vmapi.transport import Call, Transport
 
-__all__ = ["CANCEL_GRACE", "Writes"]
+__all__ = ["BEFORE_SENDING", "CANCEL_GRACE", "PERHAPS_SENT", "Writes"]
 
 T = TypeVar("T")
 
@@ -47,6 +49,15 @@ CANCEL_GRACE: Final = 10.0
 """Seconds for which a cancelled caller, or closing, waits for the outcome of what was sent."""
 
 _MOST_NAMED: Final = 20
+
+
+BEFORE_SENDING: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
+    "BEFORE_SENDING", default=None
+)
+"""Who is asked at the moment that a write which must not be sent twice sets out."""
+
+PERHAPS_SENT: Final[ContextVar[bool]] = ContextVar("PERHAPS_SENT", default=False)
+"""Whether a process that is gone may have sent the write already, of one that may be repeated."""
 
 
 class Writes:
@@ -78,30 +89,74 @@ class Writes:
 
     # --- the three kinds of writes --------------------------------------------------------------
 
+    async def intend(self, request: CreateRequest, *, unique: bool) -> str:
+        """Return the token of a create that is about to be made; see `VirtualMachines.intend`."""
+        known: frozenset[str] | None = frozenset()
+        if not unique:
+            known = await self._known_before(request.name)
+        creation = Creation(request.name, request.cpus, request.ram, unique, self._transport.origin)
+        creation.known = known
+        return seal(creation.token)
+
     async def create(
-        self, request: CreateRequest, call: Call, *, unique: bool, retry: bool
+        self,
+        request: CreateRequest,
+        call: Call,
+        *,
+        unique: bool,
+        retry: bool,
+        intent: str | None = None,
+        perhaps_sent: bool = False,
     ) -> Task[VirtualMachine]:
         """Make a create; see `VirtualMachines.create`."""
+        intended = None if intent is None else self._intended(request, intent, unique=unique)
         creation = self._creates.begin(
             request.name, request.cpus, request.ram, unique=unique, origin=self._transport.origin
         )
+        creation.trail.before_sending = BEFORE_SENDING.get()
+        if intended is not None and intended.known is not None:
+            creation.known = frozenset(intended.known)
         write = Write(
             "create", name=request.name, trail=creation.trail, token=lambda: seal(creation.token)
         )
         try:
-            return await self._shielded(write, self._create(creation, call, retry=retry))
+            if perhaps_sent:
+                creation.in_doubt = True
+                creation.answered.set()
+                body = self._create_on_doubt(creation, call, None, retry=retry)
+            else:
+                looked = creation.unique or intended is not None
+                body = self._create(creation, call, retry=retry, looked=looked)
+            return await self._shielded(write, body)
         finally:
             self._creates.end(creation)
 
-    async def _create(self, creation: Creation, call: Call, *, retry: bool) -> Task[VirtualMachine]:
-        if not creation.unique:
-            creation.known = await self._known_before(creation)
+    def _intended(self, request: CreateRequest, intent: str, *, unique: bool) -> DoubtToken:
+        token = read(intent, self._transport.origin)
+        asked = (request.name, request.cpus, request.ram, unique)
+        if (
+            not isinstance(token, DoubtToken)
+            or token.operation != "create"
+            or (token.name, token.cores, token.ram, token.unique) != asked
+        ):
+            raise InvalidArgument("intent is not that of this create", argument="intent")
+        return token
+
+    async def _create(
+        self, creation: Creation, call: Call, *, retry: bool, looked: bool
+    ) -> Task[VirtualMachine]:
+        if not looked:
+            creation.known = await self._known_before(creation.name)
         try:
             return self._created(await self._send(creation, call))
         except VMAPIError as error:
             if not creation.trail.doubtful:
                 raise
-            cause = error
+            return await self._create_on_doubt(creation, call, error, retry=retry)
+
+    async def _create_on_doubt(
+        self, creation: Creation, call: Call, cause: VMAPIError | None, *, retry: bool
+    ) -> Task[VirtualMachine]:
         found = await self._creates.look_for(creation)
         if found.vm_id is None and retry and found.is_proof:
             _log.info("no machine named %r has appeared; it is created anew", creation.name)
@@ -114,7 +169,7 @@ class Writes:
             raise doubt.unknown(creation, found) from cause
         return self._created(found.vm_id, adopted=True)
 
-    async def _known_before(self, creation: Creation) -> frozenset[str] | None:
+    async def _known_before(self, name: str) -> frozenset[str] | None:
         try:
             roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
         except (ConnectFailed, RateLimited):
@@ -124,7 +179,7 @@ class Writes:
             # Not reason enough to create nothing; but on doubt nothing can be adopted then.
             _log.debug("names are not known before a create: %s", type(error).__name__)
             return None
-        return self._creates.known(roster, creation.name)
+        return self._creates.known(roster, name)
 
     async def _send(self, creation: Creation, call: Call) -> str:
         creation.answered.clear()
@@ -157,7 +212,8 @@ class Writes:
             vm_id: The machine.
             begin: Makes the task, told whether the answer that accepted it was lost.
         """
-        write = Write(call.name, vm_id=vm_id, token=lambda: begin(True).token())
+        trail = Trail(doubts=int(PERHAPS_SENT.get()))
+        write = Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
             try:
@@ -172,7 +228,7 @@ class Writes:
 
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
         """Make a rename; `get` is the call that shows the machine."""
-        write = Write("rename", vm_id=vm_id, name=name)
+        write = Write("rename", vm_id=vm_id, name=name, trail=Trail(doubts=int(PERHAPS_SENT.get())))
 
         async def make() -> None:
             try:
@@ -190,7 +246,8 @@ class Writes:
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never repeated on doubt."""
         token = DoubtToken(self._transport.origin, operation, vm=vm_id)
-        write = Write(operation, vm_id=vm_id, token=lambda: seal(token))
+        trail = Trail(before_sending=BEFORE_SENDING.get())
+        write = Write(operation, vm_id=vm_id, trail=trail, token=lambda: seal(token))
 
         async def make() -> Task[VirtualMachine]:
             try:

@@ -10,6 +10,9 @@ import aiohttp
 
 from async_vmapi import (
     APIError,
+    BulkEvent,
+    BulkPlan,
+    BulkReport,
     CdromBoot,
     Client,
     Console,
@@ -21,6 +24,7 @@ from async_vmapi import (
     Operation,
     RateLimited,
     Region,
+    SecretRef,
     SSHKey,
     StorageVolume,
     Task,
@@ -33,6 +37,7 @@ from async_vmapi import (
     VMAPIError,
     Zone,
 )
+from async_vmapi.durable import DurableFleet, DurableJob, JobStatus
 
 
 async def make(session: aiohttp.ClientSession) -> None:
@@ -195,3 +200,19 @@ def catch(timeout: TaskTimeout | TransportTimeout, argument: InvalidArgument) ->
 async def use_as_operation() -> Operation:
     operation: Operation = "explode"  # type: ignore[assignment]
     return operation
+
+
+async def durable(vms: list[VirtualMachine], request: CreateRequest) -> None:
+    """A durable job reads as a bulk call does."""
+    async with DurableFleet("sqlite:///fleet.sqlite", secrets=lambda name: name) as fleet:
+        job = await fleet.submit("night", BulkPlan(limit=3)).shutdown(vms, wait_for=4)
+        assert_type(job, DurableJob)
+        assert_type(await fleet.submit("make", max_failures="5%").create([request]), DurableJob)
+        assert_type(await job.status(), JobStatus)
+        assert_type(await job.report(timeout=60), BulkReport)
+        async for event in job.events():
+            assert_type(event, BulkEvent)
+        assert_type(await fleet.jobs(), list[JobStatus])
+        fleet.submit("night", BulkPlan(), limit=3)  # type: ignore[call-overload]
+        await fleet.submit("night").shutdown(vms, wait=4)  # type: ignore[call-arg]
+    assert_type(ImageBoot(os="x", password=SecretRef("env:X")).password, str | SecretRef | None)

@@ -16,7 +16,7 @@ PUBLIC = {
     *("Client", "Task", "TaskEvent", "Evidence", "Operation"),
     *("VirtualMachine", "PublicInterface", "IPv4Address", "StorageVolume", "Network"),
     *("Reference", "Autoscaler", "Console"),
-    *("CreateRequest", "ImageBoot", "CdromBoot"),
+    *("CreateRequest", "ImageBoot", "CdromBoot", "SecretRef"),
     *("Region", "Zone", "Template", "SSHKey"),
     *("VMAPIError", "InvalidArgument", "InvalidState"),
     *("APIError", "BadRequest", "AuthenticationError", "NotFound", "Conflict"),

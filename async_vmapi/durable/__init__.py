@@ -1,0 +1,27 @@
+"""Rollouts that outlive a process and a machine, on DBOS (extra: durable).
+
+A `DurableFleet` keeps jobs in a database: SQLite for the workers of one machine, PostgreSQL for
+many. Any number of workers share them; what one leaves, another goes on with.
+"""
+
+try:
+    import dbos as _  # noqa: F401 - whether it is there
+except ModuleNotFoundError as error:
+    if error.name != "dbos":
+        raise
+    raise ModuleNotFoundError(
+        "async_vmapi.durable needs an extra: pip install 'async-vmapi[durable]'", name="dbos"
+    ) from None
+
+from async_vmapi.durable.database import DatabaseUnavailable
+from async_vmapi.durable.fleet import DurableFleet, Submission
+from async_vmapi.durable.job import DurableJob, JobState, JobStatus
+
+__all__ = [
+    "DatabaseUnavailable",
+    "DurableFleet",
+    "DurableJob",
+    "JobState",
+    "JobStatus",
+    "Submission",
+]

@@ -1,0 +1,230 @@
+"""One job under way: the rules of `Rollout`, applied to items that any worker may take.
+
+A job's coordinator runs on one worker. It puts an item's workflow into the queue when the rules
+let the item start, and tells the rules of its end. If its worker dies, another one goes through
+all items again, in the same order: those that have ended do so at once, those under way are
+waited for, and as the rules are the same, they come to the same place.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Final
+
+from dbos import DBOS, WorkflowStatus
+
+from async_vmapi.durable.database import (
+    ENDED,
+    OPERATION_WORKFLOW,
+    OPERATIONS,
+    Database,
+    is_outage,
+    job_id,
+    operation_id,
+)
+from async_vmapi.durable.events import STREAM, written
+from async_vmapi.durable.operation import CANCELLED
+from async_vmapi.durable.spec import Spec, decode_ended, encode
+from async_vmapi.jobs import Job
+from async_vmapi.outcomes import Ended, outcome
+from async_vmapi.plan import BulkEvent
+from async_vmapi.report import Outcome
+from async_vmapi.rollout import Rollout
+
+__all__ = ["Coordinator"]
+
+_log: Final = logging.getLogger(__name__)
+
+# For items that may start at once to be put into the queue together.
+_TOGETHER: Final = 0.02
+
+
+class Coordinator:
+    """Takes a job through its items.
+
+    Args:
+        database: Where its items' workflows are.
+        name: The job's name.
+        spec: What it is to do.
+        online: Which machines were online when it began, where so many are to stay so.
+        interval: Seconds between two looks at what has ended.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        spec: Spec,
+        online: Sequence[str] | None,
+        *,
+        interval: float,
+    ) -> None:
+        self._database = database
+        self._name = name
+        self._spec = spec
+        self._interval = interval
+        self._new: list[int] = []
+        self._waiting: dict[int, asyncio.Future[Ended]] = {}
+        self._ended: dict[int, Ended] = {}
+        self._events: list[BulkEvent] = []
+        self._more = asyncio.Event()
+        self._progress: dict[str, object] = {}
+        self._begun: set[int] = set()
+        self._labels = spec.labels
+        self._rollout = Rollout(
+            spec.bulk_plan(on_event=self._events.append),
+            spec.operation,
+            self._jobs(),
+            len(self._labels),
+        )
+        if online is not None:
+            self._rollout.keep_online(set(online), len(self._labels))
+
+    def _jobs(self) -> Iterator[Job]:
+        for index in range(len(self._labels)):
+            yield self._job(index)
+
+    def _job(self, index: int) -> Job:
+        label = self._labels[index]
+        vm_id = None if self._spec.operation == "create" else label
+        start = partial(self._elsewhere, index)
+        return Job(index, label, start, vm_id, begun=index in self._begun)
+
+    async def _elsewhere(self, index: int) -> Ended:
+        """Have some worker do an item's operation, and return how it ended."""
+        if index in self._ended:
+            return self._ended.pop(index)
+        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._waiting[index] = future
+        if index not in self._begun:
+            self._new.append(index)
+            self._more.set()
+        try:
+            return await future
+        finally:
+            del self._waiting[index]
+
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing new was started from some moment on; None if all was."""
+        return self._rollout.stopped
+
+    async def run(self) -> tuple[Outcome, ...]:
+        """Return the outcomes of all items, in their order, when the last has ended."""
+        await self._patiently(self._recall)
+        await self._patiently(self._heed)
+        exchange = asyncio.get_running_loop().create_task(self._exchange())
+        collect = asyncio.get_running_loop().create_task(self._collect())
+        try:
+            await asyncio.wait({exchange, collect}, return_when=asyncio.FIRST_COMPLETED)
+            if exchange.done():
+                # Another worker has taken the job over, or something is broken.
+                exchange.result()
+        finally:
+            for task in (exchange, collect):
+                if task is exchange or not task.done():
+                    task.cancel()
+            await asyncio.wait({exchange, collect})
+        kept = collect.result()
+        await self._patiently(self._publish)
+        return tuple(sorted(kept, key=lambda outcome: outcome.index))
+
+    async def _collect(self) -> list[Outcome]:
+        kept: list[Outcome] = []
+        async with aclosing(self._rollout.outcomes()) as stream:
+            async for found in stream:
+                kept.append(found)
+        return kept
+
+    # --- with the database ----------------------------------------------------------------------
+
+    async def _patiently(self, do: Callable[[], Awaitable[None]]) -> None:
+        """Do something with the database, as soon as it is there."""
+        while True:
+            try:
+                return await do()
+            except Exception as error:
+                # Raised, it would be stored as this job's end.
+                if not is_outage(error):
+                    raise
+                _log.warning("job %r waits for its database: %s", self._name, type(error).__name__)
+                await asyncio.sleep(self._interval)
+
+    async def _recall(self) -> None:
+        """Learn which items an earlier worker has started."""
+        for index, status in await self._database.operations_of(self._name):
+            self._begun.add(index)
+            if status.status in ENDED:
+                self._ended[index] = self._read(index, status)
+
+    async def _exchange(self) -> None:
+        while True:
+            self._more.clear()
+            await self._patiently(self._round)
+            try:
+                async with asyncio.timeout(self._interval):
+                    await self._more.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(_TOGETHER)
+
+    async def _round(self) -> None:
+        await self._heed()
+        # Their events are among those that are published, and so are never started by a worker
+        # that others have taken for dead: DBOS lets it write none.
+        new = list(self._new)
+        await self._publish()
+        await self._enqueue(new)
+        await self._look()
+
+    async def _heed(self) -> None:
+        """Do what was asked for since."""
+        found = await self._database.find(job_id(self._name))
+        wanted = (found.attributes or {}).get("wanted") if found else None
+        self._rollout.pause(wanted == "pause")
+        if wanted == "cancel":
+            self._rollout.stop(CANCELLED)
+
+    async def _enqueue(self, new: list[int]) -> None:
+        if new:
+            orders = [
+                (operation_id(self._name, index), encode(self._spec.order(self._name, index)))
+                for index in new
+            ]
+            await self._database.enqueue(OPERATIONS, OPERATION_WORKFLOW, orders)
+            del self._new[: len(new)]
+
+    async def _look(self) -> None:
+        """Tell the rules of what has ended."""
+        waiting = {operation_id(self._name, index): index for index in self._waiting}
+        for status in await self._database.ended(list(waiting)):
+            index = waiting[status.workflow_id]
+            future = self._waiting.get(index)
+            if future is not None and not future.done():
+                future.set_result(self._read(index, status))
+
+    def _read(self, index: int, status: WorkflowStatus) -> Ended:
+        if isinstance(status.output, str):
+            return decode_ended(status.output).read()
+        # By DBOS's own tools, or by an error that should not be.
+        reason = f"its workflow {status.workflow_id} ended as {status.status}"
+        return Ended(outcome(self._job(index), "unknown", reason=reason))
+
+    async def _publish(self) -> None:
+        """Write down what has happened, as the job's stream and for its status."""
+        events = list(self._events)
+        if events:
+            # DBOS writes this only for the workflow's present owner.
+            await DBOS.write_stream_async(STREAM, written(events))
+            del self._events[: len(events)]
+        progress: dict[str, object] = {
+            "done": dict(self._rollout.counts),
+            "in_flight": self._rollout.in_flight,
+            "wave": self._rollout.wave,
+            "stopped": self._rollout.stopped,
+        }
+        if progress != self._progress:
+            await self._database.note(job_id(self._name), progress=progress)
+            self._progress = progress

@@ -1,0 +1,283 @@
+"""The database that a fleet's workers share: DBOS's client for it, called off the event loop."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from dbos import (
+    DBOS,
+    DBOSClient,
+    DBOSPortableJSONSerializer,
+    EnqueueOptions,
+    WorkflowStatus,
+    WorkflowStatusString,
+)
+from sqlalchemy import event, exc
+
+from async_vmapi import arguments
+from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
+
+__all__ = [
+    "APPLICATION",
+    "ENDED",
+    "JOBS",
+    "OPERATIONS",
+    "OPERATION_WORKFLOW",
+    "SERIALIZER",
+    "VERSION",
+    "WORKFLOW",
+    "Database",
+    "DatabaseUnavailable",
+    "is_outage",
+    "job_id",
+    "operation_id",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+APPLICATION: Final = "async_vmapi"
+VERSION: Final = "async_vmapi durable 1"
+"""Workers take what was written down by their own version; DBOS's application version."""
+
+JOBS: Final = "async_vmapi_jobs"
+OPERATIONS: Final = "async_vmapi_operations"
+WORKFLOW: Final = "async_vmapi.job"
+OPERATION_WORKFLOW: Final = "async_vmapi.operation"
+
+# DBOS's own default pickles, which neither a person nor a search for secrets can read.
+SERIALIZER: Final = DBOSPortableJSONSerializer()
+
+ENDED: Final = [
+    WorkflowStatusString.SUCCESS.value,
+    WorkflowStatusString.ERROR.value,
+    WorkflowStatusString.CANCELLED.value,
+    WorkflowStatusString.MAX_RECOVERY_ATTEMPTS_EXCEEDED.value,
+]
+
+_THREADS: Final = 4
+_AT_ONCE: Final = 500
+
+
+def job_id(name: str) -> str:
+    """Return the id of a job's workflow."""
+    return f"job:{name}"
+
+
+def operation_id(name: str, index: int) -> str:
+    """Return the id of the workflow of one item of a job."""
+    return f"op:{name}:{index}"
+
+
+class DatabaseUnavailable(VMAPIError):
+    """The fleet's database cannot be reached or used just now. Workers wait for it."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error, of DBOS or of this module, means that the database is away."""
+    outages = (DatabaseUnavailable, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+    return isinstance(error, outages)
+
+
+class Database:
+    """A connection to a fleet's database.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/database``.
+
+    Raises:
+        InvalidArgument: If it is neither.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = sa.make_url(arguments.text("database_url", url))
+        except exc.ArgumentError:
+            raise InvalidArgument("database_url is not a URL", argument="database_url") from None
+        kind = parsed.get_backend_name()
+        if kind not in ("sqlite", "postgresql") or not parsed.database:
+            # Its value may hold a password.
+            raise InvalidArgument(
+                "database_url is neither sqlite:///PATH nor postgresql://USER@HOST/DATABASE",
+                argument="database_url",
+            )
+        self.url: Final = url
+        self.is_sqlite: Final = kind == "sqlite"
+        self._parsed = parsed
+        self._threads: ThreadPoolExecutor | None = None
+        self._engine: sa.Engine | None = None
+        self._client: DBOSClient | None = None
+
+    def __repr__(self) -> str:
+        return f"<Database {self._parsed.render_as_string(hide_password=True)}>"
+
+    @property
+    def engine(self) -> sa.Engine:
+        """Connections of its own, besides those of DBOS."""
+        if self._engine is None:
+            raise InvalidState("the fleet is not open: use it as an async context manager")
+        return self._engine
+
+    @property
+    def client(self) -> DBOSClient:
+        """DBOS's client; its methods block, so they go through `call`."""
+        if self._client is None:
+            raise InvalidState("the fleet is not open: use it as an async context manager")
+        return self._client
+
+    async def call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
+        """Call a function that blocks in one of this database's own threads.
+
+        Raises:
+            DatabaseUnavailable: If the database is away.
+        """
+        # Not in the loop's own threads: DBOS replaces those, and ends them with a worker.
+        call = functools.partial(function, *args, **keywords)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            raise DatabaseUnavailable(
+                f"the fleet's database is away ({type(error).__name__})"
+            ) from error
+
+    async def open(self) -> None:
+        """Connect, and create what the database lacks."""
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="async_vmapi database")
+        await self.call(self._open)
+
+    def _open(self) -> None:
+        if self.is_sqlite:
+            self._engine = sa.create_engine(self._parsed)
+            event.listen(self._engine, "connect", _like_dbos)
+            with self._engine.connect() as connection:
+                # Readers and the writer do not hold each other up; it stays with the file.
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        else:
+            url = self._parsed.set(drivername="postgresql+psycopg")
+            self._engine = sa.create_engine(
+                url, pool_size=_THREADS + 1, max_overflow=0, pool_pre_ping=True
+            )
+            event.listen(self._engine, "connect", _let_go_of_locks)
+        DBOS.migrate(self.url)
+        self._client = DBOSClient(
+            system_database_engine=self._engine,
+            serializer=SERIALIZER,
+            application_name=APPLICATION,
+        )
+
+    async def close(self) -> None:
+        """Disconnect."""
+        threads, self._threads = self._threads, None
+        if self._client is not None:
+            self._client.destroy()
+        if self._engine is not None:
+            self._engine.dispose()
+        self._client = self._engine = None
+        if threads is not None:
+            threads.shutdown(wait=False)
+
+    # --- workflows ------------------------------------------------------------------------------
+
+    async def enqueue(self, queue: str, workflow: str, texts: Iterable[tuple[str, str]]) -> None:
+        """Put workflows into a queue in one transaction; those that are there already stay so.
+
+        Args:
+            queue: The queue.
+            workflow: The workflow's name.
+            texts: Pairs of an id and the workflow's argument.
+        """
+        await self.call(self._enqueue, queue, workflow, list(texts))
+
+    def _enqueue(self, queue: str, workflow: str, texts: list[tuple[str, str]]) -> None:
+        with self.engine.begin() as connection:
+            for workflow_id, text in texts:
+                options = _options(queue, workflow, workflow_id)
+                self.client.enqueue_in_transaction(connection, options, text)
+
+    async def submit(self, workflow_id: str, text: str, attributes: dict[str, Any]) -> None:
+        """Put a job's workflow into its queue, unless it is there."""
+        options = _options(JOBS, WORKFLOW, workflow_id)
+        options["attributes"] = attributes
+        await self.call(self.client.enqueue, options, text)
+
+    async def find(self, workflow_id: str, *, whole: bool = False) -> WorkflowStatus | None:
+        """Return a workflow; None if there is none.
+
+        Args:
+            workflow_id: Which.
+            whole: Whether its argument and its result are wanted too, which may be long.
+        """
+        found = await self.call(
+            self.client.list_workflows,
+            workflow_ids=[workflow_id],
+            load_input=whole,
+            load_output=whole,
+        )
+        return found[0] if found else None
+
+    async def ended(self, workflow_ids: Sequence[str]) -> list[WorkflowStatus]:
+        """Return those of some workflows that are at their end, with their results."""
+        found: list[WorkflowStatus] = []
+        for start in range(0, len(workflow_ids), _AT_ONCE):
+            found += await self.call(
+                self.client.list_workflows,
+                workflow_ids=list(workflow_ids[start : start + _AT_ONCE]),
+                status=ENDED,
+                load_input=False,
+            )
+        return found
+
+    async def operations_of(self, name: str) -> list[tuple[int, WorkflowStatus]]:
+        """Return the workflows of a job's items, each with its item's number, and results."""
+        prefix = operation_id(name, 0)[:-1]
+        found = await self.call(
+            self.client.list_workflows, workflow_id_prefix=prefix, load_input=False
+        )
+        # In a pattern, what is "_" in a name stands for any character.
+        own = [status for status in found if status.workflow_id.startswith(prefix)]
+        return [(int(status.workflow_id.removeprefix(prefix)), status) for status in own]
+
+    async def pending_of(self, executor_id: str) -> dict[str, str]:
+        """Return the queues of the workflows that a worker has, by their ids."""
+        found = await self.call(
+            self.client.list_workflows,
+            executor_id=executor_id,
+            status=WorkflowStatusString.PENDING.value,
+            load_input=False,
+            load_output=False,
+        )
+        return {status.workflow_id: status.queue_name or JOBS for status in found}
+
+    async def put_back(self, workflow_id: str, queue: str) -> None:
+        """Let any worker take a workflow that its own has lost."""
+        await self.call(self.client.resume_workflow, workflow_id, queue_name=queue)
+
+    async def note(self, workflow_id: str, **attributes: Any) -> None:
+        """Set some of a workflow's attributes."""
+        await self.call(self.client.update_workflow_attributes, workflow_id, attributes, merge=True)
+
+
+def _options(queue: str, workflow: str, workflow_id: str) -> EnqueueOptions:
+    return {
+        "queue_name": queue,
+        "workflow_name": workflow,
+        "workflow_id": workflow_id,
+        "app_version": VERSION,
+    }
+
+
+def _like_dbos(connection: Any, _: object) -> None:
+    # Writers wait for each other, from their first statement on, in place of failing.
+    connection.isolation_level = "IMMEDIATE"
+    connection.execute("PRAGMA busy_timeout=30000")
+
+
+def _let_go_of_locks(connection: Any, _: object) -> None:
+    # Of a worker that is suspended in the middle of a transaction.
+    connection.execute("SET idle_in_transaction_session_timeout = 10000")
+    connection.commit()

@@ -1,0 +1,221 @@
+"""`DurableFleet`: jobs in a database, for any number of workers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, cast, overload
+
+from async_vmapi import arguments
+from async_vmapi.client import Client
+from async_vmapi.durable.database import WORKFLOW, Database, job_id
+from async_vmapi.durable.job import DurableJob, JobStatus, status_of
+from async_vmapi.durable.references import Secrets
+from async_vmapi.durable.spec import encode, spec_of
+from async_vmapi.durable.worker import Limits, Worker
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.jobs import Items
+from async_vmapi.operations import Operations
+from async_vmapi.plan import BulkPlan, Share
+
+__all__ = ["DurableFleet", "Submission"]
+
+_log: Final = logging.getLogger(__name__)
+
+
+class DurableFleet:
+    """Jobs that outlive the process that submitted them and the machine that worked on them.
+
+    Use it as an async context manager; leaving it stops the worker that it runs. Submitting and
+    asking needs the database alone; working needs the API's credentials too.
+
+    Args:
+        database_url: ``sqlite:///PATH`` for the workers of one machine, or
+            ``postgresql://USER@HOST/DATABASE``. What is missing in it is created.
+        client: Makes a worker's client.
+        secrets: Returns, on a worker, the secret of a `SecretRef` whose name does not begin with
+            ``env:``. It may be a coroutine function.
+        limit: How many operations are in flight at once at most, of all jobs on all workers; None
+            for no more than each job's plan says. Of workers that differ, the last one started
+            counts.
+        worker_limit: How many are in flight on one worker at most; None for no limit.
+        lease: Seconds after which others take over what a worker had begun that says nothing.
+        interval: Seconds between two looks into the database for what is new.
+
+    Raises:
+        InvalidArgument: If one of them is wrong.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        client: Callable[[], Client] = Client.from_env,
+        *,
+        secrets: Secrets | None = None,
+        limit: int | None = None,
+        worker_limit: int | None = None,
+        lease: float = 15.0,
+        interval: float = 1.0,
+    ) -> None:
+        for name, value in (("client", client), ("secrets", secrets)):
+            if not (callable(value) or (name == "secrets" and value is None)):
+                raise arguments.refuse(name, value, "a function")
+        self._database: Final = Database(database_url)
+        self._client = client
+        self._secrets = secrets
+        self._at_work: dict[asyncio.Event, asyncio.Event] = {}
+        self._limits = Limits(
+            limit=None if limit is None else arguments.whole("limit", limit, minimum=1),
+            worker_limit=None
+            if worker_limit is None
+            else arguments.whole("worker_limit", worker_limit, minimum=1),
+            lease=arguments.seconds("lease", lease),
+            interval=arguments.number("interval", interval, least=0.01),
+        )
+
+    def __repr__(self) -> str:
+        return f"<DurableFleet of {self._database!r}>"
+
+    @overload
+    def submit(self, name: str, plan: BulkPlan, /) -> "Submission": ...
+
+    @overload
+    def submit(
+        self,
+        name: str,
+        plan: None = None,
+        /,
+        *,
+        limit: int = 50,
+        max_failures: Share | None = None,
+        batches: Sequence[Share] | None = None,
+        min_online: Share | None = None,
+        dry_run: bool = False,
+    ) -> "Submission": ...
+
+    def submit(self, name: str, plan: BulkPlan | None = None, /, **fields: Any) -> "Submission":
+        """Return what takes a job's operation: ``await fleet.submit(name, plan).shutdown(vms)``.
+
+        Its methods are those of ``client.bulk(plan)``, and return the `DurableJob`. Submitting
+        the same once more returns the same job.
+
+        Args:
+            name: The job's name: letters, digits, ``_`` and ``-``.
+            plan: How to go about it, in one value.
+            fields: Or the fields of a `BulkPlan`, each by its name.
+
+        Raises:
+            InvalidArgument: If one of them is wrong.
+        """
+        arguments.identifier("name", name)
+        if plan is None:
+            plan = BulkPlan(**fields)
+        elif not isinstance(plan, BulkPlan) or fields:
+            raise arguments.refuse("plan", plan, "a BulkPlan without further fields")
+        return Submission(self._database, name, plan, interval=self._limits.interval)
+
+    async def job(self, name: str) -> DurableJob:
+        """Return the job of a name.
+
+        Raises:
+            InvalidArgument: If there is none.
+        """
+        job = DurableJob(
+            self._database, arguments.identifier("name", name), interval=self._limits.interval
+        )
+        await job.status()
+        return job
+
+    async def jobs(self) -> list[JobStatus]:
+        """Return how all jobs are now, the newest first."""
+        found = await self._database.call(
+            self._database.client.list_workflows,
+            name=WORKFLOW,
+            load_input=False,
+            load_output=False,
+            sort_desc=True,
+        )
+        return [status_of(status) for status in found]
+
+    async def work(self, stop: asyncio.Event | None = None) -> None:
+        """Work on the jobs, on this event loop, until `stop` is set or this is cancelled.
+
+        Then requests that are on the wire get ten seconds to be answered, and what is left is
+        other workers', at once. There can be one worker in a process.
+
+        Args:
+            stop: To be set, by a handler of SIGTERM for instance.
+
+        Raises:
+            InvalidState: If another worker is at work in this process.
+        """
+        stop, ended = stop or asyncio.Event(), asyncio.Event()
+        self._at_work[stop] = ended
+        try:
+            while await Worker(self._database, self._client, self._secrets, self._limits).run(stop):
+                _log.warning("this worker was taken for dead, and begins again")
+        finally:
+            del self._at_work[stop]
+            ended.set()
+
+    async def __aenter__(self) -> Self:
+        await self._database.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for stop, ended in list(self._at_work.items()):
+            stop.set()
+            await ended.wait()
+        await self._database.close()
+
+
+class Submission(Operations[DurableJob]):
+    """Submits a job; made by `DurableFleet.submit`. Its methods are those of ``client.bulk``.
+
+    Args:
+        database: Where to.
+        name: The job's name.
+        plan: How to go about it.
+        interval: Seconds between two looks at it.
+    """
+
+    def __init__(self, database: Database, name: str, plan: BulkPlan, *, interval: float) -> None:
+        self._database = database
+        self._job = DurableJob(database, name, interval=interval)
+        self._plan = plan
+
+    async def run(self, items: Items[Any], start: str, **keywords: Any) -> DurableJob:
+        """Submit an operation, given by its name, on many items.
+
+        Args:
+            items: Machines, ids or requests. All are taken at once, for all are stored.
+            start: The operation's name; a function cannot be stored.
+            keywords: The operation's arguments.
+
+        Raises:
+            InvalidArgument: If something is wrong, is a plain secret, or is not what the job of
+                that name was submitted with; nothing was stored then.
+        """
+        if isinstance(items, str | bytes | Mapping) or not isinstance(
+            items, Iterable | AsyncIterable
+        ):
+            raise arguments.refuse(
+                "items", cast(object, items), "an iterable of machines, ids or requests"
+            )
+        given = [item async for item in items] if isinstance(items, AsyncIterable) else list(items)
+        spec = spec_of(start, given, keywords, self._plan)
+        text, workflow_id = encode(spec), job_id(self._job.name)
+        about = {"operation": spec.operation, "total": len(spec.items)}
+        await self._database.submit(workflow_id, text, about)
+        stored = await self._database.find(workflow_id, whole=True)
+        if stored is None or stored.input is None or stored.input["args"] != (text,):
+            raise InvalidArgument(
+                f"there is a job {self._job.name!r} already, with another operation, plan or items",
+                argument="name",
+            )
+        return self._job

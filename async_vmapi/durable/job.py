@@ -1,0 +1,192 @@
+"""`DurableJob`: a job that was submitted, to be asked for its state, events and report."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import attrs
+from dbos import WorkflowStatus
+
+from async_vmapi import arguments
+from async_vmapi.durable.database import (
+    ENDED,
+    Database,
+    DatabaseUnavailable,
+    is_outage,
+    job_id,
+)
+from async_vmapi.durable.events import STREAM, Reader
+from async_vmapi.errors import InvalidArgument, InvalidState
+from async_vmapi.plan import BulkEvent
+from async_vmapi.report import BulkReport, Status
+
+__all__ = ["DurableJob", "JobState", "JobStatus", "status_of"]
+
+JobState: TypeAlias = Literal["waiting", "running", "paused", "cancelling", "finished", "broken"]
+
+
+@attrs.frozen(kw_only=True)
+class JobStatus:
+    """A job as it is now.
+
+    Attributes:
+        name: Its name.
+        operation: Which, for instance ``"shutdown"``.
+        state: ``waiting`` (no worker has taken it up), ``running``, ``paused``, ``cancelling``
+            (nothing new starts, what is in flight is watched), ``finished`` (its report is there)
+            or ``broken`` (its workflow was ended from outside, by DBOS's own tools).
+        total: How many items it has.
+        done: How many have ended, by what became of them.
+        in_flight: How many operations are under way, or about to be.
+        wave: The number of the wave under way, from 1.
+        stopped: Why nothing new starts any more; None if it does.
+        submitted: When it was, in seconds since the epoch.
+        changed: When something was last heard of it, in seconds since the epoch.
+    """
+
+    name: str
+    operation: str
+    state: JobState
+    total: int
+    done: Mapping[Status, int]
+    in_flight: int
+    wave: int
+    stopped: str | None
+    submitted: float
+    changed: float
+
+
+def status_of(found: WorkflowStatus) -> JobStatus:
+    """Return a job's status from its workflow's."""
+    told: dict[str, Any] = found.attributes or {}
+    progress: dict[str, Any] = told.get("progress") or {}
+    state: JobState
+    if found.status == "SUCCESS":
+        state = "finished"
+    elif found.status in ENDED:
+        state = "broken"
+    elif told.get("wanted") == "cancel":
+        state = "cancelling"
+    elif told.get("wanted") == "pause":
+        state = "paused"
+    else:
+        state = "running" if found.status == "PENDING" or progress else "waiting"
+    return JobStatus(
+        name=found.workflow_id.removeprefix(job_id("")),
+        operation=str(told.get("operation", "")),
+        state=state,
+        total=int(told.get("total", 0)),
+        done=cast("dict[Status, int]", progress.get("done") or {}),
+        in_flight=int(progress.get("in_flight", 0)),
+        wave=int(progress.get("wave", 1)),
+        stopped=progress.get("stopped"),
+        submitted=(found.created_at or 0) / 1000,
+        changed=(found.updated_at or 0) / 1000,
+    )
+
+
+class DurableJob:
+    """A job of a `DurableFleet`, from `DurableFleet.submit` or `DurableFleet.job`.
+
+    Args:
+        database: Where it is.
+        name: Its name.
+        interval: Seconds between two looks at it.
+    """
+
+    def __init__(self, database: Database, name: str, *, interval: float) -> None:
+        self._database = database
+        self._interval: Final = interval
+        self.name: Final = name
+
+    def __repr__(self) -> str:
+        return f"<DurableJob {self.name!r}>"
+
+    async def status(self) -> JobStatus:
+        """Return how it is now."""
+        return status_of(await self._found())
+
+    async def report(self, timeout: float | None = None) -> BulkReport:
+        """Wait for the job's end, and return what became of every item.
+
+        Its ``requests`` are empty: workers count for all jobs together.
+
+        Args:
+            timeout: Seconds to wait at most; None for no limit.
+
+        Raises:
+            TimeoutError: If it has not ended in time; it goes on.
+            InvalidState: If its workflow was ended from outside.
+        """
+        limit = None if timeout is None else arguments.seconds("timeout", timeout)
+        async with asyncio.timeout(limit):
+            while True:
+                with contextlib.suppress(DatabaseUnavailable):
+                    if (await self._found()).status in ENDED:
+                        whole = await self._found(whole=True)
+                        break
+                await asyncio.sleep(self._interval)
+        if not isinstance(whole.output, str):
+            raise InvalidState(f"job {self.name!r} has no report: its workflow is {whole.status}")
+        return BulkReport.from_json(whole.output)
+
+    async def events(self) -> AsyncIterator[BulkEvent]:
+        """Iterate over all that happens in it: what was before, then as it comes, to its end.
+
+        Each event is told once. There are none of the kind ``accepted``.
+        """
+        reader, offset = Reader(), 0
+        while True:
+            stream = self._database.client.read_stream_async(
+                job_id(self.name), STREAM, offset=offset, polling_interval_sec=self._interval
+            )
+            try:
+                async with aclosing(stream) as texts:
+                    async for text in texts:
+                        offset += 1
+                        for event in reader.read(text):
+                            yield event
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                await asyncio.sleep(self._interval)
+            else:
+                return
+
+    async def pause(self) -> None:
+        """Start nothing new until `resume`; what is in flight goes on.
+
+        Raises:
+            InvalidState: If it has ended or was cancelled.
+        """
+        await self._want("pause")
+
+    async def resume(self) -> None:
+        """End a `pause`.
+
+        Raises:
+            InvalidState: If it has ended or was cancelled.
+        """
+        await self._want("run")
+
+    async def cancel(self) -> None:
+        """Start nothing new for good; what is in flight is watched to its end.
+
+        Raises:
+            InvalidState: If it has ended.
+        """
+        await self._want("cancel")
+
+    async def _want(self, wanted: Literal["run", "pause", "cancel"]) -> None:
+        state = (await self.status()).state
+        if state in ("finished", "broken") or (state == "cancelling" and wanted != "cancel"):
+            raise InvalidState(f"job {self.name!r} is {state}")
+        await self._database.note(job_id(self.name), wanted=wanted)
+
+    async def _found(self, *, whole: bool = False) -> WorkflowStatus:
+        found = await self._database.find(job_id(self.name), whole=whole)
+        if found is None:
+            raise InvalidArgument(f"there is no job {self.name!r}", argument="name")
+        return found

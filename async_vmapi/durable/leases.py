@@ -1,0 +1,181 @@
+"""Who of a fleet's workers is alive, so that others take over what a dead one had begun.
+
+DBOS takes up the workflows of an executor that comes back, and leaves it to a service of its
+own to tell which never will. Here each worker counts a number up in a table that all of them
+read. No clocks are compared: a worker counts as dead when another has read the same number so
+many times in a row, and reads that fail count for nothing, so a database that was away for an
+hour kills nobody. A worker that was declared dead learns of it at its next beat, and a worker
+that has not counted for most of a lease does not know that it was not; neither sends what must
+not be sent twice.
+"""
+
+import logging
+import threading
+import time
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from async_vmapi.durable.database import Database, is_outage
+
+__all__ = ["BEATS", "Leases"]
+
+_log: Final = logging.getLogger(__name__)
+
+BEATS: Final = 5
+"""So many times in a row the same number is read of a worker that is dead."""
+
+_SAFE: Final = 0.75
+"""The part of a lease for which a beat is good; others need more than the whole."""
+
+_STUCK: Final = 10.0
+"""So many leases an event loop may be silent before its thread counts for it no more."""
+
+_workers: Final = sa.Table(
+    "async_vmapi_workers",
+    sa.MetaData(),
+    sa.Column("executor_id", sa.Text, primary_key=True),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("gone", sa.Boolean, nullable=False),
+)
+
+
+class Leases:
+    """The workers of a fleet, as one of them sees the others.
+
+    Args:
+        database: Where they are told.
+        executor_id: This one.
+        lease: Seconds after which one that says nothing is dead.
+    """
+
+    def __init__(self, database: Database, executor_id: str, lease: float) -> None:
+        self._database = database
+        self._own = executor_id
+        self._lease = lease
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._lost = False
+        self._counted = self._heard = (0.0, 0.0)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="async_vmapi lease", daemon=True)
+
+    @property
+    def lost(self) -> bool:
+        """Whether others have declared this worker dead."""
+        return self._lost
+
+    def holds(self) -> bool:
+        """Return whether it is sure that nobody has taken this worker for dead."""
+        return not self._lost and _since(self._counted) < _SAFE * self._lease
+
+    async def begin(self) -> None:
+        """Create the table, if need be, and go on counting until the end."""
+        self.hear()
+        await self._database.call(_create, self._database.engine)
+        await self._database.call(self._enter)
+        self._thread.start()
+
+    def hear(self) -> None:
+        """Note that the event loop is alive."""
+        self._heard = _now()
+
+    def _keep(self) -> None:
+        # A thread of its own: a busy event loop, or its busy threads, are not a dead worker.
+        while not self._end.wait(self._lease / BEATS):
+            if _since(self._heard) > _STUCK * self._lease:
+                continue
+            try:
+                self.beat()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                _log.warning("the fleet's database is away: %s", type(error).__name__)
+
+    def _enter(self) -> None:
+        now = _now()
+        with self._database.engine.begin() as connection:
+            connection.execute(
+                sa.insert(_workers).values(executor_id=self._own, beat=1, gone=False)
+            )
+        self._counted = now
+
+    def beat(self) -> None:
+        """Say that this worker is alive, unless others have said that it is not."""
+        now = _now()
+        own = (_workers.c.executor_id == self._own) & ~_workers.c.gone
+        with self._database.engine.begin() as connection:
+            counted = connection.execute(
+                sa.update(_workers).where(own).values(beat=_workers.c.beat + 1)
+            )
+        if counted.rowcount:
+            self._counted = now
+        else:
+            self._lost = True
+
+    def end(self) -> None:
+        """Count no more."""
+        self._end.set()
+
+    async def leave(self) -> None:
+        """Say that this worker has ended, so that others need not wait to be sure."""
+        await self._database.call(self._leave)
+
+    def _leave(self) -> None:
+        own = _workers.c.executor_id == self._own
+        with self._database.engine.begin() as connection:
+            connection.execute(sa.update(_workers).where(own).values(gone=True))
+
+    async def dead(self) -> list[str]:
+        """Return who is gone or dead; to be called once for each beat."""
+        rows = await self._database.call(self._read)
+        seen = {who: beat for who, beat, _ in rows}
+        self._seen = {
+            who: (beat, self._seen[who][1] + 1)
+            if who in self._seen and self._seen[who][0] == beat
+            else (beat, 0)
+            for who, beat in seen.items()
+        }
+        return [who for who, _, gone in rows if gone or self._seen[who][1] >= BEATS]
+
+    def _read(self) -> list[tuple[str, int, bool]]:
+        others = sa.select(_workers).where(_workers.c.executor_id != self._own)
+        with self._database.engine.connect() as connection:
+            return [(row.executor_id, row.beat, row.gone) for row in connection.execute(others)]
+
+    async def declare_dead(self, executor_id: str) -> bool:
+        """Declare a worker dead, unless it has counted on meanwhile; return whether it is."""
+        return await self._database.call(self._declare_dead, executor_id)
+
+    def _declare_dead(self, executor_id: str) -> bool:
+        same = _workers.c.beat == self._seen[executor_id][0]
+        those = (_workers.c.executor_id == executor_id) & (same | _workers.c.gone)
+        with self._database.engine.begin() as connection:
+            return bool(
+                connection.execute(sa.update(_workers).where(those).values(gone=True)).rowcount
+            )
+
+    async def bury(self, executor_id: str) -> None:
+        """Forget a worker that is dead, and whose workflows were taken over."""
+        await self._database.call(self._bury, executor_id)
+
+    def _bury(self, executor_id: str) -> None:
+        with self._database.engine.begin() as connection:
+            connection.execute(sa.delete(_workers).where(_workers.c.executor_id == executor_id))
+
+
+def _now() -> tuple[float, float]:
+    return time.monotonic(), time.time()
+
+
+def _since(moment: tuple[float, float]) -> float:
+    # The one clock may stand still while a machine is suspended, and the other may be set.
+    return max(time.monotonic() - moment[0], time.time() - moment[1])
+
+
+def _create(engine: sa.Engine) -> None:
+    try:
+        _workers.create(engine, checkfirst=True)
+    except (exc.OperationalError, exc.ProgrammingError, exc.IntegrityError):
+        # Another worker has created it in the same moment; if not, this fails once more.
+        _workers.create(engine, checkfirst=True)

@@ -1,0 +1,278 @@
+"""One item of a durable job, on the worker that took it: intend, send, watch.
+
+What is to be known after a crash is in the database before it matters: an intent before a write
+that must not be sent twice, and the task's token after it. See docs/durable.md for each moment
+at which a worker can die.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, Literal, Protocol, cast
+
+import msgspec
+from dbos import DBOS
+
+from async_vmapi import outcomes
+from async_vmapi.accounts import WRITES, Write, is_task
+from async_vmapi.client import Client
+from async_vmapi.durable.database import operation_id
+from async_vmapi.durable.references import Secrets, resolved
+from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
+from async_vmapi.errors import Conflict, NotFound, OutcomeUnknown, VMAPIError
+from async_vmapi.jobs import Job
+from async_vmapi.models import VirtualMachine
+from async_vmapi.outcomes import Ended
+from async_vmapi.tasks import Task
+from async_vmapi.writes import BEFORE_SENDING, PERHAPS_SENT
+
+__all__ = ["CANCELLED", "Host", "Operation"]
+
+_log: Final = logging.getLogger(__name__)
+
+CANCELLED: Final = "the job was cancelled"
+
+_ROUNDS: Final = 3
+"""How often a create that may be retried is looked for, and sent when it surely is not there."""
+
+_ONCE: Final = frozenset({"create", "reboot", "reset"})
+
+
+class Host(Protocol):
+    """The worker, as an operation needs it."""
+
+    client: Client
+    secrets: Secrets | None
+    unrecorded: dict[str, str]
+    """What steps returned that could not be written down, by the items' workflows."""
+
+    async def stopped(self, job: str) -> str | None:
+        """Return why nothing of a job is to start any more; None if it is."""
+        ...
+
+    def holds_lease(self) -> bool:
+        """Return whether it is sure that nobody has taken over what this worker does."""
+        ...
+
+    async def lease_held(self) -> None:
+        """Wait until it is sure; cancel who waits if others have taken over."""
+        ...
+
+    async def has_begun_before(self) -> bool:
+        """Return whether the running workflow was another worker's, or this one's, before."""
+        ...
+
+    def sending(self) -> contextlib.AbstractContextManager[None]:
+        """Mark what is not to be torn off while the worker drains."""
+        ...
+
+
+class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a step leaves behind.
+
+    Attributes:
+        token: Of the write that is intended, or of the task that was accepted.
+        ended: How the operation ended, where there is nothing more to do.
+        began: When it began, in seconds since the epoch.
+    """
+
+    token: str | None = None
+    ended: str | None = None
+    began: float = 0.0
+
+
+_decode: Final = msgspec.json.Decoder(_Step).decode
+
+
+class _KeptBack(VMAPIError):
+    """A request waited until it was not sure any more that it is this worker's to send."""
+
+
+class Operation:
+    """Takes an item through its operation, from whichever step is the first not done.
+
+    Args:
+        host: The worker that it runs on.
+        order: What is to be done.
+    """
+
+    def __init__(self, host: Host, order: Order) -> None:
+        self._host = host
+        self._order = order
+        label = order.label
+        vm_id = None if order.operation == "create" else label
+        self._job = Job(order.index, label, _never, vm_id)
+        self._key = operation_id(order.job, order.index)
+        self._intended_here = False
+        self._task: Task[Any] | None = None
+
+    async def run(self) -> str:
+        """Return how it ended, written down."""
+        intent: str | None = None
+        with self._host.sending():
+            if self._order.operation in _ONCE:
+                intended = await _step("intend", self._intend)
+                if intended.ended is not None:
+                    return intended.ended
+                intent = intended.token
+            sent = await _step("send", partial(self._send, intent))
+            self._host.unrecorded.pop(self._key, None)
+        if sent.ended is not None:
+            return sent.ended
+        return _written(await self._watch(sent.token or "", sent.began))
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    async def _intend(self) -> _Step:
+        if (early := await self._given_up()) is not None:
+            return early
+        vms, order = self._host.client.vms, self._order
+        operation = cast(Literal["create", "reboot", "reset"], order.operation)
+        try:
+            if isinstance(order.item, str):
+                token = await vms.intend(operation, order.item)
+            else:
+                unique = bool(order.arguments.get("unique_name"))
+                token = await vms.intend(operation, request_of(order.item), unique_name=unique)
+        except VMAPIError as error:
+            # What could be asked for nothing sends nothing.
+            return self._failed(error)
+        # If this process dies now, the step runs again, and all that was sent is a read.
+        self._intended_here = True
+        return _Step(token=token)
+
+    async def _send(self, intent: str | None) -> _Step:
+        began = time.time()
+        if (kept := self._host.unrecorded.get(self._key)) is not None:
+            return _decode(kept)
+        if intent is not None and not self._intended_here:
+            return await self._settle(intent, began)
+        if intent is None and (early := await self._given_up()) is not None:
+            return early
+        writes: list[Write] = []
+        WRITES.set(writes)
+        try:
+            started = await self._start_or_go_on(intent)
+        except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
+            return self._failed(error, writes[-1] if writes else None)
+        if not is_task(started):
+            seconds = time.time() - began
+            done = outcomes.succeeded(self._job, None, started, seconds=seconds, wave=1)
+            return _Step(ended=_written(done))
+        self._task = started
+        return self._accepted(began)
+
+    def _accepted(self, began: float) -> _Step:
+        task = cast("Task[Any]", self._task)
+        step = _Step(token=task.token(), began=began)
+        # If the database is away now, this worker begins the step again, and need not look.
+        self._host.unrecorded[self._key] = encode(step)
+        return step
+
+    async def _start_or_go_on(self, intent: str | None) -> Any:
+        try:
+            return await self._start(intent)
+        except (Conflict, NotFound):
+            if intent is not None or not await self._host.has_begun_before():
+                raise
+        # The refusal may come of what an earlier worker sent; so it is asked with that in mind.
+        marked = PERHAPS_SENT.set(True)
+        try:
+            return await self._start(None)
+        finally:
+            PERHAPS_SENT.reset(marked)
+
+    async def _start(self, intent: str | None, *, perhaps_sent: bool = False) -> Any:
+        while True:
+            await self._host.lease_held()
+            marked = BEFORE_SENDING.set(self._keep_back)
+            try:
+                return await self._make(intent, perhaps_sent=perhaps_sent)
+            except _KeptBack:
+                continue
+            finally:
+                BEFORE_SENDING.reset(marked)
+
+    def _keep_back(self) -> None:
+        """Send nothing that another worker may be looking for by now."""
+        if not self._host.holds_lease():
+            raise _KeptBack
+
+    async def _make(self, intent: str | None, *, perhaps_sent: bool) -> Any:
+        order, vms = self._order, self._host.client.vms
+        if isinstance(order.item, str):
+            method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
+            return await method(order.item, **order.arguments)
+        request = await resolved(request_of(order.item), self._host.secrets)
+        rounds = _ROUNDS if order.arguments.get("on_doubt") == "retry" else 1
+        while True:
+            try:
+                return await vms.create(
+                    request, intent=intent, perhaps_sent=perhaps_sent, **order.arguments
+                )
+            except OutcomeUnknown:
+                rounds, perhaps_sent = rounds - 1, True
+                if not rounds:
+                    raise
+
+    async def _settle(self, intent: str, began: float) -> _Step:
+        """Find out what became of a write that an earlier worker may have made."""
+        try:
+            if self._order.arguments.get("on_doubt") == "retry":
+                self._task = await self._start(intent, perhaps_sent=True)
+            else:
+                self._task = await self._host.client.settle(intent)
+        except VMAPIError as error:
+            if not isinstance(error, OutcomeUnknown):
+                error = OutcomeUnknown(
+                    f"a worker died in the {self._order.operation} of {self._job.item}, and what "
+                    f"became of it could not be looked for: {error}",
+                    operation=self._order.operation,
+                    token=intent,
+                )
+            return self._failed(error)
+        return self._accepted(began)
+
+    async def _watch(self, token: str, began: float) -> Ended:
+        task: Task[Any] | None = self._task
+        try:
+            task = task or self._host.client.resume(token)
+            value: VirtualMachine | None = await task
+        except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
+            if task is None:
+                error = OutcomeUnknown(f"it was accepted, but: {error}", token=token)
+            return outcomes.failed(self._job, task, error, wave=1)
+        seconds = max(0.0, time.time() - began)
+        return outcomes.succeeded(self._job, task, value, seconds=seconds, wave=1)
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    async def _given_up(self) -> _Step | None:
+        if (why := await self._host.stopped(self._order.job)) is None:
+            return None
+        ended = Ended(outcomes.outcome(self._job, "not_started", reason=why), untouched=True)
+        return _Step(ended=_written(ended))
+
+    def _failed(self, error: Exception, write: Write | None = None) -> _Step:
+        if not isinstance(error, VMAPIError):
+            _log.error("%s of an item raised %s", self._order.operation, type(error).__name__)
+        return _Step(ended=_written(outcomes.failed(self._job, None, error, wave=1, write=write)))
+
+
+async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
+    """Run a step, unless its result is in the database; it is when this returns."""
+
+    async def run() -> str:
+        return encode(await body())
+
+    return _decode(await DBOS.run_step_async({"name": name}, run))
+
+
+def _written(ended: Ended) -> str:
+    return encode(line_of_end(ended))
+
+
+async def _never() -> None:
+    """Stand in for a job's start, which is this module's."""

@@ -1,0 +1,225 @@
+"""What a durable job is, written down: its operation, plan and items, and no secret. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from async_vmapi import arguments
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.jobs import LOWERING, OPERATIONS, check_arguments, labels_of
+from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, VirtualMachine
+from async_vmapi.outcomes import Ended
+from async_vmapi.plan import BulkPlan, Share
+from async_vmapi.report import OutcomeLine, line_of, outcome_of
+
+__all__ = [
+    "EndedLine",
+    "Order",
+    "Spec",
+    "decode_ended",
+    "decode_order",
+    "decode_spec",
+    "encode",
+    "line_of_end",
+    "request_of",
+    "spec_of",
+]
+
+_FORMAT: Final = "async_vmapi durable job 1"
+
+
+class _Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    limit: int
+    max_failures: Share | None = None
+    batches: tuple[Share, ...] | None = None
+    min_online: Share | None = None
+    dry_run: bool = False
+
+
+class _Image(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="image"
+):
+    """The secrets are names of `SecretRef`, never the secrets themselves."""
+
+    os: str
+    key_id: str | None = None
+    password_ref: str | None = None
+    user_data_ref: str | None = None
+
+
+class _Cdrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cdrom"):
+    iso: str
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `CreateRequest`, written down."""
+
+    name: str
+    cpus: int
+    ram: int
+    zone_id: str
+    boot: _Image | _Cdrom
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a job is to do.
+
+    Attributes:
+        items: The machines' ids, or the requests of a create.
+    """
+
+    format: str
+    operation: str
+    arguments: dict[str, Any]
+    plan: _Plan
+    items: list[str | Request]
+
+    @property
+    def labels(self) -> list[str]:
+        """By what a report names the items."""
+        return [item if isinstance(item, str) else item.name for item in self.items]
+
+    @property
+    def keeps_online(self) -> bool:
+        """Whether so many of the machines are to stay online."""
+        lowers = self.operation in LOWERING and not self.plan.dry_run
+        return self.plan.min_online is not None and lowers
+
+    def bulk_plan(self, **fields: Any) -> BulkPlan:
+        """Return the plan, with further fields."""
+        return BulkPlan(**msgspec.structs.asdict(self.plan), **fields)
+
+    def order(self, job: str, index: int) -> "Order":
+        """Return what is to be done to one item."""
+        item, keywords = self.items[index], self.arguments
+        if isinstance(item, str) and self.operation == "rename":
+            keywords = {"name": self.arguments["names"][item]}
+        return Order(job, index, self.operation, keywords, item)
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker is to do to one item of a job."""
+
+    job: str
+    index: int
+    operation: str
+    arguments: dict[str, Any]
+    item: str | Request
+
+    @property
+    def label(self) -> str:
+        """By what a report names the item."""
+        return self.item if isinstance(self.item, str) else self.item.name
+
+
+class EndedLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How an item's operation ended, written down."""
+
+    outcome: OutcomeLine
+    online: bool = False
+    untouched: bool = False
+
+    def read(self) -> Ended:
+        """Return what was written down."""
+        return Ended(outcome_of(self.outcome), self.online, self.untouched)
+
+
+decode_spec: Final = msgspec.json.Decoder(Spec).decode
+decode_order: Final = msgspec.json.Decoder(Order).decode
+decode_ended: Final = msgspec.json.Decoder(EndedLine).decode
+
+
+def encode(value: msgspec.Struct) -> str:
+    """Return the one text for a value: what is equal has equal texts."""
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def line_of_end(ended: Ended) -> EndedLine:
+    """Return how an operation ended, as it is written down."""
+    return EndedLine(line_of(ended.outcome), ended.online, ended.untouched)
+
+
+def spec_of(
+    operation: object, items: Sequence[Any], keywords: Mapping[str, Any], plan: BulkPlan
+) -> Spec:
+    """Return what a job is to do, checked.
+
+    Raises:
+        InvalidArgument: If something is wrong, cannot be stored, or is a plain secret.
+    """
+    if not isinstance(operation, str) or operation not in OPERATIONS:
+        known = ", ".join(sorted(OPERATIONS))
+        raise InvalidArgument(
+            f"a durable job does one of {known}: a function cannot be stored", argument="start"
+        )
+    if plan.on_event is not None:
+        raise InvalidArgument(
+            "on_event cannot be stored: iterate over the job's events()", argument="on_event"
+        )
+    given = dict(keywords)
+    check_arguments(operation, given)
+    labels = labels_of(operation, items)
+    if len(set(labels)) < len(labels):
+        raise InvalidArgument(
+            "a name is among the requests more than once: on doubt, workers could not tell which "
+            "of them a machine came of",
+            argument="items",
+        )
+    if operation == "rename":
+        given["names"] = dict(given["names"])
+    fields = {name: getattr(plan, name) for name in _Plan.__struct_fields__}
+    written = [_written(item) for item in items]
+    return Spec(_FORMAT, operation, given, _Plan(**fields), written)
+
+
+def _written(item: Any) -> str | Request:
+    if isinstance(item, VirtualMachine):
+        return item.id
+    if not isinstance(item, CreateRequest):
+        return arguments.identifier("vm", item)
+    boot = item.boot
+    written: _Image | _Cdrom
+    if isinstance(boot, CdromBoot):
+        written = _Cdrom(boot.iso)
+    else:
+        written = _Image(
+            boot.os,
+            boot.key_id,
+            _reference(item, "password", boot.password),
+            _reference(item, "user_data", boot.user_data),
+        )
+    return Request(item.name, item.cpus, item.ram, item.zone_id, written)
+
+
+def _reference(item: CreateRequest, name: str, value: str | SecretRef | None) -> str | None:
+    if isinstance(value, str):
+        raise InvalidArgument(
+            f"the {name} of {item.name!r} is a plain secret, which is not stored: give a "
+            f"SecretRef('env:NAME'), or a name that the workers resolve",
+            argument=name,
+        )
+    return None if value is None else value.name
+
+
+def request_of(request: Request) -> CreateRequest:
+    """Return the request that was written down, its secrets as references."""
+    boot: ImageBoot | CdromBoot
+    if isinstance(request.boot, _Cdrom):
+        boot = CdromBoot(iso=request.boot.iso)
+    else:
+        written = request.boot
+        password, user_data = written.password_ref, written.user_data_ref
+        boot = ImageBoot(
+            os=written.os,
+            key_id=written.key_id,
+            password=None if password is None else SecretRef(password),
+            user_data=None if user_data is None else SecretRef(user_data),
+        )
+    return CreateRequest(
+        name=request.name,
+        cpus=request.cpus,
+        ram=request.ram,
+        zone_id=request.zone_id,
+        boot=boot,
+    )

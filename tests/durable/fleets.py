@@ -1,0 +1,98 @@
+"""What the tests of durable jobs share."""
+
+import asyncio
+import contextlib
+import itertools
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from async_vmapi import Client, CreateRequest, ImageBoot
+from async_vmapi.emulator.catalogue import ZONES
+
+_numbers = itertools.count()
+
+
+def requests(count, **changes):
+    fields = {"cpus": 1, "ram": 1024, "zone_id": next(iter(ZONES)), "boot": ImageBoot(os="2268")}
+    return [CreateRequest(name=f"w-{n:04}", **(fields | changes)) for n in range(count)]
+
+
+def ids_of(report):
+    report.raise_on_failure()
+    return [outcome.vm_id for outcome in report.outcomes]
+
+
+def most_in_flight(emulator):
+    """Return how many operations were under way in the cloud at once, at most."""
+    emulator.cloud.advance(emulator.now)
+    edges = []
+    for operation in emulator.cloud.operations:
+        edges += [(operation.accepted_at, 1), (operation.finished_at, -1)]
+    return max(itertools.accumulate(step for _, step in sorted(edges)))
+
+
+def new_database(server):
+    name = f"fleet{next(_numbers)}"
+    url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server.get_uri(database=name)
+
+
+def everything_in(url):
+    """Return all that a database holds, as bytes."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(parsed)
+    found = b""
+    with engine.connect() as connection:
+        inspector = sa.inspect(connection)
+        for schema in inspector.get_schema_names():
+            if schema == "information_schema":
+                continue
+            for name in inspector.get_table_names(schema=schema):
+                table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection)
+                found += repr([tuple(row) for row in connection.execute(sa.select(table))]).encode()
+    engine.dispose()
+    if parsed.get_backend_name() == "sqlite":
+        for file in Path(parsed.database).parent.glob(f"{Path(parsed.database).name}*"):
+            found += file.read_bytes()
+    return found
+
+
+def client_of(emulator, **options):
+    """Return what makes clients of a cloud, that look as often as things happen there."""
+
+    def make():
+        fast = {"poll_floor": 0.02, "poll_ceiling": 0.2, "lookup_window": 2.0, "timeout": 3.0}
+        return Client(
+            emulator.url,
+            api_key=emulator.api_key,
+            api_secret=emulator.api_secret,
+            **(fast | options),
+        )
+
+    return make
+
+
+@contextlib.asynccontextmanager
+async def at_work(fleet):
+    """Have a worker in this process."""
+    stop = asyncio.Event()
+    worker = asyncio.create_task(fleet.work(stop))
+    try:
+        yield worker
+    finally:
+        stop.set()
+        await worker
+
+
+async def until(condition, seconds=20):
+    """Wait for what another process, or the cloud, does."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - nobody here could set an event
+            await asyncio.sleep(0.05)

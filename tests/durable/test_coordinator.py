@@ -1,0 +1,222 @@
+"""The coordinator of a job, killed and begun again while its items go on: on a clock that jumps."""
+
+import asyncio
+import random
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy import exc
+
+from async_vmapi.durable import coordinator
+from async_vmapi.durable.coordinator import Coordinator
+from async_vmapi.durable.events import Reader
+from async_vmapi.durable.operation import CANCELLED
+from async_vmapi.durable.spec import decode_order, encode, line_of_end, spec_of
+from async_vmapi.outcomes import Ended
+from async_vmapi.plan import BulkPlan
+from async_vmapi.report import Outcome
+
+pytestmark = pytest.mark.looptime
+
+
+class Shared:
+    """The database, and workers who take what is put into the queue."""
+
+    def __init__(self, *, seed=0, failing=()):
+        self.attributes = {}
+        self.operations = {}
+        self.in_flight = self.most = 0
+        self.stream = []
+        self.outages = 0
+        self._draw = random.Random(seed)
+        self._failing = failing
+        self._tasks = set()
+
+    def _maybe_fail(self):
+        if self.outages:
+            self.outages -= 1
+            raise exc.OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+
+    async def find(self, workflow_id):
+        self._maybe_fail()
+        return SimpleNamespace(attributes=self.attributes)
+
+    async def note(self, workflow_id, **attributes):
+        self._maybe_fail()
+        self.attributes |= attributes
+
+    async def operations_of(self, name):
+        self._maybe_fail()
+        return [(decode_order(o.text).index, o) for o in self.operations.values()]
+
+    async def ended(self, ids):
+        self._maybe_fail()
+        return [self.operations[i] for i in ids if self.operations[i].status == "SUCCESS"]
+
+    async def enqueue(self, queue, workflow, orders):
+        self._maybe_fail()
+        for workflow_id, text in orders:
+            assert workflow_id not in self.operations, "it was started twice"
+            self.operations[workflow_id] = taken = SimpleNamespace(
+                workflow_id=workflow_id, status="PENDING", text=text, output=None
+            )
+            self._tasks.add(asyncio.create_task(self._work(taken)))
+
+    async def _work(self, taken):
+        order = decode_order(taken.text)
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        await asyncio.sleep(self._draw.uniform(5, 60))
+        self.in_flight -= 1
+        status = "failed" if order.index in self._failing else "succeeded"
+        found = Outcome(index=order.index, item=order.label, status=status, vm_id=order.label)
+        ended = Ended(found, online=order.operation == "reboot" and status == "succeeded")
+        taken.output, taken.status = encode(line_of_end(ended)), "SUCCESS"
+
+    async def write_stream_async(self, key, text):
+        self._maybe_fail()
+        self.stream.append(text)
+
+    def events(self):
+        reader = Reader()
+        return [event for text in self.stream for event in reader.read(text)]
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """Make a coordinator over what is shared."""
+
+    def make(shared, spec, online=None):
+        monkeypatch.setattr(coordinator, "DBOS", shared)
+        return Coordinator(shared, "job", spec, online, interval=1.0)
+
+    return make
+
+
+def spec_for(count, operation="shutdown", **plan):
+    return spec_of(operation, [f"vm-{n}" for n in range(count)], {}, BulkPlan(**plan))
+
+
+async def killed_on_the_way(make, shared, spec, *, seed, online=None, kills=6):
+    """Run a job whose coordinator is killed again and again, and return its end."""
+    draw = random.Random(seed)
+    for _ in range(kills):
+        one = make(shared, spec, online)
+        run = asyncio.create_task(one.run())
+        await asyncio.wait({run}, timeout=draw.uniform(0.1, 40))
+        if run.done():
+            return run.result(), one.stopped
+        run.cancel()
+        await asyncio.wait({run})
+        await asyncio.sleep(draw.uniform(0, 20))
+    last = make(shared, spec, online)
+    return await last.run(), last.stopped
+
+
+class TestBegunAgain:
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_every_item_is_started_once_and_reported_once(self, make, seed):
+        """And never are more in flight than the limit says."""
+        shared, spec = Shared(seed=seed), spec_for(60, limit=7)
+        outcomes, stopped = await killed_on_the_way(make, shared, spec, seed=seed)
+        assert [o.item for o in outcomes] == spec.labels
+        assert {o.status for o in outcomes} == {"succeeded"}
+        assert (shared.most, stopped, len(shared.operations)) == (7, None, 60)
+
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_what_was_started_before_the_budget_was_spent_is_not_lost(self, make, seed):
+        """It is reported as it ended, though on the way through there are failures first."""
+        shared = Shared(seed=seed, failing={2, 5, 6, 7, 8})
+        spec = spec_for(40, limit=10, max_failures=3)
+        outcomes, stopped = await killed_on_the_way(make, shared, spec, seed=seed)
+        started = {decode_order(o.text).index for o in shared.operations.values()}
+        assert {o.index for o in outcomes if o.status != "not_started"} == started
+        assert [o.index for o in outcomes if o.status == "failed"] == [2, 5, 6, 7, 8]
+        assert len(started) < 40
+        assert stopped == "more than 3 failed"
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_waves_follow_each_other(self, make, seed):
+        """A wave begins when the one before has ended, whoever coordinates."""
+        shared, spec = Shared(seed=seed), spec_for(20, batches=[1, 4, "100%"])
+        outcomes, _ = await killed_on_the_way(make, shared, spec, seed=seed)
+        assert [o.wave for o in outcomes] == [1, *[2] * 4, *[3] * 15]
+        order = [(e.kind, e.index) for e in shared.events()]
+        assert order.index(("finished", 0)) < order.index(("started", 1))
+        assert max(order.index(("finished", n)) for n in range(1, 5)) < order.index(("started", 5))
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_so_many_stay_online(self, make, seed):
+        """The floor is counted from who was online at the job's begin."""
+        shared, spec = Shared(seed=seed), spec_for(12, "reboot", min_online=9)
+        outcomes, _ = await killed_on_the_way(make, shared, spec, seed=seed, online=spec.labels)
+        assert shared.most == 3
+        assert {o.status for o in outcomes} == {"succeeded"}
+
+    async def test_a_cancelled_job_stays_cancelled(self, make):
+        """What was started is watched; nothing else is."""
+        shared, spec = Shared(), spec_for(30, limit=5)
+        run = asyncio.create_task(make(shared, spec).run())
+        await asyncio.sleep(2)
+        run.cancel()
+        await asyncio.wait({run})
+        shared.attributes["wanted"] = "cancel"
+        last = make(shared, spec)
+        outcomes = await last.run()
+        assert [o.status for o in outcomes] == [*["succeeded"] * 5, *["not_started"] * 25]
+        assert last.stopped == CANCELLED
+
+    async def test_a_paused_job_stays_paused(self, make):
+        """Until it is resumed."""
+        shared, spec = Shared(), spec_for(10, limit=5)
+        shared.attributes["wanted"] = "pause"
+        run = asyncio.create_task(make(shared, spec).run())
+        await asyncio.sleep(100)
+        assert not shared.operations
+        shared.attributes["wanted"] = "run"
+        assert len(await run) == 10
+
+
+class TestCoordinator:
+    async def test_it_waits_for_a_database_that_is_away(self, make):
+        """At any of its steps, and also at its end."""
+        for outages in range(1, 8):
+            shared, spec = Shared(), spec_for(6, limit=2)
+            run = asyncio.create_task(make(shared, spec).run())
+            for _ in range(30):
+                shared.outages = outages
+                await asyncio.sleep(10)
+            assert {o.status for o in await run} == {"succeeded"}
+
+    async def test_an_error_that_is_none_of_the_databases_is_raised(self, make, monkeypatch):
+        """It does not wait for ever."""
+        shared, spec = Shared(), spec_for(3)
+
+        async def broken(ids):
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(shared, "ended", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await make(shared, spec).run()
+
+    async def test_an_operation_that_was_ended_from_outside_is_unknown(self, make, monkeypatch):
+        """By DBOS's own tools, for instance."""
+        shared, spec = Shared(), spec_for(2)
+
+        async def ended(ids):
+            return [SimpleNamespace(workflow_id=i, status="CANCELLED", output=None) for i in ids]
+
+        monkeypatch.setattr(shared, "ended", ended)
+        outcomes = await make(shared, spec).run()
+        assert {o.status for o in outcomes} == {"unknown"}
+        assert "CANCELLED" in outcomes[0].reason
+
+    async def test_what_is_in_flight_is_told_while_it_goes_on(self, make):
+        """For the job's status."""
+        shared, spec = Shared(), spec_for(9, limit=3)
+        run = asyncio.create_task(make(shared, spec).run())
+        await asyncio.sleep(3)
+        assert shared.attributes["progress"]["in_flight"] == 3
+        await run
+        assert shared.attributes["progress"]["in_flight"] == 0
+        assert shared.attributes["progress"]["done"] == {"succeeded": 9}

@@ -1,0 +1,29 @@
+"""The extra is imported only when it is asked for."""
+
+import subprocess
+import sys
+
+import async_vmapi.durable
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+class TestExtra:
+    def test_the_package_alone_imports_neither_dbos_nor_its_database(self):
+        """Who needs no durable jobs pays nothing for them."""
+        code = "import sys, async_vmapi; print({'dbos', 'sqlalchemy'} & set(sys.modules))"
+        assert run(code).stdout.strip() == "set()"
+
+    def test_without_it_the_import_says_what_to_install(self):
+        """In place of naming a module that the user never heard of."""
+        code = "import sys; sys.modules['dbos'] = None; import async_vmapi.durable"
+        assert "pip install 'async-vmapi[durable]'" in run(code).stderr
+
+    def test_exactly_the_documented_names_are_exported(self):
+        """Adding or taking away a public name is a decision, not an accident."""
+        assert set(async_vmapi.durable.__all__) == {
+            *("DatabaseUnavailable", "DurableFleet", "DurableJob", "JobState", "JobStatus"),
+            "Submission",
+        }

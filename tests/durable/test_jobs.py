@@ -1,0 +1,395 @@
+"""Durable jobs with a worker in this process, on SQLite and on PostgreSQL."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from async_vmapi import BulkPlan, ImageBoot, InvalidArgument, InvalidState, SecretRef
+from async_vmapi.durable import DurableFleet
+
+from .fleets import (
+    at_work,
+    client_of,
+    everything_in,
+    ids_of,
+    most_in_flight,
+    requests,
+    until,
+)
+
+PASSWORD = "correct horse battery staple"
+USER_DATA = "#cloud-config\nruncmd: [halt]"
+
+
+async def created(fleet, count, **options):
+    """Return the ids of new machines."""
+    job = await fleet.submit("make", limit=count).create(requests(count), unique_name=True)
+    return ids_of(await job.report(30))
+
+
+class TestJobs:
+    async def test_a_job_is_done_as_a_bulk_call_is(self, fleet, lively):
+        """Create, shut down, rename and delete: the machines are so, and the reports say so."""
+        job = await fleet.submit("make", limit=5).create(requests(8))
+        report = await job.report(30)
+        assert (report.operation, report.counts["succeeded"], report.complete) == (
+            "create",
+            8,
+            True,
+        )
+        assert [o.item for o in report.outcomes] == [f"w-{n:04}" for n in range(8)]
+        assert all(o.evidence and o.seconds for o in report.outcomes)
+        assert most_in_flight(lively) == 5
+        ids = ids_of(report)
+        down = await (await fleet.submit("down").shutdown(ids[:4], wait_for=2)).report(30)
+        assert down.arguments == {"wait_for": 2}
+        assert {lively.cloud.vms[i].state for i in ids_of(down)} == {"offline"}
+        names = {ids[0]: "a", ids[1]: "b"}
+        await (await fleet.submit("names").rename(names)).report(30)
+        assert [lively.cloud.vms[i].label for i in ids[:2]] == ["a", "b"]
+        gone = await (await fleet.submit("gone").delete(ids)).report(30)
+        assert gone.counts["succeeded"] == 8
+        assert not lively.cloud.vms
+
+    async def test_its_events_are_told_once_each_and_to_the_end(self, fleet):
+        """Whoever listens hears of each start and each end; also who listens afterwards."""
+        job = await fleet.submit("make", limit=2, batches=[1, "100%"]).create(requests(4))
+        live = [event async for event in job.events()]
+        await job.report(30)
+        later = [event async for event in job.events()]
+        assert live == later
+        kinds = [(e.kind, e.index) for e in live]
+        assert sorted(kinds) == [(kind, n) for kind in ("finished", "started") for n in range(4)]
+        assert live[-1].done == {"succeeded": 4}
+        assert {e.outcome.status for e in live if e.kind == "finished"} == {"succeeded"}
+        assert [e.wave for e in live if e.kind == "started"] == [1, 2, 2, 2]
+
+    async def test_listening_can_end_early(self, fleet):
+        """Who leaves the iteration disturbs nothing."""
+        job = await fleet.submit("make").create(requests(2))
+        async with aclosing(job.events()) as events:
+            assert (await anext(events)).kind == "started"
+        assert (await job.report(30)).counts["succeeded"] == 2
+
+    async def test_jobs_are_listed_with_what_has_become_of_them(self, fleet):
+        """The newest comes first."""
+        await created(fleet, 2)
+        await (await fleet.submit("nothing").reset([])).report(30)
+        newest, first = await fleet.jobs()
+        assert (newest.name, newest.total, newest.state) == ("nothing", 0, "finished")
+        assert (first.name, first.operation, first.total) == ("make", "create", 2)
+        assert (first.state, first.done, first.in_flight) == ("finished", {"succeeded": 2}, 0)
+        assert first.changed >= first.submitted > 0
+        assert (await fleet.job("make")).name == "make"
+
+    async def test_a_job_is_paused_and_resumed(self, fleet, lively):
+        """While it is paused nothing new starts, and what is in flight ends."""
+        job = await fleet.submit("make", limit=2).create(requests(6))
+        await until(lambda: _in_flight(job))
+        await job.pause()
+        await until(lambda: _idle(job))
+        sent = lively.api.requests["create"]
+        await asyncio.sleep(0.5)
+        assert lively.api.requests["create"] == sent < 6
+        assert (await job.status()).state == "paused"
+        await job.resume()
+        assert (await job.report(30)).counts["succeeded"] == 6
+
+    async def test_a_job_is_cancelled(self, fleet, lively):
+        """Nothing new starts, what is in flight is watched, and the report tells both."""
+        job = await fleet.submit("make", limit=2).create(requests(6))
+        await until(lambda: _sent(lively, 2))
+        await job.cancel()
+        with pytest.raises(InvalidState, match="is cancelling"):
+            await job.resume()
+        report = await job.report(30)
+        assert report.stopped == "the job was cancelled"
+        assert report.counts["succeeded"] == len(lively.cloud.vms)
+        assert 0 < report.counts["succeeded"] < 6
+        assert report.counts["succeeded"] + report.counts["not_started"] == 6
+        with pytest.raises(InvalidState, match="finished"):
+            await job.cancel()
+
+    async def test_the_budget_stops_it(self, fleet, lively):
+        """With more failures than are allowed nothing new is started."""
+        lively.cloud.adjust("w-0001", quota=0)
+        job = await fleet.submit("make", limit=1, max_failures=0).create(requests(5))
+        report = await job.report(30)
+        assert [o.status for o in report.outcomes] == ["succeeded", "failed", *["not_started"] * 3]
+        assert report.stopped == "more than 0 failed"
+        assert report.failed[0].error == "AuthenticationError"
+        assert lively.api.requests["create"] == 2
+        assert (await job.status()).stopped == "more than 0 failed"
+
+    async def test_so_many_stay_online(self, fleet, lively):
+        """What would go below the floor is not started."""
+        ids = await created(fleet, 4)
+        job = await fleet.submit("down", min_online="50%").shutdown(ids)
+        report = await job.report(30)
+        assert (report.counts["succeeded"], report.counts["not_started"]) == (2, 2)
+        assert sorted(lively.cloud.vms[i].state for i in ids) == [*["offline"] * 2, *["online"] * 2]
+
+    async def test_a_dry_run_writes_nothing(self, fleet, lively):
+        """The report says what would be done."""
+        job = await fleet.submit("make", dry_run=True, batches=[1, 2]).create(requests(3))
+        report = await job.report(30)
+        assert report.dry_run
+        assert [o.wave for o in report.not_started] == [1, 2, 2]
+        assert lively.api.requests["create"] == 0
+
+    async def test_a_refusal_is_a_failure_of_one_item(self, fleet):
+        """The others are done."""
+        ids = await created(fleet, 1)
+        report = await (await fleet.submit("down").shutdown([*ids, "no-such-vm"])).report(30)
+        assert [o.status for o in report.outcomes] == ["succeeded", "failed"]
+        assert report.failed[0].error == "NotFound"
+
+    async def test_items_come_from_any_iterable(self, fleet):
+        """An asynchronous generator is as good as a list."""
+
+        async def some():
+            for request in requests(2):
+                yield request
+
+        job = await fleet.submit("make").create(some())
+        assert (await job.report(30)).counts["succeeded"] == 2
+
+
+async def _sent(emulator, count):
+    return emulator.api.requests["create"] >= count
+
+
+async def _in_flight(job):
+    return (await job.status()).in_flight == 2
+
+
+async def _idle(job):
+    return (await job.status()).in_flight == 0
+
+
+class TestNames:
+    async def test_the_same_submitted_twice_is_the_same_job(self, fleet, lively):
+        """It is done once."""
+        for _ in range(2):
+            job = await fleet.submit("make", BulkPlan(limit=3)).create(requests(3))
+        assert (await job.report(30)).counts["succeeded"] == 3
+        again = await fleet.submit("make", limit=3).create(requests(3))
+        assert (await again.report(5)).counts["succeeded"] == 3
+        assert lively.api.requests["create"] == 3
+        assert len(await fleet.jobs()) == 1
+
+    @pytest.mark.parametrize("differing", ["plan", "operation", "arguments", "items"])
+    async def test_another_of_the_same_name_is_refused(self, sqlite_url, differing):
+        """A name stands for one job for ever."""
+        async with DurableFleet(sqlite_url) as fleet:
+            await fleet.submit("night").shutdown(["a", "b"], wait_for=4)
+            other = {
+                "plan": lambda: fleet.submit("night", limit=49).shutdown(["a", "b"], wait_for=4),
+                "operation": lambda: fleet.submit("night").reboot(["a", "b"]),
+                "arguments": lambda: fleet.submit("night").shutdown(["a", "b"], wait_for=5),
+                "items": lambda: fleet.submit("night").shutdown(["b", "a"], wait_for=4),
+            }
+            with pytest.raises(InvalidArgument, match="already"):
+                await other[differing]()
+            assert [job.state for job in await fleet.jobs()] == ["waiting"]
+
+    async def test_a_job_that_nobody_submitted_is_not_known(self, sqlite_url):
+        """Asking for it says so."""
+        async with DurableFleet(sqlite_url) as fleet:
+            with pytest.raises(InvalidArgument, match="no job 'night'"):
+                await fleet.job("night")
+
+
+class TestSecrets:
+    async def test_references_are_resolved_where_they_are_sent(
+        self, database_url, lively, monkeypatch, caplog
+    ):
+        """The cloud gets the secrets; the database and the log hold none of them."""
+        monkeypatch.setenv("VM_PASSWORD", PASSWORD)
+
+        async def vault(name):
+            assert name == "vault:boot"
+            return USER_DATA
+
+        bodies = []
+        handle = lively.api.handle
+
+        def listen(request, *args, **kwargs):
+            bodies.append(request.body)
+            return handle(request, *args, **kwargs)
+
+        monkeypatch.setattr(lively.api, "handle", listen)
+        boot = ImageBoot(
+            os="2268", password=SecretRef("env:VM_PASSWORD"), user_data=SecretRef("vault:boot")
+        )
+        options = {"interval": 0.05, "secrets": vault}
+        async with DurableFleet(database_url, client_of(lively), **options) as fleet:
+            async with at_work(fleet):
+                job = await fleet.submit("make").create(requests(1, boot=boot))
+                report = await job.report(30)
+            assert report.counts["succeeded"] == 1
+            stored = everything_in(database_url)
+        assert any(PASSWORD.encode() in body and b"runcmd" in body for body in bodies)
+        assert b"env:VM_PASSWORD" in stored
+        for secret in (PASSWORD.encode(), b"runcmd", lively.api_secret.encode()):
+            assert secret not in stored
+            assert secret.decode() not in caplog.text
+
+    @pytest.mark.parametrize("field", ["password", "user_data"])
+    async def test_a_plain_secret_is_refused_before_anything_is_stored(self, sqlite_url, field):
+        """Nor does the error tell it."""
+        boot = ImageBoot(os="2268", **{field: PASSWORD})
+        async with DurableFleet(sqlite_url) as fleet:
+            with pytest.raises(InvalidArgument, match=f"{field} of 'w-0000' is a plain") as refused:
+                await fleet.submit("make").create(requests(1, boot=boot))
+            assert not await fleet.jobs()
+        assert PASSWORD not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("env:NOT_SET_ANYWHERE", "not set on this worker"),
+            ("vault:none", "no function for secrets"),
+        ],
+    )
+    async def test_what_cannot_be_resolved_fails_and_sends_nothing(
+        self, sqlite_url, lively, name, why
+    ):
+        """The reason names the reference."""
+        boot = ImageBoot(os="2268", password=SecretRef(name))
+        async with (
+            DurableFleet(sqlite_url, client_of(lively), interval=0.05) as fleet,
+            at_work(fleet),
+        ):
+            job = await fleet.submit("make").create(requests(1, boot=boot))
+            (failed,) = (await job.report(30)).failed
+        assert name in failed.reason
+        assert why in failed.reason
+        assert lively.api.requests["create"] == 0
+
+    async def test_a_function_that_fails_tells_nothing_of_what_it_said(self, sqlite_url, lively):
+        """Its error's text may hold the secret."""
+
+        def vault(name):
+            raise RuntimeError(PASSWORD)
+
+        boot = ImageBoot(os="2268", password=SecretRef("x"))
+        fleet = DurableFleet(sqlite_url, client_of(lively), interval=0.05, secrets=vault)
+        async with fleet, at_work(fleet):
+            report = await (await fleet.submit("make").create(requests(1, boot=boot))).report(30)
+        assert "RuntimeError" in report.failed[0].reason
+        assert PASSWORD not in report.to_json()
+
+
+class TestFleet:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"database_url": "mysql://host/fleet"},
+            {"database_url": "sqlite://"},
+            {"database_url": "not a URL"},
+            {"client": "a client"},
+            {"secrets": "a secret"},
+            {"limit": 0},
+            {"worker_limit": 0},
+            {"lease": 0},
+            {"interval": 0},
+        ],
+    )
+    def test_wrong_arguments_are_refused(self, arguments):
+        """Nothing is connected to."""
+        with pytest.raises(InvalidArgument) as refused:
+            DurableFleet(**({"database_url": "sqlite:///fleet.sqlite"} | arguments))
+        assert refused.value.argument in arguments
+
+    def test_its_repr_tells_no_password(self):
+        """Nor does the error for a wrong URL."""
+        fleet = DurableFleet("postgresql://me:hunter2@db.example/fleet")
+        assert "db.example" in repr(fleet)
+        assert "hunter2" not in repr(fleet)
+        with pytest.raises(InvalidArgument) as refused:
+            DurableFleet("mysql://me:hunter2@db.example/fleet")
+        assert "hunter2" not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("name", "plan", "fields"),
+        [
+            ("a/b", None, {}),
+            ("", None, {}),
+            ("x", "plan", {}),
+            ("x", BulkPlan(), {"limit": 3}),
+            ("x", None, {"limit": 0}),
+        ],
+    )
+    def test_a_wrong_submission_is_refused(self, name, plan, fields):
+        """At once, not when its operation is told."""
+        fleet = DurableFleet("sqlite:///fleet.sqlite")
+        with pytest.raises(InvalidArgument):
+            fleet.submit(name, plan, **fields)
+
+    async def test_what_cannot_be_stored_is_refused(self, sqlite_url):
+        """Functions, names that are there twice, and what a bulk call refuses too."""
+
+        async def start(item):
+            return item
+
+        twice = [*requests(1), *requests(1)]
+        async with DurableFleet(sqlite_url) as fleet:
+            for submit in (
+                lambda: fleet.submit("x").run(["a"], start),
+                lambda: fleet.submit("x").run(["a"], "explode"),
+                lambda: fleet.submit("x", BulkPlan(on_event=print)).reboot(["a"]),
+                lambda: fleet.submit("x").create(twice),
+                lambda: fleet.submit("x").create(["a"]),
+                lambda: fleet.submit("x").reboot(["a", "a"]),
+                lambda: fleet.submit("x").reboot("a"),
+                lambda: fleet.submit("x").shutdown(["a"], wait_for=-1),
+                lambda: fleet.submit("x").rename({"a": ""}),
+            ):
+                with pytest.raises(InvalidArgument):
+                    await submit()
+            assert not await fleet.jobs()
+
+    async def test_there_is_one_worker_in_a_process(self, sqlite_url, lively):
+        """A second one is refused, and disturbs nothing."""
+        fleet = DurableFleet(sqlite_url, client_of(lively), interval=0.05)
+        async with fleet, at_work(fleet):
+            await asyncio.sleep(0)
+            with pytest.raises(InvalidState, match="another worker"):
+                await fleet.work()
+            assert (await (await fleet.submit("x").reset([])).report(30)).complete
+
+    async def test_leaving_the_fleet_stops_its_worker(self, sqlite_url, lively):
+        """And the event loop goes on to have threads."""
+        async with DurableFleet(sqlite_url, client_of(lively), interval=0.05) as fleet:
+            worker = asyncio.create_task(fleet.work())
+            await (await fleet.submit("x").reset([])).report(30)
+        await worker
+        assert await asyncio.to_thread(lambda: 1) == 1
+
+    async def test_a_worker_that_is_cancelled_drains(self, sqlite_url, lively):
+        """And is cancelled all the same; another goes on at once."""
+        async with DurableFleet(sqlite_url, client_of(lively), interval=0.05, lease=600.0) as fleet:
+            worker = asyncio.create_task(fleet.work())
+            job = await fleet.submit("make").create(requests(2))
+            await until(lambda: _in_flight(job))
+            worker.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await worker
+            async with at_work(fleet):
+                assert (await job.report(30)).counts["succeeded"] == 2
+        assert lively.api.requests["create"] == 2
+
+    async def test_waiting_for_a_report_can_be_limited(self, sqlite_url):
+        """A job that nobody works on goes on waiting."""
+        async with DurableFleet(sqlite_url, interval=0.05) as fleet:
+            job = await fleet.submit("x").reboot(["a"])
+            with pytest.raises(TimeoutError):
+                await job.report(0.2)
+            assert (await job.status()).state == "waiting"
+
+    async def test_a_fleet_that_is_not_open_says_so(self):
+        """In place of failing somewhere below."""
+        with pytest.raises(InvalidState, match="not open"):
+            await DurableFleet("sqlite:///fleet.sqlite").jobs()

@@ -1,0 +1,119 @@
+"""Who counts as dead."""
+
+import time
+
+import pytest
+
+from async_vmapi.durable import leases
+from async_vmapi.durable.database import Database, DatabaseUnavailable
+from async_vmapi.durable.leases import BEATS, Leases
+
+
+@pytest.fixture
+async def database(sqlite_url):
+    database = Database(sqlite_url)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def both(database):
+    """Two workers of one fleet."""
+    one, other = Leases(database, "one", 600.0), Leases(database, "other", 600.0)
+    await one.begin()
+    await other.begin()
+    yield one, other
+    one.end()
+    other.end()
+
+
+class TestLeases:
+    async def test_one_that_goes_on_counting_lives(self, both):
+        """However often the other looks."""
+        one, other = both
+        for _ in range(3 * BEATS):
+            other.beat()
+            assert await one.dead() == []
+
+    async def test_one_that_counts_no_more_is_dead_after_so_many_looks(self, both):
+        """And is forgotten once it is buried."""
+        one, _ = both
+        assert [await one.dead() for _ in range(BEATS + 1)] == [*[[]] * BEATS, ["other"]]
+        await one.bury("other")
+        assert await one.dead() == []
+
+    async def test_one_that_has_left_need_not_be_waited_for(self, both):
+        """It said so itself."""
+        one, other = both
+        await other.leave()
+        assert await one.dead() == ["other"]
+
+    async def test_one_that_counts_on_in_the_last_moment_is_not_declared_dead(self, both):
+        """It was only slow."""
+        one, other = both
+        for _ in range(BEATS + 1):
+            dead = await one.dead()
+        other.beat()
+        assert not await one.declare_dead(*dead)
+        assert await one.dead() == []
+        assert other.holds()
+
+    async def test_one_that_was_declared_dead_learns_of_it(self, both):
+        """At its next beat, and for ever."""
+        one, other = both
+        for _ in range(BEATS + 1):
+            await one.dead()
+        assert await one.declare_dead("other")
+        other.beat()
+        assert other.lost
+        assert not other.holds()
+        await one.bury("other")
+        other.beat()
+        assert other.lost
+
+    async def test_a_beat_is_good_for_less_than_a_lease(self, both, monkeypatch):
+        """By either clock, as one of them may stand still."""
+        _, other = both
+        assert other.holds()
+        for clock in ("monotonic", "time"):
+            with monkeypatch.context() as later:
+                now = getattr(leases.time, clock)
+                later.setattr(leases.time, clock, lambda now=now: now() + 500)
+                assert not other.holds()
+
+    async def test_a_thread_counts_while_the_loop_is_heard_of(self, database):
+        """However busy that is; one that is stuck for long is dead."""
+        one = Leases(database, "one", 0.1)
+        await one.begin()
+        time.sleep(0.3)  # noqa: ASYNC251 - a busy event loop
+        assert one.holds()
+        time.sleep(1.5)  # noqa: ASYNC251 - one that is stuck
+        assert not one.holds()
+        one.end()
+
+    async def test_looks_that_fail_count_for_nothing(self, both, database, monkeypatch):
+        """A database that was away kills nobody."""
+        one, other = both
+        read = one._read
+        for _ in range(2 * BEATS):
+
+            def away():
+                raise TimeoutError
+
+            monkeypatch.setattr(one, "_read", away)
+            with pytest.raises(TimeoutError):
+                await one.dead()
+            monkeypatch.setattr(one, "_read", read)
+        other.beat()
+        assert await one.dead() == []
+
+
+class TestDatabase:
+    async def test_one_that_is_away_is_said_to_be(self, tmp_path):
+        """By an error of this package, and without the URL's password."""
+        database = Database("postgresql://me:hunter2@127.0.0.1:1/fleet?connect_timeout=1")
+        with pytest.raises(DatabaseUnavailable) as away:
+            await database.open()
+        assert "hunter2" not in str(away.value)
+        await database.close()

@@ -1,0 +1,29 @@
+"""A worker as a process: works on a database's jobs until SIGTERM."""
+
+import asyncio
+import signal
+import sys
+
+from async_vmapi import Client
+from async_vmapi.durable import DurableFleet
+
+
+async def main(database_url, url, api_key, api_secret):
+    def client():
+        return Client(
+            url,
+            api_key=api_key,
+            api_secret=api_secret,
+            poll_floor=0.02,
+            poll_ceiling=0.2,
+            lookup_window=2.0,
+            timeout=3.0,
+        )
+
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with DurableFleet(database_url, client, interval=0.05, lease=1.0) as fleet:
+        await fleet.work(stop)
+
+
+asyncio.run(main(*sys.argv[1:]))
