@@ -284,6 +284,10 @@ class Worker:
             self._wanted[job] = (now, stopped)
         return stopped
 
+    def holds_lease(self) -> bool:
+        """Return whether it is sure that nobody has taken over what this worker does."""
+        return self._leases.holds()
+
     async def lease_held(self) -> None:
         """Wait until it is sure; cancel who waits if others have taken over."""
         while not self._leases.holds():
