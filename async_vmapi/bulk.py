@@ -127,6 +127,7 @@ class BulkExecutor(Operations[BulkReport]):
     Args:
         vms: Whose machines.
         plan: How to go about it.
+        origin: The endpoint that they are at.
         settle: Finds out what became of a token, which is none of the machines handed in.
         requests: Tells how many requests were sent.
     """
@@ -136,11 +137,13 @@ class BulkExecutor(Operations[BulkReport]):
         vms: VirtualMachines,
         plan: BulkPlan,
         *,
+        origin: str,
         settle: Callable[[str, frozenset[str]], Awaitable[Task[VirtualMachine | None]]],
         requests: Callable[[], Mapping[str, int]],
     ) -> None:
         self._vms = vms
         self._plan = plan
+        self._origin = origin
         self._settle = settle
         self._requests = requests
         self._rollout: Rollout | None = None
@@ -296,6 +299,11 @@ class BulkExecutor(Operations[BulkReport]):
     def _rest(self, report: BulkReport, items: Sequence[Any] | None, start: Start | None) -> _Fleet:
         if not isinstance(report, BulkReport):
             raise arguments.refuse("report", cast(object, report), "a BulkReport")
+        if report.origin and report.origin != self._origin:
+            raise InvalidArgument(
+                f"report is of {report.origin}, and this client talks to {self._origin}",
+                argument="report",
+            )
         if items is not None and not isinstance(items, Sequence):
             raise arguments.refuse("items", cast(object, items), "the sequence of then")
         operation, keywords = report.operation, dict(report.arguments)
@@ -365,6 +373,7 @@ class BulkExecutor(Operations[BulkReport]):
             return BulkReport(
                 operation=fleet.operation,
                 arguments=fleet.arguments,
+                origin=self._origin,
                 outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.index)),
                 dry_run=self._plan.dry_run,
                 complete=rollout.complete and fleet.complete,

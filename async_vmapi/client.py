@@ -314,6 +314,7 @@ class Client:
         return BulkExecutor(
             self.vms,
             plan,
+            origin=self._transport.origin,
             settle=lambda token, besides: self._writes.settle(token, besides=besides),
             requests=lambda: self._transport.requests,
         )

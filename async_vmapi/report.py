@@ -90,6 +90,7 @@ class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     operation: str
     arguments: dict[str, Any]
+    origin: str
     dry_run: bool
     complete: bool
     stopped: str | None
@@ -109,6 +110,7 @@ class BulkReport:
     Attributes:
         operation: What was asked for, for instance ``"shutdown"``; ``"run"`` for a general one.
         arguments: With which arguments, the same for all.
+        origin: The endpoint that it was asked of.
         outcomes: One for each item, in the order of their numbers.
         dry_run: Whether nothing was to be written.
         complete: Whether all that was given was taken up; False if an iterable without a length
@@ -121,6 +123,7 @@ class BulkReport:
 
     operation: str
     arguments: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    origin: str = ""
     outcomes: tuple[Outcome, ...] = attrs.field(default=(), repr=False)
     dry_run: bool = False
     complete: bool = True
@@ -196,6 +199,7 @@ class BulkReport:
             format=_FORMAT,
             operation=self.operation,
             arguments=dict(self.arguments),
+            origin=self.origin,
             dry_run=self.dry_run,
             complete=self.complete,
             stopped=self.stopped,
@@ -227,6 +231,7 @@ class BulkReport:
         report = cls(
             operation=saved.operation,
             arguments=saved.arguments,
+            origin=saved.origin,
             outcomes=tuple(outcome_of(line) for line in saved.outcomes),
             dry_run=saved.dry_run,
             complete=saved.complete,

@@ -1,5 +1,6 @@
 """The command line, ``async-vmapi``. It needs the extra ``cli``."""
 
+import io
 import sys
 
 __all__ = ["main"]
@@ -7,8 +8,14 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line, or say what is missing for it."""
+    for stream in (sys.stdout, sys.stderr):
+        # A label that the terminal cannot show must not end what is under way.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from async_vmapi.cli.app import app
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in {"typer", "rich", "platformdirs"}:

@@ -10,7 +10,7 @@ from async_vmapi.cli import catalogue, fleet, vms
 from async_vmapi.cli import demo as demo_command
 from async_vmapi.cli import emulator as emulator_command
 from async_vmapi.cli.operations import ask_first
-from async_vmapi.cli.options import command
+from async_vmapi.cli.options import Yes, command
 from async_vmapi.cli.output import console_for
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import ExitCode, fail, run
@@ -101,6 +101,7 @@ def demo(
         bool, typer.Option("--real", help="On the endpoint of the profile or the environment.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Makes the emulator repeatable.")] = None,
+    yes: Yes = False,
 ) -> None:
     """Take a fleet through its life, on a local cloud of its own whose clock runs faster.
 
@@ -110,5 +111,5 @@ def demo(
     if not real:
         raise typer.Exit(run(demo_command.on_emulator(console, count, seed), demo_command.FastLoop))
     client = client_for(ctx.obj)
-    ask_first(f"create, reboot and delete on {client!r}", demo_command.names(count), yes=False)
+    ask_first(f"create, reboot and delete on {client!r}", demo_command.names(count), yes=yes)
     raise typer.Exit(run(demo_command.on_endpoint(console, client, count)))

@@ -1,26 +1,21 @@
 """``async-vmapi regions``, ``templates`` and ``keys``: what a create needs to know."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import typer
 from rich.text import Text
 
 from async_vmapi.cli.options import JSON, command
 from async_vmapi.cli.output import console_for, print_json, table
-from async_vmapi.cli.profiles import client_for
-from async_vmapi.cli.running import run
-from async_vmapi.client import Client
+from async_vmapi.cli.profiles import ask, client_for
 
 __all__ = ["keys", "regions", "templates"]
-
-T = TypeVar("T")
 
 
 @command
 def regions(ctx: typer.Context, json: JSON = False) -> None:
     """List the regions and their zones."""
-    found = _ask(ctx, lambda client: client.regions.list())
+    found = ask(client_for(ctx.obj), lambda client: client.regions.list())
     rows = [
         (region.name, zone.label, zone.name, zone.id, "" if zone.available else "not available")
         for region in found
@@ -32,7 +27,7 @@ def regions(ctx: typer.Context, json: JSON = False) -> None:
 @command
 def templates(ctx: typer.Context, json: JSON = False) -> None:
     """List the templates to create machines from."""
-    found = _ask(ctx, lambda client: client.templates.list())
+    found = ask(client_for(ctx.obj), lambda client: client.templates.list())
     rows = [(t.label, t.id, ", ".join(t.supports), t.owner.name if t.owner else "") for t in found]
     _show(found, ("template", "id", "supports", "owner"), rows, json=json)
 
@@ -40,23 +35,13 @@ def templates(ctx: typer.Context, json: JSON = False) -> None:
 @command
 def keys(ctx: typer.Context, json: JSON = False) -> None:
     """List the account's SSH keys."""
-    found = _ask(ctx, lambda client: client.account.ssh_keys())
+    found = ask(client_for(ctx.obj), lambda client: client.account.ssh_keys())
     _show(
         found,
         ("key", "id", "fingerprint"),
         [(k.name, k.id, k.fingerprint) for k in found],
         json=json,
     )
-
-
-def _ask(ctx: typer.Context, call: Callable[[Client], Awaitable[T]]) -> T:
-    client = client_for(ctx.obj)
-
-    async def ask() -> T:
-        async with client:
-            return await call(client)
-
-    return run(ask())
 
 
 def _show(

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from async_vmapi.bulk import BulkExecutor
-from async_vmapi.cli.output import printable, show_report, style_of
+from async_vmapi.cli.output import is_live, printable, show_report, style_of
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.running import ExitCode
 from async_vmapi.client import Client
@@ -163,12 +163,17 @@ class _Demo:
             self._board.on_event(event)
             progress.on_event(event)
 
-        async with progress:
-            report = await call(self._client.bulk(attrs.evolve(plan, on_event=note)))
-        if self._console.is_terminal:
-            self._console.print(self._board)
-        show_report(self._console, report, labels)
-        return report
+        bulk = self._client.bulk(attrs.evolve(plan, on_event=note))
+        try:
+            async with progress:
+                await call(bulk)
+        finally:
+            # Also of a phase that is interrupted.
+            if (report := bulk.report) is not None:
+                if is_live(self._console):
+                    self._console.print(self._board)
+                show_report(self._console, report, labels)
+        return report or BulkReport(operation=operation)
 
     async def _clean_up(self) -> bool:
         """Delete all that the board knows; return whether something is left."""
@@ -176,10 +181,17 @@ class _Demo:
         there = list(dict.fromkeys(ids))
         if not there:
             return False
-        report = await self._phase(
-            "delete", len(there), BulkPlan(), lambda bulk: bulk.delete(there, delete_resources=True)
-        )
-        left = [outcome for outcome in report.outcomes if outcome.status != "succeeded"]
-        for outcome in left:
-            self._console.print(f"NOT deleted, look at it yourself: {outcome.item}", style="red")
+        left = set(there)
+        try:
+            report = await self._phase(
+                "delete",
+                len(there),
+                BulkPlan(),
+                lambda bulk: bulk.delete(there, delete_resources=True),
+            )
+            left -= {outcome.item for outcome in report.succeeded}
+        finally:
+            # Also by a second Ctrl-C.
+            for vm_id in left:
+                self._console.print(f"NOT deleted, look at it yourself: {vm_id}", style="red")
         return bool(left)

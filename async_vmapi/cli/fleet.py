@@ -1,24 +1,22 @@
 """``async-vmapi fleet``: many machines at once, by `client.bulk`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from async_vmapi.cli.operations import Work, ask_first, carry_out
+from async_vmapi.cli.operations import Work, ask_first, carry_out, some_of
 from async_vmapi.cli.options import Fleet, How, New, Told, WaitFor, Yes, command, read_text
 from async_vmapi.cli.output import who
-from async_vmapi.cli.profiles import client_for
-from async_vmapi.cli.requests import names_of, requests_for, secrets_of
-from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.cli.profiles import ask, client_for
+from async_vmapi.cli.requests import looked_up, names_of
+from async_vmapi.cli.running import ExitCode, fail, say
+from async_vmapi.jobs import LOWERING, REPEATABLE
 from async_vmapi.report import BulkReport
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Create and change many machines at once.", no_args_is_help=True)
-
-_ASKED_FIRST: Final = frozenset({"resize", "shutdown", "reboot", "reset", "power_off", "delete"})
 
 
 @app.command()
@@ -36,20 +34,17 @@ def create(
     ] = None,
 ) -> None:
     """Create machines, and wait until all are online."""
-    client = client_for(ctx.obj)
-    plan, secrets, names = how.plan(), secrets_of(new), names_of(name, count, first)
+    client, plan, names = client_for(ctx.obj), how.plan(), names_of(name, count, first)
     earlier = None if resume is None else BulkReport.from_json(read_text(resume))
-
-    async def ask() -> list[CreateRequest]:
-        async with client:
-            return await requests_for(client, names, new, secrets)
-
-    requests = run(ask())
+    if earlier is not None and (earlier.operation, len(earlier.outcomes)) != ("create", count):
+        told_of = f"{earlier.operation} of {len(earlier.outcomes)}"
+        fail(f"{resume} is of a {told_of}, not of a create of {count}", ExitCode.USAGE)
+    requests = looked_up(client, names, new)
     carry_out(
         client,
         Work(
             operation="create",
-            total=count,
+            total=count if earlier is None else len(earlier.unknown) + len(earlier.not_started),
             call=lambda bulk: (
                 bulk.create(requests, unique_name=new.unique_name)
                 if earlier is None
@@ -128,7 +123,7 @@ def reset(ctx: typer.Context, which: Fleet, how: How, told: Told, yes: Yes = Fal
 @command
 def power_on(ctx: typer.Context, which: Fleet, how: How, told: Told) -> None:
     """Start machines."""
-    _operate(ctx, "power_on", which, how, told, {}, yes=True)
+    _operate(ctx, "power_on", which, how, told, {})
 
 
 @app.command()
@@ -147,23 +142,33 @@ def resume(
     told: Told,
     yes: Yes = False,
 ) -> None:
-    """Go on from a report: watch what is unknown, start what was not started.
+    """Go on from a report: watch what was accepted, and start what was not.
 
-    A report of creates that has some not started goes on by 'fleet create --resume', which tells
-    what they are to be.
+    What names its end and is in doubt is sent again. A report of creates that has some not
+    started goes on by 'fleet create --resume', which tells what they are to be.
     """
     client, plan = client_for(ctx.obj), how.plan()
     earlier = BulkReport.from_json(read_text(file))
-    rest = [*earlier.unknown, *earlier.not_started]
-    if earlier.operation in _ASKED_FIRST:
-        ask_first(earlier.operation, [o.item for o in rest if not o.token], yes=yes)
+    operation, rest = earlier.operation, [*earlier.unknown, *earlier.not_started]
+    if operation == "create" and earlier.not_started:
+        fail(f"{file} has creates that were not started: fleet create --resume", ExitCode.USAGE)
+    machines = ask(client, lambda client: client.vms.list())
+    labels = {vm.id: vm.label or vm.id for vm in machines}
+    written = [
+        who(o.item, labels.get(o.item))
+        for o in rest
+        if o.status == "not_started" or (operation in REPEATABLE and not o.accepted)
+    ]
+    if operation in LOWERING and not plan.dry_run:
+        ask_first(operation, written, yes=yes)
     carry_out(
         client,
         Work(
-            operation=earlier.operation,
+            operation=operation,
             total=len(rest),
             call=lambda bulk: bulk.resume(earlier),
             plan=plan,
+            labels=labels,
             json=told.json,
             file=told.report,
         ),
@@ -178,7 +183,7 @@ def _operate(
     told: Told,
     keywords: dict[str, Any],
     *,
-    yes: bool,
+    yes: bool = False,
 ) -> None:
     client, plan, selection = client_for(ctx.obj), how.plan(), which.selection()
     if not (which.everything or selection.has_conditions or selection.ids is not None):
@@ -187,23 +192,19 @@ def _operate(
             ExitCode.USAGE,
         )
 
-    async def look() -> list[VirtualMachine]:
-        async with client:
-            return await client.vms.list()
-
-    meant, missing = selection.of(run(look()))
+    meant, missing = selection.of(ask(client, lambda client: client.vms.list()))
     labels = {vm.id: vm.label or vm.id for vm in meant}
     if missing and selection.has_conditions:
-        say(f"not in the list, and so left out: {', '.join(missing)}")
+        say(f"not in the list, and so left out: {some_of(missing)}")
     else:
         # The API says of each whether it is there; a list may lag behind.
         labels |= {vm_id: vm_id for vm_id in missing}
-    if not plan.dry_run:
-        ask_first(operation.replace("_", "-"), [who(*named) for named in labels.items()], yes=yes)
+    if operation in LOWERING and not plan.dry_run:
+        ask_first(operation, [who(*named) for named in labels.items()], yes=yes)
     carry_out(
         client,
         Work(
-            operation=operation.replace("_", "-"),
+            operation=operation,
             total=len(labels),
             call=lambda bulk: bulk.run(list(labels), operation, **keywords),
             plan=plan,

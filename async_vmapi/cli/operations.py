@@ -1,17 +1,21 @@
 """Carry an operation out on one machine or many: ask, do it, show it, tell the exit code."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
 
 import attrs
+import msgspec
 import typer
+from rich.console import Console
 
 from async_vmapi.bulk import BulkExecutor
 from async_vmapi.cli.output import (
     console_for,
+    leave,
     outcome_json,
     print_json,
     printable,
@@ -19,16 +23,20 @@ from async_vmapi.cli.output import (
     show_report,
 )
 from async_vmapi.cli.progress import Progress
-from async_vmapi.cli.running import ExitCode, fail, run
+from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.client import Client
 from async_vmapi.plan import BulkPlan
 from async_vmapi.report import BulkReport
 
-__all__ = ["Work", "ask_first", "carry_out"]
+__all__ = ["Work", "ask_first", "carry_out", "some_of"]
 
 _MOST_NAMED: Final = 20
 
 Call: TypeAlias = Callable[[BulkExecutor], Awaitable[BulkReport]]
+
+
+def _as_typed(operation: str) -> str:
+    return operation.replace("_", "-")
 
 
 @attrs.frozen(kw_only=True)
@@ -36,36 +44,40 @@ class Work:
     """A bulk call to be made, and how what becomes of it is shown.
 
     Attributes:
-        operation: What is done, in words.
+        operation: What is done, as the command line calls it.
         total: To how many machines.
         call: What to call.
         plan: How to go about it.
         labels: Labels of the machines by their ids.
+        only: What to call the only machine, of a command about one, which then is shown itself.
         json: Whether the result is shown as JSON.
-        single: Whether it is about one machine, which is then shown itself.
         file: Where the report is written to.
     """
 
-    operation: str
-    total: int
+    operation: str = attrs.field(converter=_as_typed)
     call: Call
+    total: int = 1
     plan: BulkPlan = attrs.field(factory=BulkPlan)
     labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    only: str | None = None
     json: bool = False
-    single: bool = False
     file: Path | None = None
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return some names in words, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(printable, names[:_MOST_NAMED])) + more
 
 
 def ask_first(operation: str, names: Sequence[str], *, yes: bool) -> None:
     """Ask whether to do that to these machines; exit if not, or if there is nobody to ask."""
     if yes or not names:
         return
-    what = f"{operation} of {len(names)} machine{'s' * (len(names) > 1)}"
-    if not sys.stdin.isatty():
+    what = f"{_as_typed(operation)} of {len(names)} machine{'s' * (len(names) > 1)}"
+    if sys.stdin is None or not sys.stdin.isatty():
         fail(f"{what} takes --yes where there is no terminal to ask at", ExitCode.USAGE)
-    shown = ", ".join(map(printable, names[:_MOST_NAMED]))
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    typer.echo(f"{what}: {shown}{more}", err=True)
+    typer.echo(f"{what}: {some_of(names)}", err=True)
     try:
         agreed = typer.confirm("Go on?", err=True)
     except typer.Abort:
@@ -88,7 +100,8 @@ def carry_out(client: Client, work: Work) -> NoReturn:
 async def _carry_out(client: Client, work: Work) -> ExitCode:
     console = console_for(json=work.json)
     async with client:
-        async with Progress(console, work.operation, work.total, work.labels) as progress:
+        progress = Progress(console, work.operation, work.total, work.labels, only=work.only)
+        async with progress:
             bulk = client.bulk(attrs.evolve(work.plan, on_event=progress.on_event))
             interrupted = False
             try:
@@ -98,20 +111,54 @@ async def _carry_out(client: Client, work: Work) -> ExitCode:
                     raise
                 # Told while the client is still open: closing may be cut short.
                 report, interrupted = bulk.report, True
+        tell(console, work, report)
+        return ExitCode.INTERRUPTED if interrupted else exit_code(report)
+
+
+def tell(console: Console, work: Work, report: BulkReport) -> None:
+    """Write the report down and show it; whichever fails, no token is lost."""
+    if work.file is not None:
+        _write(work.file, report)
+    try:
+        _show(console, work, report)
+        if not console.quiet:
+            return
+    except OSError as error:
+        say(f"the report cannot be shown: {error.strerror}")
+        leave(sys.stdout)
+    say(str(report))
+    for outcome in report.unknown:
+        say(f"{outcome.item} is unknown; look on with: async-vmapi wait '{outcome.token}'")
+
+
+def _show(console: Console, work: Work, report: BulkReport) -> None:
+    if work.only is None:
         if work.json:
-            print_json(outcome_json(report) if work.single else report.to_json().encode())
-        elif work.single:
-            show_outcome(console, work.operation, report.outcomes[0])
+            print_json(msgspec.json.decode(report.to_json()))
         else:
             show_report(console, report, work.labels)
-        if work.file is not None:
-            work.file.write_text(report.to_json(), encoding="utf-8")
-        return ExitCode.INTERRUPTED if interrupted else _exit_code(report)
+        return
+    (outcome,) = report.outcomes
+    if work.json:
+        print_json(outcome_json(work.operation, outcome))
+    else:
+        show_outcome(console, work.operation, work.only, outcome)
 
 
-def _exit_code(report: BulkReport) -> ExitCode:
+def _write(path: Path, report: BulkReport) -> None:
+    # At once or not at all: it may be the report that this one goes on from.
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(report.to_json(), encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        say(f"{path} cannot be written: {error.strerror}")
+
+
+def exit_code(report: BulkReport) -> ExitCode:
+    """Return the exit code for what became of all."""
+    if report.dry_run:
+        return ExitCode.OK
     if report.unknown:
         return ExitCode.UNKNOWN
-    if report.failed or (report.not_started and not report.dry_run):
-        return ExitCode.FAILED
-    return ExitCode.OK
+    return ExitCode.FAILED if report.failed or report.not_started else ExitCode.OK

@@ -66,7 +66,7 @@ class Which:
     id_file: Annotated[
         Path | None,
         typer.Option(
-            help="A file with an id on each line; - for standard input.",
+            help="A file with an id on each line, and comments after #; - for standard input.",
             dir_okay=False,
             allow_dash=True,
             rich_help_panel=_WHICH,
@@ -75,7 +75,7 @@ class Which:
 
     def selection(self) -> Selection:
         """Return the machines that are meant."""
-        ids = None if self.id_file is None else read_text(self.id_file).split()
+        ids = None if self.id_file is None else _ids(self.id_file)
         return Selection(
             labels=self.label or (),
             groups=self.group or (),
@@ -232,11 +232,23 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def read_text(path: Path) -> str:
     """Return a file's text, or standard input's; exit where it cannot be read."""
     try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        if str(path) != "-":
+            content = path.read_bytes()
+        else:
+            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
+        return content.decode("utf-8-sig")
     except OSError as error:
         fail(f"{path} cannot be read: {error.strerror}", ExitCode.USAGE)
     except UnicodeDecodeError:
         fail(f"{path} is no text in UTF-8", ExitCode.USAGE)
+
+
+def _ids(path: Path) -> list[str]:
+    lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
+    for number, line in enumerate(lines, 1):
+        if len(line.split()) > 1:
+            fail(f"{path}: line {number} is more than one id", ExitCode.USAGE)
+    return [line for line in lines if line]
 
 
 def _share(text: str) -> Share:

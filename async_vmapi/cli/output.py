@@ -1,8 +1,12 @@
 """How machines, catalogues and reports are shown: as tables for people, as JSON for machines."""
 
+import contextlib
+import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 from rich.console import Console
@@ -15,6 +19,8 @@ from async_vmapi.report import BulkReport, Outcome
 __all__ = [
     "STYLES",
     "console_for",
+    "is_live",
+    "leave",
     "machine_table",
     "outcome_json",
     "print_json",
@@ -39,18 +45,18 @@ STYLES: Final[Mapping[str, str]] = {
 }
 
 _MOST_LINES: Final = 20
+_UNBOUNDED: Final = 10_000
+_WIDEST: Final = 40
 
 
 def printable(text: str) -> str:
-    """Return a text without what would steer a terminal, or cannot be encoded.
+    """Return a text on one line, without what would steer a terminal.
 
     Labels and refusals are other people's words.
     """
     if text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def style_of(state: str | None) -> str:
@@ -63,30 +69,65 @@ def who(item: str, label: str | None) -> str:
     return printable(item if label is None or label == item else f"{label} ({item})")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Say nothing more: that nobody reads on is no reason to leave machines half changed."""
+        self.quiet = True
+        leave(self.file)
+
+
+def leave(stream: IO[str]) -> None:
+    """Let nothing fail any more for a stream that nobody reads, not even at the very end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def console_for(*, json: bool) -> Console:
     """Return where to tell what happens: beside the JSON, or in its place."""
-    return Console(stderr=json, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    stream = sys.stderr if json else sys.stdout
+    return _Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        # What other programs read is not to be cut to anybody's screen.
+        width=None if stream.isatty() else _UNBOUNDED,
+    )
 
 
-def print_json(value: object) -> None:
-    """Print a value, or a JSON text, on standard output."""
-    text = value if isinstance(value, bytes) else msgspec.json.encode(value)
-    sys.stdout.write(msgspec.json.format(text, indent=2).decode() + "\n")
+def is_live(console: Console) -> bool:
+    """Return whether lines can be drawn anew where this console writes."""
+    return console.file.isatty() and not console.is_dumb_terminal
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Print a value on standard output, in ASCII, whatever the terminal's encoding is."""
+    sys.stdout.write(json.dumps(msgspec.to_builtins(value), indent=indent) + "\n")
     sys.stdout.flush()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Return a plain table; on anything but a terminal it reads well too."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, fold: bool = True
+) -> Table:
+    """Return a plain table; what does not fit is folded, or else shortened, the first one last."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(c)) if isinstance(c, str) else c for c in row))
+    cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
+    first = max((row[0].cell_len for row in cells), default=0)
+    for number, column in enumerate(columns):
+        made.add_column(
+            column,
+            overflow="fold" if fold else "ellipsis",
+            no_wrap=not fold,
+            min_width=None if fold or number else min(first, _WIDEST),
+        )
+    for row in cells:
+        made.add_row(*row)
     return made
 
 
-def machine_table(machines: Iterable[VirtualMachine]) -> Table:
-    """Return a table of machines."""
+def machine_table(machines: Iterable[VirtualMachine], *, fold: bool = True) -> Table:
+    """Return a table of machines; without folding, each has one line."""
     return table(
         ("label", "id", "state", "cores", "ram MB", "address", "zone"),
         (
@@ -101,6 +142,7 @@ def machine_table(machines: Iterable[VirtualMachine]) -> Table:
             )
             for vm in machines
         ),
+        fold=fold,
     )
 
 
@@ -127,10 +169,7 @@ def show_report(console: Console, report: BulkReport, labels: Mapping[str, str])
 
 
 def _durations(report: BulkReport) -> str:
-    evidence: dict[str, int] = {}
-    for outcome in report.succeeded:
-        if outcome.evidence:
-            evidence[outcome.evidence] = evidence.get(outcome.evidence, 0) + 1
+    evidence = Counter(outcome.evidence for outcome in report.succeeded if outcome.evidence)
     parts = [f"{n} {how}" for how, n in sorted(evidence.items())]
     if (adopted := sum(outcome.adopted for outcome in report.succeeded)) > 0:
         parts.append(f"{adopted} adopted")
@@ -141,12 +180,10 @@ def _durations(report: BulkReport) -> str:
 
 
 def _show_waves(console: Console, report: BulkReport) -> None:
-    waves: dict[int, int] = {}
-    for outcome in report.outcomes:
-        waves[outcome.wave] = waves.get(outcome.wave, 0) + 1
-    for wave, count in waves.items():
-        console.print(f"  wave {wave}: {count}")
-    console.print("a dry run: nothing was sent")
+    told = Counter(outcome.reason for outcome in report.outcomes if outcome.reason)
+    for reason, count in told.items():
+        console.print(f"  {count}: {printable(reason)}")
+    console.print("nothing was sent")
 
 
 def _show_some(
@@ -161,38 +198,40 @@ def _show_some(
 
 
 def _told(outcome: Outcome, labels: Mapping[str, str]) -> str:
+    return f"{who(outcome.item, labels.get(outcome.item))}: {_why(outcome)}"
+
+
+def _why(outcome: Outcome) -> str:
     error = f"{outcome.error}: " if outcome.error else ""
-    name = who(outcome.item, labels.get(outcome.item))
-    return f"{name}: {error}{printable(outcome.reason)}"
+    return f"{error}{printable(outcome.reason)}"
 
 
-def show_outcome(console: Console, operation: str, outcome: Outcome) -> None:
+def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) -> None:
     """Print what became of the only item, and the machine as it was seen at the end."""
     how = f", {outcome.evidence}" if outcome.evidence else ""
     took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
-    text = Text(f"{operation} of {who(outcome.vm_id or outcome.item, None)}: ")
+    text = Text(f"{operation} of {who(outcome.vm_id or name, name)}: ")
     kind = outcome.status.replace("_", " ")
     console.print(text.append(kind, STYLES[kind]).append(f"{how}{took}"))
     if outcome.reason:
-        console.print(f"  {_told(outcome, {})}")
+        console.print(f"  {_why(outcome)}")
     if outcome.token:
         console.print(f"  look on with: async-vmapi wait '{outcome.token}'")
     if isinstance(outcome.value, VirtualMachine):
         console.print(machine_table([outcome.value]))
 
 
-def outcome_json(report: BulkReport) -> dict[str, Any]:
+def outcome_json(operation: str, outcome: Outcome) -> dict[str, Any]:
     """Return what became of the only item, with the machine as it was seen at the end."""
-    (line,) = msgspec.json.decode(report.to_json())["outcomes"]
-    (outcome,) = report.outcomes
-    defaults = {"vm_id": None, "seconds": None, "evidence": None, "adopted": False, "token": None}
-    kept = {name: line.get(name, default) for name, default in defaults.items()}
-    vm = outcome.value if isinstance(outcome.value, VirtualMachine) else None
     return {
-        "operation": report.operation,
+        "operation": operation,
         "status": outcome.status,
-        **kept,
+        "vm_id": outcome.vm_id,
+        "seconds": outcome.seconds,
+        "evidence": outcome.evidence,
+        "adopted": outcome.adopted,
+        "token": outcome.token,
         "reason": outcome.reason,
         "error": outcome.error,
-        "vm": vm,
+        "vm": outcome.value if isinstance(outcome.value, VirtualMachine) else None,
     }

@@ -15,15 +15,19 @@ import os
 import stat
 import sys
 import tomllib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from platformdirs import user_config_path
 
+from async_vmapi.cli.running import run
 from async_vmapi.client import Client
 from async_vmapi.errors import InvalidArgument
 
-__all__ = ["client_for", "profiles_path"]
+__all__ = ["ask", "client_for", "profiles_path"]
+
+T = TypeVar("T")
 
 _VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
 _NUMBERS: Final = frozenset(
@@ -63,6 +67,16 @@ def client_for(profile: str | None) -> Client:
             )
         profile = _DEFAULT
     return Client.from_env() if profile is None else _client_of(path, profile)
+
+
+def ask(client: Client, call: Callable[[Client], Awaitable[T]]) -> T:
+    """Ask something of the API, and return the answer; the client can be used again after it."""
+
+    async def asked() -> T:
+        async with client:
+            return await call(client)
+
+    return run(asked())
 
 
 def _client_of(path: Path, name: str) -> Client:

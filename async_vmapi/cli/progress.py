@@ -1,6 +1,7 @@
 """How a bulk call goes, while it goes: a live view on a terminal, plain lines elsewhere."""
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -11,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from async_vmapi.cli.output import STYLES, printable, style_of, who
+from async_vmapi.cli.output import STYLES, is_live, printable, style_of, who
 from async_vmapi.plan import BulkEvent
 from async_vmapi.report import Outcome
 from async_vmapi.tasks import Task
@@ -62,6 +63,7 @@ class Progress:
         operation: What is done.
         total: To how many.
         labels: Labels of machines by their ids.
+        only: What to call the only item, where there is one; its end is not told then.
         above: What a live view shows above.
     """
 
@@ -72,15 +74,17 @@ class Progress:
         total: int,
         labels: Mapping[str, str],
         *,
+        only: str | None = None,
         above: RenderableType = "",
     ) -> None:
         self._console = console
         self._above = above
-        self._operation = operation.replace("_", "-")
+        self._only = only
+        self._operation = operation
         self._total = total
         self._labels = labels
         self._flights: dict[int, _Flight] = {}
-        self._wrong: list[str] = []
+        self._wrong: deque[str] = deque(maxlen=_WRONG)
         self._done: Mapping[Any, int] = {}
         self._wave = 1
         self._stopped = ""
@@ -91,7 +95,7 @@ class Progress:
 
     async def __aenter__(self) -> Self:
         self._began = self._clock()
-        if self._console.is_terminal:
+        if is_live(self._console):
             # Drawn by the event loop alone, so that nothing changes under the drawing.
             self._live = Live(self, console=self._console, auto_refresh=False, transient=True)
             self._live.start()
@@ -114,7 +118,8 @@ class Progress:
     async def _tick(self) -> None:
         while True:
             if self._live is not None:
-                self._live.refresh()
+                with suppress(OSError):
+                    self._live.refresh()
                 await asyncio.sleep(_FRAME)
                 continue
             await asyncio.sleep(_REMINDER)
@@ -133,20 +138,20 @@ class Progress:
             self._say(f"nothing more is started: {event.reason}")
         if event.index is None:
             return
-        name = who(event.item, self._labels.get(event.item))
+        name = self._only or who(event.item, self._labels.get(event.item))
         if event.kind == "started":
             self._flights[event.index] = _Flight(name, self._clock())
         elif event.kind == "accepted":
             flight = self._flights[event.index]
             flight.task = event.task
-            if event.vm_id is not None and event.vm_id != event.item:
+            if not self._only and event.vm_id is not None and event.vm_id != event.item:
                 flight.name = who(event.vm_id, event.item)
         elif event.outcome is not None:
             flown = self._flights.pop(event.index, None)
             self._finished(flown.name if flown else name, event.outcome)
 
     def _finished(self, name: str, outcome: Outcome) -> None:
-        if outcome.status == "not_started":
+        if outcome.status == "not_started" or self._only:
             return
         if outcome.status == "succeeded":
             took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
@@ -159,7 +164,8 @@ class Progress:
 
     def _say(self, line: str) -> None:
         if self._live is None:
-            self._console.print(f"{self._clock() - self._began:8.1f} s  {line}")
+            with suppress(OSError):  # a full disk, say, ends nothing that is under way
+                self._console.print(f"{self._clock() - self._began:8.1f} s  {line}")
 
     # --- the live view --------------------------------------------------------------------------
 
@@ -187,7 +193,7 @@ class Progress:
             waits = duration(self._clock() - flight.began)
             style = style_of(flight.state) if flight.state else ""
             lines.append(Text(f"  {waits:>6}  {flight.name}  ").append(flight.told(), style))
-        lines += [Text(line, "red") for line in self._wrong[-_WRONG:]]
+        lines += [Text(line, "red") for line in self._wrong]
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         filled = _BAR * done // max(1, self._total)

@@ -2,19 +2,17 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from async_vmapi.cli.options import New, read_text
+from async_vmapi.cli.profiles import ask
 from async_vmapi.client import Client
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, Template
 
-__all__ = ["Secrets", "names_of", "requests_for", "secrets_of"]
+__all__ = ["looked_up", "names_of"]
 
 T = TypeVar("T")
-
-Secrets: TypeAlias = tuple[str | None, str | None]
-"""A password and a cloud-init text."""
 
 
 def names_of(pattern: str, count: int, first: int) -> list[str]:
@@ -25,7 +23,7 @@ def names_of(pattern: str, count: int, first: int) -> list[str]:
     """
     try:
         names = [pattern.format(number) for number in range(first, first + count)]
-    except (ValueError, IndexError, KeyError, AttributeError, TypeError):
+    except (ValueError, LookupError, AttributeError, TypeError, MemoryError, OverflowError):
         raise InvalidArgument(
             f"name={pattern!r} is not a pattern with one number in it, like 'web-{{:04}}'",
             argument="name",
@@ -38,12 +36,18 @@ def names_of(pattern: str, count: int, first: int) -> list[str]:
     return names
 
 
-def secrets_of(new: New) -> Secrets:
-    """Read a new machine's secrets from where they were said to be.
+def looked_up(client: Client, names: Sequence[str], new: New) -> list[CreateRequest]:
+    """Return the requests, having looked up the zone, the template and the key.
 
     Raises:
-        InvalidArgument: If the environment has none.
+        InvalidArgument: If there is none of them, it does not fit, or a secret is missing.
     """
+    secrets = _secrets(new)
+    return ask(client, lambda client: _requests(client, names, new, *secrets))
+
+
+def _secrets(new: New) -> tuple[str | None, str | None]:
+    """Return a new machine's password and cloud-init text, from where they were said to be."""
     password = None
     if new.password_env is not None:
         password = os.environ.get(new.password_env)
@@ -55,19 +59,14 @@ def secrets_of(new: New) -> Secrets:
     return password, None if new.user_data is None else read_text(new.user_data)
 
 
-async def requests_for(
-    client: Client, names: Sequence[str], new: New, secrets: Secrets
+async def _requests(
+    client: Client, names: Sequence[str], new: New, password: str | None, user_data: str | None
 ) -> list[CreateRequest]:
-    """Return the requests, having looked up the zone, the template and the key.
-
-    Raises:
-        InvalidArgument: If there is none of them, or it does not fit.
-    """
     zones = [zone for region in await client.regions.list() for zone in region.zones]
     zone = _find("zone", zones, new.zone, lambda zone: (zone.id, zone.label, zone.name))
     if not zone.available:
         raise InvalidArgument(f"zone={new.zone!r} is not available", argument="zone")
-    boot = await _boot(client, new, *secrets)
+    boot = await _boot(client, new, password, user_data)
     return [
         CreateRequest(name=name, cpus=new.cpus, ram=new.ram, zone_id=zone.id, boot=boot)
         for name in names

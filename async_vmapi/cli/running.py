@@ -5,7 +5,7 @@ import enum
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import typer
@@ -13,7 +13,7 @@ import typer
 from async_vmapi.cli.output import printable
 from async_vmapi.errors import InvalidArgument, VMAPIError
 
-__all__ = ["ExitCode", "fail", "failures_told", "run"]
+__all__ = ["ExitCode", "fail", "failures_told", "run", "say"]
 
 T = TypeVar("T")
 
@@ -33,7 +33,8 @@ class ExitCode(enum.IntEnum):
 
 def say(message: str) -> None:
     """Tell something on standard error."""
-    typer.echo(f"async-vmapi: {printable(message)}", err=True)
+    with suppress(OSError):  # perhaps nobody reads it any more
+        typer.echo(f"async-vmapi: {printable(message)}", err=True)
 
 
 def fail(message: object, code: ExitCode = ExitCode.FAILED) -> NoReturn:
@@ -94,7 +95,8 @@ def _handling(loop: asyncio.AbstractEventLoop, interrupt: Callable[[], None]) ->
         # The loop knows no signals there; asyncio.run cancels on Ctrl-C by itself.
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    # A connection that drops (SIGHUP) is no reason to lose what is in flight.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, interrupt)
     try:

@@ -6,7 +6,7 @@ import attrs
 import typer
 from rich.text import Text
 
-from async_vmapi.cli.operations import Work, ask_first, carry_out
+from async_vmapi.cli.operations import Work, ask_first, carry_out, some_of
 from async_vmapi.cli.options import JSON, New, Vm, WaitFor, Which, Yes, command
 from async_vmapi.cli.output import (
     console_for,
@@ -16,10 +16,9 @@ from async_vmapi.cli.output import (
     style_of,
     table,
 )
-from async_vmapi.cli.profiles import client_for
-from async_vmapi.cli.requests import requests_for, secrets_of
-from async_vmapi.cli.running import run
-from async_vmapi.models import Console, CreateRequest, VirtualMachine
+from async_vmapi.cli.profiles import ask, client_for
+from async_vmapi.cli.requests import looked_up
+from async_vmapi.cli.running import say
 
 __all__ = ["app"]
 
@@ -30,14 +29,10 @@ app = typer.Typer(help="Look at machines and change them, one at a time.", no_ar
 @command
 def list_(ctx: typer.Context, which: Which, json: JSON = False) -> None:
     """List the machines of the region."""
-    client = client_for(ctx.obj)
     selection = which.selection()
-
-    async def look() -> list[VirtualMachine]:
-        async with client:
-            return selection.of(await client.vms.list())[0]
-
-    machines = run(look())
+    machines, missing = selection.of(ask(client_for(ctx.obj), lambda client: client.vms.list()))
+    if missing:
+        say(f"not in the list: {some_of(missing)}")
     if json:
         print_json(machines)
     else:
@@ -48,13 +43,7 @@ def list_(ctx: typer.Context, which: Which, json: JSON = False) -> None:
 @command
 def show(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
     """Show a machine."""
-    client = client_for(ctx.obj)
-
-    async def look() -> VirtualMachine:
-        async with client:
-            return await client.vms.get(vm)
-
-    machine = run(look())
+    machine = ask(client_for(ctx.obj), lambda client: client.vms.get(vm))
     if json:
         print_json(machine)
         return
@@ -91,21 +80,14 @@ def create(
 ) -> None:
     """Create a machine, and wait until it is online."""
     client = client_for(ctx.obj)
-    secrets = secrets_of(new)
-
-    async def ask() -> list[CreateRequest]:
-        async with client:
-            return await requests_for(client, [name], new, secrets)
-
-    requests = run(ask())
+    requests = looked_up(client, [name], new)
     carry_out(
         client,
         Work(
             operation="create",
-            total=1,
             call=lambda bulk: bulk.create(requests, unique_name=new.unique_name),
+            only=name,
             json=json,
-            single=True,
         ),
     )
 
@@ -193,13 +175,7 @@ def rename(
 @command
 def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
     """Open a machine's console, and print where it answers and its password."""
-    client = client_for(ctx.obj)
-
-    async def ask() -> Console:
-        async with client:
-            return await client.vms.console(vm)
-
-    opened = attrs.asdict(run(ask()))
+    opened = attrs.asdict(ask(client_for(ctx.obj), lambda client: client.vms.console(vm)))
     if json:
         print_json(opened)
     else:
@@ -210,14 +186,13 @@ def _operate(
     ctx: typer.Context, operation: str, vm: str, *, yes: bool, json: bool, **keywords: Any
 ) -> None:
     client = client_for(ctx.obj)
-    ask_first(operation.replace("_", "-"), [vm], yes=yes)
+    ask_first(operation, [vm], yes=yes)
     carry_out(
         client,
         Work(
-            operation=operation.replace("_", "-"),
-            total=1,
+            operation=operation,
             call=lambda bulk: bulk.run([vm], operation, **keywords),
+            only=vm,
             json=json,
-            single=True,
         ),
     )

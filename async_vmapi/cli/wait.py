@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from async_vmapi.bulk import BulkExecutor
@@ -34,4 +35,13 @@ def wait(
             raise wrong
         return report
 
-    carry_out(client, Work(operation="wait", total=1, call=settle, json=json, single=True))
+    carry_out(client, Work(operation="wait", call=settle, only=_about(text), json=json))
+
+
+def _about(token: str) -> str:
+    """Return what a token is about; the client tells whether it is a good one."""
+    try:
+        about = msgspec.json.decode(token)["about"]
+        return str(about.get("vm") or about["name"])
+    except (msgspec.MsgspecError, LookupError, TypeError, AttributeError, UnicodeEncodeError):
+        return "token"

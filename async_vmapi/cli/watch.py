@@ -1,7 +1,6 @@
 """``async-vmapi watch``: the fleet's states as they change."""
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,14 +8,21 @@ from datetime import datetime
 from typing import Annotated, Final
 
 import attrs
-import msgspec
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from async_vmapi.cli.options import JSON, Which, command
-from async_vmapi.cli.output import console_for, machine_table, printable, style_of, who
+from async_vmapi.cli.output import (
+    console_for,
+    is_live,
+    machine_table,
+    print_json,
+    printable,
+    style_of,
+    who,
+)
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import run
 from async_vmapi.cli.selection import Selection
@@ -27,7 +33,7 @@ from async_vmapi.models import VirtualMachine
 __all__ = ["watch"]
 
 # The lines of a live view beside the machines' own.
-_FRAME: Final = 5
+_FRAME: Final = 4
 
 
 @command
@@ -62,7 +68,7 @@ async def _watch(client: Client, selection: Selection, interval: float, *, json:
     view = _View(console)
     live: Live | None = None
     shown: AbstractContextManager[object] = nullcontext()
-    if console.is_terminal and not json:
+    if is_live(console) and not json:
         shown = live = Live(view, console=console, auto_refresh=False, screen=True)
     async with client:
         with shown:
@@ -79,12 +85,15 @@ async def _watch(client: Client, selection: Selection, interval: float, *, json:
                 else:
                     changes = view.look(machines)
                     if json:
-                        _print_lines(changes)
+                        for change in changes:
+                            print_json(change, indent=None)
                     elif live is None:
                         for change in changes:
                             console.print(_told(change))
                 if live is not None:
                     live.refresh()
+                if console.quiet:
+                    return  # nobody reads on
                 await asyncio.sleep(interval)
 
 
@@ -118,18 +127,10 @@ class _View:
         for state, count in counts.most_common():
             head.append("  ").append(f"{count} {printable(state)}", style_of(state))
         room = max(1, self._console.height - _FRAME)
-        lines: list[RenderableType] = [head, Text(), machine_table(machines[:room])]
         if len(machines) > room:
-            lines.append(Text(f"and {len(machines) - room} more", "dim"))
-        if self.problem:
-            lines.append(Text(printable(self.problem), "red"))
-        return Group(*lines)
-
-
-def _print_lines(changes: Sequence[_Change]) -> None:
-    for change in changes:
-        sys.stdout.write(msgspec.json.encode(change).decode() + "\n")
-    sys.stdout.flush()
+            head.append(f"  and {len(machines) - room} that do not fit", "dim")
+        problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
+        return Group(head, problem, machine_table(machines[:room], fold=False))
 
 
 def _told(change: _Change) -> str:

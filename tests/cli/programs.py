@@ -112,11 +112,12 @@ class Program:
         return {outcome["item"]: outcome["vm_id"] for outcome in report["outcomes"]}
 
     @contextmanager
-    def terminal(self, *arguments, columns=100, lines=30):
+    def terminal(self, *arguments, columns=100, lines=30, **more):
         """Run it on a terminal of its own."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         size = {"COLUMNS": str(columns), "LINES": str(lines), "TERM": "xterm-256color"}
+        size |= more
         process = self.popen(*arguments, env=size, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         try:

@@ -59,7 +59,7 @@ class TestDemo:
         self, memory_client, cloud_api
     ):
         """If it is cut off in the middle, no machine is left behind."""
-        console = Console(file=io.StringIO(), force_terminal=True, width=120)
+        console = Console(record=True, file=io.StringIO(), width=120)
         running = asyncio.create_task(demo.on_endpoint(console, memory_client, 6))
         await asyncio.sleep(100)
         assert cloud_api.requests["reboot"]
@@ -68,6 +68,22 @@ class TestDemo:
             await running
         assert cloud_api.cloud.vms == {}
         assert len(cloud_api.cloud.gone) == 6
+        assert "reboot of 6" in console.export_text()
+
+    @pytest.mark.looptime
+    async def test_a_second_interruption_names_what_is_left(self, memory_client, cloud_api):
+        """Each machine of which it was not seen that it is gone."""
+        console = Console(record=True, file=io.StringIO(), width=120)
+        running = asyncio.create_task(demo.on_endpoint(console, memory_client, 4))
+        await asyncio.sleep(100)
+        running.cancel()
+        await asyncio.sleep(1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        named = re.findall(r"NOT deleted, look at it yourself: (\S+)", console.export_text())
+        assert set(named) >= set(cloud_api.cloud.vms)
+        assert named
 
     @pytest.mark.looptime
     async def test_what_cannot_be_deleted_is_named(self, memory_client, cloud_api):

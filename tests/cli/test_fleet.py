@@ -1,6 +1,7 @@
 """``async-vmapi fleet``, as a program."""
 
 import json
+import os
 
 import pytest
 
@@ -39,7 +40,11 @@ class TestCreating:
         again = program("fleet", "create", *command[2:], "--resume", str(report), code=1)
         assert "create of 6: 5 succeeded, 1 failed" in again.stdout
         assert cloud.api.requests["create"] == 6
-        assert "hand them in" in program("fleet", "resume", str(report), code=2).stderr
+        assert "fleet create --resume" in program("fleet", "resume", str(report), code=2).stderr
+        other = program(
+            "fleet", "create", *command[2:], "--resume", str(report), "--count", "7", code=2
+        )
+        assert "not of a create of 7" in other.stderr
 
 
 class TestChanging:
@@ -75,13 +80,22 @@ class TestChanging:
         """One on each line; the API tells of those that the list does not have."""
         ids = program.fleet(3)
         file = tmp_path / "ids"
-        file.write_text(f"{ids['web-01']}\n\n{ids['web-03']}\nnone\n{ids['web-01']}\n")
+        file.write_text(
+            f"\ufeff{ids['web-01']}\r\n\n# but web-02\n{ids['web-03']} # a comment\nnone\n"
+            f"{ids['web-01']}\n"
+        )
         report = program.json("fleet", "shutdown", "--id-file", str(file), "--yes", code=1)
         assert [(o["item"], o["status"]) for o in report["outcomes"]] == [
             (ids["web-01"], "succeeded"),
             (ids["web-03"], "succeeded"),
             ("none", "failed"),
         ]
+        assert (
+            "line 1 is more than one id"
+            in program(
+                *("fleet", "shutdown", "--id-file", "-", "--yes"), given="a b", code=2
+            ).stderr
+        )
         narrowed = program(
             *("fleet", "power-on", "--id-file", "-", "--state", "offline"), given=file.read_text()
         )
@@ -96,7 +110,7 @@ class TestChanging:
         assert [o.get("wave", 1) for o in report["outcomes"]] == [1, 2, 2, 2, 3, 3]
         sent = cloud.api.requests["reboot"]
         dry = program("fleet", "reboot", "--all", "--dry-run", *plan).stdout
-        assert "wave 2: 3" in dry
+        assert "3: dry run: it would be started in wave 2" in dry
         assert "nothing was sent" in dry
         assert cloud.api.requests["reboot"] == sent
         for wrong in (["--batches", "x"], ["--min-online", "120%"], ["--max-failures", "-1"]):
@@ -115,13 +129,31 @@ class TestChanging:
         assert "not started" in first.stdout
         cloud.api.faults.clear()
         refused = program("fleet", "resume", str(report), code=2)
-        assert "shutdown of 2 machines takes --yes" in refused.stderr
+        # The one in doubt is sent again too.
+        assert "shutdown of 3 machines takes --yes" in refused.stderr
+        dry = program("fleet", "resume", str(report), "--dry-run").stdout
+        assert "3: dry run: it would be started" in dry
         done = program("fleet", "resume", "-", "--yes", given=report.read_text()).stdout
         assert "shutdown of 3: 3 succeeded" in done
         assert "no report" in program("fleet", "resume", "-", given="{}", code=2).stderr
         sent = cloud.api.requests["power_on"]
         program("fleet", "power-on", "--all", "--report", str(tmp_path), code=2)
         assert cloud.api.requests["power_on"] == sent
+
+    def test_a_report_of_another_endpoint(self, program, tmp_path):
+        """Nothing of it is sent to this one."""
+        report = tmp_path / "report.json"
+        program("fleet", "power-on", "--all", "--report", str(report))
+        saved = json.loads(report.read_text()) | {"origin": "http://127.0.0.1:1"}
+        report.write_text(json.dumps(saved))
+        refused = program("fleet", "resume", str(report), code=2).stderr
+        assert "report is of http://127.0.0.1:1" in refused
+
+    def test_what_a_floor_forbids(self, program):
+        """A dry run says so."""
+        program.fleet(2)
+        dry = program("fleet", "reset", "--all", "--dry-run", "--min-online", "100%").stdout
+        assert "2: then fewer than 2 would be online" in dry
 
 
 class TestAsking:
@@ -131,6 +163,10 @@ class TestAsking:
         for operation in ("shutdown", "power-off", "delete", "reboot", "reset"):
             refused = program("fleet", operation, "--all", code=2).stderr
             assert f"{operation} of 2 machines takes --yes" in refused
+        closed = program.popen(
+            "fleet", "reset", "--all", preexec_fn=lambda: os.close(0), stdin=None
+        )
+        assert "takes --yes" in closed.communicate(timeout=30)[1]
         for command in (["shutdown"], ["delete"], ["resize", "--cores", "1", "--ram", "1"]):
             operation, *options = command
             program("vms", operation, ids["web-01"], *options, code=2)

@@ -1,8 +1,12 @@
 """What the command shows while it works, and how it is interrupted."""
 
 import json
+import os
 import re
 import signal
+import subprocess
+
+import pytest
 
 from .programs import NEW, SETTINGS, Program, emulator_in_thread
 
@@ -37,33 +41,87 @@ class TestLiveView:
         assert json.loads(done.stdout)["counts"]["succeeded"] == 2
         assert "create succeeded" in done.stderr
 
+    def test_colours_that_are_forced(self, program):
+        """They are no reason to draw anew what goes into a file."""
+        shown = program(*CREATE, "--count", "1", FORCE_COLOR="1").stdout
+        assert "create succeeded" in shown
+        assert "\x1b[?25l" not in shown
+
+    def test_on_a_terminal_that_cannot_draw(self, program):
+        """It shows lines there."""
+        with program.terminal(*CREATE, "--count", "2", TERM="dumb") as terminal:
+            terminal.until("create succeeded in", "create of 2: 2 succeeded")
+            assert terminal.end() == 0
+
+
+class TestNobodyReads:
+    """What is under way goes on, and is told of wherever that is possible."""
+
+    def test_output_that_is_closed(self, program, cloud):
+        """The end is that of the operation."""
+        ids = program.fleet(3)
+        process = program.popen("fleet", "power-off", "--all", "--yes", "--limit", "1")
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.stderr.close()
+        assert process.wait(30) == 0, errors
+        assert "power_off of 3: 3 succeeded" in errors
+        assert {cloud.cloud.vms[vm_id].state for vm_id in ids.values()} == {"offline"}
+        process = program.popen("watch", "--interval", "0.1", stderr=subprocess.DEVNULL)
+        process.stdout.close()
+        assert process.wait(30) == 0
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk at hand")
+    @pytest.mark.parametrize("more", [[], ["--json"]])
+    def test_a_disk_that_is_full(self, program, cloud, tmp_path, more):
+        """The report is in its file, and tokens are told on standard error."""
+        program.fleet(2)
+        program.write_profile(retries=0)
+        for _ in range(3):
+            cloud.api.faults.fail_next("shutdown", "drop_after")
+        report = tmp_path / "report.json"
+        command = ["fleet", "shutdown", "--all", "--yes", "--report", str(report), *more]
+        with open("/dev/full", "w") as full:
+            process = program.popen(*command, stdout=full)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 3, errors
+        unknown = [o for o in json.loads(report.read_text())["outcomes"] if o["token"]]
+        assert all(o["token"] in errors for o in unknown)
+        assert "Traceback" not in errors
+        with open("/dev/full", "w") as full:
+            process = program.popen("vms", "list", stdout=full)
+            assert "No space left" in process.communicate(timeout=30)[1]
+        assert process.returncode == 1
+
+    def test_words_that_cannot_be_encoded(self, program, cloud):
+        """They are shown by their numbers, and JSON is ASCII."""
+        (vm_id,) = program.fleet(1).values()
+        cloud.cloud.rename(vm_id, "żaba\n0.0 s prod-1", cloud.cloud.now)
+        shown = program("vms", "list", PYTHONIOENCODING="latin-1").stdout
+        assert "\\u017caba\\n0.0 s prod-1" in shown
+        assert len(shown.splitlines()) == 2
+        (listed,) = program.json("vms", "list", PYTHONIOENCODING="ascii")
+        assert listed["label"] == "żaba\n0.0 s prod-1"
+        command = ["fleet", "power-off", "--all", "--yes"]
+        assert "1 succeeded" in program(*command, PYTHONIOENCODING="ascii").stdout
+
 
 class TestInterruption:
-    def interrupted(self, program, *command, when, presses=1):
-        process = program.popen(*command)
-        while not when():
-            assert process.poll() is None, process.communicate()
-        for _ in range(presses):
-            process.send_signal(signal.SIGINT)
-            if presses > 1:
-                while "once more" not in (line := process.stderr.readline()):
-                    assert line
-                presses = 0
-        out, errors = process.communicate(timeout=30)
-        assert "Traceback" not in errors
-        assert "never retrieved" not in errors
-        return process.returncode, out, errors
-
-    def test_once(self, tmp_path):
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
+    def test_once(self, tmp_path, how):
         """What is on the wire is waited for, and the report has every machine."""
         with emulator_in_thread(settings=SETTINGS.changed(create=100), seed=1) as cloud:
             program = Program(cloud, tmp_path)
             report = tmp_path / "report.json"
             command = [*CREATE, "--count", "9", "--limit", "4", "--report", str(report)]
-            code, out, errors = self.interrupted(
-                program, *command, when=lambda: len(cloud.cloud.vms) == 4
-            )
-            assert code == 130
+            process = program.popen(*command)
+            while len(cloud.cloud.vms) < 4:
+                assert process.poll() is None
+            process.send_signal(how)
+            out, errors = process.communicate(timeout=30)
+            assert process.returncode == 130
+            assert "Traceback" not in errors
+            assert "never retrieved" not in errors
             assert "create of 9: 4 unknown, 5 not started" in out
             assert "interrupted" in errors
             saved = json.loads(report.read_text())
@@ -125,8 +183,10 @@ class TestWatch:
     def test_more_than_there_is_room_for(self, program):
         """Those that do not fit are counted."""
         program.fleet(8)
-        with program.terminal("watch", lines=10) as terminal:
-            terminal.until("8 machines", "and 3 more")
+        with program.terminal("watch", lines=10, columns=60) as terminal:
+            terminal.until("8 machines", "and 2 that do not fit")
+            lines = [line for line in terminal.shown.splitlines() if "web-" in line]
+            assert len(lines) == 6
 
     def test_piped(self, program, cloud):
         """A line for each change, in words or in JSON."""

@@ -25,6 +25,8 @@ class TestLooking:
         (one,) = program.json("vms", "list", "--label", "web-02")
         assert (one["id"], one["state"], one["ram"]) == (ids["web-02"], "online", 1024)
         assert program.json("vms", "list", "--state", "offline") == []
+        told = program("vms", "list", "--id-file", "-", given="none")
+        assert "not in the list: none" in told.stderr
 
     def test_one_machine(self, program):
         """All that is known of it is shown, or that there is none."""
@@ -94,7 +96,9 @@ class TestOperations:
         waited = program.json("wait", unknown["token"])
         assert (waited["status"], waited["adopted"]) == ("succeeded", True)
         assert waited["vm"]["label"] == "web-01"
-        assert "succeeded" in program("wait", "-", given=unknown["token"] + "\n").stdout
+        assert waited["operation"] == "wait"
+        again = program("wait", "-", given=unknown["token"] + "\n").stdout
+        assert f"wait of web-01 ({waited['vm_id']}): succeeded" in again
         assert cloud.api.requests["create"] == 1
         assert "damaged" in program("wait", "{}", code=2).stderr
 
