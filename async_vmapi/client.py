@@ -276,6 +276,11 @@ class Client:
         return f"<Client of {self._transport.origin}>"
 
     @property
+    def origin(self) -> str:
+        """The endpoint that it talks to: scheme, host, and a port if it is not the usual one."""
+        return self._transport.origin
+
+    @property
     def requests(self) -> Mapping[str, int]:
         """How many requests this client has sent, by the call's name in WIRE §2."""
         return MappingProxyType(self._transport.requests)

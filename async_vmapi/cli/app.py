@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from async_vmapi.cli import catalogue, fleet, vms
+from async_vmapi.cli import catalogue, fleet, jobs, vms
 from async_vmapi.cli import demo as demo_command
 from async_vmapi.cli import emulator as emulator_command
 from async_vmapi.cli.operations import ask_first
@@ -29,7 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(vms.app, name="vms")
 app.add_typer(fleet.app, name="fleet")
-for function in (catalogue.regions, catalogue.templates, catalogue.keys, wait, watch):
+app.add_typer(jobs.app, name="jobs")
+for function in (catalogue.regions, catalogue.templates, catalogue.keys, wait, watch, jobs.worker):
     app.command()(function)
 
 

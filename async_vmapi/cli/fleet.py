@@ -5,8 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
+from async_vmapi.cli.jobs import Order, submit
 from async_vmapi.cli.operations import Work, ask_first, carry_out, some_of
-from async_vmapi.cli.options import Fleet, How, New, Told, WaitFor, Yes, command, read_text
+from async_vmapi.cli.options import (
+    DurableHow,
+    Fleet,
+    How,
+    New,
+    Told,
+    WaitFor,
+    Yes,
+    command,
+    read_text,
+)
 from async_vmapi.cli.output import who
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import looked_up, names_of
@@ -26,7 +37,7 @@ def create(
     count: Annotated[int, typer.Option(min=1, help="How many.")],
     name: Annotated[str, typer.Option(help="A pattern of their labels, like 'web-{:04}'.")],
     new: New,
-    how: How,
+    how: DurableHow,
     told: Told,
     first: Annotated[int, typer.Option(min=0, help="The first one's number.")] = 1,
     resume: Annotated[
@@ -39,14 +50,18 @@ def create(
     if earlier is not None and (earlier.operation, len(earlier.outcomes)) != ("create", count):
         told_of = f"{earlier.operation} of {len(earlier.outcomes)}"
         fail(f"{resume} is of a {told_of}, not of a create of {count}", ExitCode.USAGE)
-    requests = looked_up(client, names, new)
+    requests = looked_up(client, names, new, stored=how.durable is not None)
+    if how.durable is not None:
+        if earlier is not None:
+            fail("--resume is for what is no job: a job goes on by itself", ExitCode.USAGE)
+        submit(how, told, Order(operation="create", items=requests, keywords=new.keywords()))
     carry_out(
         client,
         Work(
             operation="create",
             total=count if earlier is None else len(earlier.unknown) + len(earlier.not_started),
             call=lambda bulk: (
-                bulk.create(requests, unique_name=new.unique_name)
+                bulk.create(requests, **new.keywords())
                 if earlier is None
                 else bulk.resume(earlier, requests)
             ),
@@ -64,7 +79,7 @@ def resize(
     cores: Annotated[int, typer.Option(min=1)],
     ram: Annotated[int, typer.Option(min=1, help="In MB.")],
     which: Fleet,
-    how: How,
+    how: DurableHow,
     told: Told,
     wait_for: WaitFor = 4,
     yes: Yes = False,
@@ -79,7 +94,7 @@ def resize(
 def shutdown(
     ctx: typer.Context,
     which: Fleet,
-    how: How,
+    how: DurableHow,
     told: Told,
     wait_for: WaitFor = 4,
     yes: Yes = False,
@@ -93,7 +108,7 @@ def shutdown(
 def delete(
     ctx: typer.Context,
     which: Fleet,
-    how: How,
+    how: DurableHow,
     told: Told,
     delete_resources: Annotated[
         bool, typer.Option("--delete-resources", help="Delete their additional resources too.")
@@ -107,28 +122,30 @@ def delete(
 
 @app.command()
 @command
-def reboot(ctx: typer.Context, which: Fleet, how: How, told: Told, yes: Yes = False) -> None:
+def reboot(ctx: typer.Context, which: Fleet, how: DurableHow, told: Told, yes: Yes = False) -> None:
     """Ask the guests to reboot."""
     _operate(ctx, "reboot", which, how, told, {}, yes=yes)
 
 
 @app.command()
 @command
-def reset(ctx: typer.Context, which: Fleet, how: How, told: Told, yes: Yes = False) -> None:
+def reset(ctx: typer.Context, which: Fleet, how: DurableHow, told: Told, yes: Yes = False) -> None:
     """Turn machines off and on again, hard."""
     _operate(ctx, "reset", which, how, told, {}, yes=yes)
 
 
 @app.command()
 @command
-def power_on(ctx: typer.Context, which: Fleet, how: How, told: Told) -> None:
+def power_on(ctx: typer.Context, which: Fleet, how: DurableHow, told: Told) -> None:
     """Start machines."""
     _operate(ctx, "power_on", which, how, told, {})
 
 
 @app.command()
 @command
-def power_off(ctx: typer.Context, which: Fleet, how: How, told: Told, yes: Yes = False) -> None:
+def power_off(
+    ctx: typer.Context, which: Fleet, how: DurableHow, told: Told, yes: Yes = False
+) -> None:
     """Turn machines off, hard."""
     _operate(ctx, "power_off", which, how, told, {}, yes=yes)
 
@@ -179,7 +196,7 @@ def _operate(
     ctx: typer.Context,
     operation: str,
     which: Fleet,
-    how: How,
+    how: DurableHow,
     told: Told,
     keywords: dict[str, Any],
     *,
@@ -201,6 +218,9 @@ def _operate(
         labels |= {vm_id: vm_id for vm_id in missing}
     if operation in LOWERING and not plan.dry_run:
         ask_first(operation, [who(*named) for named in labels.items()], yes=yes)
+    if how.durable is not None:
+        order = Order(operation=operation, items=list(labels), keywords=keywords, labels=labels)
+        submit(how, told, order)
     carry_out(
         client,
         Work(

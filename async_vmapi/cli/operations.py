@@ -28,7 +28,7 @@ from async_vmapi.client import Client
 from async_vmapi.plan import BulkPlan
 from async_vmapi.report import BulkReport
 
-__all__ = ["Work", "ask_first", "carry_out", "some_of"]
+__all__ = ["Result", "Work", "ask_first", "carry_out", "exit_code", "some_of", "tell"]
 
 _MOST_NAMED: Final = 20
 
@@ -40,28 +40,46 @@ def _as_typed(operation: str) -> str:
 
 
 @attrs.frozen(kw_only=True)
-class Work:
-    """A bulk call to be made, and how what becomes of it is shown.
+class Result:
+    """How what becomes of an operation is shown.
 
     Attributes:
         operation: What is done, as the command line calls it.
-        total: To how many machines.
-        call: What to call.
-        plan: How to go about it.
         labels: Labels of the machines by their ids.
         only: What to call the only machine, of a command about one, which then is shown itself.
-        json: Whether the result is shown as JSON.
+        json: Whether it is shown as JSON.
         file: Where the report is written to.
     """
 
     operation: str = attrs.field(converter=_as_typed)
-    call: Call
-    total: int = 1
-    plan: BulkPlan = attrs.field(factory=BulkPlan)
     labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
     only: str | None = None
     json: bool = False
     file: Path | None = None
+
+    def check_file(self) -> None:
+        """Exit if the report could not be written down in the end."""
+        if self.file is None:
+            return
+        try:
+            self.file.open("a").close()
+        except OSError as error:
+            fail(f"{self.file} cannot be written: {error.strerror}", ExitCode.USAGE)
+
+
+@attrs.frozen(kw_only=True)
+class Work(Result):
+    """A bulk call to be made.
+
+    Attributes:
+        call: What to call.
+        total: To how many machines.
+        plan: How to go about it.
+    """
+
+    call: Call
+    total: int = 1
+    plan: BulkPlan = attrs.field(factory=BulkPlan)
 
 
 def some_of(names: Sequence[str]) -> str:
@@ -88,12 +106,7 @@ def ask_first(operation: str, names: Sequence[str], *, yes: bool) -> None:
 
 def carry_out(client: Client, work: Work) -> NoReturn:
     """Make a bulk call with its progress, show what became of it, and exit."""
-    if work.file is not None:
-        try:
-            # Before anything is sent, so that what is done can be written down.
-            work.file.open("a").close()
-        except OSError as error:
-            fail(f"{work.file} cannot be written: {error.strerror}", ExitCode.USAGE)
+    work.check_file()
     raise typer.Exit(run(_carry_out(client, work)))
 
 
@@ -115,12 +128,12 @@ async def _carry_out(client: Client, work: Work) -> ExitCode:
         return ExitCode.INTERRUPTED if interrupted else exit_code(report)
 
 
-def tell(console: Console, work: Work, report: BulkReport) -> None:
+def tell(console: Console, how: Result, report: BulkReport) -> None:
     """Write the report down and show it; whichever fails, no token is lost."""
-    if work.file is not None:
-        _write(work.file, report)
+    if how.file is not None:
+        _write(how.file, report)
     try:
-        _show(console, work, report)
+        _show(console, how, report)
         if not console.quiet:
             return
     except OSError as error:
@@ -131,18 +144,18 @@ def tell(console: Console, work: Work, report: BulkReport) -> None:
         say(f"{outcome.item} is unknown; look on with: async-vmapi wait '{outcome.token}'")
 
 
-def _show(console: Console, work: Work, report: BulkReport) -> None:
-    if work.only is None:
-        if work.json:
+def _show(console: Console, how: Result, report: BulkReport) -> None:
+    if how.only is None:
+        if how.json:
             print_json(msgspec.json.decode(report.to_json()))
         else:
-            show_report(console, report, work.labels)
+            show_report(console, report, how.labels)
         return
     (outcome,) = report.outcomes
-    if work.json:
-        print_json(outcome_json(work.operation, outcome))
+    if how.json:
+        print_json(outcome_json(how.operation, outcome))
     else:
-        show_outcome(console, work.operation, work.only, outcome)
+        show_outcome(console, how.operation, how.only, outcome)
 
 
 def _write(path: Path, report: BulkReport) -> None:

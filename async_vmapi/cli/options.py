@@ -5,6 +5,7 @@ function that takes such a class its fields as options of its own.
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from async_vmapi.plan import BulkEvent, BulkPlan, Share
 
 __all__ = [
     "JSON",
+    "Database",
+    "DurableHow",
     "Fleet",
     "How",
     "New",
@@ -31,16 +34,40 @@ __all__ = [
     "read_text",
 ]
 
+_WHICH: Final = "Which machines"
+_HOW: Final = "How to go about it"
+_NEW: Final = "The new machine"
+_DURABLE: Final = "Durable jobs"
+_PASSWORD: Final = re.compile(r"//[^/@]*:[^/@]+@")
+
+
+def _without_password(ctx: typer.Context, param: typer.CallbackParam, value: str) -> str:
+    source = ctx.get_parameter_source(param.name or "")
+    if source is not None and source.name == "COMMANDLINE" and _PASSWORD.search(value):
+        # Every user of the machine can read what is started with which arguments.
+        raise typer.BadParameter(
+            "a password does not belong into an argument: leave it out, and set PGPASSWORD or "
+            "use a .pgpass file, or set VMAPI_DATABASE"
+        )
+    return value
+
+
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 WaitFor = Annotated[
     int, typer.Option(min=0, help="Minutes until a guest that does not go down is turned off.")
 ]
+Database = Annotated[
+    str,
+    typer.Option(
+        envvar="VMAPI_DATABASE",
+        metavar="URL",
+        help="sqlite:///PATH, or postgresql://USER@HOST/NAME (its password in the environment).",
+        callback=_without_password,
+        rich_help_panel=_DURABLE,
+    ),
+]
 Vm = Annotated[str, typer.Argument(metavar="VM", help="The machine's id.")]
-
-_WHICH: Final = "Which machines"
-_HOW: Final = "How to go about it"
-_NEW: Final = "The new machine"
 
 
 @attrs.frozen(kw_only=True)
@@ -149,6 +176,21 @@ class How:
 
 
 @attrs.frozen(kw_only=True)
+class DurableHow(How):
+    """How a fleet's command goes about its machines, here or as a job that outlives it."""
+
+    durable: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Submit it as a job of this name, for workers to do, and follow that.",
+            rich_help_panel=_DURABLE,
+        ),
+    ] = None
+    database: Database = ""
+
+
+@attrs.frozen(kw_only=True)
 class New:
     """What a new machine is to be."""
 
@@ -181,6 +223,14 @@ class New:
             rich_help_panel=_NEW,
         ),
     ] = None
+    user_data_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIABLE",
+            help="Or the environment variable that holds it.",
+            rich_help_panel=_NEW,
+        ),
+    ] = None
     unique_name: Annotated[
         bool,
         typer.Option(
@@ -189,6 +239,19 @@ class New:
             rich_help_panel=_NEW,
         ),
     ] = False
+    retry_on_doubt: Annotated[
+        bool,
+        typer.Option(
+            "--retry-on-doubt",
+            help="Send it once more if it is in doubt and nothing of its unique name appears.",
+            rich_help_panel=_NEW,
+        ),
+    ] = False
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the create's arguments besides the request."""
+        doubt = "retry" if self.retry_on_doubt else "raise"
+        return {"unique_name": self.unique_name, "on_doubt": doubt}
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -155,9 +155,11 @@ def show_report(console: Console, report: BulkReport, labels: Mapping[str, str])
         return
     if report.succeeded:
         console.print(_durations(report))
-    calls = ", ".join(f"{n} {call}" for call, n in sorted(report.requests.items()))
-    total = sum(report.requests.values())
-    console.print(f"took {report.seconds:.1f} s and {total} requests{f': {calls}' * bool(calls)}")
+    took = f"took {report.seconds:.1f} s"
+    if report.requests:
+        calls = ", ".join(f"{n} {call}" for call, n in sorted(report.requests.items()))
+        took += f" and {sum(report.requests.values())} requests: {calls}"
+    console.print(took)
     _show_some(console, "failed", report.failed, labels)
     _show_some(console, "not started", report.not_started, labels)
     if report.unknown:

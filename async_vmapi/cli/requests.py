@@ -8,7 +8,7 @@ from async_vmapi.cli.options import New, read_text
 from async_vmapi.cli.profiles import ask
 from async_vmapi.client import Client
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, Template
+from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, Template
 
 __all__ = ["looked_up", "names_of"]
 
@@ -36,31 +36,66 @@ def names_of(pattern: str, count: int, first: int) -> list[str]:
     return names
 
 
-def looked_up(client: Client, names: Sequence[str], new: New) -> list[CreateRequest]:
+def looked_up(
+    client: Client, names: Sequence[str], new: New, *, stored: bool = False
+) -> list[CreateRequest]:
     """Return the requests, having looked up the zone, the template and the key.
+
+    Args:
+        client: Where to look; it can be used again.
+        names: The names of the machines.
+        new: What they are to be.
+        stored: Whether the requests are stored, and so hold the names of their secrets alone.
 
     Raises:
         InvalidArgument: If there is none of them, it does not fit, or a secret is missing.
     """
-    secrets = _secrets(new)
+    secrets = _references(new) if stored else _secrets(new)
     return ask(client, lambda client: _requests(client, names, new, *secrets))
 
 
 def _secrets(new: New) -> tuple[str | None, str | None]:
     """Return a new machine's password and cloud-init text, from where they were said to be."""
-    password = None
-    if new.password_env is not None:
-        password = os.environ.get(new.password_env)
-        if not password:
-            raise InvalidArgument(
-                f"password_env={new.password_env!r} is not set in the environment",
-                argument="password_env",
-            )
-    return password, None if new.user_data is None else read_text(new.user_data)
+    if new.user_data is not None and new.user_data_env is not None:
+        raise InvalidArgument(
+            "give either --user-data or --user-data-env", argument="user_data_env"
+        )
+    user_data = None if new.user_data is None else read_text(new.user_data)
+    return (
+        _variable("password_env", new.password_env),
+        user_data or _variable("user_data_env", new.user_data_env),
+    )
+
+
+def _variable(argument: str, name: str | None) -> str | None:
+    value = None if name is None else os.environ.get(name)
+    if name is not None and not value:
+        raise InvalidArgument(
+            f"{argument}={name!r} is not set in the environment", argument=argument
+        )
+    return value
+
+
+def _references(new: New) -> tuple[SecretRef | None, SecretRef | None]:
+    if new.user_data is not None:
+        raise InvalidArgument(
+            "a cloud-init text is a secret, and is not stored: put it into an environment "
+            "variable of the workers, and give --user-data-env",
+            argument="user_data",
+        )
+    password, user_data = (
+        None if name is None else SecretRef(f"env:{name}")
+        for name in (new.password_env, new.user_data_env)
+    )
+    return password, user_data
 
 
 async def _requests(
-    client: Client, names: Sequence[str], new: New, password: str | None, user_data: str | None
+    client: Client,
+    names: Sequence[str],
+    new: New,
+    password: str | SecretRef | None,
+    user_data: str | SecretRef | None,
 ) -> list[CreateRequest]:
     zones = [zone for region in await client.regions.list() for zone in region.zones]
     zone = _find("zone", zones, new.zone, lambda zone: (zone.id, zone.label, zone.name))
@@ -74,7 +109,10 @@ async def _requests(
 
 
 async def _boot(
-    client: Client, new: New, password: str | None, user_data: str | None
+    client: Client,
+    new: New,
+    password: str | SecretRef | None,
+    user_data: str | SecretRef | None,
 ) -> ImageBoot | CdromBoot:
     if new.iso is not None and new.template is None:
         if password or user_data or new.key:

@@ -85,7 +85,7 @@ def create(
         client,
         Work(
             operation="create",
-            call=lambda bulk: bulk.create(requests, unique_name=new.unique_name),
+            call=lambda bulk: bulk.create(requests, **new.keywords()),
             only=name,
             json=json,
         ),

@@ -327,6 +327,7 @@ class Worker:
                 report = BulkReport(
                     operation=spec.operation,
                     arguments=spec.arguments,
+                    origin=self.client.origin,
                     outcomes=outcomes,
                     dry_run=spec.plan.dry_run,
                     complete=True,

@@ -1,0 +1,140 @@
+"""``async-vmapi fleet --durable``, ``jobs`` and ``worker``, as programs."""
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from .programs import NEW, clean_environment
+
+
+@pytest.fixture
+def durable(program, tmp_path):
+    """The program, with a database for its jobs."""
+    program.environment["VMAPI_DATABASE"] = f"sqlite:///{tmp_path}/jobs.sqlite"
+    return program
+
+
+@contextmanager
+def worker(program, *arguments, how=signal.SIGTERM):
+    """A worker that works until the block is left, and then ends well."""
+    process = program.popen("worker", *arguments)
+    try:
+        yield process
+        process.send_signal(how)
+        out, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors
+        process.told = out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+CREATE = ["fleet", "create", "--count", "3", "--name", "web-{:02}", *NEW, "--durable", "make"]
+
+
+class TestJobs:
+    def test_from_submitting_to_the_report(self, durable, cloud):
+        """It is followed to its end, whichever process does the work."""
+        with worker(durable) as process:
+            made = durable(*CREATE).stdout
+            assert "create of 3: 3 succeeded" in made
+            assert "web-02  create succeeded" in made
+            again = durable.json(*CREATE)
+            assert again["counts"]["succeeded"] == 3
+            shut = durable.json("fleet", "shutdown", "--all", "--yes", "--durable", "off")
+            assert {o["status"] for o in shut["outcomes"]} == {"succeeded"}
+            watched = durable.json("jobs", "watch", "off")
+            assert watched == shut
+        assert "job off: shutdown of 3, finished" in process.told
+        assert len(cloud.cloud.vms) == 3
+        listed = durable("jobs", "list").stdout
+        assert listed.splitlines()[1].split()[:4] == ["off", "shutdown", "finished", "3"]
+        assert [job["name"] for job in durable.json("jobs", "list")] == ["off", "make"]
+        other = [word if word != "3" else "4" for word in CREATE]
+        assert "another operation, plan or items" in durable(*other, code=2).stderr
+
+    def test_control(self, durable, cloud):
+        """A job is paused, resumed and cancelled, and goes on when nobody follows it."""
+        cloud.cloud.adjust("web-*", create=3.0)
+        process = durable.popen(*CREATE, "--limit", "1")
+        assert "waits for a worker" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "jobs watch make" in errors
+        assert durable.json("jobs", "pause", "make")["state"] == "paused"
+        assert "paused" in durable("jobs", "show", "make").stdout
+        with worker(durable, "--json", "--limit", "2", "--worker-limit", "2") as process:
+            assert json.loads(process.stdout.readline())["state"] == "paused"
+            assert durable.json("jobs", "resume", "make")["state"] == "running"
+            while json.loads(process.stdout.readline())["in_flight"] == 0:
+                pass
+            assert durable.json("jobs", "cancel", "make")["state"] == "cancelling"
+            report = durable.json("jobs", "watch", "make", code=1)
+        assert report["counts"] == {"succeeded": 1, "failed": 0, "unknown": 0, "not_started": 2}
+        shown = durable("jobs", "show", "make").stdout
+        assert "nothing more is started: the job was cancelled" in shown
+        assert "is finished" in durable("jobs", "pause", "make", code=1).stderr
+
+    def test_a_live_view(self, durable):
+        """The worker shows the jobs on a terminal."""
+        with durable.terminal("worker") as terminal:
+            terminal.until("in flight")
+            durable(*CREATE)
+            terminal.until("make", "finished")
+            terminal.interrupt()
+            assert terminal.end() == 0
+
+
+class TestWrongUse:
+    def test_a_database_is_needed(self, program):
+        """By an argument or the environment; its password by no argument."""
+        assert "--database" in program("jobs", "list", code=2).stderr
+        assert "--database" in program(*CREATE, code=2).stderr
+        secret = "postgresql://me:planted@127.0.0.1:1/x"
+        refused = program("jobs", "list", "--database", secret, code=2).stderr
+        assert "PGPASSWORD" in refused
+        assert "planted" not in refused
+        away = program("jobs", "list", VMAPI_DATABASE=secret, code=1).stderr
+        assert "planted" not in away
+
+    def test_secrets_are_not_stored(self, durable, cloud, tmp_path):
+        """They are named, and the worker finds them."""
+        given = [*CREATE[:-2], "--template", "Ubuntu 18.04"]
+        text = tmp_path / "user-data"
+        text.write_text("#cloud-config")
+        refused = durable(*given, "--user-data", str(text), "--durable", "x", code=2)
+        assert "--user-data-env" in refused.stderr
+        named = [*given, "--user-data-env", "TEXT", "--password-env", "ROOT", "--durable", "x"]
+        durable.environment |= {"TEXT": "#cloud-config planted", "ROOT": "planted-password"}
+        with worker(durable):
+            durable(*named)
+        assert len(cloud.cloud.vms) == 3
+        for file in tmp_path.glob("jobs.sqlite*"):
+            assert b"planted" not in file.read_bytes()
+
+    def test_what_does_not_go_together(self, durable, tmp_path):
+        """A job goes on by itself; one that is not there cannot be shown."""
+        assert "no job" in durable("jobs", "show", "none", code=2).stderr
+        report = tmp_path / "report.json"
+        durable(*CREATE[:-2], "--report", str(report))
+        refused = durable(*CREATE, "--resume", str(report), code=2).stderr
+        assert "by itself" in refused
+
+    def test_a_missing_extra_says_what_to_install(self):
+        """Only who asks for durable jobs needs it."""
+        program = "import sys; sys.modules['dbos'] = None; from async_vmapi.cli import main; main()"
+        result = subprocess.run(
+            [sys.executable, "-c", program, "jobs", "list", "--database", "sqlite:///x"],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 2
+        assert "async-vmapi[durable]" in result.stderr
