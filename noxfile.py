@@ -38,16 +38,19 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All tests on every Python; their coverage on one, as measuring takes as long as the tests."""
+    """All tests on one Python, with their coverage; on the others all but those of programs.
+
+    Both take as long as all the rest; what programs do, the other tests do within a process.
+    """
     session.install(*TESTS, "-e", ".[cli,durable]")
-    coverage: list[str] = []
+    chosen = ["-m", "not programs"]
     if session.python == MEASURED:
         session.run("coverage", "erase", silent=True)
-        coverage = ["--cov", "--cov-report=term"]
+        chosen = ["--cov", "--cov-report=term"]
     session.run(
         *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
         *("-n", "auto", "--dist", "worksteal"),
-        *coverage,
+        *chosen,
         *session.posargs,
     )
 

@@ -9,6 +9,8 @@ from async_vmapi import BulkReport
 
 from .programs import NEW, ZONE
 
+pytestmark = pytest.mark.programs
+
 
 class TestCreating:
     def test_so_many_under_a_pattern(self, program, cloud):

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from .programs import NEW, TEMPLATE, ZONE
+
+pytestmark = pytest.mark.programs
 
 
 class TestLooking:

@@ -71,14 +71,19 @@ class Workers:
         self.processes = []
 
     async def start(self, count=1):
-        for _ in range(count):
-            self.processes.append(
-                await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-X", "dev", "-W", "error::ResourceWarning"),
-                    *(str(WORKER), *self._arguments),
-                    stderr=asyncio.subprocess.PIPE,
-                )
+        """Start some, and wait until they would heed a signal."""
+        # Not with -X dev: asyncio would write of each moment in which the machine was busy.
+        new = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-W", "error::ResourceWarning", str(WORKER), *self._arguments),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
             )
+            for _ in range(count)
+        ]
+        self.processes += new
+        for process in new:
+            assert await process.stdout.readline() == b"ready\n"
 
     async def kill(self, index):
         process = self.processes.pop(index)

@@ -18,6 +18,8 @@ from .fleets import (
     until,
 )
 
+pytestmark = pytest.mark.programs
+
 PASSWORD = "correct horse battery staple"
 USER_DATA = "#cloud-config\nruncmd: [halt]"
 
@@ -25,14 +27,14 @@ USER_DATA = "#cloud-config\nruncmd: [halt]"
 async def created(fleet, count, **options):
     """Return the ids of new machines."""
     job = await fleet.submit("make", limit=count).create(requests(count), unique_name=True)
-    return ids_of(await job.report(30))
+    return ids_of(await job.report(120))
 
 
 class TestJobs:
     async def test_a_job_is_done_as_a_bulk_call_is(self, fleet, lively):
         """Create, shut down, rename and delete: the machines are so, and the reports say so."""
         job = await fleet.submit("make", limit=5).create(requests(8))
-        report = await job.report(30)
+        report = await job.report(120)
         assert (report.operation, report.counts["succeeded"], report.complete) == (
             "create",
             8,
@@ -42,13 +44,13 @@ class TestJobs:
         assert all(o.evidence and o.seconds for o in report.outcomes)
         assert most_in_flight(lively) == 5
         ids = ids_of(report)
-        down = await (await fleet.submit("down").shutdown(ids[:4], wait_for=2)).report(30)
+        down = await (await fleet.submit("down").shutdown(ids[:4], wait_for=2)).report(120)
         assert down.arguments == {"wait_for": 2}
         assert {lively.cloud.vms[i].state for i in ids_of(down)} == {"offline"}
         names = {ids[0]: "a", ids[1]: "b"}
-        await (await fleet.submit("names").rename(names)).report(30)
+        await (await fleet.submit("names").rename(names)).report(120)
         assert [lively.cloud.vms[i].label for i in ids[:2]] == ["a", "b"]
-        gone = await (await fleet.submit("gone").delete(ids)).report(30)
+        gone = await (await fleet.submit("gone").delete(ids)).report(120)
         assert gone.counts["succeeded"] == 8
         assert not lively.cloud.vms
 
@@ -56,7 +58,7 @@ class TestJobs:
         """Whoever listens hears of each start and each end; also who listens afterwards."""
         job = await fleet.submit("make", limit=2, batches=[1, "100%"]).create(requests(4))
         live = [event async for event in job.events()]
-        await job.report(30)
+        await job.report(120)
         later = [event async for event in job.events()]
         assert live == later
         kinds = [(e.kind, e.index) for e in live]
@@ -70,12 +72,12 @@ class TestJobs:
         job = await fleet.submit("make").create(requests(2))
         async with aclosing(job.events()) as events:
             assert (await anext(events)).kind == "started"
-        assert (await job.report(30)).counts["succeeded"] == 2
+        assert (await job.report(120)).counts["succeeded"] == 2
 
     async def test_jobs_are_listed_with_what_has_become_of_them(self, fleet):
         """The newest comes first."""
         await created(fleet, 2)
-        await (await fleet.submit("nothing").reset([])).report(30)
+        await (await fleet.submit("nothing").reset([])).report(120)
         newest, first = await fleet.jobs()
         assert (newest.name, newest.total, newest.state) == ("nothing", 0, "finished")
         assert (first.name, first.operation, first.total) == ("make", "create", 2)
@@ -94,7 +96,7 @@ class TestJobs:
         assert lively.api.requests["create"] == sent < 6
         assert (await job.status()).state == "paused"
         await job.resume()
-        assert (await job.report(30)).counts["succeeded"] == 6
+        assert (await job.report(120)).counts["succeeded"] == 6
 
     async def test_a_job_is_cancelled(self, fleet, lively):
         """Nothing new starts, what is in flight is watched, and the report tells both."""
@@ -103,7 +105,7 @@ class TestJobs:
         await job.cancel()
         with pytest.raises(InvalidState, match="is cancelling"):
             await job.resume()
-        report = await job.report(30)
+        report = await job.report(120)
         assert report.stopped == "the job was cancelled"
         assert report.counts["succeeded"] == len(lively.cloud.vms)
         assert 0 < report.counts["succeeded"] < 6
@@ -115,7 +117,7 @@ class TestJobs:
         """With more failures than are allowed nothing new is started."""
         lively.cloud.adjust("w-0001", quota=0)
         job = await fleet.submit("make", limit=1, max_failures=0).create(requests(5))
-        report = await job.report(30)
+        report = await job.report(120)
         assert [o.status for o in report.outcomes] == ["succeeded", "failed", *["not_started"] * 3]
         assert report.stopped == "more than 0 failed"
         assert report.failed[0].error == "AuthenticationError"
@@ -126,14 +128,14 @@ class TestJobs:
         """What would go below the floor is not started."""
         ids = await created(fleet, 4)
         job = await fleet.submit("down", min_online="50%").shutdown(ids)
-        report = await job.report(30)
+        report = await job.report(120)
         assert (report.counts["succeeded"], report.counts["not_started"]) == (2, 2)
         assert sorted(lively.cloud.vms[i].state for i in ids) == [*["offline"] * 2, *["online"] * 2]
 
     async def test_a_dry_run_writes_nothing(self, fleet, lively):
         """The report says what would be done."""
         job = await fleet.submit("make", dry_run=True, batches=[1, 2]).create(requests(3))
-        report = await job.report(30)
+        report = await job.report(120)
         assert report.dry_run
         assert [o.wave for o in report.not_started] == [1, 2, 2]
         assert lively.api.requests["create"] == 0
@@ -141,7 +143,7 @@ class TestJobs:
     async def test_a_refusal_is_a_failure_of_one_item(self, fleet):
         """The others are done."""
         ids = await created(fleet, 1)
-        report = await (await fleet.submit("down").shutdown([*ids, "no-such-vm"])).report(30)
+        report = await (await fleet.submit("down").shutdown([*ids, "no-such-vm"])).report(120)
         assert [o.status for o in report.outcomes] == ["succeeded", "failed"]
         assert report.failed[0].error == "NotFound"
 
@@ -153,7 +155,7 @@ class TestJobs:
                 yield request
 
         job = await fleet.submit("make").create(some())
-        assert (await job.report(30)).counts["succeeded"] == 2
+        assert (await job.report(120)).counts["succeeded"] == 2
 
 
 async def _sent(emulator, count):
@@ -173,9 +175,9 @@ class TestNames:
         """It is done once."""
         for _ in range(2):
             job = await fleet.submit("make", BulkPlan(limit=3)).create(requests(3))
-        assert (await job.report(30)).counts["succeeded"] == 3
+        assert (await job.report(120)).counts["succeeded"] == 3
         again = await fleet.submit("make", limit=3).create(requests(3))
-        assert (await again.report(5)).counts["succeeded"] == 3
+        assert (await again.report(120)).counts["succeeded"] == 3
         assert lively.api.requests["create"] == 3
         assert len(await fleet.jobs()) == 1
 
@@ -227,7 +229,7 @@ class TestSecrets:
         async with DurableFleet(database_url, client_of(lively), **options) as fleet:
             async with at_work(fleet):
                 job = await fleet.submit("make").create(requests(1, boot=boot))
-                report = await job.report(30)
+                report = await job.report(120)
             assert report.counts["succeeded"] == 1
             stored = everything_in(database_url)
         assert any(PASSWORD.encode() in body and b"runcmd" in body for body in bodies)
@@ -263,7 +265,7 @@ class TestSecrets:
             at_work(fleet),
         ):
             job = await fleet.submit("make").create(requests(1, boot=boot))
-            (failed,) = (await job.report(30)).failed
+            (failed,) = (await job.report(120)).failed
         assert name in failed.reason
         assert why in failed.reason
         assert lively.api.requests["create"] == 0
@@ -277,7 +279,7 @@ class TestSecrets:
         boot = ImageBoot(os="2268", password=SecretRef("x"))
         fleet = DurableFleet(sqlite_url, client_of(lively), interval=0.05, secrets=vault)
         async with fleet, at_work(fleet):
-            report = await (await fleet.submit("make").create(requests(1, boot=boot))).report(30)
+            report = await (await fleet.submit("make").create(requests(1, boot=boot))).report(120)
         assert "RuntimeError" in report.failed[0].reason
         assert PASSWORD not in report.to_json()
 
@@ -358,13 +360,13 @@ class TestFleet:
             await asyncio.sleep(0)
             with pytest.raises(InvalidState, match="another worker"):
                 await fleet.work()
-            assert (await (await fleet.submit("x").reset([])).report(30)).complete
+            assert (await (await fleet.submit("x").reset([])).report(120)).complete
 
     async def test_leaving_the_fleet_stops_its_worker(self, sqlite_url, lively):
         """And the event loop goes on to have threads."""
         async with DurableFleet(sqlite_url, client_of(lively), interval=0.05) as fleet:
             worker = asyncio.create_task(fleet.work())
-            await (await fleet.submit("x").reset([])).report(30)
+            await (await fleet.submit("x").reset([])).report(120)
         await worker
         assert await asyncio.to_thread(lambda: 1) == 1
 
@@ -378,7 +380,7 @@ class TestFleet:
             with pytest.raises(asyncio.CancelledError):
                 await worker
             async with at_work(fleet):
-                assert (await job.report(30)).counts["succeeded"] == 2
+                assert (await job.report(120)).counts["succeeded"] == 2
         assert lively.api.requests["create"] == 2
 
     async def test_waiting_for_a_report_can_be_limited(self, sqlite_url):
