@@ -42,7 +42,7 @@ class TestJobs:
         )
         assert [o.item for o in report.outcomes] == [f"w-{n:04}" for n in range(8)]
         assert all(o.evidence and o.seconds for o in report.outcomes)
-        assert most_in_flight(lively) == 5
+        assert most_in_flight(lively) <= 5
         ids = ids_of(report)
         down = await (await fleet.submit("down").shutdown(ids[:4], wait_for=2)).report(120)
         assert down.arguments == {"wait_for": 2}
@@ -87,20 +87,20 @@ class TestJobs:
 
     async def test_a_job_is_paused_and_resumed(self, fleet, lively):
         """While it is paused nothing new starts, and what is in flight ends."""
-        job = await fleet.submit("make", limit=2).create(requests(6))
+        job = await fleet.submit("make", limit=2).create(requests(16))
         await until(lambda: _in_flight(job))
         await job.pause()
         await until(lambda: _idle(job))
         sent = lively.api.requests["create"]
         await asyncio.sleep(0.5)
-        assert lively.api.requests["create"] == sent < 6
+        assert lively.api.requests["create"] == sent < 16
         assert (await job.status()).state == "paused"
         await job.resume()
-        assert (await job.report(120)).counts["succeeded"] == 6
+        assert (await job.report(120)).counts["succeeded"] == 16
 
     async def test_a_job_is_cancelled(self, fleet, lively):
         """Nothing new starts, what is in flight is watched, and the report tells both."""
-        job = await fleet.submit("make", limit=2).create(requests(6))
+        job = await fleet.submit("make", limit=2).create(requests(16))
         await until(lambda: _sent(lively, 2))
         await job.cancel()
         with pytest.raises(InvalidState, match="is cancelling"):
@@ -108,8 +108,8 @@ class TestJobs:
         report = await job.report(120)
         assert report.stopped == "the job was cancelled"
         assert report.counts["succeeded"] == len(lively.cloud.vms)
-        assert 0 < report.counts["succeeded"] < 6
-        assert report.counts["succeeded"] + report.counts["not_started"] == 6
+        assert 0 < report.counts["succeeded"] < 16
+        assert report.counts["succeeded"] + report.counts["not_started"] == 16
         with pytest.raises(InvalidState, match="finished"):
             await job.cancel()
 
