@@ -43,6 +43,7 @@ class TestJobs:
         assert [o.item for o in report.outcomes] == [f"w-{n:04}" for n in range(8)]
         assert all(o.evidence and o.seconds for o in report.outcomes)
         assert most_in_flight(lively) <= 5
+        assert max([event.in_flight async for event in job.events()]) == 5
         ids = ids_of(report)
         down = await (await fleet.submit("down").shutdown(ids[:4], wait_for=2)).report(120)
         assert down.arguments == {"wait_for": 2}

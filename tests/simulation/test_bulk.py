@@ -52,17 +52,6 @@ async def fleet_of(client, count):
     return [outcome.value for outcome in report.outcomes]
 
 
-@pytest.fixture
-def api():
-    return CloudAPI(seed=1)
-
-
-@pytest.fixture
-async def client(api):
-    async with Client.in_memory(api, latency=0.02, seed=1) as client:
-        yield client
-
-
 def truth(api):
     cloud = api.cloud
     cloud.advance(now())

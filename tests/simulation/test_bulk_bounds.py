@@ -7,24 +7,13 @@ from contextlib import aclosing
 import pytest
 
 from async_vmapi import Client
-from async_vmapi.emulator import CloudAPI, Fault, FaultPlan
+from async_vmapi.emulator import Fault, FaultPlan
 
 from .test_bulk import fleet_of, least_online, now, requests
 
 pytestmark = pytest.mark.looptime
 
 UNTAKEN = 1000
-
-
-@pytest.fixture
-def api():
-    return CloudAPI(seed=1)
-
-
-@pytest.fixture
-async def client(api):
-    async with Client.in_memory(api, latency=0.02, seed=1) as client:
-        yield client
 
 
 def counted(items):

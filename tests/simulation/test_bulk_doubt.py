@@ -23,17 +23,6 @@ REFUSALS = [("rate_limited", None), ("success_false", None), ("refuse", 1000)]
 
 
 @pytest.fixture
-def api():
-    return CloudAPI(seed=1)
-
-
-@pytest.fixture
-async def client(api):
-    async with Client.in_memory(api, latency=0.02, seed=1) as client:
-        yield client
-
-
-@pytest.fixture
 async def slow_client(api):
     """Its answers take two seconds."""
     async with Client.in_memory(api, latency=2, seed=1) as client:

@@ -29,17 +29,6 @@ class GoneError(BaseException):
 
 
 @pytest.fixture
-def api():
-    return CloudAPI(seed=1)
-
-
-@pytest.fixture
-async def client(api):
-    async with Client.in_memory(api, latency=0.02, seed=1) as client:
-        yield client
-
-
-@pytest.fixture
 async def slow_client(api):
     """Its answers take eight seconds."""
     async with Client.in_memory(api, latency=8, seed=1) as client:

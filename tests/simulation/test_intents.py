@@ -3,20 +3,8 @@
 import pytest
 
 from async_vmapi import Client, ImageBoot, InvalidArgument, OutcomeUnknown, SecretRef
-from async_vmapi.emulator import CloudAPI
 
 pytestmark = pytest.mark.looptime
-
-
-@pytest.fixture
-def api():
-    return CloudAPI(seed=1)
-
-
-@pytest.fixture
-async def client(api):
-    async with Client.in_memory(api, latency=0.02, seed=1) as client:
-        yield client
 
 
 class TestIntend:
