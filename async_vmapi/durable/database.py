@@ -23,6 +23,7 @@ from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 __all__ = [
     "APPLICATION",
     "ENDED",
+    "IDLE_IN_TRANSACTION",
     "JOBS",
     "OPERATIONS",
     "OPERATION_WORKFLOW",
@@ -60,6 +61,9 @@ ENDED: Final = [
 
 _THREADS: Final = 4
 _AT_ONCE: Final = 500
+
+IDLE_IN_TRANSACTION: Final = 10.0
+"""Seconds after which PostgreSQL takes the locks of a worker that is suspended in a transaction."""
 
 
 def job_id(name: str) -> str:
@@ -253,6 +257,25 @@ class Database:
         )
         return {status.workflow_id: status.queue_name or JOBS for status in found}
 
+    async def executors(self) -> set[str]:
+        """Return which workers have workflows, alive or not."""
+        return await self.call(self._executors)
+
+    def _executors(self) -> set[str]:
+        # DBOS's client would return each workflow. The table is documented.
+        status = sa.table(
+            "workflow_status",
+            *map(sa.column, ("executor_id", "status", "application_version")),
+            schema=None if self.is_sqlite else "dbos",
+        )
+        pending = (status.c.status == WorkflowStatusString.PENDING.value) & (
+            status.c.application_version == VERSION
+        )
+        with self.engine.connect() as connection:
+            return set(
+                connection.scalars(sa.select(status.c.executor_id).where(pending).distinct())
+            )
+
     async def put_back(self, workflow_id: str, queue: str) -> None:
         """Let any worker take a workflow that its own has lost."""
         await self.call(self.client.resume_workflow, workflow_id, queue_name=queue)
@@ -278,6 +301,6 @@ def _like_dbos(connection: Any, _: object) -> None:
 
 
 def _let_go_of_locks(connection: Any, _: object) -> None:
-    # Of a worker that is suspended in the middle of a transaction.
-    connection.execute("SET idle_in_transaction_session_timeout = 10000")
+    milliseconds = int(IDLE_IN_TRANSACTION * 1000)
+    connection.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
     connection.commit()

@@ -127,7 +127,13 @@ class Leases:
             connection.execute(sa.update(_workers).where(own).values(gone=True))
 
     async def dead(self) -> list[str]:
-        """Return who is gone or dead; to be called once for each beat."""
+        """Return who is gone or dead; to be called once for each beat.
+
+        Among them who has workflows and is not counted at all: one that had been declared dead
+        goes on taking some until its next beat tells it.
+        """
+        # In this order: who begins is counted before it takes any.
+        at_work = await self._database.executors()
         rows = await self._database.call(self._read)
         seen = {who: beat for who, beat, _ in rows}
         self._seen = {
@@ -136,7 +142,8 @@ class Leases:
             else (beat, 0)
             for who, beat in seen.items()
         }
-        return [who for who, _, gone in rows if gone or self._seen[who][1] >= BEATS]
+        dead = [who for who, _, gone in rows if gone or self._seen[who][1] >= BEATS]
+        return dead + sorted(at_work - seen.keys() - {self._own})
 
     def _read(self) -> list[tuple[str, int, bool]]:
         others = sa.select(_workers).where(_workers.c.executor_id != self._own)
@@ -148,12 +155,14 @@ class Leases:
         return await self._database.call(self._declare_dead, executor_id)
 
     def _declare_dead(self, executor_id: str) -> bool:
-        same = _workers.c.beat == self._seen[executor_id][0]
-        those = (_workers.c.executor_id == executor_id) & (same | _workers.c.gone)
+        own = _workers.c.executor_id == executor_id
+        beat, _ = self._seen.get(executor_id, (0, 0))
         with self._database.engine.begin() as connection:
-            return bool(
-                connection.execute(sa.update(_workers).where(those).values(gone=True)).rowcount
+            connection.execute(
+                sa.update(_workers).where(own, _workers.c.beat == beat).values(gone=True)
             )
+            alive = connection.scalar(sa.select(_workers.c.beat).where(own, ~_workers.c.gone))
+        return alive is None
 
     async def bury(self, executor_id: str) -> None:
         """Forget a worker that is dead, and whose workflows were taken over."""

@@ -126,6 +126,8 @@ class Operation:
     # --- steps ----------------------------------------------------------------------------------
 
     async def _intend(self) -> _Step:
+        # Else one that was taken for dead, and does not know it yet, leaves others in doubt.
+        await self._host.lease_held()
         if (early := await self._given_up()) is not None:
             return early
         vms, order = self._host.client.vms, self._order

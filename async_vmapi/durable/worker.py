@@ -22,6 +22,7 @@ from async_vmapi.client import Client
 from async_vmapi.durable.coordinator import Coordinator
 from async_vmapi.durable.database import (
     APPLICATION,
+    IDLE_IN_TRANSACTION,
     JOBS,
     OPERATION_WORKFLOW,
     OPERATIONS,
@@ -159,6 +160,7 @@ class Worker:
             "executor_id": self._executor_id,
             "serializer": SERIALIZER,
             "sys_db_pool_size": _CONNECTIONS,
+            "sys_db_idle_transaction_timeout_sec": IDLE_IN_TRANSACTION,
             "max_executor_threads": _THREADS,
             "log_level": "WARNING",
         }

@@ -42,6 +42,24 @@ def new_database(server):
     return server.get_uri(database=name)
 
 
+def taken_by(url, executor_id, workflow_id):
+    """Do what DBOS does when a worker takes a workflow from a queue."""
+    parsed, schema = sa.make_url(url), ""
+    if parsed.get_backend_name() == "postgresql":
+        parsed, schema = parsed.set(drivername="postgresql+psycopg"), "dbos."
+    engine = sa.create_engine(parsed)
+    with engine.begin() as connection:
+        taken = connection.execute(
+            sa.text(
+                f"UPDATE {schema}workflow_status SET status = 'PENDING', executor_id = :executor"
+                " WHERE workflow_uuid = :workflow"
+            ),
+            {"executor": executor_id, "workflow": workflow_id},
+        )
+    assert taken.rowcount == 1
+    engine.dispose()
+
+
 def everything_in(url):
     """Return all that a database holds, as bytes."""
     parsed = sa.make_url(url)

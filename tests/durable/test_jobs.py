@@ -15,6 +15,7 @@ from .fleets import (
     ids_of,
     most_in_flight,
     requests,
+    taken_by,
     until,
 )
 
@@ -362,6 +363,15 @@ class TestFleet:
             with pytest.raises(InvalidState, match="another worker"):
                 await fleet.work()
             assert (await (await fleet.submit("x").reset([])).report(120)).complete
+
+    async def test_what_a_worker_took_that_nobody_counts_is_taken_over(self, database_url, lively):
+        """It was suspended, was buried, and was killed when it had just gone on."""
+        async with DurableFleet(database_url, client_of(lively), interval=0.05, lease=1.0) as fleet:
+            job = await fleet.submit("make").create(requests(2))
+            taken_by(database_url, "ghost", "job:make")
+            async with at_work(fleet):
+                report = await job.report(60)
+        assert report.counts["succeeded"] == 2
 
     async def test_leaving_the_fleet_stops_its_worker(self, sqlite_url, lively):
         """And the event loop goes on to have threads."""

@@ -5,13 +5,20 @@ import time
 import pytest
 
 from async_vmapi.durable import leases
-from async_vmapi.durable.database import Database, DatabaseUnavailable
+from async_vmapi.durable.database import (
+    OPERATION_WORKFLOW,
+    OPERATIONS,
+    Database,
+    DatabaseUnavailable,
+)
 from async_vmapi.durable.leases import BEATS, Leases
+
+from .fleets import taken_by
 
 
 @pytest.fixture
-async def database(sqlite_url):
-    database = Database(sqlite_url)
+async def database(database_url):
+    database = Database(database_url)
     await database.open()
     yield database
     await database.close()
@@ -71,6 +78,17 @@ class TestLeases:
         await one.bury("other")
         other.beat()
         assert other.lost
+
+    async def test_what_one_took_that_was_buried_already_is_not_lost(self, both, database):
+        """It wakes, takes what it finds in the queue, and only then hears of its death."""
+        one, _ = both
+        await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}"), ("op:a:1", "{}")])
+        taken_by(database.url, "ghost", "op:a:0")
+        taken_by(database.url, "other", "op:a:1")
+        assert await one.dead() == ["ghost"]
+        assert await one.declare_dead("ghost")
+        taken_by(database.url, "other", "op:a:0")
+        assert await one.dead() == []
 
     async def test_a_beat_is_good_for_less_than_a_lease(self, both, monkeypatch):
         """By either clock, as one of them may stand still."""

@@ -159,10 +159,10 @@ class TestCreate:
         assert sorted(api.cloud.vms) == sorted([old, outcome.vm_id])
 
     async def test_a_worker_that_is_not_sure_of_its_lease_waits(self, steps, api, client):
-        """Before the call, and again at the moment that the request sets out."""
+        """Before the intent, before the call, and at the moment that the request sets out."""
         (order,) = orders("create", requests(1), unique_name=True)
         host = Host(client)
-        host.lease = iter([False, True, False, False, True, True])
+        host.lease = iter([False, True, False, True, False, True, True])
         assert (await outcome_of(host, order)).status == "succeeded"
         assert next(host.lease, "asked each time") == "asked each time"
         assert creates(api) == 1
@@ -171,11 +171,20 @@ class TestCreate:
         """They may have looked already; the operation is theirs."""
         (order,) = orders("create", requests(1), unique_name=True)
         host = Host(client)
-        host.lease = iter([True, False, None])
+        host.lease = iter([True, True, False, None])
         with pytest.raises(asyncio.CancelledError):
             await outcome_of(host, order)
         assert creates(api) == 0
         assert "send" not in steps.kept
+
+    async def test_a_worker_that_others_took_for_dead_leaves_no_intent(self, steps, client):
+        """Of one that nothing was sent for; whoever found it would have to doubt."""
+        (order,) = orders("create", requests(1))
+        host = Host(client)
+        host.lease = iter([False, None])
+        with pytest.raises(asyncio.CancelledError):
+            await outcome_of(host, order)
+        assert not steps.kept
 
     async def test_what_could_not_be_recorded_is_remembered(self, steps, api, client):
         """The same worker, beginning the step again, need not look for its own machine."""
