@@ -54,7 +54,7 @@ _MOST_NAMED: Final = 20
 BEFORE_SENDING: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
     "BEFORE_SENDING", default=None
 )
-"""Who is asked at the moment that a write which must not be sent twice sets out."""
+"""Who is asked at the moment that a write sets out, which may be long after it was made."""
 
 PERHAPS_SENT: Final[ContextVar[bool]] = ContextVar("PERHAPS_SENT", default=False)
 """Whether a process that is gone may have sent the write already, of one that may be repeated."""
@@ -212,7 +212,7 @@ class Writes:
             vm_id: The machine.
             begin: Makes the task, told whether the answer that accepted it was lost.
         """
-        trail = Trail(doubts=int(PERHAPS_SENT.get()))
+        trail = _repeatable_trail()
         write = Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
@@ -228,7 +228,7 @@ class Writes:
 
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
         """Make a rename; `get` is the call that shows the machine."""
-        write = Write("rename", vm_id=vm_id, name=name, trail=Trail(doubts=int(PERHAPS_SENT.get())))
+        write = Write("rename", vm_id=vm_id, name=name, trail=_repeatable_trail())
 
         async def make() -> None:
             try:
@@ -419,6 +419,10 @@ async def _wait_out(running: set[asyncio.Task[Any]]) -> asyncio.CancelledError |
             except asyncio.CancelledError as error:
                 cancellation = error
     return cancellation
+
+
+def _repeatable_trail() -> Trail:
+    return Trail(doubts=int(PERHAPS_SENT.get()), before_sending=BEFORE_SENDING.get())
 
 
 def _is_explained(call: Call, error: Conflict | NotFound) -> bool:
