@@ -82,8 +82,11 @@ class DatabaseUnavailable(VMAPIError):
 
 def is_outage(error: BaseException) -> bool:
     """Return whether an error, of DBOS or of this module, means that the database is away."""
-    outages = (DatabaseUnavailable, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
-    return isinstance(error, outages)
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return True
+    # A transaction that stood still too long, and a server that only reads, are internal errors.
+    away = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
+    return isinstance(error, (DatabaseUnavailable, *away))
 
 
 class Database:
@@ -172,6 +175,8 @@ class Database:
             system_database_engine=self._engine,
             serializer=SERIALIZER,
             application_name=APPLICATION,
+            # Waiting would hold one of few threads; whoever asks knows better what to do.
+            retry_connection_errors=False,
         )
 
     async def close(self) -> None:
@@ -276,9 +281,11 @@ class Database:
                 connection.scalars(sa.select(status.c.executor_id).where(pending).distinct())
             )
 
-    async def put_back(self, workflow_id: str, queue: str) -> None:
-        """Let any worker take a workflow that its own has lost."""
-        await self.call(self.client.resume_workflow, workflow_id, queue_name=queue)
+    async def put_back(self, workflow_id: str, queue: str, executor_id: str) -> None:
+        """Let any worker take a workflow that its own has lost, if it is still that one's."""
+        # DBOS's public way would take it from whoever has it by now.
+        back = self.client._sys_db.reenqueue_for_recovery  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        await self.call(back, workflow_id, [executor_id], queue)
 
     async def note(self, workflow_id: str, **attributes: Any) -> None:
         """Set some of a workflow's attributes."""
