@@ -34,11 +34,12 @@ class DurableFleet:
             ``postgresql://USER@HOST/DATABASE``. What is missing in it is created.
         client: Makes a worker's client.
         secrets: Returns, on a worker, the secret of a `SecretRef` whose name does not begin with
-            ``env:``. It may be a coroutine function.
+            ``env:``. It may be a coroutine function, which gets a minute; a plain one must not
+            wait, for it holds up all that the worker does.
         limit: How many operations are in flight at once at most, of all jobs on all workers; None
             for no more than each job's plan says. Of workers that differ, the last one started
             counts.
-        worker_limit: How many are in flight on one worker at most; None for no limit.
+        worker_limit: How many are in flight on one worker at most; None for no limit but `limit`.
         lease: Seconds after which others take over what a worker had begun that says nothing.
         interval: Seconds between two looks into the database for what is new.
 
