@@ -182,13 +182,14 @@ class Database:
     async def close(self) -> None:
         """Disconnect."""
         threads, self._threads = self._threads, None
+        if threads is not None:
+            # What was cancelled is still under way in them, and has connections.
+            await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
         if self._client is not None:
             self._client.destroy()
         if self._engine is not None:
             self._engine.dispose()
         self._client = self._engine = None
-        if threads is not None:
-            threads.shutdown(wait=False)
 
     # --- workflows ------------------------------------------------------------------------------
 

@@ -130,10 +130,12 @@ class Leases:
         self._end.set()
 
     async def leave(self) -> None:
-        """Say that this worker has ended, so that others need not wait to be sure."""
+        """Say that this worker has ended, so that others need not wait; after `end`."""
         await self._database.call(self._leave)
 
     def _leave(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
         own = _workers.c.executor_id == self._own
         with self._database.engine.begin() as connection:
             connection.execute(sa.update(_workers).where(own).values(gone=True))

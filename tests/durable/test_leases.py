@@ -89,6 +89,7 @@ class TestLeases:
     async def test_one_that_has_left_need_not_be_waited_for(self, both):
         """It said so itself."""
         one, other = both
+        other.end()
         await other.leave()
         assert await one.dead() == ["other"]
 
