@@ -149,6 +149,7 @@ class DurableFleet:
 
         Raises:
             InvalidState: If another worker is at work in this process.
+            AuthenticationError: If the API refuses the client's credentials at the start.
         """
         stop, ended = stop or asyncio.Event(), asyncio.Event()
         self._at_work[stop] = ended

@@ -39,7 +39,7 @@ from async_vmapi.durable.leases import BEATS, Leases
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.references import Secrets
 from async_vmapi.durable.spec import Spec, decode_order, decode_spec, encode
-from async_vmapi.errors import InvalidState, VMAPIError
+from async_vmapi.errors import AuthenticationError, InvalidState, VMAPIError
 from async_vmapi.models import ONLINE
 from async_vmapi.report import BulkReport
 from async_vmapi.writes import CANCEL_GRACE
@@ -132,6 +132,7 @@ class Worker:
 
         Raises:
             InvalidState: If another worker is at work in this process.
+            AuthenticationError: If the API refuses the client's credentials at the start.
         """
         # DBOS knows one executor in a process, and hands its workflows no more than their text.
         global _working
@@ -140,6 +141,7 @@ class Worker:
         _working = self
         try:
             async with self._make_client() as self.client:
+                await self._be_let_in()
                 try:
                     if await self._enter(stop):
                         self._launch()
@@ -150,6 +152,15 @@ class Worker:
         finally:
             _working = None
         return self._leases.lost and not stop.is_set()
+
+    async def _be_let_in(self) -> None:
+        """Fail now with credentials that the API refuses, and not every item that comes here."""
+        try:
+            await self.client.vms.list()
+        except AuthenticationError:
+            raise
+        except VMAPIError as error:
+            _log.warning("the API does not answer yet: %s", error)
 
     async def _enter(self, stop: asyncio.Event) -> bool:
         """Be counted, as soon as the database is there; return whether it was before `stop`."""

@@ -110,7 +110,7 @@ async def at_work(fleet):
         await worker
 
 
-async def until(condition, seconds=60):
+async def until(condition, seconds=120):
     """Wait for what another process, or the cloud, does."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - nobody here could set an event
