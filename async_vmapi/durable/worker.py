@@ -35,9 +35,10 @@ from async_vmapi.durable.database import (
     job_id,
 )
 from async_vmapi.durable.leases import BEATS, Leases
+from async_vmapi.durable.ledger import Ledger
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.references import Secrets
-from async_vmapi.durable.spec import Spec, decode_order, decode_spec, encode
+from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
 from async_vmapi.errors import InvalidState, VMAPIError
 from async_vmapi.models import ONLINE
 from async_vmapi.report import BulkReport
@@ -91,6 +92,7 @@ class Worker:
         client: Makes the worker's client.
         secrets: Finds secrets by their names.
         limits: What holds for all workers.
+        ledger: Keeps what this one has in hand and has done.
     """
 
     client: Client
@@ -101,11 +103,13 @@ class Worker:
         client: Callable[[], Client],
         secrets: Secrets | None,
         limits: Limits,
+        ledger: Ledger,
     ) -> None:
         self._database = database
         self._make_client = client
         self.secrets = secrets
         self._limits = limits
+        self._ledger = ledger
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
         self._leases = Leases(database, self._executor_id, limits.lease)
         self.unrecorded: dict[str, str] = {}
@@ -308,8 +312,12 @@ class Worker:
 
     async def operate(self, text: str) -> str:
         """Do what is to be done to one item of a job."""
-        with self._present():
-            return await Operation(self, decode_order(text)).run()
+        order = decode_order(text)
+        operation = Operation(self, order)
+        with self._present(), self._ledger.holding(order, operation):
+            ended = await operation.run()
+            self._ledger.ended(order.job, decode_ended(ended).outcome.status)
+            return ended
 
     async def coordinate(self, text: str, name: str) -> str:
         """Take a job through its items, and return its report."""
