@@ -1,7 +1,6 @@
 """How durable jobs are shown: a table, a live view, lines of text, lines of JSON."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -189,13 +188,14 @@ class Lines:
     def __init__(self, console: Console, every: float) -> None:
         self._console = console
         self._every = every
+        self._clock = asyncio.get_running_loop().time
         self._told: dict[str, tuple[tuple[object, ...], float]] = {}
         self._untold: dict[str, JobStatus] = {}
 
     def tell(self, changed: "Iterable[JobStatus]") -> None:
         """Take changes into account, and print what is due."""
         self._untold |= {status.name: status for status in changed}
-        now = time.monotonic()
+        now = self._clock()
         for name, status in list(self._untold.items()):
             state = (status.state, status.wave, status.stopped)
             last, at = self._told.get(name, (None, 0.0))
