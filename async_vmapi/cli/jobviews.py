@@ -154,7 +154,7 @@ def job_table(found: "Iterable[JobStatus]") -> Table:
             str(status.total),
             *(_count(status, kind) for kind in _KINDS),
             str(status.in_flight),
-            datetime.fromtimestamp(status.submitted).astimezone().isoformat(" ", "minutes")[:16],
+            f"{datetime.fromtimestamp(status.submitted).astimezone():%m-%d %H:%M}",
         )
         for status in found
     ]

@@ -184,7 +184,7 @@ class Progress:
             return _Flight(name, now)
         # Which worker has it, and what the API said, is not told.
         earlier = self._joined.seconds > 0 and now - self._entered < _JOINING
-        return _Flight(name, now, earlier, "some worker's, or about to be")
+        return _Flight(name, now, earlier, "with a worker, or about to be")
 
     def note(self, text: str) -> None:
         """Tell how all of it is, until that changes; nothing to say no more of it."""
@@ -235,7 +235,8 @@ class Progress:
         if carried_out > 0 and seen_for > 0:
             rate = carried_out / seen_for
             counts.append(f" · {rate_of(rate)}")
-            counts.append(f" · {duration((self._total - done) / rate)} left")
+            if not self._note:
+                counts.append(f" · {duration((self._total - done) / rate)} left")
         lines = [counts]
         if self._stopped:
             lines.append(Text(f"nothing more is started: {printable(self._stopped)}", "yellow"))

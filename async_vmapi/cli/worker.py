@@ -59,7 +59,10 @@ async def _work(fleet: "DurableFleet", profile: str | None, *, json: bool) -> No
             await check_credentials(profile)
             await _work_and_show(fleet, console, json=json)
     except asyncio.CancelledError:
-        pass  # the end that is wanted
+        # The first interruption is the end that is wanted; a second one leaves without it.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > 1:
+            raise
 
 
 async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool) -> None:

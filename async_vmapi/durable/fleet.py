@@ -45,6 +45,7 @@ class DurableFleet:
 
     Raises:
         InvalidArgument: If one of them is wrong.
+        DatabaseUnavailable: By ``async with``, if the database cannot be reached or used.
     """
 
     def __init__(

@@ -195,9 +195,12 @@ class TestJoining:
         assert lines[3].startswith("   110.0 s  w2  reboot succeeded")
         assert len(lines) == 4
         assert "/min" not in before
-        assert ">0:10  w2  some worker's, or about to be" in before
-        assert "  0:00  w3  some worker's, or about to be" in before
+        assert ">0:10  w2  with a worker, or about to be" in before
+        assert "  0:00  w3  with a worker, or about to be" in before
         after = shown(console(), progress)
+        progress.note("")
+        assert "6/min · 1:10 left" in shown(console(), progress)
         assert "1:50" in after
         assert "paused" in after
-        assert "6/min · 1:10 left" in after
+        assert "left" not in after
+        assert "· 6/min\n" in after
