@@ -16,6 +16,7 @@ from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import ExitCode, fail, run
 from async_vmapi.cli.wait import wait
 from async_vmapi.cli.watch import watch
+from async_vmapi.cli.worker import worker
 from async_vmapi.emulator import FaultPlan
 
 __all__ = ["app"]
@@ -30,7 +31,7 @@ app = typer.Typer(
 app.add_typer(vms.app, name="vms")
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(jobs.app, name="jobs")
-for function in (catalogue.regions, catalogue.templates, catalogue.keys, wait, watch, jobs.worker):
+for function in (catalogue.regions, catalogue.templates, catalogue.keys, wait, watch, worker):
     app.command()(function)
 
 

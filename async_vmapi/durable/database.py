@@ -28,6 +28,7 @@ __all__ = [
     "OPERATIONS",
     "OPERATION_WORKFLOW",
     "SERIALIZER",
+    "UNDER_WAY",
     "VERSION",
     "WORKFLOW",
     "Database",
@@ -58,6 +59,7 @@ ENDED: Final = [
     WorkflowStatusString.CANCELLED.value,
     WorkflowStatusString.MAX_RECOVERY_ATTEMPTS_EXCEEDED.value,
 ]
+UNDER_WAY: Final = [status.value for status in WorkflowStatusString if status.value not in ENDED]
 
 _THREADS: Final = 4
 _AT_ONCE: Final = 500
@@ -102,10 +104,10 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             parsed = sa.make_url(arguments.text("database_url", url))
-        except exc.ArgumentError:
+        except (exc.ArgumentError, ValueError):  # the latter of a port
             raise InvalidArgument("database_url is not a URL", argument="database_url") from None
         kind = parsed.get_backend_name()
-        if kind not in ("sqlite", "postgresql") or not parsed.database:
+        if kind not in ("sqlite", "postgresql") or parsed.database in (None, "", ":memory:"):
             # Its value may hold a password.
             raise InvalidArgument(
                 "database_url is neither sqlite:///PATH nor postgresql://USER@HOST/DATABASE",
@@ -119,7 +121,13 @@ class Database:
         self._client: DBOSClient | None = None
 
     def __repr__(self) -> str:
-        return f"<Database {self._parsed.render_as_string(hide_password=True)}>"
+        return f"<Database {self.shown}>"
+
+    @property
+    def shown(self) -> str:
+        """Its URL as far as it can hold no secret."""
+        # PostgreSQL takes a password as a parameter too.
+        return self._parsed.set(query={}).render_as_string(hide_password=True)
 
     @property
     def engine(self) -> sa.Engine:

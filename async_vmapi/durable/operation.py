@@ -108,6 +108,11 @@ class Operation:
         self._intended_here = False
         self._task: Task[Any] | None = None
 
+    @property
+    def task(self) -> Task[Any] | None:
+        """What the API accepted, as far as this worker knows."""
+        return self._task
+
     async def run(self) -> str:
         """Return how it ended, written down."""
         intent: str | None = None
@@ -245,7 +250,7 @@ class Operation:
     async def _watch(self, token: str, began: float) -> Ended:
         task: Task[Any] | None = self._task
         try:
-            task = task or self._host.client.resume(token)
+            task = self._task = task or self._host.client.resume(token)
             value: VirtualMachine | None = await task
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
             if task is None:

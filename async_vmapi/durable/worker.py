@@ -36,9 +36,10 @@ from async_vmapi.durable.database import (
     job_id,
 )
 from async_vmapi.durable.leases import BEATS, Leases
+from async_vmapi.durable.ledger import Ledger
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.references import Secrets
-from async_vmapi.durable.spec import Spec, decode_order, decode_spec, encode
+from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
 from async_vmapi.errors import AuthenticationError, InvalidState, VMAPIError
 from async_vmapi.models import ONLINE
 from async_vmapi.report import BulkReport
@@ -52,6 +53,9 @@ _log: Final = logging.getLogger(__name__)
 # A server of PostgreSQL lets in a hundred connections, unless it is told otherwise.
 _CONNECTIONS: Final = 8
 _THREADS: Final = 32
+
+_PATIENCE: Final = 15.0
+"""Seconds to find out whether the API lets this worker in."""
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +100,7 @@ class Worker:
         client: Makes the worker's client.
         secrets: Finds secrets by their names.
         limits: What holds for all workers.
+        ledger: Keeps what this one has in hand and has done.
     """
 
     client: Client
@@ -106,11 +111,13 @@ class Worker:
         client: Callable[[], Client],
         secrets: Secrets | None,
         limits: Limits,
+        ledger: Ledger,
     ) -> None:
         self._database = database
         self._make_client = client
         self.secrets = secrets
         self._limits = limits
+        self._ledger = ledger
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
         self._leases = Leases(database, self._executor_id, limits.lease)
         self.unrecorded: dict[str, str] = {}
@@ -156,11 +163,13 @@ class Worker:
     async def _be_let_in(self) -> None:
         """Fail now with credentials that the API refuses, and not every item that comes here."""
         try:
-            await self.client.vms.list()
+            async with asyncio.timeout(_PATIENCE):
+                await self.client.vms.list()
         except AuthenticationError:
             raise
-        except VMAPIError as error:
-            _log.warning("the API does not answer yet: %s", error)
+        except (VMAPIError, TimeoutError) as error:
+            # Away, it is waited for.
+            _log.warning("the API does not answer yet: %s", error or "no answer in time")
 
     async def _enter(self, stop: asyncio.Event) -> bool:
         """Be counted, as soon as the database is there; return whether it was before `stop`."""
@@ -359,8 +368,12 @@ class Worker:
 
     async def operate(self, text: str) -> str:
         """Do what is to be done to one item of a job."""
-        with self._present():
-            return await Operation(self, decode_order(text)).run()
+        order = decode_order(text)
+        operation = Operation(self, order)
+        with self._present(), self._ledger.holding(order, operation):
+            ended = await operation.run()
+            self._ledger.ended(order.job, decode_ended(ended).outcome.status)
+            return ended
 
     async def coordinate(self, text: str, name: str) -> str:
         """Take a job through its items, and return its report."""

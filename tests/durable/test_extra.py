@@ -25,5 +25,5 @@ class TestExtra:
         """Adding or taking away a public name is a decision, not an accident."""
         assert set(async_vmapi.durable.__all__) == {
             *("DatabaseUnavailable", "DurableFleet", "DurableJob", "JobState", "JobStatus"),
-            "Submission",
+            *("Submission", "WorkerItem", "WorkerStatus"),
         }
