@@ -3,6 +3,7 @@
 Run it with ``python benchmarks/peers.py``, on Linux, with the dependency group ``benchmarks``
 installed. How each contender is set up, and by which of its documentation, says its module in
 ``benchmarks/contenders``: once as documented, once tuned to look as often as all the others do.
+Ours is there a third time, with a limit of its rate, which the others do not have.
 
 What is the same for all: the machines take 30 to 90 s each, drawn evenly; the emulator has a
 process of its own, a new one each time, and every contender too; all goes over HTTP, without a
@@ -51,6 +52,7 @@ COLUMNS = {
     "peak_looks": "peak of looks",
 }
 PEAK = 0.1
+RATE = 300.0
 SMALL = {"count": 20, "speed": 60.0, "runs": 1, "interval": 6.0}
 
 
@@ -127,7 +129,7 @@ def figures(cost, truth, *, count, speed):
     }
 
 
-def measure(contender, *, count, speed, interval, seed):
+def measure(contender, *, count, speed, interval, seed, rate=None):
     """Let one contender do it once, and return its figures."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -143,6 +145,7 @@ def measure(contender, *, count, speed, interval, seed):
             "count": count,
             "interval": interval,
             "speed": speed,
+            "rate": rate,
         }
         done = subprocess.run(
             [sys.executable, str(WORK)],
@@ -173,18 +176,24 @@ def medians(taken):
 def compare(*, contenders, count, speed, runs, interval):
     """Let all of them do it, in turns, and return the medians by contender and set-up."""
     setups = [(name, how) for name in contenders for how in ("documented", "tuned")]
+    if "ours" in contenders:
+        setups.append(("ours", "limited"))
     taken = {setup: [] for setup in setups}
     for run in range(runs):
         turn = run % len(setups)
         for name, how in setups[turn:] + setups[:turn]:
-            wanted = None if how == "documented" else interval
-            got = measure(name, count=count, speed=speed, interval=wanted, seed=run + 1)
+            got = measure(
+                name,
+                count=count,
+                speed=speed,
+                interval=interval if how == "tuned" else None,
+                seed=run + 1,
+                rate=RATE if how == "limited" else None,
+            )
             taken[name, how].append(got)
             short = {column: round(got[column], 2) for column in (*COLUMNS, "emulator_busy")}
             print(run + 1, name, how, short, file=sys.stderr, flush=True)
-    return [
-        {"contender": name, "setup": how, **medians(taken[name, how])} for name, how in setups
-    ]
+    return [{"contender": name, "setup": how, **medians(taken[name, how])} for name, how in setups]
 
 
 def first_in(rows):
@@ -222,14 +231,14 @@ def paint(rows):
     def draw(axes, colours):
         (axis,) = axes
         for colour, name in zip(colours, NAMES, strict=False):
-            own = [row for row in rows if row["contender"] == name]
+            own = [r for r in rows if r["contender"] == name and r["setup"] != "limited"]
             if not own:
                 continue
             across = [row["lag_p50_seconds"] for row in own]
             up = [row["looks"] for row in own]
             axis.plot(across, up, color=colour, linewidth=1, alpha=0.5)
             for row, x, y in zip(own, across, up, strict=True):
-                hollow = "none" if row["setup"] == "documented" else colour
+                hollow = colour if row["setup"] == "tuned" else "none"
                 axis.plot(
                     x,
                     y,

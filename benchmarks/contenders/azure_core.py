@@ -1,10 +1,11 @@
 """azure-core's `AsyncLROPoller`, as "Azure Core Library - Client library developer reference" says.
 
 An `AsyncPipelineClient` over azure-core's own transport (aiohttp), with the policies of that page:
-request id (which its polling repeats), user agent, headers, retries, and a `SansIOHTTPPolicy` for the authentication, which comes after
-the retries since each attempt is signed anew. The polling method is `AsyncLROBasePolling` with
-a `LongRunningOperation` of this API's in ``lro_algorithms``; since its "not found" of a machine
-that was created just now is no failure, ``update_status`` is overridden for that answer alone.
+request id (which its polling repeats), user agent, headers, retries, and a `SansIOHTTPPolicy` for
+the authentication, which comes after the retries since each attempt is signed anew. The polling
+method is `AsyncLROBasePolling` with a `LongRunningOperation` of this API's in ``lro_algorithms``;
+since its "not found" of a machine that was created just now is no failure, ``update_status`` is
+overridden for that answer alone.
 
 As documented: ``timeout``, which is the polling interval, is left at its 30 s. Tuned: it is the
 interval.
@@ -25,6 +26,7 @@ from azure.core.polling import AsyncLROPoller
 from azure.core.polling.async_base_polling import AsyncLROBasePolling
 from azure.core.polling.base_polling import LongRunningOperation
 from azure.core.rest import HttpRequest
+
 from contenders.signed import MACHINES, ONLINE, Signer, create_body, machine_of
 
 TIMEOUT = 30.0
@@ -54,14 +56,14 @@ class Machine(LongRunningOperation):
     def get_polling_url(self):
         return self._url
 
-    def set_initial_status(self, pipeline_response):
+    def set_initial_status(self, pipeline_response):  # noqa: ARG002 - the base's signature
         return "InProgress"
 
     def get_status(self, pipeline_response):
         state = machine_of(pipeline_response.http_response.json())["state"]
         return "Succeeded" if state == ONLINE else "InProgress"
 
-    def get_final_get_url(self, pipeline_response):
+    def get_final_get_url(self, pipeline_response):  # noqa: ARG002 - the base's signature
         return None
 
 

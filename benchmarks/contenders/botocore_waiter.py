@@ -13,6 +13,7 @@ import math
 
 from botocore.exceptions import WaiterError
 from botocore.waiter import Waiter, WaiterModel
+
 from contenders.over_aiohttp import calls
 from contenders.signed import ONLINE
 

@@ -10,10 +10,11 @@ delay is half an interval, as it is of even ones.
 
 import asyncio
 
-from contenders.over_aiohttp import calls
-from contenders.signed import ONLINE
 from google.api_core.future.async_future import RETRY_PREDICATE, AsyncFuture
 from google.api_core.retry_async import AsyncRetry
+
+from contenders.over_aiohttp import calls
+from contenders.signed import ONLINE
 
 INITIAL, MAXIMUM, MULTIPLIER = 1.0, 60.0, 2.0
 

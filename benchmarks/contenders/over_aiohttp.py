@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import aiohttp
+
 from contenders.signed import MACHINES, Signer, create_body, machine_of
 
 

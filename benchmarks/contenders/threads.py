@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import requests
+
 from contenders.signed import MACHINES, ONLINE, Signer, create_body, machine_of
 
 THREADS = 50

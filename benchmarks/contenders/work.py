@@ -22,14 +22,16 @@ class Job:
         secret: Its secret.
         names: The machines to create.
         interval: Seconds of the cloud's clock between two looks; None to do as documented.
+        rate: How many requests there may be in a second of ours; None for no limit.
     """
 
-    def __init__(self, *, url, key, secret, count, interval, speed):
+    def __init__(self, *, url, key, secret, count, interval, speed, rate=None):
         self.url = url
         self.key = key
         self.secret = secret
         self.names = [f"peer-{number:04}" for number in range(count)]
         self.interval = interval
+        self.rate = rate
         self._speed = speed
         self.seen = {}
 
