@@ -53,6 +53,7 @@ COLUMNS = {
 }
 PEAK = 0.1
 RATE = 300.0
+SETUPS = (("documented", "tuned"), ("documented", "tuned", "limited"))
 SMALL = {"count": 20, "speed": 60.0, "runs": 1, "interval": 6.0}
 
 
@@ -175,9 +176,7 @@ def medians(taken):
 
 def compare(*, contenders, count, speed, runs, interval):
     """Let all of them do it, in turns, and return the medians by contender and set-up."""
-    setups = [(name, how) for name in contenders for how in ("documented", "tuned")]
-    if "ours" in contenders:
-        setups.append(("ours", "limited"))
+    setups = [(name, how) for name in contenders for how in SETUPS[name == "ours"]]
     taken = {setup: [] for setup in setups}
     for run in range(runs):
         turn = run % len(setups)
@@ -258,6 +257,12 @@ def paint(rows):
     return draw
 
 
+def show(rows):
+    """Draw the picture, and print the table."""
+    results.draw("peers", paint(rows), size=(8.0, 3.6))
+    print(table(rows))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=1000, help="machines")
@@ -265,11 +270,15 @@ def main():
     parser.add_argument("--speed", type=float, default=4.0, help="of the cloud's clock")
     parser.add_argument("--interval", type=float, default=10.0, help="of the tuned, cloud seconds")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--small", action="store_true", help="a few machines, and nothing is kept")
+    parser.add_argument("--draw", action="store_true", help="draw anew what was measured before")
+    parser.add_argument("--small", action="store_true", help="a few machines; nothing is kept")
     options = parser.parse_args()
     wanted = {name: getattr(options, name) for name in SMALL}
     if options.small:
         wanted = SMALL
+    if options.draw:
+        show(results.kept("peers")["rows"])
+        return
     rows = compare(contenders=options.only, **wanted)
     documented = [row for row in rows if row["setup"] == "documented"]
     tuned = [row for row in rows if row["setup"] == "tuned"]
@@ -279,12 +288,11 @@ def main():
         "as_documented": first_in(documented),
         "at_one_interval": first_in(tuned),
     }
-    if options.small:
-        print(json.dumps(told))
-    elif options.only == list(NAMES):
+    if not options.small and options.only == list(NAMES):
         results.keep("peers", told)
-        results.draw("peers", paint(rows), size=(8.0, 3.6))
-    print(table(rows), file=sys.stderr if options.small else sys.stdout)
+        show(rows)
+    else:
+        print(table(rows))
 
 
 if __name__ == "__main__":
