@@ -67,9 +67,9 @@ def serve(pipe, seed, speed, count):
             pipe.send((emulator.url, emulator.api_key, emulator.api_secret))
             await asyncio.to_thread(pipe.recv)
             cpu = time.process_time() - cpu
-            api.cloud.advance(emulator.now)
-            # What the cloud's clock showed at the zero of the clock that all processes share.
+            # The moment at which the cloud's clock was 0, on the one that all processes share.
             zero = time.monotonic() - emulator.now / speed
+            api.cloud.advance(emulator.now)
             ends = {
                 operation.vm_id: zero + operation.finished_at / speed
                 for operation in api.cloud.operations
