@@ -166,12 +166,13 @@ class Client:
         if rate is not None:
             rate = arguments.number("max_requests_per_second", rate, above=0.0)
         window = arguments.number("lookup_window", lookup_window, least=0.0)
+        self._max_connections = arguments.whole("max_connections", max_connections, minimum=1)
         self._transport = Transport(
             wire,
             origin=str(origin).rstrip("/"),
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
             credentials=Credentials(key_of(api_key), arguments.secret("api_secret", api_secret)),
-            pace=Pace(arguments.whole("max_connections", max_connections, minimum=1), rate),
+            pace=Pace(self._max_connections, rate),
             retries=arguments.whole("retries", retries, minimum=0),
             seed=seed,
         )
@@ -322,6 +323,7 @@ class Client:
             origin=self._transport.origin,
             settle=lambda token, besides: self._writes.settle(token, besides=besides),
             requests=lambda: self._transport.requests,
+            connections=self._max_connections,
         )
 
     def resume(self, token: str) -> Task[VirtualMachine | None]:
