@@ -23,7 +23,7 @@ nox.options.sessions = ["lint", "types", "tests", "package"]
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    session.install(*LINT, ".[cli,durable]")
+    session.install(*LINT, ".[cli,durable,otel]")
     session.run("ruff", "format", "--check", *SOURCES)
     session.run("ruff", "check", *SOURCES)
     session.run("lint-imports", env={"PYTHONPATH": "."})
@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install(*TYPES, "-e", ".[cli,durable]")
+    session.install(*TYPES, "-e", ".[cli,durable,otel]")
     session.run("mypy", "--strict", "async_vmapi", "tests/typing")
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
 
@@ -42,7 +42,7 @@ def tests(session: nox.Session) -> None:
 
     Both take as long as all the rest; what programs do, the other tests do within a process.
     """
-    session.install(*TESTS, "-e", ".[cli,durable]")
+    session.install(*TESTS, "-e", ".[cli,durable,otel]")
     chosen = ["-m", "not programs"]
     if session.python == MEASURED:
         session.run("coverage", "erase", silent=True)

@@ -19,6 +19,7 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.models import Operation, VirtualMachine
+from async_vmapi.observers import OperationObserver
 from async_vmapi.tokens import DoubtToken, TaskToken
 from async_vmapi.watch import TaskEvent, Watch
 
@@ -203,8 +204,14 @@ class Task(Generic[T_co]):
                 elapsed=round(watch.elapsed, 1),
                 seen=watch.seen,
                 adopted=self.adopted,
+                trace=None if watch.observer is None else watch.observer.trace,
             )
         )
+
+    def observed_by(self, observer: OperationObserver) -> None:
+        """Let somebody follow it; not for users, who give `Client` their ``telemetry``."""
+        observer.accepted(self.vm_id, adopted=self.adopted)
+        self._watch.observed_by(observer)
 
     def _last_state(self) -> str | None:
         return next((e.state for e in reversed(self._watch.history) if e.state), None)
@@ -288,4 +295,10 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         elapsed=max(0.0, content.elapsed),
         seen=content.seen,
     )
-    return Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
+    task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
+    if hub.observer is not None:
+        followed = hub.observer.operation(
+            content.operation, content.vm, elapsed=watch.elapsed, trace=content.trace
+        )
+        task.observed_by(followed)
+    return task

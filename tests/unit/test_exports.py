@@ -1,5 +1,6 @@
 """What the package hands to its users."""
 
+import importlib.metadata
 import re
 import tomllib
 import types
@@ -55,10 +56,12 @@ class TestExports:
         """Whatever is raised can be caught by a name from the package's top."""
         assert set(errors.__all__) <= set(async_vmapi.__all__)
 
-    def test_the_version_is_the_projects(self):
-        """The version is the one in pyproject.toml, and is told in the form of PEP 440."""
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        assert async_vmapi.__version__ == project["version"]
+    def test_the_version_is_the_distributions(self):
+        """It is said once, here, where reading it costs nothing; pyproject.toml takes it over."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        assert project["project"]["dynamic"] == ["version"]
+        assert project["tool"]["hatch"]["version"]["path"] == "async_vmapi/__init__.py"
+        assert async_vmapi.__version__ == importlib.metadata.version("async-vmapi")
         assert re.fullmatch(r"\d+\.\d+\.\d+", async_vmapi.__version__)
 
     def test_the_package_says_that_it_is_typed(self):
