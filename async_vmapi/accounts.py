@@ -10,7 +10,7 @@ import attrs
 from async_vmapi.errors import APIError
 from async_vmapi.observers import OperationObserver
 from async_vmapi.retries import Trail
-from async_vmapi.tasks import Task
+from async_vmapi.tasks import Task, follow
 
 __all__ = ["WRITES", "UnresolvedWrite", "Write", "is_task"]
 
@@ -113,7 +113,7 @@ class Write:
         elif self.task is None:
             observer.ended("done")
         else:
-            self.task.observed_by(observer)
+            follow(self.task, observer)
             if self.left:
                 # Nobody got it.
                 observer.ended("cancelled")

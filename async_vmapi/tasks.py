@@ -5,7 +5,7 @@ import contextlib
 import enum
 import math
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from async_vmapi import arguments, tokens
 from async_vmapi.completion import Done, Evidence, Failed, Target
@@ -23,7 +23,7 @@ from async_vmapi.observers import OperationObserver
 from async_vmapi.tokens import DoubtToken, TaskToken
 from async_vmapi.watch import TaskEvent, Watch
 
-__all__ = ["DEFAULT_TIMEOUT", "Task", "resume", "start", "start_delete"]
+__all__ = ["DEFAULT_TIMEOUT", "Task", "follow", "resume", "start", "start_delete"]
 
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=TaskError)
@@ -208,11 +208,6 @@ class Task(Generic[T_co]):
             )
         )
 
-    def observed_by(self, observer: OperationObserver) -> None:
-        """Let somebody follow it; not for users, who give `Client` their ``telemetry``."""
-        observer.accepted(self.vm_id, adopted=self.adopted)
-        self._watch.observed_by(observer)
-
     def _last_state(self) -> str | None:
         return next((e.state for e in reversed(self._watch.history) if e.state), None)
 
@@ -278,6 +273,12 @@ def start_delete(hub: PollHub, origin: str, vm_id: str, *, adopted: bool = False
     return Task(hub, Watch(vm_id, Target("delete")), origin, _nothing, adopted=adopted)
 
 
+def follow(task: Task[Any], observer: OperationObserver) -> None:
+    """Let somebody follow a task from here on."""
+    observer.accepted(task.vm_id, adopted=task.adopted)
+    task._watch.observed_by(observer)  # noqa: SLF001 - no part of what users have of a task
+
+
 def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:
     """Make a task again from its token; see `Client.resume`."""
     content = tokens.read(token, origin)
@@ -300,5 +301,5 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         followed = hub.observer.operation(
             content.operation, content.vm, elapsed=watch.elapsed, trace=content.trace
         )
-        task.observed_by(followed)
+        follow(task, followed)
     return task

@@ -323,7 +323,7 @@ class Writes:
                 followed.ended("cancelled" if gone else "error", None if gone else error)
             raise
         if followed is not None:
-            task.observed_by(followed)
+            tasks.follow(task, followed)
         return task
 
     async def _found(self, token: DoubtToken, besides: frozenset[str]) -> Task[VirtualMachine]:

@@ -182,6 +182,15 @@ class TestOperations:
         assert 0 < lists < 100
         assert recorded.count("vmapi.client.polls.saved", vmapi_call="list") > 10 * lists
 
+    async def test_a_bulk_call_is_a_span_for_each_machine(self, api, client, recorded):
+        """All under the caller's."""
+        machines = [add(api) for _ in range(5)]
+        with recorded.tracer.start_as_current_span("job"):
+            await client.bulk(limit=2).power_off(machines)
+        below = recorded.children(recorded.one("job"))
+        assert Counter(span.name for span in below) == {"vms.power_off": 5}
+        assert {span.attributes["vmapi.vm.id"] for span in below} == {*machines}
+
     async def test_all_operations_by_their_names(self, api, client, recorded):
         """The span is called as the method is."""
         vm = add(api)
