@@ -35,15 +35,17 @@ OPERATIONS = sorted(get_args(Operation))
 
 
 def calls(tree):
-    """Every call in a module, as (dotted name, node)."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+    """Every call in a module, or in a part of it, as (dotted name, node)."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+SLEEPS = {"asyncio.sleep", "anyio.sleep", "self._sleep"}
+CALLS = {path: calls(tree) for path, tree in TREES.items()}
 
 
 def modules_that_call(*names):
     """The modules that call one of these."""
-    return {path for path, tree in TREES.items() if {name for name, _ in calls(tree)} & {*names}}
+    return {path for path, called in CALLS.items() if {name for name, _ in called} & {*names}}
 
 
 class TestTime:
@@ -70,10 +72,10 @@ class TestTime:
         found = {
             path
             for path, tree in TREES.items()
+            if {name for name, _ in CALLS[path]} & SLEEPS
             for loop in ast.walk(tree)
             if isinstance(loop, ast.While | ast.For | ast.AsyncFor)
-            for name, _ in calls(loop)
-            if name in {"asyncio.sleep", "anyio.sleep", "self._sleep"}
+            if {name for name, _ in calls(loop)} & SLEEPS
         }
         assert found == {
             "cli/progress.py",  # draws frames
@@ -103,8 +105,8 @@ class TestShowing:
         """So ``async_vmapi`` is the one name to listen to; others' are made quiet, no more."""
         names = {
             (path, ast.unparse(call.args[0]) if call.args else "")
-            for path, tree in TREES.items()
-            for name, call in calls(tree)
+            for path, called in CALLS.items()
+            for name, call in called
             if name.endswith("getLogger")
         }
         assert {(path, name) for path, name in names if name != "__name__"} == {
@@ -139,7 +141,7 @@ class TestShowing:
         }
         metrics = {
             f"vmapi.client.{call.args[0].value}"
-            for name, call in calls(TREES["otel.py"])
+            for name, call in CALLS["otel.py"]
             if name == "counter"
         }
         assert len(used) > 15
