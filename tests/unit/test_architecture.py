@@ -166,16 +166,16 @@ class TestTasks:
         assert modules_that_call("threading.Thread", "asyncio.to_thread") == {"durable/leases.py"}
 
 
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
 class TestImports:
     @pytest.mark.programs
     def test_the_package_alone_loads_no_extra_and_no_emulator(self):
         """Who needs none of it pays nothing for it; nor for the version's metadata."""
         code = "import sys, async_vmapi; print(*sys.modules)"
-        loaded = set(
-            subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
-            ).stdout.split()
-        )
+        loaded = set(run(code).stdout.split())
         assert "async_vmapi.client" in loaded
         assert not loaded & {
             *("opentelemetry", "async_vmapi.otel", "dbos", "async_vmapi.durable", "typer", "rich"),
@@ -187,8 +187,25 @@ class TestImports:
     def test_without_the_extra_telemetry_says_what_to_install(self):
         """In place of naming a module that the user never heard of."""
         code = "import sys; sys.modules['opentelemetry'] = None; import async_vmapi.otel"
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
-        assert "pip install 'async-vmapi[otel]'" in told
+        assert "pip install 'async-vmapi[otel]'" in run(code).stderr
+
+    @pytest.mark.programs
+    def test_where_no_logging_is_set_up_nothing_shows(self):
+        """Not even a warning, which logging's last resort would put on stderr."""
+        code = "import logging, async_vmapi; logging.getLogger('async_vmapi.writes').warning('!')"
+        ended = run(code)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+    @pytest.mark.programs
+    def test_the_command_shows_warnings(self):
+        """Who is at a terminal has nowhere else to read them."""
+        code = (
+            "import logging, sys; sys.argv = ['async-vmapi', '--help']\n"
+            "from async_vmapi.cli import main\n"
+            "try: main()\n"
+            "except SystemExit: logging.getLogger('async_vmapi.writes').warning('left over')"
+        )
+        assert run(code).stderr == "left over\n"
 
     def test_every_dependency_has_a_minimum(self):
         """It is what `nox -s minimum` installs."""
