@@ -63,6 +63,10 @@ class TestFaces:
                     "__doc__"
                 ], name
 
+    def test_it_is_promised(self, face):
+        """What is not on this page is nobody's to rely on."""
+        assert f"`{face}`" in (ROOT / "docs/stability.md").read_text()
+
     def test_type_checkers_see_a_use_of_each(self, face):
         """tests/typing is the contract about types."""
         unused = {name for name in FACES[face] if not re.search(rf"\b{name}\b", USES)}
