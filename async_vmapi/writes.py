@@ -381,6 +381,8 @@ class Writes:
             note = self._account_for(write, inner)
             if write.closed:
                 raise InvalidState(note or "the client was closed before the request was sent")
+        # An eager task is over before it has a callback, and its caller is told of it first.
+        write.tell()
         return inner.result()
 
     def _account_for(self, write: Write, inner: asyncio.Task[Any]) -> str | None:
