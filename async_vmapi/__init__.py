@@ -1,5 +1,7 @@
 """The asyncio SDK for a cloud provider's virtual-machine API."""
 
+import logging
+
 from async_vmapi.accounts import UnresolvedWrite
 from async_vmapi.bulk import BulkExecutor, BulkInterrupted
 from async_vmapi.client import Client
@@ -100,3 +102,6 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Quiet where no logging is set up; docs/telemetry.md tells how to listen.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
