@@ -12,7 +12,11 @@ MEASURED = OWN if OWN in PYTHONS else PYTHONS[0]
 TESTS = nox.project.dependency_groups(PYPROJECT, "tests")
 LINT = nox.project.dependency_groups(PYPROJECT, "lint")
 TYPES = nox.project.dependency_groups(PYPROJECT, "types")
-SOURCES = ("async_vmapi", "tests", "benchmarks", "noxfile.py")
+SOURCES = (
+    *("async_vmapi", "pytest_async_vmapi.py"),
+    *("tests", "examples", "benchmarks", "noxfile.py"),
+)
+TYPED = ("async_vmapi", "pytest_async_vmapi.py", "tests/typing", "examples")
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
@@ -31,8 +35,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install(*TYPES, "-e", ".[cli,durable]")
-    session.run("mypy", "--strict", "async_vmapi", "tests/typing")
+    session.install(*TYPES, "pytest", "fastapi", "-e", ".[cli,durable]")
+    session.run("mypy", "--strict", *TYPED)
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
 
 
