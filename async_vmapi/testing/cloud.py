@@ -14,8 +14,8 @@ from async_vmapi.emulator import (
     Request,
     Response,
     Settings,
+    catalogue,
 )
-from async_vmapi.emulator import catalogue
 from async_vmapi.models import CreateRequest, ImageBoot
 
 __all__ = ["QUICK", "VMCloud"]

@@ -60,7 +60,7 @@ def test_without_a_loop_of_a_plugin(vm_cloud, vm_client):
     asyncio.run(survives_a_lost_create(vm_cloud, vm_client))
 '''
 
-AUTO = '''
+AUTO = """
 import pytest
 from product import deploy, survives_a_lost_create
 
@@ -79,9 +79,9 @@ async def test_a_fixture_that_uses_the_client(deployed, vm_client):
 async def test_virtual_time(vm_cloud, vm_client, looptime):
     await survives_a_lost_create(vm_cloud, vm_client)
     assert looptime > 25
-'''
+"""
 
-ANYIO = '''
+ANYIO = """
 import asyncio, looptime, pytest
 from product import deploy, survives_a_lost_create
 
@@ -106,9 +106,9 @@ async def test_lost(vm_cloud, vm_client, vm_virtual_time, anyio_backend):
 
 async def test_a_fixture_that_uses_the_client(deployed, vm_client):
     assert (await vm_client.vms.get(deployed)).state == "online"
-'''
+"""
 
-PLAIN = '''
+PLAIN = """
 import asyncio
 from product import survives_a_lost_create
 
@@ -120,7 +120,7 @@ def test_over_http(vm_server):
         async with vm_server.client() as client:
             await survives_a_lost_create(vm_server.cloud, client)
     asyncio.run(lost())
-'''
+"""
 
 # As this suite's own conftest does; the reason stands there.
 CONFTEST = """
