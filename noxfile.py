@@ -35,7 +35,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install(*TYPES, "pytest", "fastapi", "-e", ".[cli,durable]")
+    session.install(*TYPES, "pytest", "fastapi", "uvicorn", "-e", ".[cli,durable]")
     session.run("mypy", "--strict", *TYPED)
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
 

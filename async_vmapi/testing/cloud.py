@@ -235,8 +235,9 @@ class VMCloud(CloudAPI):
     def _from(self, now: float) -> float:
         """Return the cloud's time for a time of the running loop's clock."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            # Each loop's clock is its own, and the cloud's must not jump, nor go back.
+        # Each loop's clock is its own, and looptime sets one back where a test begins; the
+        # cloud's must not jump, nor go back.
+        if loop is not self._loop or now + self._offset < self.cloud.now:
             self._loop, self._offset = loop, self.cloud.now - now
         return now + self._offset
 

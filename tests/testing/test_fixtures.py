@@ -118,6 +118,34 @@ class TestCloud:
         assert await (await vm_client.vms.create(vm_cloud.create_request("web-01")))
         assert 25 < looptime < 120
 
+    @pytest.fixture
+    async def fleet(self, vm_cloud):
+        vm_cloud.add("web-01")
+        return await vm_cloud.client().vms.list()
+
+    @pytest.mark.looptime
+    async def test_a_fixture_before_the_virtual_time(self, fleet, vm_cloud, vm_client, looptime):
+        """The clock jumps in the test alone; what a fixture did in real time goes on from there."""
+        began, before = float(looptime), vm_cloud.cloud.now
+        vm_cloud.fail_next("create", after_processing=True)
+        assert await (await vm_client.vms.create(vm_cloud.create_request("web-02")))
+        assert await (await vm_client.vms.reboot(fleet[0]))
+        assert 35 < looptime - began < 200
+        assert vm_cloud.cloud.now - before == pytest.approx(looptime - began, abs=5)
+
+    async def test_a_clock_that_is_set_back(self, vm_cloud):
+        """The cloud's own clock never is, so what is under way comes to its end."""
+        loop = asyncio.get_running_loop()
+        await vm_cloud.client().vms.create(vm_cloud.create_request("web-01"))
+        before, loop.time = loop.time(), lambda true=loop.time: true() - 1000
+        try:
+            await vm_cloud.client().vms.list()
+            await asyncio.sleep(0.1)
+            assert vm_cloud.vm("web-01").state == "online"
+            assert loop.time() < before
+        finally:
+            del loop.time
+
     @pytest.mark.looptime(False)
     async def test_quick_where_looptime_is_off(self, vm_cloud, vm_virtual_time):
         """A marker that says no is heard."""
