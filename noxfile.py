@@ -84,3 +84,7 @@ def package(session: nox.Session) -> None:
         )
         session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]", external=True)
         session.run(str(bare / "bin" / "async-vmapi"), "demo", external=True)
+        # pytest finds the fixtures by itself.
+        session.run(python, "-m", "pip", "install", "--quiet", "pytest", external=True)
+        (work / "test_plugin.py").write_text("def test_it(vm_client, vm_server): pass\n")
+        session.run(python, "-m", "pytest", "-q", "test_plugin.py", external=True)

@@ -1,6 +1,7 @@
 """`VMCloud`: the emulator's cloud with what a test arranges beforehand and asks afterwards."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar, Unpack
@@ -157,6 +158,27 @@ class VMCloud(CloudAPI):
             ValueError: If a value is not allowed.
         """
         self._do(lambda _: self.cloud.adjust(pattern, **changes))
+
+    def elapse(self, seconds: float) -> None:
+        """Let so much time pass in the cloud, at once; what was due in it has happened then.
+
+        With long durations in its settings, the cloud does each step when the test says so, however
+        slow or busy the machine is. A client's own clock is not touched.
+
+        Args:
+            seconds: How much, 0 at least.
+
+        Raises:
+            ValueError: If it is less.
+        """
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"seconds={seconds!r} is not a number from 0")
+
+        def pass_by(now: float) -> None:
+            self._offset += seconds
+            self.cloud.advance(now + seconds)
+
+        self._do(pass_by)
 
     def fail_next(
         self,

@@ -7,6 +7,7 @@ import uvicorn
 parser = argparse.ArgumentParser(prog="web_backend")
 parser.add_argument("--port", type=int, default=8000)
 parser.add_argument("--workers", type=int, default=1)
+parser.add_argument("--grace", type=int, default=5, help="seconds for what is under way at the end")
 arguments = parser.parse_args()
 
 uvicorn.run(
@@ -15,6 +16,6 @@ uvicorn.run(
     port=arguments.port,
     workers=arguments.workers,
     # Requests under way are answered first; streams, which have no end, are cut then.
-    timeout_graceful_shutdown=5,
+    timeout_graceful_shutdown=arguments.grace,
     log_level="warning",
 )

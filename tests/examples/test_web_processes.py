@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,9 +30,9 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def vm_settings():
-    """A cloud that leaves the time to restart a server in the middle of a create."""
+    """A cloud in which nothing goes on before the test lets the time pass."""
     return Settings().changed(
-        create=4, not_found=0.1, address=0, resize=6, delete=1, stale=0, shutdown=1
+        create=600, not_found=0, address=0, resize=600, delete=0.5, stale=0, shutdown=0
     )
 
 
@@ -47,7 +48,7 @@ class Worker:
 
     def start(self):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "web_backend", "--port", str(self.port)],
+            [sys.executable, "-m", "web_backend", "--port", str(self.port), "--grace", "1"],
             cwd=EXAMPLES,
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -87,13 +88,6 @@ def workers(vm_server):
         assert vm_server.api_secret.encode() not in printed
 
 
-def until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def page(tmp_path):
     """A page in a browser that was never used before."""
@@ -127,6 +121,7 @@ class TestProcesses:
             assert accepted.status_code == 202
             where = accepted.headers["Location"]
             first.stop(signal.SIGKILL)
+            vm_server.cloud.elapse(600)
             told = client.get(second.url + where, params={"wait": 30}).json()
             assert (told["status"], told["name"]) == ("done", "web-01")
             first.start()
@@ -156,18 +151,24 @@ class TestPage:
         expect(page.locator("#link")).to_have_text("connecting")
         first.start()
         expect(page.locator("#link")).to_have_text("live")
+        cloud.elapse(600)
         expect(rows.nth(2).locator(".state")).to_have_text("online")
         newest = page.locator("#tasks li").first
         expect(newest).to_contain_text("done")
         expect(newest).to_contain_text("web-01")
 
         rows.nth(2).get_by_role("combobox").select_option("2 2048")
+        expect(newest).to_contain_text("resize")
+        expect(newest.locator(".way")).to_contain_text("online")
+        cloud.elapse(210)
         expect(rows.nth(2).locator(".state")).to_have_text("offline")
         expect(newest).to_contain_text("under way")
         if shot := os.environ.get("PAGE_SCREENSHOT"):
             page.screenshot(path=shot)
         first.restart()
-        expect(rows.nth(2).locator(".size")).to_have_text("2 × CPU, 2 GB")
+        expect(newest.locator(".way")).to_have_text(re.compile("^offline"))  # seen anew
+        cloud.elapse(400)
+        expect(rows.nth(2).locator(".size")).to_have_text("2 CPUs, 2 GB")
         expect(newest).to_contain_text("done")
         page.reload()
         expect(page.locator("#tasks li")).to_have_count(2)  # from the browser's own storage

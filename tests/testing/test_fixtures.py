@@ -93,6 +93,18 @@ class TestCloud:
         assert vm_cloud.vm("web-01").state == "online"
         assert vm_cloud.requests.total() == sent
 
+    async def test_time_that_passes_as_the_test_says(self, vm_cloud, vm_client):
+        """A step that takes an hour is over when the test wants it."""
+        vm_cloud.adjust(create=3600)
+        task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
+        vm_cloud.elapse(3590)
+        assert vm_cloud.vm("web-01").state == "installing"
+        vm_cloud.elapse(10)
+        assert vm_cloud.vm("web-01").state == "online"
+        assert (await task).state == "online"
+        with pytest.raises(ValueError, match="seconds=-1 is not"):
+            vm_cloud.elapse(-1)
+
     def test_one_loop_after_another(self, vm_cloud, vm_client):
         """The cloud's clock goes on where it stopped, whatever the next loop's clock shows."""
 
@@ -193,8 +205,11 @@ class TestServer:
             vm = await (await client.vms.create(cloud.create_request("web-01")))
             assert cloud.vm("web-01").state == "online"
             cloud.add("web-02")
+            cloud.adjust("web-01", delete=3600)
             assert [vm.label for vm in cloud.vms] == ["web-01", "web-02"]
-            await (await client.vms.delete(vm))
+            task = await client.vms.delete(vm)
+            cloud.elapse(3600)
+            await task
         assert cloud.requests["create"] == cloud.requests["delete"] == 1
         assert repr(cloud) == "<VMCloud: web-02 online>"
 

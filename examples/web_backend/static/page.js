@@ -7,7 +7,8 @@ const KEPT = 20; // operations to remember
 
 const at = (id) => document.getElementById(id);
 const copyOf = (id) => at(id).content.firstElementChild.cloneNode(true);
-const sizeText = (cores, ram) => `${cores} × CPU, ${ram >= 1024 ? `${ram / 1024} GB` : `${ram} MB`}`;
+const sizeText = (cores, ram) =>
+  `${cores} CPU${cores > 1 ? "s" : ""}, ${ram >= 1024 ? `${ram / 1024} GB` : `${ram} MB`}`;
 
 let tasks = JSON.parse(localStorage.getItem(STORE) ?? "[]"); // the newest first
 let source = null;
