@@ -1,21 +1,30 @@
 """Users' own suites, run as programs: under each plugin that drives async tests, and under none."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.programs
 
+DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
+
 DEPLOY = '''
-async def deploy(client, cloud, name="web-01"):
+from async_vmapi import ImageBoot
+
+async def deploy(client, name):
     """Code under test: it creates a machine and waits for it."""
-    return await (await client.vms.create(cloud.create_request(name)))
+    zone = (await client.regions.list())[0].zones[0].id
+    boot = ImageBoot(os=(await client.templates.list())[0].id)
+    task = await client.vms.create(name=name, cpus=1, ram=1024, zone_id=zone, boot=boot)
+    return await task
 
 async def survives_a_lost_create(cloud, client):
     cloud.fail_next("create", after_processing=True)
-    await deploy(client, cloud)
+    await deploy(client, "web-01")
     assert [vm.label for vm in cloud.vms] == ["web-01"]
     assert cloud.requests["create"] == 1
 '''
@@ -26,7 +35,7 @@ from product import deploy, survives_a_lost_create
 
 @pytest_asyncio.fixture
 async def deployed(vm_client, vm_cloud):
-    yield await deploy(vm_client, vm_cloud)
+    yield await deploy(vm_client, "web-01")
     await (await vm_client.vms.delete(vm_cloud.vms[0].id))
     await vm_client.close()
 
@@ -42,7 +51,7 @@ async def test_a_fixture_that_uses_the_client(deployed, vm_client):
 async def test_left_in_the_middle(vm_cloud, vm_client):
     """What nobody awaits any more makes no noise."""
     vm_cloud.adjust(create=1000)
-    asyncio.create_task(deploy(vm_client, vm_cloud))
+    asyncio.create_task(deploy(vm_client, "web-01"))
     await asyncio.sleep(0.02)
 
 @pytest.mark.asyncio
@@ -65,9 +74,9 @@ import pytest
 from product import deploy, survives_a_lost_create
 
 @pytest.fixture
-async def deployed(vm_client, vm_cloud):
+async def deployed(vm_client):
     async with vm_client:
-        yield await deploy(vm_client, vm_cloud)
+        yield await deploy(vm_client, "web-01")
 
 async def test_lost(vm_cloud, vm_client):
     await survives_a_lost_create(vm_cloud, vm_client)
@@ -94,9 +103,9 @@ def anyio_backend(request):
     return "asyncio", request.param
 
 @pytest.fixture
-async def deployed(vm_client, vm_cloud):
+async def deployed(vm_client):
     async with vm_client:
-        yield await deploy(vm_client, vm_cloud)
+        yield await deploy(vm_client, "web-01")
 
 async def test_lost(vm_cloud, vm_client, vm_virtual_time, anyio_backend):
     await survives_a_lost_create(vm_cloud, vm_client)
@@ -169,9 +178,15 @@ class TestSuites:
         """In one suite some tests are pytest-asyncio's, others anyio's, and some nobody's."""
         assert "12 passed" in run_suite("--asyncio-mode=strict", strict=STRICT, anyio=ANYIO)
 
-    def test_auto_mode(self, run_suite):
-        """No test and no fixture needs a mark."""
-        assert "3 passed" in run_suite("--asyncio-mode=auto", auto=AUTO)
+    def test_auto_mode_and_the_documentation(self, run_suite):
+        """No test and no fixture needs a mark; each block of docs/testing.md is a module."""
+        blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+        modules = {
+            f"docs_{number}": f"from product import deploy\n{block}"
+            for number, block in enumerate(blocks)
+        }
+        assert sum(block.count("async def test_") for block in blocks) == 3
+        assert "6 passed" in run_suite("--asyncio-mode=auto", auto=AUTO, **modules)
 
     def test_anyio_alone(self, run_suite):
         """Without pytest-asyncio, and with anyio's plugin taking all async tests."""
