@@ -18,8 +18,8 @@ Message = tuple[str, dict[str, Any]]
 async def stream(fleet: Fleet, tracker: Tracker, tokens: list[str]) -> AsyncIterator[str]:
     """Iterate over the stream's text. It ends when the listener goes.
 
-    A browser that loses it connects again by itself, to this worker or another, and is told
-    anew how all things stand; so nothing has to be remembered for it.
+    A browser that loses it asks for another, of this worker or the next, and is told anew how all
+    things stand; so nothing has to be remembered for it.
     """
     news: asyncio.Queue[Message] = asyncio.Queue(100)
     sources = [

@@ -123,6 +123,8 @@ def told(task: Task[Any]) -> dict[str, Any]:
         "vm_id": task.vm_id,
         "name": vm.label if vm else None,
         "evidence": task.evidence,
+        # With what was seen until now; the one that was asked by is good too.
+        "next_token": pack(task.token()),
         "history": [
             {"elapsed": round(event.elapsed, 1), "state": event.state or "gone"}
             for event in task.history

@@ -46,7 +46,7 @@ class Worker:
         self._environment = environment
         self._process = None
 
-    def start(self):
+    def spawn(self):
         self._process = subprocess.Popen(
             [sys.executable, "-m", "web_backend", "--port", str(self.port), "--grace", "1"],
             cwd=EXAMPLES,
@@ -54,6 +54,12 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+        return self
+
+    def start(self):
+        """Start it unless that was done, and wait until it listens."""
+        if self._process is None:
+            self.spawn()
         end = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
@@ -70,22 +76,25 @@ class Worker:
         process.send_signal(number)
         return process.communicate(timeout=PATIENCE)[0]
 
-    def restart(self):
-        self.stop()
-        return self.start()
-
 
 @pytest.fixture
 def workers(vm_server):
     """Two processes that share nothing but the cloud."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VMAPI_")}
-    pair = [Worker(kept | vm_server.env) for _ in range(2)]
+    pair = [Worker(kept | vm_server.env).spawn() for _ in range(2)]
     try:
         yield [worker.start() for worker in pair]
     finally:
         printed = b"".join(worker.stop() for worker in pair)
         assert b"Traceback" not in printed, printed.decode()
         assert vm_server.api_secret.encode() not in printed
+
+
+def until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -165,11 +174,16 @@ class TestPage:
         expect(newest).to_contain_text("under way")
         if shot := os.environ.get("PAGE_SCREENSHOT"):
             page.screenshot(path=shot)
-        first.restart()
-        expect(newest.locator(".way")).to_have_text(re.compile("^offline"))  # seen anew
+        first.stop()
+        asked = cloud.requests["get"]
+        first.start()
+        until(lambda: cloud.requests["get"] > asked)  # the new process looks at the machine
         cloud.elapse(400)
         expect(rows.nth(2).locator(".size")).to_have_text("2 CPUs, 2 GB")
         expect(newest).to_contain_text("done")
+        expect(newest.locator(".way")).to_have_text(
+            re.compile(r"^online \S+ s → offline \S+ s → online \S+ s$")
+        )
         page.reload()
         expect(page.locator("#tasks li")).to_have_count(2)  # from the browser's own storage
         assert cloud.requests["create"] == cloud.requests["resize"] == 1

@@ -54,7 +54,14 @@ async function start(name, method, path, body) {
 function listen() {
   source?.close();
   const asked = new URLSearchParams();
-  for (const task of tasks) if (!isOver(task)) asked.append("task", task.token);
+  for (const task of tasks) {
+    if (isOver(task)) continue;
+    // The newest token carries what was seen, for a server that never saw this task.
+    task.token = task.next_token ?? task.token;
+    task.before = wayOf(task);
+    task.history = [];
+    asked.append("task", task.token);
+  }
   source = new EventSource(`/api/events?${asked}`);
   source.addEventListener("fleet", (event) => showFleet(JSON.parse(event.data)));
   source.addEventListener("task", (event) => {
@@ -67,9 +74,16 @@ function listen() {
   source.onopen = () => showLink("live");
   source.onerror = () => {
     showLink("connecting");
-    // The browser connects again by itself, unless the answer was no stream.
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 1000);
+    // The browser would connect again by itself, but with the tokens of the first time.
+    source.close();
+    setTimeout(listen, 500);
   };
+}
+
+// What was seen by all servers that were asked, one after the other.
+function wayOf({ before = [], history = [] }) {
+  const way = [...before, ...history];
+  return way.filter(({ state }, place) => state !== way[place - 1]?.state);
 }
 
 const isOver = (task) => task.status === "done" || task.status === "failed";
@@ -146,7 +160,7 @@ function showTasks() {
     item.dataset.status = task.status;
     item.querySelector(".operation").textContent = task.operation ?? "look for";
     item.querySelector(".name").textContent = task.name ?? task.vm_id ?? "";
-    item.querySelector(".way").textContent = (task.history ?? [])
+    item.querySelector(".way").textContent = wayOf(task)
       .map(({ state, elapsed }) => `${state} ${elapsed} s`).join(" → ");
     item.querySelector(".outcome").textContent = outcomeOf(task);
     return item;
