@@ -74,6 +74,7 @@ class TestTasks:
             pass
         assert (told["status"], "'error'" in told["error"]) == ("failed", True)
 
+    @pytest.mark.looptime
     async def test_a_create_in_doubt(self, workers, vm_cloud):
         """The answer is a token all the same; any worker looks for the machine, and never sends."""
         vm_cloud.fail_next("create")
@@ -82,7 +83,8 @@ class TestTasks:
         where = accepted.headers["Location"]
         looking = (await workers[1].get(where, params={"wait": 0.1})).json()
         assert looking == {"status": "in doubt"}
-        told = (await workers[1].get(where, params={"wait": 30})).json()
+        while (told := (await workers[1].get(where)).json())["status"] == "in doubt":
+            pass
         assert (told["status"], told["name"], told["candidates"]) == ("unknown", "web-01", [])
         assert vm_cloud.requests["create"] == 0
         vm_cloud.add("web-01")  # it was only late
@@ -146,16 +148,19 @@ def parsed(message):
 
 
 class TestStream:
+    @pytest.mark.looptime
     async def test_the_fleet_and_a_task(self, vm_cloud, vm_client):
         """A stream tells how all stands, then each change, to the task's end."""
         vm_cloud.add("db-01")
         task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
         token, seen, fleets = pack(task.token()), [], []
-        events = stream(Fleet(vm_client, 0.01), Tracker(vm_client), [token])
+        events = stream(Fleet(vm_client), Tracker(vm_client), [token])
         async with contextlib.aclosing(events):
             assert await anext(events) == "retry: 500\n\n"
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(600):
                 async for message in events:
+                    if message.startswith(":"):
+                        continue
                     kind, content = parsed(message)
                     (fleets if kind == "fleet" else seen).append(content)
                     states = {vm["state"] for vm in fleets[-1]["vms"]} if fleets else set()
@@ -165,22 +170,23 @@ class TestStream:
         assert {content["token"] for content in seen} == {token}
         assert [one["state"] for one in seen[-1]["history"]][-2:] == ["installing", "online"]
 
+    @pytest.mark.looptime
     async def test_a_thousand_listeners_cost_one_list(self, vm_cloud, vm_client):
         """One look is for all who listen, and nobody looks when they are gone."""
         vm_cloud.add("web-01")
-        fleet = Fleet(vm_client, 0.01)
+        fleet = Fleet(vm_client, 1.0)
         streams = [stream(fleet, Tracker(vm_client), []) for _ in range(1000)]
         for events in streams:
             await anext(events)
         for events in streams:
             assert parsed(await anext(events))[0] == "fleet"
-        assert vm_cloud.requests["list"] < 100
+        assert vm_cloud.requests["list"] == 1
+        await asyncio.sleep(9.5)
+        assert vm_cloud.requests["list"] == 10
         for events in streams:
             await events.aclose()
-        await asyncio.sleep(0.05)
-        asked = vm_cloud.requests["list"]
-        await asyncio.sleep(0.05)
-        assert vm_cloud.requests["list"] == asked
+        await asyncio.sleep(100)
+        assert vm_cloud.requests["list"] == 10
 
     @pytest.mark.looptime
     async def test_trouble_and_silence(self, vm_cloud):
