@@ -14,7 +14,11 @@ TESTS = nox.project.dependency_groups(PYPROJECT, "tests")
 LINT = nox.project.dependency_groups(PYPROJECT, "lint")
 TYPES = nox.project.dependency_groups(PYPROJECT, "types")
 EXTRAS = ".[cli,durable,otel]"
-SOURCES = ("async_vmapi", "tests", "benchmarks", "noxfile.py")
+SOURCES = (
+    *("async_vmapi", "pytest_async_vmapi.py"),
+    *("tests", "examples", "benchmarks", "docs", "noxfile.py"),
+)
+TYPED = ("async_vmapi", "pytest_async_vmapi.py", "tests/typing", "examples")
 
 # Built once, by `package`, for every Python of `installed`.
 DIST = Path(".nox/dist").resolve()
@@ -57,8 +61,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install(*TYPES, "-e", EXTRAS)
-    session.run("mypy", "--strict", "async_vmapi", "tests/typing")
+    session.install(*TYPES, "pytest", "fastapi", "uvicorn", "-e", EXTRAS)
+    session.run("mypy", "--strict", *TYPED)
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
 
 
@@ -128,6 +132,10 @@ def installed(session: nox.Session) -> None:
         code = f"import async_vmapi.{extra}"
         session.run("python", "-c", code, success_codes=[1], silent=True)
     session.install("--quiet", f"{wheel}[cli]")
+    # pytest finds the fixtures by itself.
+    session.install("--quiet", "pytest")
+    Path("test_plugin.py").write_text("def test_it(vm_client, vm_server): pass\n")
+    session.run("python", "-m", "pytest", "-q", "test_plugin.py", silent=True)
     if session.python == MEASURED:
         session.run("async-vmapi", "demo")
     else:

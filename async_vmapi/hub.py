@@ -219,7 +219,11 @@ class PollHub:
             watch.observer.awaited()
         self._cycling += watch.target.rule.cycle
         machine.listed, machine.joined = _NEVER, loop.time()
-        self._plan(machine, machine.joined)
+        due = machine.due
+        # From the last look on, and never later than it was: else one who waits a little, again and
+        # again, would put the next look off each time, for the others too.
+        self._plan(machine, min(machine.joined, watch.started + watch.elapsed))
+        machine.due = min(due, machine.due)
         if self._driver is None:
             self._start(loop)
 
