@@ -119,7 +119,7 @@ class HTTPWire:
         failure: tuple[type[TransportError], str]
         limit = self._timeout.total
         try:
-            async with session.request(
+            response = await session.request(
                 method,
                 self._url(target),
                 data=body or None,
@@ -128,9 +128,15 @@ class HTTPWire:
                 allow_redirects=False,
                 raise_for_status=False,
                 middlewares=(_send_once,),
-            ) as response:
+            )
+            try:
                 content = await self._read(response, method, path)
                 return Answer(response.status, response.headers, content)
+            finally:
+                # An answer that was read to its end has given its connection back by itself.
+                if body or not response.closed:
+                    response.release()
+                    await response.wait_for_close()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             failure = ConnectFailed, _describe(error)
         except TimeoutError:
