@@ -7,6 +7,7 @@ they mean is the codec's.
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from async_vmapi.errors import APIError, RateLimited, ServerError, VMAPIError
 from async_vmapi.observers import Observer
 from async_vmapi.pace import Lane, Pace
 from async_vmapi.retries import Repeat, Retries, Trail, may_have_happened
-from async_vmapi.signing import Credentials, sign
+from async_vmapi.signing import Credentials, Signer
 from async_vmapi.wire import Answer, Wire
 
 __all__ = ["Call", "Transport"]
@@ -96,7 +97,7 @@ class Transport:
         observer: Observer | None = None,
     ) -> None:
         self._wire = wire
-        self._host = host
+        self._signer = Signer(credentials, host)
         self._credentials = credentials
         self._pace = pace
         self._retries = Retries(retries, random.Random(seed))  # noqa: S311 - for waits
@@ -164,9 +165,7 @@ class Transport:
     ) -> tuple[T, bytes]:
         async with self._pace.admit(call.lane, first=again or call.first):
             loop = asyncio.get_running_loop()
-            headers = sign(
-                self._credentials, call.method, self._host, call.path, call.body, datetime.now(UTC)
-            )
+            headers = self._signer.sign(call.method, call.path, call.body, time.time())
             if trail.before_sending is not None:
                 trail.before_sending()
             self.requests[call.name] += 1

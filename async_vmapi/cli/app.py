@@ -67,6 +67,9 @@ def emulator(
     admin: Annotated[
         bool, typer.Option("--admin", help="Let faults be set at /_emulator/faults.")
     ] = False,
+    uvloop: Annotated[
+        bool, typer.Option("--uvloop", help="Run on uvloop, which must be installed.")
+    ] = False,
 ) -> None:
     """Serve a local cloud until interrupted.
 
@@ -78,17 +81,22 @@ def emulator(
     except ValueError as error:
         fail(error, ExitCode.USAGE)
     try:
-        asyncio.run(
-            emulator_command.serve(
-                host=host,
-                port=port,
-                allow_remote=allow_remote,
-                speed=speed,
-                seed=seed,
-                faults=plan,
-                admin=admin,
+        loop_factory = emulator_command.uvloop_factory() if uvloop else None
+    except ImportError:
+        fail("uvloop is not installed: pip install uvloop", ExitCode.USAGE)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(
+                emulator_command.serve(
+                    host=host,
+                    port=port,
+                    allow_remote=allow_remote,
+                    speed=speed,
+                    seed=seed,
+                    faults=plan,
+                    admin=admin,
+                )
             )
-        )
     except (ValueError, OSError) as error:
         fail(error)
 

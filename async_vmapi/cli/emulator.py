@@ -2,13 +2,28 @@
 
 import asyncio
 import contextlib
+import importlib
 import os
 import shlex
 import signal
+from collections.abc import Callable
 
 from async_vmapi.emulator import Emulator, FaultPlan
 
-__all__ = ["serve"]
+__all__ = ["serve", "uvloop_factory"]
+
+
+def uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes a loop of uvloop's.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    # By its name, for it is in no extra and has no types here.
+    factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
+        "uvloop"
+    ).new_event_loop
+    return factory
 
 
 async def serve(
