@@ -277,7 +277,7 @@ class Client:
 
     @property
     def origin(self) -> str:
-        """The endpoint that it talks to: scheme, host, and a port if it is not the usual one."""
+        """Scheme and host of the endpoint that it talks to, and a port if it is not the usual one."""
         return self._transport.origin
 
     @property
