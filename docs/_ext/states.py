@@ -47,7 +47,8 @@ def picture(operation: str, rule: Rule) -> str:
         lines += [f'"{operation}" -> "{state}";' for state in passing]
     if rule.fresh:
         lines.append(f'"not found yet" [color="{_INK}", style="rounded,dashed"];')
-        lines += [f'"{operation}" -> "not found yet"; "not found yet" -> "{s}";' for s in passing]
+        lines.append(f'"{operation}" -> "not found yet";')
+        lines += [f'"not found yet" -> "{state}";' for state in passing]
     if failing:
         lines.append(_node(failing, "failing"))
         lines.append(f'"{operation}" -> "{failing}" [style=dashed];')
