@@ -12,6 +12,7 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 MEASURED = OWN if OWN in PYTHONS else PYTHONS[0]
 TESTS = nox.project.dependency_groups(PYPROJECT, "tests")
 LINT = nox.project.dependency_groups(PYPROJECT, "lint")
+DOCS = nox.project.dependency_groups(PYPROJECT, "docs")
 TYPES = nox.project.dependency_groups(PYPROJECT, "types")
 EXTRAS = ".[cli,durable,otel]"
 SOURCES = (
@@ -48,7 +49,7 @@ nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
 # Every Python of the classifiers that this machine has; CI machines need not have them all.
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "minimum", "package", "installed"]
+nox.options.sessions = ["lint", "types", "docs", "tests", "minimum", "package", "installed"]
 
 
 @nox.session
@@ -64,6 +65,17 @@ def types(session: nox.Session) -> None:
     session.install(*TYPES, "pytest", "fastapi", "uvicorn", "-e", EXTRAS)
     session.run("mypy", "--strict", *TYPED)
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning, such as of a link that leads nowhere, is an error."""
+    if shutil.which("dot") is None:
+        session.error("the pictures need Graphviz; install its package, graphviz")
+    session.install(*DOCS, EXTRAS)
+    target = Path(session.create_tmp()).resolve() / "html"
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-j", "2", "docs", str(target))
+    session.log(f"to be read at {target / 'index.html'}")
 
 
 @nox.session(python=PYTHONS)

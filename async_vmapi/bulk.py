@@ -117,7 +117,7 @@ class BulkExecutor(Operations[BulkReport]):
 
     Its methods take any iterable or async iterable of machines or ids, one after the other as
     there is room for them, and return a `BulkReport`. A failure of one item is in the report and
-    stops nothing but by the plan's `BulkPlan.max_failures`. With `BulkPlan.min_online` all items
+    stops nothing but by the plan's ``max_failures``. With ``min_online`` all items
     are taken at once.
 
     Cancelling a call starts nothing new, gives requests that are on the wire ten seconds to be

@@ -288,7 +288,7 @@ class Client:
 
     @property
     def origin(self) -> str:
-        """The endpoint that it talks to: scheme, host, and a port if it is not the usual one."""
+        """The endpoint that it talks to, as scheme and host, and a port if that is unusual."""
         return self._transport.origin
 
     @property

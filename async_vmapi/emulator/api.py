@@ -104,7 +104,7 @@ class CloudAPI:
         api_key: The only key that is let in; a new one if it is not given.
         api_secret: Its secret; likewise.
         log: How many of the latest requests to keep in `log`.
-        faults: What goes wrong for which requests; see `async_vmapi.emulator.delivery`.
+        faults: What goes wrong for which requests; see `deliver`.
         max_requests_per_second: How many requests are let in in a second of the cloud's clock;
             others are answered with 429. None for no limit.
 
