@@ -3,13 +3,12 @@
 An answer is decoded once, straight into what the caller wants of it: a `Shape`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
 import msgspec
-from cattrs.gen import make_dict_unstructure_fn, override
-from cattrs.preconf.msgspec import make_converter
 
 from async_vmapi import arguments
 from async_vmapi.errors import DecodingError, InvalidArgument
@@ -55,16 +54,27 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 # --- requests ---------------------------------------------------------------------------------
 
-_outward = make_converter(omit_if_default=True)
-_outward.register_unstructure_hook(
-    CdromBoot, make_dict_unstructure_fn(CdromBoot, _outward, iso=override(rename="cdrom"))
-)
-_unstructure_request = make_dict_unstructure_fn(
-    CreateRequest,
-    _outward,
-    zone_id=override(rename="compute_zone_id"),
-    boot=override(omit=True),
-)
+
+@functools.cache
+def _unstructure() -> Callable[[object], dict[str, Any]]:
+    # Made by the first create: others need no cattrs in memory.
+    from cattrs.gen import make_dict_unstructure_fn, override
+    from cattrs.preconf.msgspec import make_converter
+
+    outward = make_converter(omit_if_default=True)
+    outward.register_unstructure_hook(
+        CdromBoot, make_dict_unstructure_fn(CdromBoot, outward, iso=override(rename="cdrom"))
+    )
+    outward.register_unstructure_hook(
+        CreateRequest,
+        make_dict_unstructure_fn(
+            CreateRequest,
+            outward,
+            zone_id=override(rename="compute_zone_id"),
+            boot=override(omit=True),
+        ),
+    )
+    return outward.unstructure
 
 
 def encode(body: Mapping[str, object]) -> bytes:
@@ -74,9 +84,10 @@ def encode(body: Mapping[str, object]) -> bytes:
 
 def encode_create(request: CreateRequest) -> bytes:
     """Return the body of a create (WIRE §2); what was not given is left out."""
-    fields = _unstructure_request(request)
+    unstructure = _unstructure()
+    fields = unstructure(request)
     fields["boot_type"] = "image" if isinstance(request.boot, ImageBoot) else "cdrom"
-    fields |= _outward.unstructure(request.boot)
+    fields |= unstructure(request.boot)
     return encode({"create_vm": fields})
 
 
