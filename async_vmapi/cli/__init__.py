@@ -14,6 +14,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         from async_vmapi.cli.app import app
+
+        app()
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
@@ -24,4 +26,3 @@ def main() -> None:
             f"async-vmapi needs {package}, which is not installed; "
             "install the command line with: pip install 'async-vmapi[cli]'"
         )
-    app()

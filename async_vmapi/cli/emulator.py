@@ -5,23 +5,78 @@ import contextlib
 import os
 import shlex
 import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from async_vmapi.emulator import Emulator, FaultPlan
+import typer
 
-__all__ = ["serve"]
+from async_vmapi.cli.options import command
+from async_vmapi.cli.running import ExitCode, fail
+
+if TYPE_CHECKING:
+    from async_vmapi.emulator import FaultPlan
+
+__all__ = ["emulator"]
 
 
-async def serve(
+@command
+def emulator(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8024,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Allow a host that is not loopback.")
+    ] = False,
+    speed: Annotated[float, typer.Option(help="How much faster its clock runs.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes what it does repeatable.")] = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="A TOML file of faults to break it with.")
+    ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Let faults be set at /_emulator/faults.")
+    ] = False,
+) -> None:
+    """Serve a local cloud until interrupted.
+
+    Prints three lines for a shell to eval. The credentials are those in the environment, or
+    else new ones.
+    """
+    # It brings an HTTP server with it.
+    from async_vmapi.emulator import FaultPlan
+
+    try:
+        plan = None if faults is None else FaultPlan.load(faults)
+    except ValueError as error:
+        fail(error, ExitCode.USAGE)
+    try:
+        asyncio.run(
+            _serve(
+                host=host,
+                port=port,
+                allow_remote=allow_remote,
+                speed=speed,
+                seed=seed,
+                faults=plan,
+                admin=admin,
+            )
+        )
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+async def _serve(
     *,
     host: str,
     port: int,
     allow_remote: bool,
     speed: float,
     seed: int | None,
-    faults: FaultPlan | None,
+    faults: "FaultPlan | None",
     admin: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM, having printed where and with which credentials."""
+    from async_vmapi.emulator import Emulator
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -18,11 +18,11 @@ from async_vmapi.cli.output import console_for, is_live, print_json, printable, 
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.client import Client
 from async_vmapi.errors import VMAPIError
 from async_vmapi.plan import BulkPlan
 
 if TYPE_CHECKING:
+    from async_vmapi.client import Client
     from async_vmapi.durable import DurableFleet, DurableJob, JobStatus
 
 __all__ = ["Order", "app", "submit", "worker"]
@@ -270,7 +270,7 @@ def _with(database: str, call: "Callable[[DurableFleet], Awaitable[T]]") -> T:
 
 def _fleet(
     database: str,
-    client: Callable[[], Client] = Client.from_env,
+    client: "Callable[[], Client] | None" = None,
     *,
     limit: int | None = None,
     worker_limit: int | None = None,
@@ -284,4 +284,8 @@ def _fleet(
         if error.name != "dbos":
             raise
         fail(error, ExitCode.USAGE)
+    if client is None:
+        from async_vmapi.client import Client
+
+        client = Client.from_env
     return DurableFleet(database, client, limit=limit, worker_limit=worker_limit)
