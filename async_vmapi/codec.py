@@ -4,7 +4,7 @@ An answer is decoded once, straight into what the caller wants of it: a `Shape`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
@@ -30,6 +30,7 @@ __all__ = [
     "GLIMPSE",
     "GLIMPSES",
     "NAMES",
+    "RAW_VMS",
     "REGIONS",
     "SSH_KEYS",
     "TEMPLATES",
@@ -40,6 +41,7 @@ __all__ = [
     "Named",
     "Shape",
     "decode_vm",
+    "decode_vms",
     "encode",
     "encode_create",
     "explain",
@@ -110,15 +112,15 @@ class _VM(_Envelope, frozen=True, kw_only=True):
     virtual_machine: VirtualMachine | list[VirtualMachine]
 
 
-class _VMs(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[VirtualMachine]
-
-
 class _RawVM(msgspec.Struct, frozen=True):
     virtual_machine: msgspec.Raw
 
 
-class _RawVMs(msgspec.Struct, frozen=True):
+class _VMs(_Envelope, frozen=True, kw_only=True):
+    virtual_machines: list[VirtualMachine]
+
+
+class _RawVMs(_Envelope, frozen=True, kw_only=True):
     virtual_machines: list[msgspec.Raw]
 
 
@@ -161,14 +163,18 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     """What of a machine tells whether a create made it."""
 
     id: str
-    label: str | None
     state: str
     cores: int
     ram: int
+    label: str | None = None
 
 
 class _LooseNamed(_LooseGlimpse, frozen=True, gc=False):
     label: str | None = None
+
+
+class _Names(_Envelope, frozen=True, kw_only=True):
+    virtual_machines: list[Named]
 
 
 class _LooseNames(_Envelope, frozen=True, kw_only=True):
@@ -240,8 +246,11 @@ def _tight(glimpse: _LooseGlimpse) -> Glimpse:
 
 _decode_glimpses = msgspec.json.Decoder(_Glimpses).decode
 _decode_loose_glimpses = msgspec.json.Decoder(_LooseGlimpses).decode
+_decode_names = msgspec.json.Decoder(_Names).decode
+_decode_loose_names = msgspec.json.Decoder(_LooseNames).decode
 _decode_raw_vms = msgspec.json.Decoder(_RawVMs).decode
 _decode_raw_vm = msgspec.json.Decoder(_RawVM).decode
+_decode_listed_vm = msgspec.json.Decoder(VirtualMachine).decode
 _decode_one_vm: Callable[[bytes | msgspec.Raw], VirtualMachine | list[VirtualMachine]] = (
     msgspec.json.Decoder(VirtualMachine | list[VirtualMachine]).decode
 )
@@ -258,11 +267,25 @@ def _glimpses(body: bytes) -> _Glimpses:
         )
 
 
-def _names(answer: _LooseNames) -> list[Named]:
-    return [
-        Named(str(vm.id), vm.label, vm.state, int(vm.cores), int(vm.ram))
-        for vm in answer.virtual_machines
-    ]
+def _names(body: bytes) -> _Names:
+    try:
+        return _decode_names(body)
+    except msgspec.ValidationError:
+        loose = _decode_loose_names(body)
+        return _Names(
+            success=loose.success,
+            virtual_machines=[
+                Named(str(vm.id), vm.state, int(vm.cores), int(vm.ram), vm.label)
+                for vm in loose.virtual_machines
+            ],
+        )
+
+
+def _raw_vms(body: bytes) -> _RawVMs:
+    answer = _decode_raw_vms(body)
+    if not body.isascii():
+        body.decode()  # what is passed over undecoded may be anything
+    return answer
 
 
 def raw_vms(body: bytes) -> list[msgspec.Raw]:
@@ -288,15 +311,21 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
     raise DecodingError(message, where=where)
 
 
+def decode_vms(raws: Iterable[msgspec.Raw]) -> list[VirtualMachine]:
+    """Decode parts of a list; raises one of `UNREADABLE` if a part is no machine."""
+    return [_decode_listed_vm(raw) for raw in raws]
+
+
 ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
 CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
 VM: Final[Shape[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
 VMS: Final[Shape[list[VirtualMachine]]] = _shape(_VMs, lambda answer: answer.virtual_machines)
+RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(_raw_vms, lambda answer: answer.virtual_machines)
 GLIMPSE: Final[Shape[Glimpse]] = _shape(
     _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
 GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(_glimpses, lambda answer: answer.virtual_machines)
-NAMES: Final[Shape[list[Named]]] = _shape(_LooseNames, _names)
+NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines)
 CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
 REGIONS: Final[Shape[list[Region]]] = _shape(_Regions, lambda answer: answer.regions)
 TEMPLATES: Final[Shape[list[Template]]] = _shape(_Templates, lambda answer: answer.templates)

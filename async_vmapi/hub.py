@@ -47,8 +47,8 @@ _CLOCK: Final = 0.001
 _GETS_AT_ONCE: Final = 16
 _NEVER: Final = Glimpse(id="", state="", cores=0, ram=0)
 
-_AT_A_STRETCH: Final = 250
-"""Changes told before others get their turn on the event loop."""
+_AT_A_STRETCH: Final = 50
+"""Changes told before others get their turn on the event loop: who awaited their ends is one."""
 
 
 @attrs.define(eq=False)
@@ -359,22 +359,27 @@ class PollHub:
         interval = self._schedule.between_lists(len(self._machines), cycling=self._cycling > 0)
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))
+        # To decode a large fleet's list and to compare it take some milliseconds each.
+        await anyio.lowlevel.checkpoint()
         return await self._compare(listing, asked)
 
     async def _compare(self, listing: Listing, asked: float) -> list[_Machine]:
         """Tell the watches what changed since the last list; return who wants a GET now."""
         shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
         changed = [m for m in self._machines.values() if shown.get(m.vm_id) != m.listed]
-        places = (
-            {glimpse.id: place for place, glimpse in enumerate(listing.glimpses)} if changed else {}
-        )
         before, self._listed_at = self._listed_at, asked
         confirm: list[_Machine] = []
+        if not changed:
+            return confirm
+        await anyio.lowlevel.checkpoint()
+        raws = listing.raws()
+        await anyio.lowlevel.checkpoint()
+        places = {glimpse.id: place for place, glimpse in enumerate(listing.glimpses)}
         for count, machine in enumerate(changed, 1):
             if count % _AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()
             place = places.get(machine.vm_id)
-            raw = None if place is None else bytes(listing.raws[place])
+            raw = None if place is None else bytes(raws[place])
             self._show(machine, shown.get(machine.vm_id), raw, asked, before)
             if any(watch.wants_get_now for watch in machine.watches):
                 machine.due = math.inf
