@@ -12,7 +12,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 import anyio.lowlevel
@@ -97,6 +97,7 @@ class PollHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._driver: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._context = contextvars.Context()
         self._gets = asyncio.Semaphore(_GETS_AT_ONCE)
         # GETs to come, as (time, tie-breaker, machine). An entry whose time is no longer its
         # machine's `due` is stale, and passed over.
@@ -115,7 +116,7 @@ class PollHub:
 
     # --- awaiters ---------------------------------------------------------------------------
 
-    async def end(self, watch: Watch, *, until: float | None = None) -> bool:
+    def end(self, watch: Watch, *, until: float | None = None) -> Awaitable[bool]:
         """Wait until a watch ends that has not ended.
 
         Returns False where the time came first.
@@ -128,7 +129,7 @@ class PollHub:
             AuthenticationError: If the API does not let this client look.
             InvalidState: If the client is in use in another event loop, or closed meanwhile.
         """
-        return await self._wait(watch, watch.waiters, until)
+        return self._wait(watch, watch.waiters, until)
 
     async def news(self, watch: Watch) -> None:
         """Wait until something new is seen of a watch that has not ended; raises as `end` does."""
@@ -139,7 +140,10 @@ class PollHub:
         if self._loop is not loop:
             self._move_to(loop)
         waiter: Waiter = loop.create_future()
-        timer = None if until is None else loop.call_at(until, _late, waiter)
+        timer = None
+        if until is not None:
+            # Of a whole fleet's timers none needs a copy of its awaiter's context.
+            timer = loop.call_at(until, _late, waiter, context=self._context)
         waiters.append(waiter)
         if len(watch.waiters) + len(watch.readers) == 1:
             self._join(watch, loop)

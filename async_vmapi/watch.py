@@ -1,7 +1,7 @@
 """What is known of one awaited machine: its history, and the verdict so far."""
 
 import asyncio
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import attrs
 
@@ -21,6 +21,8 @@ from async_vmapi.models import VirtualMachine
 
 __all__ = ["Condition", "TaskEvent", "Waiter", "Watch"]
 
+
+_PENDING: Final = Pending()
 
 Waiter: TypeAlias = asyncio.Future[VMAPIError | bool]
 """Is set to True for news, to False when its time has come, or to what went wrong."""
@@ -97,7 +99,7 @@ class Watch:
         self.elapsed = elapsed
         self.loop = asyncio.get_running_loop()
         self.started = self.loop.time() - elapsed
-        self.verdict: Verdict = Pending()
+        self.verdict: Verdict = _PENDING
         self.history: list[TaskEvent] = []
         # Who waits for the end alone, and who for every change.
         self.waiters: list[Waiter] = []
