@@ -31,7 +31,11 @@ guard.main(["--only", "tick"])
 
 
 def guard(*arguments):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("COVERAGE_") and name not in {"PYTHONASYNCIODEBUG", "PYTHONDEVMODE"}
+    }
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,
