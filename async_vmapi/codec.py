@@ -4,6 +4,7 @@ An answer is decoded once, straight into what the caller wants of it: a `Shape`.
 """
 
 import functools
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -313,7 +314,15 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
 
 def decode_vms(raws: Iterable[msgspec.Raw]) -> list[VirtualMachine]:
     """Decode parts of a list; raises one of `UNREADABLE` if a part is no machine."""
-    return [_decode_listed_vm(raw) for raw in raws]
+    # A machine is a dozen objects. A large list's would set off full collections, each of which
+    # walks over everything that the process has, and none of them could find anything here.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return [_decode_listed_vm(raw) for raw in raws]
+    finally:
+        if collecting:
+            gc.enable()
 
 
 ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)

@@ -324,7 +324,9 @@ class PollHub:
             self._listing = listing
             self._list_due = max(now, self._listed_at + self._schedule.floor)
             self._queue.clear()
-            for machine in self._machines.values():
+            for count, machine in enumerate(tuple(self._machines.values()), 1):
+                if count % (10 * _AT_A_STRETCH) == 0:
+                    await anyio.lowlevel.checkpoint()
                 self._plan(machine, now)
         if self._listing and now >= self._next_list:
             return await self._look_at_all(loop)
