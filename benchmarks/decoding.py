@@ -81,7 +81,7 @@ def twin(kind, *, plain):
         )
         for field in attrs.fields(kind)
     }
-    return attrs.make_class(kind.__name__, fields, frozen=True)
+    return attrs.make_class(kind.__name__, fields, frozen=True, slots=True)
 
 
 class Four(msgspec.Struct, frozen=True, gc=False):
