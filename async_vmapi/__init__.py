@@ -1,55 +1,58 @@
 """The asyncio SDK for a cloud provider's virtual-machine API."""
 
+import importlib
 import logging
+import typing
 
-from async_vmapi.accounts import UnresolvedWrite
-from async_vmapi.bulk import BulkExecutor, BulkInterrupted
-from async_vmapi.client import Client
-from async_vmapi.completion import Evidence
-from async_vmapi.errors import (
-    APIError,
-    AuthenticationError,
-    BadRequest,
-    Conflict,
-    ConnectFailed,
-    DecodingError,
-    InvalidArgument,
-    InvalidState,
-    NotFound,
-    OutcomeUnknown,
-    RateLimited,
-    ServerError,
-    TaskError,
-    TaskFailed,
-    TaskTimeout,
-    TransportError,
-    TransportTimeout,
-    VMAPIError,
-    VMVanished,
-)
-from async_vmapi.models import (
-    Autoscaler,
-    CdromBoot,
-    Console,
-    CreateRequest,
-    ImageBoot,
-    IPv4Address,
-    Network,
-    Operation,
-    PublicInterface,
-    Reference,
-    Region,
-    SecretRef,
-    SSHKey,
-    StorageVolume,
-    Template,
-    VirtualMachine,
-    Zone,
-)
-from async_vmapi.plan import BulkEvent, BulkPlan
-from async_vmapi.report import BulkReport, Outcome
-from async_vmapi.tasks import Task
-from async_vmapi.watch import TaskEvent
+if typing.TYPE_CHECKING:
+    from async_vmapi.accounts import UnresolvedWrite
+    from async_vmapi.bulk import BulkExecutor, BulkInterrupted
+    from async_vmapi.client import Client
+    from async_vmapi.completion import Evidence
+    from async_vmapi.errors import (
+        APIError,
+        AuthenticationError,
+        BadRequest,
+        Conflict,
+        ConnectFailed,
+        DecodingError,
+        InvalidArgument,
+        InvalidState,
+        NotFound,
+        OutcomeUnknown,
+        RateLimited,
+        ServerError,
+        TaskError,
+        TaskFailed,
+        TaskTimeout,
+        TransportError,
+        TransportTimeout,
+        VMAPIError,
+        VMVanished,
+    )
+    from async_vmapi.models import (
+        Autoscaler,
+        CdromBoot,
+        Console,
+        CreateRequest,
+        ImageBoot,
+        IPv4Address,
+        Network,
+        Operation,
+        PublicInterface,
+        Reference,
+        Region,
+        SecretRef,
+        SSHKey,
+        StorageVolume,
+        Template,
+        VirtualMachine,
+        Zone,
+    )
+    from async_vmapi.plan import BulkEvent, BulkPlan
+    from async_vmapi.report import BulkReport, Outcome
+    from async_vmapi.tasks import Task
+    from async_vmapi.watch import TaskEvent
 
 __all__ = [
     "APIError",
@@ -105,3 +108,24 @@ __version__ = "0.1.0"
 
 # Quiet where no logging is set up; docs/telemetry.md tells how to listen.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+# A name is imported when it is first used, so that what needs few of them, such as the command
+# line's help and completion, waits for no more. Where they are defined, from the ground up:
+_HOMES = (
+    *("errors", "models", "completion", "report", "plan"),
+    *("watch", "tasks", "accounts", "bulk", "client"),
+)
+
+if not typing.TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name in __all__:
+            for home in _HOMES:
+                module = importlib.import_module(f"{__name__}.{home}")
+                if name in module.__all__:
+                    value = globals()[name] = getattr(module, name)
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

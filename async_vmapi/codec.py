@@ -3,13 +3,13 @@
 An answer is decoded once, straight into what the caller wants of it: a `Shape`.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+import gc
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
 import msgspec
-from cattrs.gen import make_dict_unstructure_fn, override
-from cattrs.preconf.msgspec import make_converter
 
 from async_vmapi import arguments
 from async_vmapi.errors import DecodingError, InvalidArgument
@@ -31,6 +31,7 @@ __all__ = [
     "GLIMPSE",
     "GLIMPSES",
     "NAMES",
+    "RAW_VMS",
     "REGIONS",
     "SSH_KEYS",
     "TEMPLATES",
@@ -41,6 +42,7 @@ __all__ = [
     "Named",
     "Shape",
     "decode_vm",
+    "decode_vms",
     "encode",
     "encode_create",
     "explain",
@@ -55,16 +57,27 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 # --- requests ---------------------------------------------------------------------------------
 
-_outward = make_converter(omit_if_default=True)
-_outward.register_unstructure_hook(
-    CdromBoot, make_dict_unstructure_fn(CdromBoot, _outward, iso=override(rename="cdrom"))
-)
-_unstructure_request = make_dict_unstructure_fn(
-    CreateRequest,
-    _outward,
-    zone_id=override(rename="compute_zone_id"),
-    boot=override(omit=True),
-)
+
+@functools.cache
+def _unstructure() -> Callable[[object], dict[str, Any]]:
+    # Made by the first create: others need no cattrs in memory.
+    from cattrs.gen import make_dict_unstructure_fn, override
+    from cattrs.preconf.msgspec import make_converter
+
+    outward = make_converter(omit_if_default=True)
+    outward.register_unstructure_hook(
+        CdromBoot, make_dict_unstructure_fn(CdromBoot, outward, iso=override(rename="cdrom"))
+    )
+    outward.register_unstructure_hook(
+        CreateRequest,
+        make_dict_unstructure_fn(
+            CreateRequest,
+            outward,
+            zone_id=override(rename="compute_zone_id"),
+            boot=override(omit=True),
+        ),
+    )
+    return outward.unstructure
 
 
 def encode(body: Mapping[str, object]) -> bytes:
@@ -74,9 +87,10 @@ def encode(body: Mapping[str, object]) -> bytes:
 
 def encode_create(request: CreateRequest) -> bytes:
     """Return the body of a create (WIRE §2); what was not given is left out."""
-    fields = _unstructure_request(request)
+    unstructure = _unstructure()
+    fields = unstructure(request)
     fields["boot_type"] = "image" if isinstance(request.boot, ImageBoot) else "cdrom"
-    fields |= _outward.unstructure(request.boot)
+    fields |= unstructure(request.boot)
     return encode({"create_vm": fields})
 
 
@@ -99,15 +113,15 @@ class _VM(_Envelope, frozen=True, kw_only=True):
     virtual_machine: VirtualMachine | list[VirtualMachine]
 
 
-class _VMs(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[VirtualMachine]
-
-
 class _RawVM(msgspec.Struct, frozen=True):
     virtual_machine: msgspec.Raw
 
 
-class _RawVMs(msgspec.Struct, frozen=True):
+class _VMs(_Envelope, frozen=True, kw_only=True):
+    virtual_machines: list[VirtualMachine]
+
+
+class _RawVMs(_Envelope, frozen=True, kw_only=True):
     virtual_machines: list[msgspec.Raw]
 
 
@@ -150,14 +164,18 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     """What of a machine tells whether a create made it."""
 
     id: str
-    label: str | None
     state: str
     cores: int
     ram: int
+    label: str | None = None
 
 
 class _LooseNamed(_LooseGlimpse, frozen=True, gc=False):
     label: str | None = None
+
+
+class _Names(_Envelope, frozen=True, kw_only=True):
+    virtual_machines: list[Named]
 
 
 class _LooseNames(_Envelope, frozen=True, kw_only=True):
@@ -229,8 +247,11 @@ def _tight(glimpse: _LooseGlimpse) -> Glimpse:
 
 _decode_glimpses = msgspec.json.Decoder(_Glimpses).decode
 _decode_loose_glimpses = msgspec.json.Decoder(_LooseGlimpses).decode
+_decode_names = msgspec.json.Decoder(_Names).decode
+_decode_loose_names = msgspec.json.Decoder(_LooseNames).decode
 _decode_raw_vms = msgspec.json.Decoder(_RawVMs).decode
 _decode_raw_vm = msgspec.json.Decoder(_RawVM).decode
+_decode_listed_vm = msgspec.json.Decoder(VirtualMachine).decode
 _decode_one_vm: Callable[[bytes | msgspec.Raw], VirtualMachine | list[VirtualMachine]] = (
     msgspec.json.Decoder(VirtualMachine | list[VirtualMachine]).decode
 )
@@ -247,11 +268,25 @@ def _glimpses(body: bytes) -> _Glimpses:
         )
 
 
-def _names(answer: _LooseNames) -> list[Named]:
-    return [
-        Named(str(vm.id), vm.label, vm.state, int(vm.cores), int(vm.ram))
-        for vm in answer.virtual_machines
-    ]
+def _names(body: bytes) -> _Names:
+    try:
+        return _decode_names(body)
+    except msgspec.ValidationError:
+        loose = _decode_loose_names(body)
+        return _Names(
+            success=loose.success,
+            virtual_machines=[
+                Named(str(vm.id), vm.state, int(vm.cores), int(vm.ram), vm.label)
+                for vm in loose.virtual_machines
+            ],
+        )
+
+
+def _raw_vms(body: bytes) -> _RawVMs:
+    answer = _decode_raw_vms(body)
+    if not body.isascii():
+        body.decode()  # what is passed over undecoded may be anything
+    return answer
 
 
 def raw_vms(body: bytes) -> list[msgspec.Raw]:
@@ -277,15 +312,29 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
     raise DecodingError(message, where=where)
 
 
+def decode_vms(raws: Iterable[msgspec.Raw]) -> list[VirtualMachine]:
+    """Decode parts of a list; raises one of `UNREADABLE` if a part is no machine."""
+    # A machine is a dozen objects. A large list's would set off full collections, each of which
+    # walks over everything that the process has, and none of them could find anything here.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return [_decode_listed_vm(raw) for raw in raws]
+    finally:
+        if collecting:
+            gc.enable()
+
+
 ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
 CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
 VM: Final[Shape[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
 VMS: Final[Shape[list[VirtualMachine]]] = _shape(_VMs, lambda answer: answer.virtual_machines)
+RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(_raw_vms, lambda answer: answer.virtual_machines)
 GLIMPSE: Final[Shape[Glimpse]] = _shape(
     _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
 GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(_glimpses, lambda answer: answer.virtual_machines)
-NAMES: Final[Shape[list[Named]]] = _shape(_LooseNames, _names)
+NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines)
 CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
 REGIONS: Final[Shape[list[Region]]] = _shape(_Regions, lambda answer: answer.regions)
 TEMPLATES: Final[Shape[list[Template]]] = _shape(_Templates, lambda answer: answer.templates)

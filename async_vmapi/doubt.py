@@ -107,7 +107,7 @@ class Creates:
     def __init__(self, rosters: Rosters, *, window: float) -> None:
         self._rosters = rosters
         self._window = window
-        self._under_way: dict[str, list[Creation]] = {}
+        self._under_way: dict[str, set[Creation]] = {}
         self._claimed: dict[str, set[str]] = {}
         self._claims: deque[tuple[float, str, str]] = deque()
         self._stopping = False
@@ -135,21 +135,21 @@ class Creates:
         return self._note(creation)
 
     def _note(self, creation: Creation) -> Creation:
-        others = self._under_way.get(creation.name, [])
-        if others and (creation.unique or any(other.unique for other in others)):
+        # Where one of them is unique, it is the only one.
+        others = self._under_way.get(creation.name, set())
+        if others and (creation.unique or next(iter(others)).unique):
             raise InvalidArgument(
                 f"unique_name: another create of {creation.name!r} is under way",
                 argument="unique_name",
             )
-        self._under_way[creation.name] = [*others, creation]
+        self._under_way.setdefault(creation.name, set()).add(creation)
         return creation
 
     def end(self, creation: Creation) -> None:
         """Note that a create is no longer under way."""
-        others = [other for other in self._under_way[creation.name] if other is not creation]
-        if others:
-            self._under_way[creation.name] = others
-        else:
+        others = self._under_way[creation.name]
+        others.remove(creation)
+        if not others:
             del self._under_way[creation.name]
 
     def known(self, roster: Roster, name: str) -> frozenset[str]:
@@ -230,7 +230,7 @@ class Creates:
         """Wait for the answers to creates of the same name that a list may show already."""
         try:
             async with asyncio.timeout_at(until):
-                for other in self._under_way[creation.name]:
+                for other in tuple(self._under_way[creation.name]):
                     if other.trail.in_air and not other.in_doubt:
                         await other.answered.wait()
         except TimeoutError:

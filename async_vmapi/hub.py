@@ -12,7 +12,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal, cast
 
 import anyio.lowlevel
@@ -48,8 +48,8 @@ _CLOCK: Final = 0.001
 _GETS_AT_ONCE: Final = 16
 _NEVER: Final = Glimpse(id="", state="", cores=0, ram=0)
 
-_AT_A_STRETCH: Final = 250
-"""Changes told before others get their turn on the event loop."""
+_AT_A_STRETCH: Final = 50
+"""Changes told before others get their turn on the event loop: who awaited their ends is one."""
 
 
 @attrs.define(eq=False)
@@ -98,6 +98,7 @@ class PollHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._driver: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._context = contextvars.Context()
         self._gets = asyncio.Semaphore(_GETS_AT_ONCE)
         # GETs to come, as (time, tie-breaker, machine). An entry whose time is no longer its
         # machine's `due` is stale, and passed over.
@@ -121,7 +122,7 @@ class PollHub:
 
     # --- awaiters ---------------------------------------------------------------------------
 
-    async def end(self, watch: Watch, *, until: float | None = None) -> bool:
+    def end(self, watch: Watch, *, until: float | None = None) -> Awaitable[bool]:
         """Wait until a watch ends that has not ended.
 
         Returns False where the time came first.
@@ -134,7 +135,7 @@ class PollHub:
             AuthenticationError: If the API does not let this client look.
             InvalidState: If the client is in use in another event loop, or closed meanwhile.
         """
-        return await self._wait(watch, watch.waiters, until)
+        return self._wait(watch, watch.waiters, until)
 
     async def news(self, watch: Watch) -> None:
         """Wait until something new is seen of a watch that has not ended; raises as `end` does."""
@@ -145,7 +146,10 @@ class PollHub:
         if self._loop is not loop:
             self._move_to(loop)
         waiter: Waiter = loop.create_future()
-        timer = None if until is None else loop.call_at(until, _late, waiter)
+        timer = None
+        if until is not None:
+            # Of a whole fleet's timers none needs a copy of its awaiter's context.
+            timer = loop.call_at(until, _late, waiter, context=self._context)
         waiters.append(waiter)
         if len(watch.waiters) + len(watch.readers) == 1:
             self._join(watch, loop)
@@ -342,7 +346,9 @@ class PollHub:
             self._listing = listing
             self._list_due = max(now, self._listed_at + self._schedule.floor)
             self._queue.clear()
-            for machine in self._machines.values():
+            for count, machine in enumerate(tuple(self._machines.values()), 1):
+                if count % (10 * _AT_A_STRETCH) == 0:
+                    await anyio.lowlevel.checkpoint()
                 self._plan(machine, now)
         if self._listing and now >= self._next_list:
             return await self._look_at_all(loop)
@@ -384,22 +390,27 @@ class PollHub:
         interval = self._schedule.between_lists(len(self._machines), cycling=self._cycling > 0)
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))
+        # To decode a large fleet's list and to compare it take some milliseconds each.
+        await anyio.lowlevel.checkpoint()
         return await self._compare(listing, asked)
 
     async def _compare(self, listing: Listing, asked: float) -> list[_Machine]:
         """Tell the watches what changed since the last list; return who wants a GET now."""
         shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
         changed = [m for m in self._machines.values() if shown.get(m.vm_id) != m.listed]
-        places = (
-            {glimpse.id: place for place, glimpse in enumerate(listing.glimpses)} if changed else {}
-        )
         before, self._listed_at = self._listed_at, asked
         confirm: list[_Machine] = []
+        if not changed:
+            return confirm
+        await anyio.lowlevel.checkpoint()
+        raws = listing.raws()
+        await anyio.lowlevel.checkpoint()
+        places = {glimpse.id: place for place, glimpse in enumerate(listing.glimpses)}
         for count, machine in enumerate(changed, 1):
             if count % _AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()
             place = places.get(machine.vm_id)
-            raw = None if place is None else bytes(listing.raws[place])
+            raw = None if place is None else bytes(raws[place])
             self._show(machine, shown.get(machine.vm_id), raw, asked, before)
             if any(watch.wants_get_now for watch in machine.watches):
                 machine.due = math.inf

@@ -30,17 +30,25 @@ class Look:
 
 @attrs.frozen
 class Listing:
-    """What a list showed: the machines in its order, and each of them undecoded."""
+    """What a list showed: the machines in its order, and the body that they came in."""
 
     glimpses: list[Glimpse]
-    raws: list[msgspec.Raw] = attrs.field(repr=False)
-    size: int
+    body: bytes = attrs.field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """The body's bytes."""
+        return len(self.body)
+
+    def raws(self) -> list[msgspec.Raw]:
+        """Return the machines undecoded; where nothing has changed nobody needs them."""
+        return raw_vms(self.body)
 
 
 async def look_at_all(transport: Transport) -> Listing:
     """Ask for the list; raises what `Transport.call` raises."""
     glimpses, body = await transport.call_raw(_LIST, GLIMPSES)
-    return Listing(glimpses, raw_vms(body), len(body))
+    return Listing(glimpses, body)
 
 
 async def look_at(transport: Transport, vm_id: str) -> Look:

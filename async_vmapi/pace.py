@@ -8,9 +8,10 @@ import asyncio
 import enum
 from collections import deque
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from aiolimiter import AsyncLimiter
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
 
 __all__ = ["LONGEST_HOLD", "Lane", "Pace"]
 
@@ -111,7 +112,7 @@ class _Gate:
         self._rate = rate
         # A burst of more at the start would overrun a server that counts strictly.
         burst = 2.0 if rate is None else max(2.0, rate * _BURST)
-        self._limiter = None if rate is None else AsyncLimiter(burst, burst / rate)
+        self._limiter = None if rate is None else _limiter(burst, burst / rate)
         self._busy = False
         self._calls = 0
         self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
@@ -199,3 +200,10 @@ class _Gate:
                     turn.set_result(None)
                     return
         self._busy = False
+
+
+def _limiter(burst: float, seconds: float) -> "AsyncLimiter":
+    # Imported by those alone who set a rate: it takes as long as half of the package.
+    from aiolimiter import AsyncLimiter
+
+    return AsyncLimiter(burst, seconds)

@@ -6,14 +6,17 @@ Pure: values and sums.
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.report import Outcome, Status
-from async_vmapi.tasks import Task
+
+if TYPE_CHECKING:
+    # A plan can be made, by the command line say, without what carries it out.
+    from async_vmapi.tasks import Task
 
 __all__ = ["BulkEvent", "BulkPlan", "Share", "count_of", "wave_sizes"]
 
@@ -48,7 +51,7 @@ class BulkEvent:
     index: int | None = None
     wave: int = 1
     vm_id: str | None = None
-    task: Task[Any] | None = None
+    task: "Task[Any] | None" = None
     outcome: Outcome | None = None
     reason: str = ""
     in_flight: int = 0

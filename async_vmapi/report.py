@@ -1,6 +1,5 @@
 """What became of many operations: `Outcome` for each, `BulkReport` for all. Pure."""
 
-import statistics
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -163,7 +162,9 @@ class BulkReport:
     @property
     def median_seconds(self) -> float | None:
         """How long half of the successes took at most; None if there are none."""
-        return statistics.median(taken) if (taken := self._durations()) else None
+        taken = self._durations()
+        half = len(taken) // 2
+        return (taken[half] + taken[~half]) / 2 if taken else None
 
     @property
     def p95_seconds(self) -> float | None:

@@ -276,7 +276,8 @@ def start_delete(hub: PollHub, origin: str, vm_id: str, *, adopted: bool = False
 def follow(task: Task[Any], observer: OperationObserver) -> None:
     """Let somebody follow a task from here on."""
     observer.accepted(task.vm_id, adopted=task.adopted)
-    task._watch.observed_by(observer)  # noqa: SLF001 - no part of what users have of a task
+    # No part of what users have of a task.
+    task._watch.observed_by(observer)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import attrs
-import stamina
 
 from async_vmapi.codec import Shape
 from async_vmapi.envelope import open_envelope, retry_after
@@ -132,6 +131,9 @@ class Transport:
             if call.lane is Lane.LOOKS:
                 raise
             failures = [error]
+        # Most programs repeat nothing, and need none of it in memory.
+        import stamina
+
         retries = stamina.retry_context(on=self._hook(call), attempts=None, timeout=None)
         async for attempt in retries:
             with attempt:

@@ -15,10 +15,12 @@ waits, ten seconds at most, for its outcome. What its caller cannot be told is k
 
 from typing import Any, Final, Literal, TypeAlias, overload
 
+import anyio.lowlevel
 import attrs
 
 from async_vmapi import arguments, codec, tasks
 from async_vmapi.completion import Target
+from async_vmapi.envelope import open_envelope
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.hub import PollHub
 from async_vmapi.models import (
@@ -41,6 +43,10 @@ VMOrId: TypeAlias = VirtualMachine | str
 """A machine, or its id."""
 
 _PATH: Final = "/v2/virtual-machines"
+_LIST: Final = Call("list", "GET", _PATH)
+
+_AT_A_STRETCH: Final = 250
+"""Machines read before others get their turn on the event loop; each takes some 15 µs."""
 
 
 class VirtualMachines:
@@ -186,7 +192,19 @@ class VirtualMachines:
 
     async def list(self) -> list[VirtualMachine]:
         """Return all machines of the region. The API knows no filter and no pages (WIRE §1)."""
-        return await self._transport.call(Call("list", "GET", _PATH), codec.VMS)
+        raws, body = await self._transport.call_raw(_LIST, codec.RAW_VMS)
+        machines: list[VirtualMachine] = []
+        try:
+            for start in range(0, len(raws), _AT_A_STRETCH):
+                if start:
+                    await anyio.lowlevel.checkpoint()
+                machines += codec.decode_vms(raws[start : start + _AT_A_STRETCH])
+        except codec.UNREADABLE:
+            pass
+        else:
+            return machines
+        # Read as a whole, it tells what is wrong, and where in the answer.
+        return open_envelope(codec.VMS, 200, body, method=_LIST.method, path=_LIST.path)
 
     async def get(self, vm: VMOrId) -> VirtualMachine:
         """Return one machine as it is now.

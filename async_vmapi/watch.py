@@ -25,6 +25,8 @@ __all__ = ["Condition", "TaskEvent", "Waiter", "Watch"]
 
 _log: Final = logging.getLogger(__name__)
 
+_PENDING: Final = Pending()
+
 Waiter: TypeAlias = asyncio.Future[VMAPIError | bool]
 """Is set to True for news, to False when its time has come, or to what went wrong."""
 
@@ -101,7 +103,7 @@ class Watch:
         self.elapsed = elapsed
         self.loop = asyncio.get_running_loop()
         self.started = self.loop.time() - elapsed
-        self.verdict: Verdict = Pending()
+        self.verdict: Verdict = _PENDING
         self.history: list[TaskEvent] = []
         # Who waits for the end alone, and who for every change.
         self.waiters: list[Waiter] = []

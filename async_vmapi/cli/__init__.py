@@ -18,6 +18,8 @@ def main() -> None:
         logging.getLogger("async_vmapi").addHandler(logging.lastResort)
     try:
         from async_vmapi.cli.app import app
+
+        app()
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
@@ -28,4 +30,3 @@ def main() -> None:
             f"async-vmapi needs {package}, which is not installed; "
             "install the command line with: pip install 'async-vmapi[cli]'"
         )
-    app()

@@ -3,17 +3,21 @@
 import asyncio
 import selectors
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import attrs
+import typer
 from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from async_vmapi.bulk import BulkExecutor
-from async_vmapi.cli.output import is_live, printable, show_report, style_of
+from async_vmapi.cli.operations import ask_first
+from async_vmapi.cli.options import Yes, command
+from async_vmapi.cli.output import console_for, is_live, printable, show_report, style_of
+from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import Progress
-from async_vmapi.cli.running import ExitCode
+from async_vmapi.cli.running import ExitCode, run
 from async_vmapi.client import Client
 from async_vmapi.emulator import Emulator
 from async_vmapi.errors import VMAPIError
@@ -22,10 +26,33 @@ from async_vmapi.plan import BulkEvent, BulkPlan
 from async_vmapi.report import BulkReport
 from async_vmapi.tasks import Task
 
-__all__ = ["FastLoop", "names", "on_emulator", "on_endpoint"]
+__all__ = ["FastLoop", "demo", "names", "on_emulator", "on_endpoint"]
 
 _SPEED: Final = 20
 _CELL: Final = 24
+
+
+@command
+def demo(
+    ctx: typer.Context,
+    *,
+    count: Annotated[int, typer.Option(min=4, max=400, help="How many machines.")] = 40,
+    real: Annotated[
+        bool, typer.Option("--real", help="On the endpoint of the profile or the environment.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Makes the emulator repeatable.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Take a fleet through its life, on a local cloud of its own whose clock runs faster.
+
+    With --real it runs on a real endpoint, after asking, and costs what machines cost.
+    """
+    console = console_for(json=False)
+    if not real:
+        raise typer.Exit(run(on_emulator(console, count, seed), FastLoop))
+    client = client_for(ctx.obj)
+    ask_first(f"create, reboot and delete on {client!r}", names(count), yes=yes)
+    raise typer.Exit(run(on_endpoint(console, client, count)))
 
 
 class _Hasty(selectors.DefaultSelector):

@@ -7,13 +7,21 @@ import os
 import shlex
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from async_vmapi.emulator import Emulator, FaultPlan
+import typer
 
-__all__ = ["serve", "uvloop_factory"]
+from async_vmapi.cli.options import command
+from async_vmapi.cli.running import ExitCode, fail
+
+if TYPE_CHECKING:
+    from async_vmapi.emulator import FaultPlan
+
+__all__ = ["emulator"]
 
 
-def uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes a loop of uvloop's.
 
     Raises:
@@ -26,17 +34,72 @@ def uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return factory
 
 
-async def serve(
+@command
+def emulator(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8024,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Allow a host that is not loopback.")
+    ] = False,
+    speed: Annotated[float, typer.Option(help="How much faster its clock runs.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes what it does repeatable.")] = None,
+    faults: Annotated[
+        Path | None, typer.Option(help="A TOML file of faults to break it with.")
+    ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Let faults be set at /_emulator/faults.")
+    ] = False,
+    uvloop: Annotated[
+        bool, typer.Option("--uvloop", help="Run on uvloop, which must be installed.")
+    ] = False,
+) -> None:
+    """Serve a local cloud until interrupted.
+
+    Prints three lines for a shell to eval. The credentials are those in the environment, or
+    else new ones.
+    """
+    # It brings an HTTP server with it.
+    from async_vmapi.emulator import FaultPlan
+
+    try:
+        plan = None if faults is None else FaultPlan.load(faults)
+    except ValueError as error:
+        fail(error, ExitCode.USAGE)
+    try:
+        loop_factory = _uvloop_factory() if uvloop else None
+    except ImportError:
+        fail("uvloop is not installed: pip install uvloop", ExitCode.USAGE)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(
+                _serve(
+                    host=host,
+                    port=port,
+                    allow_remote=allow_remote,
+                    speed=speed,
+                    seed=seed,
+                    faults=plan,
+                    admin=admin,
+                )
+            )
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+async def _serve(
     *,
     host: str,
     port: int,
     allow_remote: bool,
     speed: float,
     seed: int | None,
-    faults: FaultPlan | None,
+    faults: "FaultPlan | None",
     admin: bool,
 ) -> None:
     """Serve until SIGINT or SIGTERM, having printed where and with which credentials."""
+    from async_vmapi.emulator import Emulator
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -5,14 +5,13 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 import attrs
 import msgspec
 import typer
 from rich.console import Console
 
-from async_vmapi.bulk import BulkExecutor
 from async_vmapi.cli.output import (
     console_for,
     leave,
@@ -24,15 +23,18 @@ from async_vmapi.cli.output import (
 )
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.client import Client
 from async_vmapi.plan import BulkPlan
 from async_vmapi.report import BulkReport
+
+if TYPE_CHECKING:
+    from async_vmapi.bulk import BulkExecutor
+    from async_vmapi.client import Client
 
 __all__ = ["Result", "Work", "ask_first", "carry_out", "exit_code", "some_of", "tell"]
 
 _MOST_NAMED: Final = 20
 
-Call: TypeAlias = Callable[[BulkExecutor], Awaitable[BulkReport]]
+Call: TypeAlias = "Callable[[BulkExecutor], Awaitable[BulkReport]]"
 
 
 def _as_typed(operation: str) -> str:
@@ -104,13 +106,13 @@ def ask_first(operation: str, names: Sequence[str], *, yes: bool) -> None:
         fail("nothing was done")
 
 
-def carry_out(client: Client, work: Work) -> NoReturn:
+def carry_out(client: "Client", work: Work) -> NoReturn:
     """Make a bulk call with its progress, show what became of it, and exit."""
     work.check_file()
     raise typer.Exit(run(_carry_out(client, work)))
 
 
-async def _carry_out(client: Client, work: Work) -> ExitCode:
+async def _carry_out(client: "Client", work: Work) -> ExitCode:
     console = console_for(json=work.json)
     async with client:
         progress = Progress(console, work.operation, work.total, work.labels, only=work.only)

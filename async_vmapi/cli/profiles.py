@@ -17,13 +17,15 @@ import sys
 import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from platformdirs import user_config_path
 
 from async_vmapi.cli.running import run
-from async_vmapi.client import Client
 from async_vmapi.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from async_vmapi.client import Client
 
 __all__ = ["ask", "client_for", "profiles_path"]
 
@@ -51,12 +53,15 @@ def profiles_path() -> Path:
     return user_config_path("async-vmapi", appauthor=False) / "profiles.toml"
 
 
-def client_for(profile: str | None) -> Client:
+def client_for(profile: str | None) -> "Client":
     """Return a client of a profile; without one, of the environment, or of ``default``.
 
     Raises:
         InvalidArgument: If there are no credentials, or a file or a value is wrong.
     """
+    # Help and completion make no client, and need not wait until aiohttp is in memory.
+    from async_vmapi.client import Client
+
     path = profiles_path()
     if profile is None and not any(map(os.environ.get, _VARIABLES)):
         if not path.exists():
@@ -69,7 +74,7 @@ def client_for(profile: str | None) -> Client:
     return Client.from_env() if profile is None else _client_of(path, profile)
 
 
-def ask(client: Client, call: Callable[[Client], Awaitable[T]]) -> T:
+def ask(client: "Client", call: "Callable[[Client], Awaitable[T]]") -> T:
     """Ask something of the API, and return the answer; the client can be used again after it."""
 
     async def asked() -> T:
@@ -79,7 +84,9 @@ def ask(client: Client, call: Callable[[Client], Awaitable[T]]) -> T:
     return run(asked())
 
 
-def _client_of(path: Path, name: str) -> Client:
+def _client_of(path: Path, name: str) -> "Client":
+    from async_vmapi.client import Client
+
     def refuse(why: str) -> InvalidArgument:
         return InvalidArgument(f"profile {name!r} of {path}: {why}", argument="profile")
 

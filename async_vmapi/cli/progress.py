@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 from rich.console import Console, Group, RenderableType
@@ -15,7 +15,9 @@ from rich.text import Text
 from async_vmapi.cli.output import STYLES, is_live, printable, style_of, who
 from async_vmapi.plan import BulkEvent
 from async_vmapi.report import Outcome
-from async_vmapi.tasks import Task
+
+if TYPE_CHECKING:
+    from async_vmapi.tasks import Task
 
 __all__ = ["Joined", "Progress", "duration", "rate_of"]
 
@@ -61,7 +63,7 @@ class _Flight:
     began: float
     earlier: bool = False
     unseen: str = "sent, and not accepted yet"
-    task: Task[Any] | None = None
+    task: "Task[Any] | None" = None
 
     @property
     def state(self) -> str | None:

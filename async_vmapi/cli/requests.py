@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from async_vmapi.cli.options import New, read_text
 from async_vmapi.cli.profiles import ask
-from async_vmapi.client import Client
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, Template
+
+if TYPE_CHECKING:
+    from async_vmapi.client import Client
 
 __all__ = ["looked_up", "names_of"]
 
@@ -37,7 +39,7 @@ def names_of(pattern: str, count: int, first: int) -> list[str]:
 
 
 def looked_up(
-    client: Client, names: Sequence[str], new: New, *, stored: bool = False
+    client: "Client", names: Sequence[str], new: New, *, stored: bool = False
 ) -> list[CreateRequest]:
     """Return the requests, having looked up the zone, the template and the key.
 
@@ -91,7 +93,7 @@ def _references(new: New) -> tuple[SecretRef | None, SecretRef | None]:
 
 
 async def _requests(
-    client: Client,
+    client: "Client",
     names: Sequence[str],
     new: New,
     password: str | SecretRef | None,
@@ -109,7 +111,7 @@ async def _requests(
 
 
 async def _boot(
-    client: Client,
+    client: "Client",
     new: New,
     password: str | SecretRef | None,
     user_data: str | SecretRef | None,

@@ -1,17 +1,19 @@
 """``async-vmapi wait``: for the end of one operation, from its token."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from async_vmapi.bulk import BulkExecutor
 from async_vmapi.cli.operations import Work, carry_out
 from async_vmapi.cli.options import JSON, command, read_text
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.report import BulkReport
+
+if TYPE_CHECKING:
+    from async_vmapi.bulk import BulkExecutor
 
 __all__ = ["wait"]
 
@@ -29,7 +31,7 @@ def wait(
     client = client_for(ctx.obj)
     text = (read_text(Path("-")) if token == "-" else token).strip()  # noqa: S105 - no secret
 
-    async def settle(bulk: BulkExecutor) -> BulkReport:
+    async def settle(bulk: "BulkExecutor") -> BulkReport:
         report = await bulk.run([text], client.settle)
         if isinstance(wrong := report.outcomes[0].exception, InvalidArgument):
             raise wrong

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
 import typer
@@ -26,9 +26,11 @@ from async_vmapi.cli.output import (
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import run
 from async_vmapi.cli.selection import Selection
-from async_vmapi.client import Client
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.models import VirtualMachine
+
+if TYPE_CHECKING:
+    from async_vmapi.client import Client
 
 __all__ = ["watch"]
 
@@ -63,7 +65,7 @@ class _Change:
     ram: int
 
 
-async def _watch(client: Client, selection: Selection, interval: float, *, json: bool) -> None:
+async def _watch(client: "Client", selection: Selection, interval: float, *, json: bool) -> None:
     console = console_for(json=json)
     view = _View(console)
     live: Live | None = None

@@ -194,7 +194,11 @@ class TestInstallation:
         """Without the extra the command tells how to get it."""
         program = f"import sys; sys.modules[{missing!r}] = None; import async_vmapi.__main__"
         result = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+            [sys.executable, "-c", program, "vms", "list"],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert result.returncode == 1
         assert missing in result.stderr
@@ -204,7 +208,7 @@ class TestInstallation:
         """A fault of the installation is not told as a missing extra."""
         program = "import sys; sys.modules['aiohttp.web'] = None; import async_vmapi.__main__"
         result = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+            [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
         )
         assert "ModuleNotFoundError" in result.stderr
 

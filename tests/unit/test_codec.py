@@ -232,6 +232,15 @@ class TestGet:
         parts = codec.raw_vms(pack({"success": True, "virtual_machines": [MACHINE, other]}))
         assert [codec.decode_vm(part).id for part in parts] == ["1729", "5"]
 
+    def test_a_list_that_is_cut_up_is_utf_8_in_all_its_parts(self):
+        """What is wrong with an answer as a whole is known before any part of it is read."""
+        answer = {"success": True, "virtual_machines": [MACHINE | {"label": "w\u00e4b"}]}
+        body = json.dumps(answer, ensure_ascii=False).encode()
+        assert len(read(codec.RAW_VMS, body)) == 1
+        with pytest.raises(DecodingError, match="not UTF-8") as caught:
+            read(codec.RAW_VMS, body.replace("\u00e4".encode(), b"\xff"))
+        assert caught.value.malformed
+
     @pytest.mark.parametrize(
         ("raw", "where"),
         [

@@ -1,5 +1,6 @@
 """What the package hands to its users."""
 
+import ast
 import importlib
 import importlib.metadata
 import re
@@ -83,10 +84,31 @@ class TestExports:
         """Besides the exports and submodules, the package shows no public name."""
         found = {
             name
-            for name, value in vars(async_vmapi).items()
-            if not name.startswith("_") and not isinstance(value, types.ModuleType)
+            for name in dir(async_vmapi)
+            if not name.startswith("_")
+            and not isinstance(getattr(async_vmapi, name), types.ModuleType)
         }
         assert found == PUBLIC
+
+    def test_a_name_is_the_one_that_type_checkers_see(self):
+        """They read imports that are not run; what is found when it is used is the same."""
+        tree = ast.parse(Path(async_vmapi.__file__).read_text())
+        (block,) = (
+            node
+            for node in tree.body
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "typing.TYPE_CHECKING"
+        )
+        seen = {
+            alias.name: getattr(importlib.import_module(line.module), alias.name)
+            for line in block.body
+            for alias in line.names
+        }
+        assert seen == {name: getattr(async_vmapi, name) for name in PUBLIC}
+
+    def test_another_name_is_none_of_the_packages(self):
+        """What is misspelt is told as for any module."""
+        with pytest.raises(AttributeError, match="module 'async_vmapi' has no attribute 'client_'"):
+            _ = async_vmapi.client_
 
     def test_every_error_is_exported(self):
         """Whatever is raised can be caught by a name from the package's top."""

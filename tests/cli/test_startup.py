@@ -1,0 +1,106 @@
+"""What a program has in memory before it does anything, for that is what it waits for."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from async_vmapi.cli.app import COMMANDS, Later
+
+from .programs import clean_environment
+
+LOADED = "import sys, atexit, json; atexit.register(lambda: print(json.dumps([*sys.modules])));"
+
+
+def loaded(program, *arguments, **variables):
+    """Run a program; return its standard output, and the modules that it had in the end."""
+    environment = clean_environment(**variables)
+    result = subprocess.run(
+        [sys.executable, "-c", LOADED + program, *arguments],
+        # What measures coverage brings modules of its own.
+        env={k: v for k, v in environment.items() if not k.startswith("COVERAGE_")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    output, _, modules = result.stdout.rstrip("\n").rpartition("\n")
+    return output, set(json.loads(modules))
+
+
+class TestImport:
+    # Each was in memory once, for something that most programs do not do.
+    UNWANTED = frozenset(
+        {
+            *("aiolimiter", "stamina", "tenacity", "cattrs", "statistics", "importlib.metadata"),
+            *("aiohttp.web", "async_vmapi.emulator", "async_vmapi.cli", "async_vmapi.durable"),
+        }
+    )
+
+    @pytest.mark.programs
+    def test_the_client_brings_nothing_that_it_does_not_need_yet(self):
+        """A rate, a repetition, a create, a cloud in memory: each brings its own when it comes."""
+        _, modules = loaded("from async_vmapi import *; Client.from_env")
+        assert "aiohttp.client" in modules
+        assert not modules & self.UNWANTED
+
+    @pytest.mark.programs
+    def test_the_package_alone_brings_none_of_its_modules(self):
+        """The command line is part of it, and needs no HTTP to tell its help."""
+        _, modules = loaded("import async_vmapi")
+        assert {m for m in modules if m.startswith("async_vmapi")} == {"async_vmapi"}
+
+
+class TestCommandLine:
+    NEEDLESS = frozenset({"aiohttp", "async_vmapi.client", "async_vmapi.emulator", "dbos"})
+
+    @pytest.mark.programs
+    def test_help_needs_no_command(self):
+        """Names and first lines are all that it tells."""
+        told, modules = loaded("import async_vmapi.__main__", "--help")
+        assert all(name in told for name in COMMANDS)
+        assert not modules & (self.NEEDLESS | {"asyncio", "attrs", "async_vmapi.models"})
+
+    @pytest.mark.programs
+    def test_a_commands_help_needs_no_client(self):
+        """Nor a server, nor a database."""
+        told, modules = loaded("import async_vmapi.__main__", "fleet", "create", "--help")
+        assert "--max-failures" in told
+        assert not modules & self.NEEDLESS
+
+    @pytest.mark.programs
+    @pytest.mark.parametrize(
+        ("words", "found"),
+        [("async-vmapi em", "emulator"), ("async-vmapi fleet cre", "create")],
+    )
+    def test_completion_needs_no_client(self, words, found):
+        """A shell asks at every press of a key."""
+        told, modules = loaded(
+            "from async_vmapi.cli import main; sys.argv[0] = 'async-vmapi'; main()",
+            _ASYNC_VMAPI_COMPLETE="complete_bash",
+            COMP_WORDS=words,
+            COMP_CWORD=str(len(words.split()) - 1),
+        )
+        assert told == found
+        assert not modules & self.NEEDLESS
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_what_is_told_of_a_command_is_its_own_help(self, name):
+        """It stands in two places, so that one of them costs nothing."""
+        home, told = COMMANDS[name]
+        command = Later(name, home, told).load()
+        assert command.name == name
+        assert command.help.partition("\n\n")[0].replace("\n", " ") == told
+
+    def test_an_interruption_while_a_command_is_imported_ends_it(self, monkeypatch):
+        """As it would a moment later."""
+
+        def interrupted(name):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("importlib.import_module", interrupted)
+        with pytest.raises(typer.Exit) as caught:
+            Later("vms", "vms:app", "").load()
+        assert caught.value.exit_code == 130

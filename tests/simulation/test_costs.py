@@ -1,0 +1,64 @@
+"""That what is done most becomes no dearer unnoticed: `benchmarks/guard.py`, and that it works.
+
+Not a stopwatch: it counts instructions, requests and bytes, in a process that nothing else traces.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+SLOWER = """
+import sys
+sys.path.insert(0, {benchmarks!r})
+import guard
+from async_vmapi.watch import Watch
+
+saw = Watch.saw
+
+def slower(*arguments):
+    for _ in range({rounds}):
+        pass
+    return saw(*arguments)
+
+Watch.saw = slower
+guard.main(["--only", "tick"])
+"""
+
+
+def guard(*arguments):
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("COVERAGE_") and name not in {"PYTHONASYNCIODEBUG", "PYTHONDEVMODE"}
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.programs
+class TestGuard:
+    def test_nothing_has_become_much_dearer(self):
+        """A fifth more in any figure needs a reason, which goes with the new figure."""
+        result = guard(str(BENCHMARKS / "guard.py"))
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    @pytest.mark.parametrize(("rounds", "code"), [(20, 0), (60, 1)])
+    def test_a_quarter_more_is_noticed_and_a_tenth_is_not(self, rounds, code):
+        """Some instructions more for each watcher that a tick tells of something new."""
+        result = guard("-c", SLOWER.format(benchmarks=str(BENCHMARKS), rounds=rounds))
+        assert result.returncode == code, result.stdout + result.stderr
+        assert ("too dear:" in result.stderr) == (code == 1)
+        if code:
+            assert "everything is new" in result.stderr
+            assert "nothing has changed" not in result.stderr
