@@ -168,7 +168,8 @@ class DurableFleet:
             stop: To be set, by a handler of SIGTERM for instance.
 
         Raises:
-            InvalidState: If another worker is at work in this process.
+            InvalidState: If another worker is at work in this process, or the database's workers
+                have another endpoint.
             AuthenticationError: If the API refuses the client's credentials at the start.
         """
         stop, ended = stop or asyncio.Event(), asyncio.Event()

@@ -10,6 +10,7 @@ not be sent twice.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -33,13 +34,23 @@ _SAFE: Final = 0.75
 _STUCK: Final = 10.0
 """So many leases an event loop may be silent before its thread counts for it no more."""
 
+_tables: Final = sa.MetaData()
+
 _workers: Final = sa.Table(
     "async_vmapi_workers",
-    sa.MetaData(),
+    _tables,
     sa.Column("executor_id", sa.Text, primary_key=True),
     sa.Column("beat", sa.BigInteger, nullable=False),
     sa.Column("gone", sa.Boolean, nullable=False),
     sa.Column("lease", sa.Float, nullable=False),
+)
+
+_endpoint: Final = sa.Table(
+    "async_vmapi_endpoint",
+    _tables,
+    # There is one row.
+    sa.Column("one", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("origin", sa.Text, nullable=False),
 )
 
 
@@ -70,6 +81,21 @@ class Leases:
     def holds(self) -> bool:
         """Return whether it is sure that nobody has taken this worker for dead."""
         return not self._lost and _since(self._counted) < _SAFE * self._lease
+
+    async def endpoint(self, origin: str) -> str:
+        """Return the endpoint that this database's jobs are of: this one, if none was told before.
+
+        A job names machines, and zones for new ones, that are of one endpoint alone.
+        """
+        await self._database.call(_create, self._database.engine)
+        return await self._database.call(self._endpoint_of, origin)
+
+    def _endpoint_of(self, origin: str) -> str:
+        engine = self._database.engine
+        with contextlib.suppress(exc.IntegrityError), engine.begin() as connection:
+            connection.execute(sa.insert(_endpoint).values(one=1, origin=origin))
+        with engine.connect() as connection:
+            return str(connection.scalars(sa.select(_endpoint.c.origin)).one())
 
     async def begin(self) -> None:
         """Create the table, if need be, and go on counting until the end.
@@ -206,7 +232,7 @@ def _since(moment: tuple[float, float]) -> float:
 
 def _create(engine: sa.Engine) -> None:
     try:
-        _workers.create(engine, checkfirst=True)
+        _tables.create_all(engine)
     except (exc.OperationalError, exc.ProgrammingError, exc.IntegrityError):
         # Another worker has created it in the same moment; if not, this fails once more.
-        _workers.create(engine, checkfirst=True)
+        _tables.create_all(engine)

@@ -138,7 +138,8 @@ class Worker:
             up, and another worker may begin in its place.
 
         Raises:
-            InvalidState: If another worker is at work in this process.
+            InvalidState: If another worker is at work in this process, or the database's workers
+                have another endpoint.
             AuthenticationError: If the API refuses the client's credentials at the start.
         """
         # DBOS knows one executor in a process, and hands its workflows no more than their text.
@@ -179,6 +180,12 @@ class Worker:
             at_most = min(at_most, limits.limit)
         while not stop.is_set():
             try:
+                endpoint = await self._leases.endpoint(self.client.origin)
+                if endpoint != self.client.origin:
+                    raise InvalidState(
+                        f"the jobs of this database are of {endpoint}, and this worker's client is "
+                        f"of {self.client.origin}: give each endpoint a database"
+                    )
                 await self._leases.begin()
                 await self._database.call(
                     client.register_queue, JOBS, polling_interval_sec=limits.interval

@@ -381,6 +381,19 @@ class TestFleet:
                 report = await job.report(60)
         assert report.counts["succeeded"] == 2
 
+    async def test_a_database_is_of_one_endpoint(self, database_url, lively, emulator):
+        """A job's machines are there alone; on another one, new ones would come to be."""
+        async with DurableFleet(database_url, client_of(lively), interval=0.05) as fleet:
+            for name in ("first", "second"):
+                async with at_work(fleet):
+                    job = await fleet.submit(name).create(requests(1))
+                    await job.report(60)
+        async with DurableFleet(database_url, client_of(emulator), interval=0.05) as fleet:
+            job = await fleet.submit("make").create(requests(2))
+            with pytest.raises(InvalidState, match=f"are of {lively.url}.*{emulator.url}"):
+                await fleet.work()
+            assert (await job.status()).done == {}
+
     async def test_a_worker_that_the_api_refuses_takes_nothing(self, sqlite_url, lively):
         """It would fail each item that it took, and be the fastest of all."""
 

@@ -15,6 +15,7 @@ from async_vmapi.durable.database import (
     operation_id,
 )
 from async_vmapi.durable.leases import BEATS
+from async_vmapi.durable.ledger import Ledger
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.worker import Limits, Worker
@@ -54,7 +55,7 @@ def told():
 
 @pytest.fixture
 def asking(told):
-    return Worker(told, lambda: None, None, LIMITS)
+    return Worker(told, lambda: None, None, LIMITS, Ledger())
 
 
 class TestWhatIsLost:

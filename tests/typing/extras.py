@@ -8,7 +8,15 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from async_vmapi import Client, VirtualMachine
-from async_vmapi.durable import DatabaseUnavailable, DurableFleet, DurableJob, JobState, Submission
+from async_vmapi.durable import (
+    DatabaseUnavailable,
+    DurableFleet,
+    DurableJob,
+    JobState,
+    Submission,
+    WorkerItem,
+    WorkerStatus,
+)
 from async_vmapi.emulator import (
     Change,
     Cloud,
@@ -74,6 +82,8 @@ async def durable(fleet: DurableFleet, vms: list[VirtualMachine]) -> None:
     state: JobState = (await job.status()).state
     error: Exception = DatabaseUnavailable(state)
     print(error)
+    assert_type(fleet.worker_status(), WorkerStatus)
+    assert_type(fleet.worker_status().in_flight, tuple[WorkerItem, ...])
 
 
 async def telemetry(tracers: TracerProvider, meters: MeterProvider) -> None:

@@ -52,10 +52,13 @@ class TestTime:
     """Time is the event loop's, so that a clock that jumps can drive all of it (DESIGN, 6)."""
 
     def test_only_what_outlives_a_loop_reads_another_clock(self):
-        """Durable jobs and their leases are of many processes, which share the wall's."""
+        """Durable jobs are of many processes, which share the wall's; HTTP has dates (WIRE §1)."""
         assert modules_that_call(
             "time.time", "time.monotonic", "time.perf_counter", "time.time_ns", "time.sleep"
-        ) == {"durable/leases.py", "durable/operation.py", "durable/worker.py"}
+        ) == {
+            *("cli/jobs.py", "durable/leases.py", "durable/operation.py", "durable/worker.py"),
+            *("emulator/whole.py", "transport.py"),
+        }
 
     def test_only_what_the_wire_wants_reads_the_date(self):
         """A request's date is signed, and a server's `Retry-After` can be a date (WIRE §1)."""
@@ -78,6 +81,7 @@ class TestTime:
             if {name for name, _ in calls(loop)} & SLEEPS
         }
         assert found == {
+            "cli/jobs.py",  # shows workers again and again
             "cli/progress.py",  # draws frames
             "cli/watch.py",  # the command that looks again and again
             "doubt.py",  # looks for a create's machine, by lists that all share
@@ -111,6 +115,7 @@ class TestShowing:
         }
         assert {(path, name) for path, name in names if name != "__name__"} == {
             ("cli/__init__.py", "'async_vmapi'"),
+            ("cli/durable.py", "'dbos'"),
             ("durable/worker.py", "'dbos'"),
             ("transport.py", "'stamina'"),
         }
@@ -161,9 +166,12 @@ class TestTasks:
                         (path, name) == ("hub.py", "looks.create_task")
                     ), path
 
-    def test_no_thread_beside_the_leases(self):
-        """They must be renewed where a caller's code blocks the event loop."""
-        assert modules_that_call("threading.Thread", "asyncio.to_thread") == {"durable/leases.py"}
+    def test_only_two_have_threads(self):
+        """Leases are renewed where a caller's code blocks the loop; a test's server outlives it."""
+        assert modules_that_call("threading.Thread", "asyncio.to_thread") == {
+            "durable/leases.py",
+            "testing/server.py",
+        }
 
 
 def run(code):
@@ -174,7 +182,7 @@ class TestImports:
     @pytest.mark.programs
     def test_the_package_alone_loads_no_extra_and_no_emulator(self):
         """Who needs none of it pays nothing for it; nor for the version's metadata."""
-        code = "import sys, async_vmapi; print(*sys.modules)"
+        code = "import sys; from async_vmapi import Client; print(*sys.modules)"
         loaded = set(run(code).stdout.split())
         assert "async_vmapi.client" in loaded
         assert not loaded & {
