@@ -12,6 +12,7 @@ _PLACES = (
     "async_vmapi.vms",
     "async_vmapi.vms.VirtualMachines",
     "async_vmapi.durable",
+    "async_vmapi.testing",
     "async_vmapi.emulator",
     "async_vmapi.emulator.cloud",
 )
