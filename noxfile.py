@@ -1,3 +1,4 @@
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,19 +12,49 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 MEASURED = OWN if OWN in PYTHONS else PYTHONS[0]
 TESTS = nox.project.dependency_groups(PYPROJECT, "tests")
 LINT = nox.project.dependency_groups(PYPROJECT, "lint")
+DOCS = nox.project.dependency_groups(PYPROJECT, "docs")
 TYPES = nox.project.dependency_groups(PYPROJECT, "types")
-SOURCES = ("async_vmapi", "tests", "benchmarks", "noxfile.py")
+EXTRAS = ".[cli,durable,otel]"
+SOURCES = (
+    *("async_vmapi", "pytest_async_vmapi.py"),
+    *("tests", "examples", "benchmarks", "docs", "noxfile.py"),
+)
+TYPED = ("async_vmapi", "pytest_async_vmapi.py", "tests/typing", "examples")
+
+# Built once, by `package`, for every Python of `installed`.
+DIST = Path(".nox/dist").resolve()
+# What somebody does first with the package, and what is easily left out of it.
+USE = """
+import asyncio, importlib.metadata, importlib.resources
+import async_vmapi, async_vmapi.emulator
+
+async def main():
+    cloud = async_vmapi.emulator.CloudAPI()
+    async with async_vmapi.Client.in_memory(cloud) as client:
+        assert await client.regions.list() and await client.vms.list() == []
+
+asyncio.run(main())
+assert importlib.metadata.version("async-vmapi") == async_vmapi.__version__
+assert (importlib.resources.files("async_vmapi") / "py.typed").is_file()
+"""
+# What uses the dependencies, and not what the package decides by itself: that is the same with all.
+MINIMUM = (
+    *(f"tests/unit/test_{name}.py" for name in ("codec", "models", "report", "emulator_api")),
+    *(f"tests/http/test_{name}.py" for name in ("client", "transport", "emulator", "telemetry")),
+    *(f"tests/simulation/test_{name}.py" for name in ("pace", "telemetry")),
+    *("tests/cli/test_cli.py", "tests/durable/test_moments.py"),
+)
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
 # Every Python of the classifiers that this machine has; CI machines need not have them all.
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "package"]
+nox.options.sessions = ["lint", "types", "docs", "tests", "minimum", "package", "installed"]
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    session.install(*LINT, ".[cli,durable]")
+    session.install(*LINT, EXTRAS)
     session.run("ruff", "format", "--check", *SOURCES)
     session.run("ruff", "check", *SOURCES)
     session.run("lint-imports", env={"PYTHONPATH": "."})
@@ -31,9 +62,20 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install(*TYPES, "-e", ".[cli,durable]")
-    session.run("mypy", "--strict", "async_vmapi", "tests/typing")
+    session.install(*TYPES, "pytest", "fastapi", "uvicorn", "-e", EXTRAS)
+    session.run("mypy", "--strict", *TYPED)
     session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning, such as of a link that leads nowhere, is an error."""
+    if shutil.which("dot") is None:
+        session.error("the pictures need Graphviz; install its package, graphviz")
+    session.install(*DOCS, EXTRAS)
+    target = Path(session.create_tmp()).resolve() / "html"
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-j", "2", "docs", str(target))
+    session.log(f"to be read at {target / 'index.html'}")
 
 
 @nox.session(python=PYTHONS)
@@ -42,7 +84,7 @@ def tests(session: nox.Session) -> None:
 
     Both take as long as all the rest; what programs do, the other tests do within a process.
     """
-    session.install(*TESTS, "-e", ".[cli,durable]")
+    session.install(*TESTS, "-e", EXTRAS)
     chosen = ["-m", "not programs"]
     if session.python == MEASURED:
         session.run("coverage", "erase", silent=True)
@@ -55,28 +97,58 @@ def tests(session: nox.Session) -> None:
     )
 
 
+@nox.session(python=PYTHONS[0])
+def minimum(session: nox.Session) -> None:
+    """The tests that use each dependency, with the oldest version of it that is allowed.
+
+    The tests' own tools are the newest.
+    """
+    needs = [
+        *PYPROJECT["project"]["dependencies"],
+        *(n for extra in PYPROJECT["project"]["optional-dependencies"].values() for n in extra),
+    ]
+    oldest = Path(session.create_tmp()) / "oldest.txt"
+    pins = [re.sub(r"^([\w-]+)>=([\d.]+).*", r"\1==\2", need) for need in needs]
+    oldest.write_text("\n".join(pins))
+    session.install(*TESTS, "-e", EXTRAS, "--constraint", str(oldest.resolve()))
+    session.run(
+        *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
+        *("-n", "auto", "--dist", "worksteal", "-m", "not programs"),
+        *(session.posargs or MINIMUM),
+    )
+
+
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build sdist and wheel, and use the wheel in an environment that has nothing else."""
+    """Build sdist and wheel, and check what they say of themselves."""
     session.install("build", "twine")
-    work = Path(session.create_tmp()).resolve()
-    dist, bare = work / "dist", work / "bare"
-    shutil.rmtree(dist, ignore_errors=True)
-    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
-    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
-    (wheel,) = dist.glob("*.whl")
-    session.run("python", "-m", "venv", "--clear", str(bare))
-    python = str(bare / "bin" / "python")
-    with session.chdir(work):
-        session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
-        session.run(python, "-c", "import async_vmapi, async_vmapi.emulator", external=True)
-        # Without the extra, the command says what to install.
-        session.run(python, "-m", "async_vmapi", external=True, success_codes=[1], silent=True)
-        session.run(
-            *(python, "-c", "import async_vmapi.durable"),
-            external=True,
-            success_codes=[1],
-            silent=True,
-        )
-        session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cli]", external=True)
-        session.run(str(bare / "bin" / "async-vmapi"), "demo", external=True)
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(DIST), silent=True)
+    session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
+
+
+@nox.session(python=PYTHONS)
+def installed(session: nox.Session) -> None:
+    """Use the sdist, then the wheel, in an environment that has nothing else."""
+    if not DIST.exists():
+        session.error("there is nothing to install yet: nox -s package installed")
+    (sdist,), (wheel,) = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
+    session.chdir(session.create_tmp())
+    session.install("--quiet", str(sdist))
+    session.run("python", "-I", "-W", "error", "-c", USE)
+    session.install("--quiet", "--force-reinstall", "--no-deps", str(wheel))
+    session.run("python", "-I", "-W", "error", "-c", USE)
+    # Without the extras, they say what to install.
+    session.run("python", "-m", "async_vmapi", success_codes=[1], silent=True)
+    for extra in ("durable", "otel"):
+        code = f"import async_vmapi.{extra}"
+        session.run("python", "-c", code, success_codes=[1], silent=True)
+    session.install("--quiet", f"{wheel}[cli]")
+    # pytest finds the fixtures by itself.
+    session.install("--quiet", "pytest")
+    Path("test_plugin.py").write_text("def test_it(vm_client, vm_server): pass\n")
+    session.run("python", "-m", "pytest", "-q", "test_plugin.py", silent=True)
+    if session.python == MEASURED:
+        session.run("async-vmapi", "demo")
+    else:
+        session.run("async-vmapi", "--help", silent=True)

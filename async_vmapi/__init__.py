@@ -1,6 +1,7 @@
 """The asyncio SDK for a cloud provider's virtual-machine API."""
 
 import importlib
+import logging
 import typing
 
 if typing.TYPE_CHECKING:
@@ -104,6 +105,9 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Quiet where no logging is set up; docs/telemetry.md tells how to listen.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # A name is imported when it is first used, so that what needs few of them, such as the command
 # line's help and completion, waits for no more. Where they are defined, from the ground up:

@@ -7,8 +7,10 @@ from typing import Any, Final, TypeGuard
 
 import attrs
 
+from async_vmapi.errors import APIError
+from async_vmapi.observers import OperationObserver
 from async_vmapi.retries import Trail
-from async_vmapi.tasks import Task
+from async_vmapi.tasks import Task, follow
 
 __all__ = ["WRITES", "UnresolvedWrite", "Write", "is_task"]
 
@@ -51,6 +53,7 @@ class Write:
         done: What carries it out, once that has begun.
         left: Whether its caller was cancelled, and so was not told what came of it.
         closed: Whether the client was closed meanwhile.
+        observer: Who is to be told what comes of it; None for nobody, or once that is done.
     """
 
     operation: str
@@ -61,6 +64,7 @@ class Write:
     done: asyncio.Task[Any] | None = None
     left: bool = False
     closed: bool = False
+    observer: OperationObserver | None = None
 
     @property
     def accepted(self) -> bool:
@@ -96,6 +100,23 @@ class Write:
     def doubtful(self) -> bool:
         """Whether it may have been carried out although no answer says so."""
         return self.trail.doubtful and not self.accepted
+
+    def tell(self) -> None:
+        """Tell who observes it, once it is over, what came of it."""
+        observer, self.observer = self.observer, None
+        if observer is None or self.done is None:
+            return
+        if self.done.cancelled():
+            observer.ended("closed" if self.closed else "cancelled")
+        elif (error := self.done.exception()) is not None:
+            observer.ended("failed" if isinstance(error, APIError) else "error", error)
+        elif self.task is None:
+            observer.ended("done")
+        else:
+            follow(self.task, observer)
+            if self.left:
+                # Nobody got it.
+                observer.ended("cancelled")
 
     def withdraw(self) -> None:
         """Give it up, if nothing was sent that may have been carried out."""

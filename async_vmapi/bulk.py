@@ -117,7 +117,7 @@ class BulkExecutor(Operations[BulkReport]):
 
     Its methods take any iterable or async iterable of machines or ids, one after the other as
     there is room for them, and return a `BulkReport`. A failure of one item is in the report and
-    stops nothing but by the plan's `BulkPlan.max_failures`. With `BulkPlan.min_online` all items
+    stops nothing but by the plan's ``max_failures``. With ``min_online`` all items
     are taken at once.
 
     Cancelling a call starts nothing new, gives requests that are on the wire ten seconds to be
@@ -130,6 +130,7 @@ class BulkExecutor(Operations[BulkReport]):
         origin: The endpoint that they are at.
         settle: Finds out what became of a token, which is none of the machines handed in.
         requests: Tells how many requests were sent.
+        connections: How many can be on the wire at once.
     """
 
     def __init__(
@@ -140,8 +141,10 @@ class BulkExecutor(Operations[BulkReport]):
         origin: str,
         settle: Callable[[str, frozenset[str]], Awaitable[Task[VirtualMachine | None]]],
         requests: Callable[[], Mapping[str, int]],
+        connections: int,
     ) -> None:
         self._vms = vms
+        self._connections = connections
         self._plan = plan
         self._origin = origin
         self._settle = settle
@@ -365,7 +368,11 @@ class BulkExecutor(Operations[BulkReport]):
             raise InvalidState("this executor is at work on another call; make one more")
         clock = asyncio.get_running_loop().time
         began, sent = clock(), Counter(self._requests())
-        rollout = self._rollout = Rollout(self._plan, fleet.operation, fleet.jobs, fleet.total)
+        # What a function does before it returns is not known, nor how much of it is requests.
+        at_once = None if fleet.operation == GENERAL else _at_once(self._connections)
+        rollout = self._rollout = Rollout(
+            self._plan, fleet.operation, fleet.jobs, fleet.total, at_once
+        )
         rollout.pause(self._paused)
 
         def summed_up() -> BulkReport:
@@ -409,6 +416,11 @@ class BulkExecutor(Operations[BulkReport]):
         given = fleet.given - fleet.uncertain
         online = {vm.id for vm in machines if vm.state == ONLINE and vm.id in given}
         rollout.keep_online(online, len(fleet.given))
+
+
+def _at_once(connections: int) -> int:
+    """Return how many requests keep the wire busy, those that take the next turns included."""
+    return connections + max(8, connections // 4)
 
 
 def _is_watched(operation: str, outcome: Outcome) -> bool:

@@ -13,10 +13,11 @@ from async_vmapi import arguments, tasks
 from async_vmapi.accounts import UnresolvedWrite
 from async_vmapi.bulk import BulkExecutor
 from async_vmapi.catalogue import Account, Regions, Templates
-from async_vmapi.endpoint import check_session, key_of, origin_of
+from async_vmapi.endpoint import check_session, check_telemetry, key_of, origin_of
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
+from async_vmapi.observers import Telemetry
 from async_vmapi.pace import Pace
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.roster import Rosters
@@ -44,6 +45,7 @@ class MemoryOptions(TypedDict, total=False):
     lookup_window: float
     poll_floor: float
     poll_ceiling: float
+    telemetry: Telemetry | None
 
 
 class ClientOptions(MemoryOptions, total=False):
@@ -81,6 +83,8 @@ class Client:
             looked for before it is given up as an `OutcomeUnknown`.
         poll_floor: Seconds between two looks at an awaited machine, at least.
         poll_ceiling: Seconds between two looks at an awaited machine, at most.
+        telemetry: Where traces and metrics go: an `async_vmapi.otel.OpenTelemetry`. None for
+            nowhere, at no cost.
 
     Raises:
         InvalidArgument: If one of them is not as said above.
@@ -113,6 +117,7 @@ class Client:
         lookup_window: float = 60.0,
         poll_floor: float = 1.0,
         poll_ceiling: float = 15.0,
+        telemetry: Telemetry | None = None,
     ) -> None:
         origin = origin_of(base_url)
         timeout = arguments.seconds("timeout", timeout)
@@ -137,6 +142,7 @@ class Client:
             lookup_window=lookup_window,
             poll_floor=poll_floor,
             poll_ceiling=poll_ceiling,
+            telemetry=telemetry,
         )
 
     def _assemble(
@@ -152,6 +158,7 @@ class Client:
         lookup_window: float = 60.0,
         poll_floor: float = 1.0,
         poll_ceiling: float = 15.0,
+        telemetry: Telemetry | None = None,
         seed: int | None = None,
     ) -> None:
         host = origin.host_subcomponent or ""
@@ -166,14 +173,18 @@ class Client:
         if rate is not None:
             rate = arguments.number("max_requests_per_second", rate, above=0.0)
         window = arguments.number("lookup_window", lookup_window, least=0.0)
+        self._max_connections = arguments.whole("max_connections", max_connections, minimum=1)
+        check_telemetry(telemetry)
+        own_origin = str(origin).rstrip("/")
         self._transport = Transport(
             wire,
-            origin=str(origin).rstrip("/"),
+            origin=own_origin,
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
             credentials=Credentials(key_of(api_key), arguments.secret("api_secret", api_secret)),
-            pace=Pace(arguments.whole("max_connections", max_connections, minimum=1), rate),
+            pace=Pace(self._max_connections, rate),
             retries=arguments.whole("retries", retries, minimum=0),
             seed=seed,
+            observer=None if telemetry is None else telemetry.observe(own_origin),
         )
         self._rosters = Rosters(self._transport, floor=floor)
         self._hub = PollHub(
@@ -277,7 +288,7 @@ class Client:
 
     @property
     def origin(self) -> str:
-        """The endpoint that it talks to: scheme, host, and a port if it is not the usual one."""
+        """The endpoint that it talks to, as scheme and host, and a port if that is unusual."""
         return self._transport.origin
 
     @property
@@ -322,6 +333,7 @@ class Client:
             origin=self._transport.origin,
             settle=lambda token, besides: self._writes.settle(token, besides=besides),
             requests=lambda: self._transport.requests,
+            connections=self._max_connections,
         )
 
     def resume(self, token: str) -> Task[VirtualMachine | None]:

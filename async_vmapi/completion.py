@@ -56,7 +56,7 @@ class Evidence(enum.StrEnum):
     INFERRED = "inferred"
     """The wanted end holds, but the transition to it was missed."""
     ASSUMED = "assumed"
-    """There was nothing to see, and its time has passed: a reboot that never left ``online``."""
+    """There was nothing to see, as where a reboot never left ``online``, and its time is over."""
 
 
 class Source(enum.Flag):

@@ -64,6 +64,7 @@ class Creation:
             ram=self.ram,
             unique=self.unique,
             known=None if self.known is None else tuple(sorted(self.known)),
+            trace=self.trail.trace,
         )
 
     def could_be(self, machine: Named) -> bool:

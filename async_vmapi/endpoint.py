@@ -1,4 +1,4 @@
-"""Check where a client connects, with which key, and over which session."""
+"""Check where a client connects, with which key, over which session, and who observes it."""
 
 import ipaddress
 import re
@@ -10,7 +10,7 @@ from yarl import URL
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
 
-__all__ = ["check_session", "key_of", "origin_of"]
+__all__ = ["check_session", "check_telemetry", "key_of", "origin_of"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
@@ -28,6 +28,16 @@ def check_session(session: object) -> None:
     else:
         return
     raise InvalidArgument(f"session {why}", argument="session")
+
+
+def check_telemetry(telemetry: object) -> None:
+    """Check that something can observe a client."""
+    # A class, or a provider of OpenTelemetry's, is the likely mistake.
+    if telemetry is None or (
+        not isinstance(telemetry, type) and callable(getattr(telemetry, "observe", None))
+    ):
+        return
+    raise arguments.refuse("telemetry", telemetry, "an async_vmapi.otel.OpenTelemetry()")
 
 
 def key_of(value: object) -> str:

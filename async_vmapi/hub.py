@@ -13,7 +13,7 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import anyio.lowlevel
 import attrs
@@ -29,6 +29,7 @@ from async_vmapi.errors import (
     VMAPIError,
 )
 from async_vmapi.looks import Listing, look_at, look_at_all
+from async_vmapi.observers import Observer, OperationObserver
 from async_vmapi.roster import Rosters
 from async_vmapi.schedule import Schedule
 from async_vmapi.transport import Transport
@@ -114,6 +115,11 @@ class PollHub:
         self._failures = self._list_failures = 0
         self._list_error: tuple[float, str] | None = None
 
+    @property
+    def observer(self) -> Observer | None:
+        """Who observes the client; None for nobody."""
+        return self._transport.observer
+
     # --- awaiters ---------------------------------------------------------------------------
 
     def end(self, watch: Watch, *, until: float | None = None) -> Awaitable[bool]:
@@ -147,8 +153,10 @@ class PollHub:
         waiters.append(waiter)
         if len(watch.waiters) + len(watch.readers) == 1:
             self._join(watch, loop)
+        # Who is cancelled is told nothing.
+        told: VMAPIError | bool | None = None
         try:
-            news = await waiter
+            news = told = await waiter
         finally:
             if timer is not None:
                 timer.cancel()
@@ -157,6 +165,8 @@ class PollHub:
                 waiters.remove(waiter)
                 if not (watch.waiters or watch.readers):
                     self._leave(watch, loop)
+                    if watch.observer is not None and told is not True:
+                        _say_why(watch.observer, told)
         if isinstance(news, VMAPIError):
             raise news
         return news
@@ -172,6 +182,11 @@ class PollHub:
         if self._driver is not None and self._loop is asyncio.get_running_loop():
             self._driver.cancel()
             self._driver = None
+        if self.observer is not None:
+            for machine in self._machines.values():
+                for watch in machine.watches:
+                    if watch.observer is not None:
+                        watch.observer.ended("closed")
         if self._loop is not None and self._loop.is_closed():
             # Its awaiters were left behind, and nobody can wake them any more.
             for machine in self._machines.values():
@@ -204,9 +219,15 @@ class PollHub:
         if machine is None:
             machine = self._machines[watch.vm_id] = _Machine(watch.vm_id)
         machine.watches += (watch,)
+        if watch.observer is not None:
+            watch.observer.awaited()
         self._cycling += watch.target.rule.cycle
         machine.listed, machine.joined = _NEVER, loop.time()
-        self._plan(machine, machine.joined)
+        due = machine.due
+        # From the last look on, and never later than it was: else one who waits a little, again and
+        # again, would put the next look off each time, for the others too.
+        self._plan(machine, min(machine.joined, watch.started + watch.elapsed))
+        machine.due = min(due, machine.due)
         if self._driver is None:
             self._start(loop)
 
@@ -251,7 +272,8 @@ class PollHub:
             # are gone by the next turn of the loop; for those that stay, looking goes on.
             driver.get_loop().call_soon(self._restart)
         elif (error := driver.exception()) is not None:
-            _log.error("polling broke off", exc_info=error)
+            kind = type(error).__name__
+            _log.error("polling broke off", exc_info=error, extra={"vmapi_error": kind})
             cause: BaseException = error
             while isinstance(cause, BaseExceptionGroup):
                 cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
@@ -361,6 +383,9 @@ class PollHub:
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
             return []
         self._failures = self._list_failures = 0
+        if self.observer is not None:
+            served = sum(len(machine.watches) for machine in self._machines.values())
+            self.observer.looked("list", served)
         self._schedule.measured_list(listing.size)
         interval = self._schedule.between_lists(len(self._machines), cycling=self._cycling > 0)
         # A list that takes long is not asked for again at once.
@@ -433,6 +458,8 @@ class PollHub:
                 watch.missed(str(error))
         else:
             machine.failures = self._failures = 0
+            if self.observer is not None:
+                self.observer.looked("get", len(machine.watches))
             if look.size is not None:
                 self._schedule.measured_get(look.size)
             seen = None if look.glimpse is None else _condition(look.glimpse)
@@ -463,6 +490,16 @@ class PollHub:
         # Who awaits is gone by the time that the next look would come.
         self._hold_until = loop.time() + self._schedule.floor
         self._release(lambda: copy.copy(error))
+
+
+def _say_why(observer: OperationObserver, news: VMAPIError | Literal[False] | None) -> None:
+    """Tell why the last awaiter went away before the end."""
+    if news is None:
+        observer.ended("cancelled")
+    elif news is False:
+        observer.ended("timeout")
+    else:
+        observer.ended("error", news)
 
 
 def _late(waiter: Waiter) -> None:

@@ -16,7 +16,7 @@ from async_vmapi.transport import Call, Transport
 __all__ = ["Listing", "Look", "look_at", "look_at_all"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS, first=True)
+_LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS, first=True, shared=True)
 
 
 @attrs.frozen
@@ -59,7 +59,7 @@ async def look_at(transport: Transport, vm_id: str) -> Look:
         NotFound: If a proxy says so: that is no word of the API's.
         VMAPIError: As `Transport.call` does.
     """
-    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Lane.LOOKS)
+    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Lane.LOOKS, shared=True)
     try:
         glimpse, body = await transport.call_raw(call, GLIMPSE)
     except NotFound as error:

@@ -56,10 +56,12 @@ INSTALLING: Final = "installing"
 DELETING: Final = "deleting"
 
 
+# A list of machines makes tens of thousands of these values, so each looks at its fields' types
+# itself, and calls what follows for the few that came otherwise.
+
+
 def _read_id(owner: object, name: str = "id") -> None:
-    value: object = getattr(owner, name)
-    if type(value) is not str:
-        object.__setattr__(owner, name, str(value))
+    object.__setattr__(owner, name, str(getattr(owner, name)))
 
 
 def _read_number(owner: object, name: str, kind: type[int] | type[float]) -> None:
@@ -88,7 +90,8 @@ class Reference:
     name: str
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
+        if type(self.id) is not str:
+            _read_id(self)
 
 
 @attrs.frozen
@@ -101,7 +104,8 @@ class IPv4Address:
     dhcp: bool | None = None
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
+        if type(self.id) is not str:
+            _read_id(self)
 
 
 @attrs.frozen
@@ -124,8 +128,10 @@ class StorageVolume:
     attach_time: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
-        _read_number(self, "size", float)
+        if type(self.id) is not str:
+            _read_id(self)
+        if type(self.size) is not float:
+            _read_number(self, "size", float)
 
 
 @attrs.frozen
@@ -138,7 +144,8 @@ class Network:
     type: str
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
+        if type(self.id) is not str:
+            _read_id(self)
 
 
 @attrs.frozen
@@ -182,11 +189,16 @@ class VirtualMachine:
     autoscaler: Autoscaler | None = None
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
-        _read_number(self, "cores", int)
-        _read_number(self, "ram", int)
-        _read_number(self, "cost_per_hour", float)
-        _read_number(self, "transfer_used", float)
+        if type(self.id) is not str:
+            _read_id(self)
+        if type(self.cores) is not int:
+            _read_number(self, "cores", int)
+        if type(self.ram) is not int:
+            _read_number(self, "ram", int)
+        if type(self.cost_per_hour) is not float:
+            _read_number(self, "cost_per_hour", float)
+        if type(self.transfer_used) is not float:
+            _read_number(self, "transfer_used", float)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -223,7 +235,8 @@ class Zone:
     available: bool
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
+        if type(self.id) is not str:
+            _read_id(self)
 
 
 @attrs.frozen
@@ -249,7 +262,8 @@ class Template:
     owner: Reference | None = None
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
+        if type(self.id) is not str:
+            _read_id(self)
 
 
 @attrs.frozen
@@ -261,7 +275,8 @@ class SSHKey:
     fingerprint: str
 
     def __attrs_post_init__(self) -> None:
-        _read_id(self)
+        if type(self.id) is not str:
+            _read_id(self)
 
 
 @attrs.frozen

@@ -7,8 +7,7 @@ about requests alone.
 import asyncio
 import enum
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class Pace:
         self._rate = max_requests_per_second
         self._gate: _Gate | None = None
 
-    @asynccontextmanager
-    async def admit(self, lane: Lane, *, first: bool = False) -> AsyncGenerator[None]:
+    def admit(self, lane: Lane, *, first: bool = False) -> "_Admission":
         """Wait until a request may set out; what is inside the context is the request.
 
         Args:
@@ -63,12 +61,7 @@ class Pace:
         loop = asyncio.get_running_loop()
         if self._gate is None or self._gate.loop is not loop:
             self._gate = _Gate(loop, self._most, self._rate)
-        gate = self._gate
-        await gate.enter(lane, first=first)
-        try:
-            yield
-        finally:
-            gate.leave()
+        return _Admission(self._gate, lane, first=first)
 
     def hold(self, seconds: float) -> None:
         """Let nothing out for some seconds, and then little at first."""
@@ -79,6 +72,33 @@ class Pace:
         """Let one more out at once than before, after a hold: an answer came that was none."""
         if self._gate is not None:
             self._gate.grow()
+
+
+class _Admission:
+    """One request's way through the gate, and its place on the wire.
+
+    Every request has one, and most find the gate open: a generator's context would cost as much
+    as all that is done in it.
+    """
+
+    __slots__ = ("_first", "_gate", "_lane")
+
+    def __init__(self, gate: "_Gate", lane: Lane, *, first: bool) -> None:
+        self._gate = gate
+        self._lane = lane
+        self._first = first
+
+    async def __aenter__(self) -> None:
+        if not self._gate.pass_open():
+            await self._gate.enter(self._lane, first=self._first)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._gate.leave()
 
 
 class _Gate:
@@ -97,6 +117,18 @@ class _Gate:
         self._calls = 0
         self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         self._room: asyncio.Future[None] | None = None
+
+    def pass_open(self) -> bool:
+        """Let a request out without waiting, if nothing stands in its way and nobody waits."""
+        if (
+            self._busy
+            or self._limiter is not None
+            or self._out >= self._window
+            or self._held_until - self.loop.time() > _CLOCK
+        ):
+            return False
+        self._out += 1
+        return True
 
     async def enter(self, lane: Lane, *, first: bool) -> None:
         await self._turn(lane, first=first)
@@ -121,7 +153,8 @@ class _Gate:
 
     def leave(self) -> None:
         self._out -= 1
-        self._make_room()
+        if self._room is not None:
+            self._make_room()
 
     def hold(self, seconds: float) -> None:
         self._held_until = max(self._held_until, self.loop.time() + seconds)

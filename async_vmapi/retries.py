@@ -47,14 +47,18 @@ class Trail:
 
     Attributes:
         in_air: Whether one is on its way, or was when the call was cancelled.
+        sent: How many were sent.
         doubts: How many ended without telling whether they were carried out.
         before_sending: Called at the moment that a request sets out, which may be long after the
             call was made; what it raises keeps the request back.
+        trace: What a token of this call refers to it by, for whoever observes the client.
     """
 
     in_air: bool = False
+    sent: int = 0
     doubts: int = 0
     before_sending: Callable[[], None] | None = None
+    trace: str | None = None
 
     @property
     def doubtful(self) -> bool:

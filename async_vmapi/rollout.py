@@ -7,6 +7,7 @@ they stop, nothing is left behind.
 
 import asyncio
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final, Literal
@@ -29,6 +30,10 @@ _log: Final = logging.getLogger(__name__)
 _UNTAKEN: Final = 1000
 """Outcomes that nobody has taken yet: with more, no further item is taken."""
 
+_SETTING_OUT: Final = 5.0
+"""Seconds for which one that is not accepted yet keeps others from starting, at most: it may be
+looked for, or repeated, while the wire is free."""
+
 
 @attrs.define(eq=False)
 class _Work:
@@ -39,6 +44,8 @@ class _Work:
     began: float
     was_online: bool
     running: bool = False
+    # While it counts among those that are not accepted yet.
+    setting_out: asyncio.TimerHandle | None = None
     task: Task[Any] | None = None
     writes: list[Write] = attrs.field(factory=list[Write])
 
@@ -55,6 +62,8 @@ class Rollout:
         operation: Which, as writes call it.
         jobs: The items; taken lazily.
         total: How many the fleet has, of which shares are counted; None if nobody knows.
+        at_once: How many requests are worth having under way; more would only wait for the wire,
+            and each takes more memory until it is accepted than after. None for no limit.
     """
 
     def __init__(
@@ -63,8 +72,11 @@ class Rollout:
         operation: str,
         jobs: Iterator[Job] | AsyncIterator[Job],
         total: int | None,
+        at_once: int | None = None,
     ) -> None:
         self._plan = plan
+        self._at_once = math.inf if at_once is None else at_once
+        self._setting_out = 0
         self._operation = operation
         self._jobs = jobs
         self._total = total
@@ -233,7 +245,11 @@ class Rollout:
         await self._changed.wait()
 
     def _has_room(self) -> bool:
-        return len(self._workers) < self._plan.limit and len(self._untaken) < _UNTAKEN
+        return (
+            len(self._workers) < self._plan.limit
+            and len(self._untaken) < _UNTAKEN
+            and self._setting_out < self._at_once
+        )
 
     def _may_go_down(self, job: Job) -> bool:
         if self._online is None or job.vm_id not in self._online:
@@ -259,9 +275,18 @@ class Rollout:
             self._online.discard(job.vm_id or "")
         self._in_hand = None
         self._started += 1
+        self._setting_out += 1
+        work.setting_out = loop.call_later(_SETTING_OUT, self._is_out, work)
         worker = loop.create_task(self._work(work), name=f"async_vmapi {self._operation}")
         self._workers[worker] = work
         worker.add_done_callback(self._gone)
+
+    def _is_out(self, work: _Work) -> None:
+        if work.setting_out is not None:
+            work.setting_out.cancel()
+            work.setting_out = None
+            self._setting_out -= 1
+            self._changed.set()
 
     def _pass_over(self, job: Job, reason: str) -> None:
         self._in_hand = None
@@ -288,6 +313,10 @@ class Rollout:
             started = await work.job.start()
             if is_task(started):
                 work.task = started
+                self._is_out(work)
+                if self._operation != GENERAL:
+                    # The task tells all that there is to know from now on.
+                    work.writes.clear()
                 self._tell("accepted", work.job, work.wave, task=started)
                 if self._interrupting:
                     raise asyncio.CancelledError  # the end is not awaited any more
@@ -333,6 +362,7 @@ class Rollout:
 
     def _gone(self, worker: asyncio.Task[Ended]) -> None:
         work = self._workers[worker]
+        self._is_out(work)
         ended = self._end_of(worker, work)
         if not worker.cancelled() and (error := worker.exception()) is not None:
             self._fatal = self._fatal or error

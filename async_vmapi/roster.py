@@ -21,7 +21,7 @@ __all__ = ["FRESH", "Roster", "Rosters"]
 FRESH: Final = 5.0
 """Seconds for which a list serves the creates that follow it."""
 
-_LIST: Final = Call("list", "GET", "/v2/virtual-machines")
+_LIST: Final = Call("list", "GET", "/v2/virtual-machines", shared=True)
 
 
 @attrs.frozen

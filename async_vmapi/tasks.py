@@ -5,7 +5,7 @@ import contextlib
 import enum
 import math
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from async_vmapi import arguments, tokens
 from async_vmapi.completion import Done, Evidence, Failed, Target
@@ -19,10 +19,11 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.models import Operation, VirtualMachine
+from async_vmapi.observers import OperationObserver
 from async_vmapi.tokens import DoubtToken, TaskToken
 from async_vmapi.watch import TaskEvent, Watch
 
-__all__ = ["DEFAULT_TIMEOUT", "Task", "resume", "start", "start_delete"]
+__all__ = ["DEFAULT_TIMEOUT", "Task", "follow", "resume", "start", "start_delete"]
 
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=TaskError)
@@ -203,6 +204,7 @@ class Task(Generic[T_co]):
                 elapsed=round(watch.elapsed, 1),
                 seen=watch.seen,
                 adopted=self.adopted,
+                trace=None if watch.observer is None else watch.observer.trace,
             )
         )
 
@@ -271,6 +273,12 @@ def start_delete(hub: PollHub, origin: str, vm_id: str, *, adopted: bool = False
     return Task(hub, Watch(vm_id, Target("delete")), origin, _nothing, adopted=adopted)
 
 
+def follow(task: Task[Any], observer: OperationObserver) -> None:
+    """Let somebody follow a task from here on."""
+    observer.accepted(task.vm_id, adopted=task.adopted)
+    task._watch.observed_by(observer)  # noqa: SLF001 - no part of what users have of a task
+
+
 def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:
     """Make a task again from its token; see `Client.resume`."""
     content = tokens.read(token, origin)
@@ -288,4 +296,10 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         elapsed=max(0.0, content.elapsed),
         seen=content.seen,
     )
-    return Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
+    task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
+    if hub.observer is not None:
+        followed = hub.observer.operation(
+            content.operation, content.vm, elapsed=watch.elapsed, trace=content.trace
+        )
+        follow(task, followed)
+    return task

@@ -22,7 +22,11 @@ _VERSION: Final = 1
 class TaskToken(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="task"
 ):
-    """What a task is about, and how much of it is known."""
+    """What a task is about, and how much of it is known.
+
+    Attributes:
+        trace: What whoever observes the client refers to the task by.
+    """
 
     origin: str
     operation: Operation
@@ -33,6 +37,7 @@ class TaskToken(
     wait_for: int = 0
     seen: bool = False
     adopted: bool = False
+    trace: str | None = None
 
 
 class DoubtToken(
@@ -42,6 +47,7 @@ class DoubtToken(
 
     Attributes:
         known: Ids that bore a create's name before it; None if that was not known.
+        trace: What whoever observes the client refers to the write by.
     """
 
     origin: str
@@ -52,6 +58,7 @@ class DoubtToken(
     ram: int = 0
     unique: bool = False
     known: tuple[str, ...] | None = None
+    trace: str | None = None
 
 
 Token: TypeAlias = TaskToken | DoubtToken

@@ -7,6 +7,7 @@ they mean is the codec's.
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,9 +18,10 @@ import attrs
 from async_vmapi.codec import Shape
 from async_vmapi.envelope import open_envelope, retry_after
 from async_vmapi.errors import APIError, RateLimited, ServerError, VMAPIError
+from async_vmapi.observers import Observer
 from async_vmapi.pace import Lane, Pace
 from async_vmapi.retries import Repeat, Retries, Trail, may_have_happened
-from async_vmapi.signing import Credentials, sign
+from async_vmapi.signing import Credentials, Signer
 from async_vmapi.wire import Answer, Wire
 
 __all__ = ["Call", "Transport"]
@@ -48,6 +50,7 @@ class Call:
         repeat: Whether it may be made again when it failed.
         lane: Whose it is, where requests must wait for their turn.
         first: Whether it goes before the others of its lane.
+        shared: Whether its answer serves all who wait, and so belongs to none of them.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Call:
     repeat: Repeat = Repeat.SAFE
     lane: Lane = Lane.CALLS
     first: bool = False
+    shared: bool = False
 
 
 class Transport:
@@ -71,9 +75,11 @@ class Transport:
         pace: How many requests may be on the wire, and how many set out in a second.
         retries: How often a call is repeated, at most.
         seed: Makes the waits before repetitions repeatable.
+        observer: Who is told of requests; None for nobody.
 
     Attributes:
         origin: As above.
+        observer: As above.
         requests: How many requests were sent, by the call's name.
     """
 
@@ -87,13 +93,15 @@ class Transport:
         pace: Pace,
         retries: int,
         seed: int | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._wire = wire
-        self._host = host
+        self._signer = Signer(credentials, host)
         self._credentials = credentials
         self._pace = pace
         self._retries = Retries(retries, random.Random(seed))  # noqa: S311 - for waits
         self.origin = origin
+        self.observer = observer
         self.requests: Counter[str] = Counter()
 
     async def call(self, call: Call, shape: Shape[T], trail: Trail | None = None) -> T:
@@ -147,7 +155,9 @@ class Transport:
             if seconds is None:
                 return False
             made += 1
-            _log.debug("%s is repeated in %.1f s", call.name, seconds)
+            if _log.isEnabledFor(logging.DEBUG):
+                about = {"vmapi_call": call.name, "vmapi_pause": seconds}
+                _log.debug("%s is repeated in %.1f s", call.name, seconds, extra=about)
             return seconds
 
         return wait
@@ -157,37 +167,43 @@ class Transport:
     ) -> tuple[T, bytes]:
         async with self._pace.admit(call.lane, first=again or call.first):
             loop = asyncio.get_running_loop()
-            headers = sign(
-                self._credentials, call.method, self._host, call.path, call.body, datetime.now(UTC)
-            )
+            headers = self._signer.sign(call.method, call.path, call.body, time.time())
             if trail.before_sending is not None:
                 trail.before_sending()
             self.requests[call.name] += 1
             began = loop.time()
             # Stays so if the call is cancelled here: then nobody knows.
             trail.in_air = True
+            seen = None
+            if self.observer is not None:
+                seen = self.observer.request(
+                    call.name, call.method, call.path, resends=trail.sent, shared=call.shared
+                )
+            trail.sent += 1
             try:
                 answer = await self._wire.send(call.method, call.path, headers, call.body)
-            except VMAPIError as error:
-                trail.in_air = False
-                trail.doubts += may_have_happened(error)
-                _log.debug("%s failed: %s", call.name, type(error).__name__)
+            except BaseException as error:
+                if seen is not None:
+                    seen.ended(loop.time() - began, error=error)
+                if isinstance(error, VMAPIError):
+                    trail.in_air = False
+                    trail.doubts += may_have_happened(error)
+                    _log_failure(call, error)
                 raise
         trail.in_air = False
-        _log.debug(
-            "%s %s: status %d, %d bytes, %.3f s",
-            call.method,
-            call.path,
-            answer.status,
-            len(answer.body),
-            loop.time() - began,
-        )
+        seconds = loop.time() - began
+        if _log.isEnabledFor(logging.DEBUG):
+            _log_answer(call, answer, seconds)
         try:
             opened = self._opened(call, shape, answer, headers)
         except VMAPIError as error:
+            if seen is not None:
+                seen.ended(seconds, status=answer.status, error=error)
             trail.doubts += may_have_happened(error)
             self._heed(error)
             raise
+        if seen is not None:
+            seen.ended(seconds, status=answer.status)
         self._retries.succeeded()
         self._pace.grow()
         return opened, answer.body
@@ -224,4 +240,31 @@ class Transport:
 
     async def close(self) -> None:
         """Close the wire."""
+        if self.observer is not None:
+            self.observer.close()
         await self._wire.close()
+
+
+def _log_failure(call: Call, error: VMAPIError) -> None:
+    kind = type(error).__name__
+    about = {
+        "vmapi_call": call.name,
+        "vmapi_method": call.method,
+        "vmapi_path": call.path,
+        "vmapi_error": kind,
+    }
+    _log.debug("%s failed: %s", call.name, kind, extra=about)
+
+
+def _log_answer(call: Call, answer: Answer, seconds: float) -> None:
+    size = len(answer.body)
+    about = {
+        "vmapi_call": call.name,
+        "vmapi_method": call.method,
+        "vmapi_path": call.path,
+        "vmapi_status": answer.status,
+        "vmapi_bytes": size,
+        "vmapi_seconds": seconds,
+    }
+    told = (call.method, call.path, answer.status, size, seconds)
+    _log.debug("%s %s: status %d, %d bytes, %.3f s", *told, extra=about)

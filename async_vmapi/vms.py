@@ -1,8 +1,8 @@
 """The calls about machines: one method for each (WIRE §2).
 
 A method checks its arguments, makes the call and returns. What takes time returns a `Task`; the
-waiting is the task's. Every method raises what `Transport.call` raises: `APIError` and its kinds,
-`TransportError`, `DecodingError`; and `InvalidArgument` before anything is sent.
+waiting is the task's. Every method raises `APIError` and its kinds, `TransportError` and
+`DecodingError`; and `InvalidArgument` before anything is sent.
 
 What reads, and what names the end that it wants, is repeated where the wire failed; so an error
 of those means that the call failed several times, and it is safe to make it again. `create`,

@@ -1,6 +1,7 @@
 """What is known of one awaited machine: its history, and the verdict so far."""
 
 import asyncio
+import logging
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import attrs
@@ -18,9 +19,11 @@ from async_vmapi.completion import (
 )
 from async_vmapi.errors import VMAPIError
 from async_vmapi.models import VirtualMachine
+from async_vmapi.observers import OperationObserver
 
 __all__ = ["Condition", "TaskEvent", "Waiter", "Watch"]
 
+_log: Final = logging.getLogger(__name__)
 
 _PENDING: Final = Pending()
 
@@ -83,6 +86,7 @@ class Watch:
         "history",
         "last_error",
         "loop",
+        "observer",
         "readers",
         "started",
         "target",
@@ -106,6 +110,8 @@ class Watch:
         self.readers: list[Waiter] = []
         self.failed_looks = 0
         self.last_error: str | None = None
+        # Who is told what is seen; None for nobody.
+        self.observer: OperationObserver | None = None
         self._completion = Completion(target, seen=seen)
         self._last: Condition | None = None
 
@@ -160,19 +166,45 @@ class Watch:
             return
         if raw is None and seen is not None and self.history:
             raw = self.history[-1].raw
-        self.history.append(
-            TaskEvent(
-                elapsed=at,
-                state=None if seen is None else seen.state,
-                evidence=self.verdict.evidence if isinstance(self.verdict, Done) else None,
-                final=self.ended,
-                raw=raw,
-            )
+        event = TaskEvent(
+            elapsed=at,
+            state=None if seen is None else seen.state,
+            evidence=self.verdict.evidence if isinstance(self.verdict, Done) else None,
+            final=self.ended,
+            raw=raw,
         )
+        self.history.append(event)
+        self._tell(event)
         if self.ended:
             self.wake()
         else:
             _wake(self.readers, True)
+
+    def observed_by(self, observer: OperationObserver) -> None:
+        """Tell an observer what was seen so far, and what will be."""
+        self.observer = observer
+        for event in self.history:
+            observer.seen(event.elapsed, event.state, event.evidence, end=event.final)
+
+    def _tell(self, event: TaskEvent) -> None:
+        if self.observer is not None:
+            self.observer.seen(event.elapsed, event.state, event.evidence, end=event.final)
+        if not _log.isEnabledFor(logging.INFO if event.final else logging.DEBUG):
+            return
+        operation, state = self.target.operation, event.state or "gone"
+        about: dict[str, object] = {
+            "vmapi_operation": operation,
+            "vmapi_vm_id": self.vm_id,
+            "vmapi_state": state,
+            "vmapi_elapsed": event.elapsed,
+        }
+        told = (operation, self.vm_id, state, event.elapsed)
+        if not event.final:
+            _log.debug("%s of %s: %s after %.1f s", *told, extra=about)
+            return
+        about["vmapi_evidence"] = event.evidence
+        how = "failed" if event.evidence is None else f"done, {event.evidence}"
+        _log.info("%s of %s: %s after %.1f s: %s", *told, how, extra=about)
 
     def missed(self, error: str) -> None:
         """Note a look that failed."""

@@ -54,7 +54,7 @@ _MOST_NAMED: Final = 20
 BEFORE_SENDING: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
     "BEFORE_SENDING", default=None
 )
-"""Who is asked at the moment that a write which must not be sent twice sets out."""
+"""Who is asked at the moment that a write sets out, which may be long after it was made."""
 
 PERHAPS_SENT: Final[ContextVar[bool]] = ContextVar("PERHAPS_SENT", default=False)
 """Whether a process that is gone may have sent the write already, of one that may be repeated."""
@@ -159,7 +159,9 @@ class Writes:
     ) -> Task[VirtualMachine]:
         found = await self._creates.look_for(creation)
         if found.vm_id is None and retry and found.is_proof:
-            _log.info("no machine named %r has appeared; it is created anew", creation.name)
+            about = {"vmapi_call": call.name, "vmapi_name": creation.name}
+            told = "no machine named %r has appeared; it is created anew"
+            _log.info(told, creation.name, extra=about)
             try:
                 return self._created(await self._send(creation, call))
             except VMAPIError as error:
@@ -177,7 +179,9 @@ class Writes:
             raise
         except (APIError, DecodingError, TransportError) as error:
             # Not reason enough to create nothing; but on doubt nothing can be adopted then.
-            _log.debug("names are not known before a create: %s", type(error).__name__)
+            kind = type(error).__name__
+            about = {"vmapi_name": name, "vmapi_error": kind}
+            _log.debug("names are not known before a create: %s", kind, extra=about)
             return None
         return self._creates.known(roster, name)
 
@@ -212,7 +216,7 @@ class Writes:
             vm_id: The machine.
             begin: Makes the task, told whether the answer that accepted it was lost.
         """
-        trail = Trail(doubts=int(PERHAPS_SENT.get()))
+        trail = _repeatable_trail()
         write = Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
@@ -228,7 +232,7 @@ class Writes:
 
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
         """Make a rename; `get` is the call that shows the machine."""
-        write = Write("rename", vm_id=vm_id, name=name, trail=Trail(doubts=int(PERHAPS_SENT.get())))
+        write = Write("rename", vm_id=vm_id, name=name, trail=_repeatable_trail())
 
         async def make() -> None:
             try:
@@ -245,9 +249,12 @@ class Writes:
         self, operation: Literal["reboot", "reset"], call: Call, vm_id: str
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never repeated on doubt."""
-        token = DoubtToken(self._transport.origin, operation, vm=vm_id)
         trail = Trail(before_sending=BEFORE_SENDING.get())
-        write = Write(operation, vm_id=vm_id, trail=trail, token=lambda: seal(token))
+
+        def token() -> DoubtToken:
+            return DoubtToken(self._transport.origin, operation, vm=vm_id, trace=trail.trace)
+
+        write = Write(operation, vm_id=vm_id, trail=trail, token=lambda: seal(token()))
 
         async def make() -> Task[VirtualMachine]:
             try:
@@ -258,7 +265,7 @@ class Writes:
                 cause = error
             else:
                 return tasks.start(self._hub, self._transport.origin, vm_id, Target(operation))
-            return await self._watch_for(token, cause)
+            return await self._watch_for(token(), cause)
 
         return await self._shielded(write, make())
 
@@ -292,21 +299,42 @@ class Writes:
         """
         token = read(text, self._transport.origin)
         task: Task[Any]
-        if not isinstance(token, DoubtToken):
-            task = tasks.resume(self._hub, self._transport.origin, text)
-        elif token.operation != "create":
-            task = await self._watch_for(token, None)
+        if isinstance(token, DoubtToken):
+            task = await self._settled(token, besides)
         else:
-            creation = self._creates.take_up(token, besides)
-            try:
-                found = await self._creates.look_for(creation)
-                if found.vm_id is None:
-                    raise doubt.unknown(creation, found)
-            finally:
-                self._creates.end(creation)
-            task = self._created(found.vm_id, adopted=True)
+            task = tasks.resume(self._hub, self._transport.origin, text)
         self.taken_up(text)
         return task
+
+    async def _settled(self, token: DoubtToken, besides: frozenset[str]) -> Task[VirtualMachine]:
+        followed = None
+        if (observer := self._transport.observer) is not None:
+            followed = observer.operation(
+                token.operation, token.vm or None, elapsed=0.0, trace=token.trace
+            )
+        try:
+            if token.operation == "create":
+                task = await self._found(token, besides)
+            else:
+                task = await self._watch_for(token, None)
+        except BaseException as error:
+            if followed is not None:
+                gone = isinstance(error, asyncio.CancelledError)
+                followed.ended("cancelled" if gone else "error", None if gone else error)
+            raise
+        if followed is not None:
+            tasks.follow(task, followed)
+        return task
+
+    async def _found(self, token: DoubtToken, besides: frozenset[str]) -> Task[VirtualMachine]:
+        creation = self._creates.take_up(token, besides)
+        try:
+            found = await self._creates.look_for(creation)
+            if found.vm_id is None:
+                raise doubt.unknown(creation, found)
+        finally:
+            self._creates.end(creation)
+        return self._created(found.vm_id, adopted=True)
 
     def taken_up(self, token: str) -> None:
         """Forget what is unresolved under this token: somebody goes on with it."""
@@ -321,8 +349,18 @@ class Writes:
     # --- cancellation ---------------------------------------------------------------------------
 
     async def _shielded(self, write: Write, body: Coroutine[Any, Any, T]) -> T:
-        inner = asyncio.get_running_loop().create_task(body, name=f"async_vmapi {write.operation}")
+        context = None
+        if (observer := self._transport.observer) is not None:
+            write.observer = observer.operation(write.operation, write.vm_id)
+            write.trail.trace = write.observer.trace
+            context = write.observer.context
+        inner = asyncio.get_running_loop().create_task(
+            body, name=f"async_vmapi {write.operation}", context=context
+        )
         write.done = inner
+        if write.observer is not None:
+            # Also where nobody is left who waits for it.
+            inner.add_done_callback(lambda _: write.tell())
         if (noted := WRITES.get()) is not None:
             noted.append(write)
         self._running[inner] = write
@@ -343,10 +381,13 @@ class Writes:
             note = self._account_for(write, inner)
             if write.closed:
                 raise InvalidState(note or "the client was closed before the request was sent")
+        # An eager task is over before it has a callback, and its caller is told of it first.
+        write.tell()
         return inner.result()
 
     def _account_for(self, write: Write, inner: asyncio.Task[Any]) -> str | None:
         """Keep what the caller of a write cannot be told, and return it in words."""
+        write.tell()
         what = f"{write.operation} of {write.vm_id or write.name}"
         kept: UnresolvedWrite | None = None
         error = None if inner.cancelled() else inner.exception()
@@ -391,9 +432,9 @@ class Writes:
             named = [str(write) for write in self._unresolved[:_MOST_NAMED]]
             more = len(self._unresolved) - len(named)
             named += [f"and {more} more"] if more else []
-            _log.warning(
-                "closed with %d writes unresolved: %s", len(self._unresolved), "; ".join(named)
-            )
+            count = len(self._unresolved)
+            told = "closed with %d writes unresolved: %s"
+            _log.warning(told, count, "; ".join(named), extra={"vmapi_unresolved": count})
         if cancellation is not None:
             raise cancellation
 
@@ -419,6 +460,10 @@ async def _wait_out(running: set[asyncio.Task[Any]]) -> asyncio.CancelledError |
             except asyncio.CancelledError as error:
                 cancellation = error
     return cancellation
+
+
+def _repeatable_trail() -> Trail:
+    return Trail(doubts=int(PERHAPS_SENT.get()), before_sending=BEFORE_SENDING.get())
 
 
 def _is_explained(call: Call, error: Conflict | NotFound) -> bool:

@@ -1,30 +1,44 @@
 """How much the emulator carries: requests a second, and the list of a large fleet.
 
 Run it with ``python benchmarks/emulator.py``. The emulator has a process of its own, so that it
-is measured and not the client; the client is aiohttp with requests that were signed beforehand.
+is measured and not the client. The load is plain sockets with requests that were signed
+beforehand, from as many processes as it takes; ``Served`` and ``ceiling`` serve other benchmarks.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
-import platform
+import socket
 import statistics
 import time
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
+from results import machine
 
 from async_vmapi.emulator import CloudAPI, Emulator, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.signing import Credentials, sign
 
 KEY, SECRET = "benchmark", "benchmark-secret"
+MACHINES = "/v2/virtual-machines"
+SIGNED_ANEW = 300.0
+"""Seconds after which signed requests are made anew; the emulator takes none of 15 minutes ago."""
 
 
-def serve(pipe, fleet):
-    """Serve a fleet that is online until told to stop."""
+def loop_factory(name):
+    """Return what makes an event loop: asyncio's own, or uvloop's."""
+    if name == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None
+
+
+def serve(pipe, fleet, loop="asyncio"):
+    """Serve a fleet that is online until told to stop; tell the process's CPU seconds if asked."""
 
     async def run():
         api = CloudAPI(
@@ -37,65 +51,142 @@ def serve(pipe, fleet):
         ]
         async with Emulator(api) as emulator:
             pipe.send((emulator.url, ids))
-            await asyncio.to_thread(pipe.recv)
+            while await asyncio.to_thread(pipe.recv) is not None:
+                pipe.send(time.process_time())
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        runner.run(run())
 
 
-async def measure(url, ids, seconds, concurrency):
-    host = URL(url).authority
+class Served:
+    """The emulator in a process of its own, as a context manager.
 
-    def signed(path):
-        headers = sign(Credentials(KEY, SECRET), "GET", host, path, b"", datetime.now(UTC))
-        return URL(url + path, encoded=True), headers
+    Attributes:
+        url: Where it listens.
+        ids: The machines' ids.
+    """
 
-    gets = [signed(f"/v2/virtual-machines/{vm_id}") for vm_id in ids[:1000]]
-    count = 0
-    async with aiohttp.ClientSession() as session:
+    def __init__(self, fleet, loop="asyncio"):
+        # Forked after threads or event loops, a process may hang.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, there = context.Pipe()
+        self._process = context.Process(target=serve, args=(there, fleet, loop), daemon=True)
 
-        async def work(number):
-            nonlocal count
-            while time.perf_counter() < end:
-                target, headers = gets[(number + count) % len(gets)]
-                async with session.get(target, headers=headers) as response:
-                    assert response.status == 200
-                    await response.read()
-                count += 1
+    def __enter__(self):
+        self._process.start()
+        self.url, self.ids = self._pipe.recv()
+        return self
 
-        began = time.perf_counter()
-        end = began + seconds
-        await asyncio.gather(*(work(number) for number in range(concurrency)))
-        rate = count / (time.perf_counter() - began)
-        target, headers = signed("/v2/virtual-machines")
-        times, size = [], 0
-        for _ in range(5):
+    def __exit__(self, *exc):
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        self._process.join(10)
+        self._process.kill()
+
+    def cpu(self):
+        """Return the CPU seconds that its process has used."""
+        self._pipe.send("cpu")
+        return self._pipe.recv()
+
+
+def request_bytes(url, path):
+    """Return a whole signed GET, with the headers that aiohttp would send."""
+    host = urlsplit(url).netloc
+    headers = sign(Credentials(KEY, SECRET), "GET", host, path, b"", datetime.now(UTC))
+    headers |= {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "User-Agent": "load"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"GET {path} HTTP/1.1\r\n{head}\r\n".encode()
+
+
+def load(url, ids, seconds, connections, depth):
+    """Send GETs as fast as answers come: so many at once on each of so many connections.
+
+    All machines look alike, so all answers are of one size and need not be parsed.
+    """
+    address = (urlsplit(url).hostname, urlsplit(url).port)
+    sockets = [socket.create_connection(address, timeout=30) for _ in range(connections)]
+    requests, made = [], float("-inf")
+    count, size, at = 0, 0, 0
+    began = time.perf_counter()
+    while (now := time.perf_counter()) < began + seconds:
+        if now > made + SIGNED_ANEW:
+            requests, made = [request_bytes(url, f"{MACHINES}/{vm_id}") for vm_id in ids[:500]], now
+            if not size:
+                sockets[0].sendall(requests[0])
+                answer = sockets[0].recv(65536)
+                assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]
+                size = len(answer)
+        for connection in sockets:
+            at = (at + depth) % (len(requests) - depth)
+            connection.sendall(b"".join(requests[at : at + depth]))
+        for connection in sockets:
+            left = size * depth
+            while left > 0:
+                got = connection.recv(left)
+                assert got, "the emulator closed a connection"
+                left -= len(got)
+        count += connections * depth
+    rate = count / (time.perf_counter() - began)
+    for connection in sockets:
+        connection.close()
+    return rate
+
+
+def ceiling(served, seconds=2.0, rounds=5):
+    """Return what the emulator carries at most, and what a request costs it.
+
+    ``kept_alive`` has one request in flight on each of 50 connections, ``pipelined`` sixteen.
+    """
+    found = {}
+    for name, depth in (("kept_alive", 1), ("pipelined", 16)):
+        load(served.url, served.ids, 0.2, 50, depth)
+        rates, costs = [], []
+        for _ in range(rounds):
+            cpu, began = served.cpu(), time.perf_counter()
+            rates.append(load(served.url, served.ids, seconds, 50, depth))
+            took = time.perf_counter() - began
+            costs.append((served.cpu() - cpu) / (rates[-1] * took))
+        found[name] = {
+            "requests_per_second": round(statistics.median(rates)),
+            "cpu_us_per_request": round(statistics.median(costs) * 1e6, 1),
+            "least_cpu_us_per_request": round(min(costs) * 1e6, 1),
+        }
+    return found
+
+
+def listing(served):
+    """Return the seconds that a list of all machines takes, and its bytes."""
+    times, size = [], 0
+    host = urlsplit(served.url)
+    for _ in range(5):
+        with socket.create_connection((host.hostname, host.port), timeout=30) as connection:
+            request = request_bytes(served.url, MACHINES).replace(
+                b"User-Agent", b"Connection: close\r\nUser-Agent"
+            )
             began = time.perf_counter()
-            async with session.get(target, headers=headers) as response:
-                size = len(await response.read())
+            connection.sendall(request)
+            size = 0
+            while got := connection.recv(1 << 20):
+                size += len(got)
             times.append(time.perf_counter() - began)
-    return rate, statistics.median(times), size
+    return statistics.median(times), size
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fleet", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--concurrency", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     options = parser.parse_args()
-    here, there = multiprocessing.Pipe()
-    server = multiprocessing.Process(target=serve, args=(there, options.fleet), daemon=True)
-    server.start()
-    url, ids = here.recv()
-    rate, listing, size = asyncio.run(measure(url, ids, options.seconds, options.concurrency))
-    here.send(None)
-    server.join()
-    figures = {
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "fleet": options.fleet,
-        "gets_per_second": round(rate),
-        "list_seconds": round(listing, 4),
-        "list_bytes": size,
-    }
+    with Served(options.fleet, options.loop) as served:
+        figures = {
+            "machine": machine(),
+            "loop": options.loop,
+            "fleet": options.fleet,
+            "ceiling": ceiling(served, options.seconds),
+        }
+        seconds, size = listing(served)
+        figures |= {"list_seconds": round(seconds, 4), "list_bytes": size}
     print(json.dumps(figures, indent=2))
 
 

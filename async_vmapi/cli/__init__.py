@@ -1,6 +1,7 @@
 """The command line, ``async-vmapi``. It needs the extra ``cli``."""
 
 import io
+import logging
 import sys
 
 __all__ = ["main"]
@@ -12,6 +13,9 @@ def main() -> None:
         # A label that the terminal cannot show must not end what is under way.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        # Warnings are the user's, and a terminal has nowhere else to tell them.
+        logging.getLogger("async_vmapi").addHandler(logging.lastResort)
     try:
         from async_vmapi.cli.app import app
 

@@ -23,7 +23,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Show the machines and how their states change, until interrupted.",
     ),
     "worker": (
-        "jobs:worker",
+        "worker:worker",
         "Work on durable jobs until interrupted; others go on with what is left then.",
     ),
     "emulator": ("emulator:emulator", "Serve a local cloud until interrupted."),

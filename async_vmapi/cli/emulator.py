@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import importlib
 import os
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,19 @@ if TYPE_CHECKING:
     from async_vmapi.emulator import FaultPlan
 
 __all__ = ["emulator"]
+
+
+def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes a loop of uvloop's.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    # By its name, for it is in no extra and has no types here.
+    factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
+        "uvloop"
+    ).new_event_loop
+    return factory
 
 
 @command
@@ -35,6 +50,9 @@ def emulator(
     admin: Annotated[
         bool, typer.Option("--admin", help="Let faults be set at /_emulator/faults.")
     ] = False,
+    uvloop: Annotated[
+        bool, typer.Option("--uvloop", help="Run on uvloop, which must be installed.")
+    ] = False,
 ) -> None:
     """Serve a local cloud until interrupted.
 
@@ -49,17 +67,22 @@ def emulator(
     except ValueError as error:
         fail(error, ExitCode.USAGE)
     try:
-        asyncio.run(
-            _serve(
-                host=host,
-                port=port,
-                allow_remote=allow_remote,
-                speed=speed,
-                seed=seed,
-                faults=plan,
-                admin=admin,
+        loop_factory = _uvloop_factory() if uvloop else None
+    except ImportError:
+        fail("uvloop is not installed: pip install uvloop", ExitCode.USAGE)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(
+                _serve(
+                    host=host,
+                    port=port,
+                    allow_remote=allow_remote,
+                    speed=speed,
+                    seed=seed,
+                    faults=plan,
+                    admin=admin,
+                )
             )
-        )
     except (ValueError, OSError) as error:
         fail(error)
 

@@ -45,6 +45,7 @@ def create(
     ] = None,
 ) -> None:
     """Create machines, and wait until all are online."""
+    how.check_place(ctx)
     client, plan, names = client_for(ctx.obj), how.plan(), names_of(name, count, first)
     earlier = None if resume is None else BulkReport.from_json(read_text(resume))
     if earlier is not None and (earlier.operation, len(earlier.outcomes)) != ("create", count):
@@ -202,6 +203,7 @@ def _operate(
     *,
     yes: bool = False,
 ) -> None:
+    how.check_place(ctx)
     client, plan, selection = client_for(ctx.obj), how.plan(), which.selection()
     if not (which.everything or selection.has_conditions or selection.ids is not None):
         fail(

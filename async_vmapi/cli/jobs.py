@@ -1,39 +1,42 @@
-"""``async-vmapi jobs``: rollouts in a database; and ``worker``, which does them."""
+"""``async-vmapi jobs``: rollouts in a database, submitted by ``fleet ... --durable``."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import attrs
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
+from async_vmapi.cli.durable import fleet_of, opened, run_with
+from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, has_ended, job_table, print_lines
 from async_vmapi.cli.operations import Result, exit_code, tell
 from async_vmapi.cli.options import JSON, Database, DurableHow, Told, command
-from async_vmapi.cli.output import console_for, is_live, print_json, printable, table
-from async_vmapi.cli.profiles import client_for
-from async_vmapi.cli.progress import Progress
+from async_vmapi.cli.output import console_for, is_live, print_json, printable
+from async_vmapi.cli.progress import Joined, Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.errors import VMAPIError
+from async_vmapi.errors import InvalidState, VMAPIError
 from async_vmapi.plan import BulkPlan
 
 if TYPE_CHECKING:
-    from async_vmapi.client import Client
     from async_vmapi.durable import DurableFleet, DurableJob, JobStatus
 
-__all__ = ["Order", "app", "submit", "worker"]
-
-T = TypeVar("T")
+__all__ = ["Order", "app", "submit"]
 
 app = typer.Typer(help="Look at durable jobs and control them.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Then follow the job to its end, like 'jobs watch'.")
+]
 
 _LOOK: Final = 1.0
+# A worker that has nothing to do looks for jobs that often, and a bit.
+_WAITING: Final = 3
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +59,7 @@ class Order:
 def submit(how: DurableHow, told: Told, order: Order) -> NoReturn:
     """Submit a job, and follow it to its end."""
     plan = how.plan()
-    fleet = _fleet(how.database)
+    fleet = fleet_of(how.database)
     shown = Result(operation=order.operation, labels=order.labels, json=told.json, file=told.report)
     shown.check_file()
     raise typer.Exit(run(_submit(fleet, how.durable or "", plan, order, shown)))
@@ -65,7 +68,7 @@ def submit(how: DurableHow, told: Told, order: Order) -> NoReturn:
 async def _submit(
     fleet: "DurableFleet", name: str, plan: BulkPlan, order: Order, shown: Result
 ) -> ExitCode:
-    async with fleet:
+    async with opened(fleet):
         submission = fleet.submit(name, plan)
         job = await submission.run(order.items, order.operation, **order.keywords)
         return await _follow(job, shown)
@@ -74,12 +77,18 @@ async def _submit(
 async def _follow(job: "DurableJob", shown: Result) -> ExitCode:
     console = console_for(json=shown.json)
     status = await job.status()
-    if status.state == "waiting":
-        say(f"job {job.name} waits for a worker: async-vmapi worker")
+    joined = Joined(seconds=max(0.0, time.time() - status.submitted), done=status.done)
+    progress = Progress(console, shown.operation, status.total, shown.labels, joined=joined)
     try:
-        async with Progress(console, shown.operation, status.total, shown.labels) as progress:
-            async for event in job.events():
-                progress.on_event(event)
+        async with progress:
+            noting = asyncio.get_running_loop().create_task(_note_state(job, progress))
+            try:
+                async for event in job.events():
+                    progress.on_event(event)
+            finally:
+                noting.cancel()
+                with suppress(asyncio.CancelledError):
+                    await noting
         report = await job.report()
     except asyncio.CancelledError:
         say(f"the job goes on; follow it with: async-vmapi jobs watch {job.name}")
@@ -88,157 +97,165 @@ async def _follow(job: "DurableJob", shown: Result) -> ExitCode:
     return exit_code(report)
 
 
+async def _note_state(job: "DurableJob", progress: Progress) -> None:
+    """Note what a job's events do not tell: that it waits, or for what."""
+    waited = 0
+    while True:
+        try:
+            status = await job.status()
+        except VMAPIError as error:
+            progress.note(f"{error}; it is waited for")
+        else:
+            waited = waited + 1 if status.state == "waiting" else 0
+            if waited == _WAITING:
+                say(f"job {job.name} waits for a worker: async-vmapi worker")
+            progress.note(_NOTES.get(status.state, "") if not 0 < waited < _WAITING else "")
+        await asyncio.sleep(_LOOK)
+
+
+_NOTES: Final = {
+    "waiting": "waits for a worker",
+    "paused": "paused: nothing new starts until 'jobs resume'",
+    "cancelling": "cancelled: what is in flight is watched to its end",
+}
+
+
 @app.command("list")
 @command
 def list_(database: Database, json: JSON = False) -> None:
-    """List all jobs, the newest first."""
+    """List all jobs, the newest first; 'jobs watch' shows how they go on."""
 
-    async def look(fleet: "DurableFleet") -> "list[JobStatus]":
-        return await fleet.jobs()
+    async def look(fleet: "DurableFleet") -> "tuple[list[JobStatus], str]":
+        return await fleet.jobs(), fleet.database
 
-    found = _with(database, look)
+    found, where = run_with(database, look)
     if json:
         print_json(found)
+    elif found:
+        console_for(json=False).print(job_table(found))
     else:
-        console_for(json=False).print(_table(found))
+        say(f"there are no jobs in {where}; 'fleet ... --durable NAME' makes one")
 
 
 @app.command()
 @command
 def show(name: Name, database: Database, json: JSON = False) -> None:
-    """Show how a job is now."""
-    _show(_with(database, partial(_controlled, name, None)), json=json)
+    """Show how a job is now; 'jobs watch' shows how it goes on."""
+    _show(run_with(database, partial(_controlled, name, None)), json=json)
 
 
 @app.command()
 @command
-def watch(name: Name, database: Database, told: Told) -> None:
-    """Follow a job to its end, and show its report."""
-
-    async def follow(fleet: "DurableFleet") -> ExitCode:
-        job = await fleet.job(name)
-        operation = (await job.status()).operation
-        return await _follow(job, Result(operation=operation, json=told.json, file=told.report))
-
-    raise typer.Exit(_with(database, follow))
-
-
-@app.command()
-@command
-def pause(name: Name, database: Database, json: JSON = False) -> None:
-    """Start nothing new of a job until it is resumed; what is in flight goes on."""
-    _show(_with(database, partial(_controlled, name, "pause")), json=json)
-
-
-@app.command()
-@command
-def resume(name: Name, database: Database, json: JSON = False) -> None:
-    """End a pause."""
-    _show(_with(database, partial(_controlled, name, "resume")), json=json)
-
-
-@app.command()
-@command
-def cancel(name: Name, database: Database, json: JSON = False) -> None:
-    """Start nothing new of a job for good; what is in flight is watched to its end."""
-    _show(_with(database, partial(_controlled, name, "cancel")), json=json)
-
-
-@command
-def worker(
-    ctx: typer.Context,
+def watch(
     database: Database,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Operations in flight, on all workers together.")
+    told: Told,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The job's name; all jobs without it.")
     ] = None,
-    worker_limit: Annotated[
-        int | None, typer.Option(min=1, help="Operations in flight on this worker.")
-    ] = None,
-    json: JSON = False,
 ) -> None:
-    """Work on durable jobs until interrupted; others go on with what is left then."""
-    client_for(ctx.obj)  # tells at once what is wrong with the credentials
-    fleet = _fleet(database, partial(client_for, ctx.obj), limit=limit, worker_limit=worker_limit)
-    run(_work(fleet, json=json))
+    """Follow a job to its end, and show its report; or all that are under way, to the last's end.
+
+    Of all jobs, a terminal shows a table; elsewhere there is a line for each change, with --json
+    in JSON.
+    """
+    if name is not None:
+        raise typer.Exit(run_with(database, partial(_follow_named, name, told)))
+    if told.report is not None:
+        fail("--report is of one job: give its NAME", ExitCode.USAGE)
+    raise typer.Exit(run_with(database, partial(_watch_all, json=told.json)))
 
 
-async def _work(fleet: "DurableFleet", *, json: bool) -> None:
+async def _follow_named(name: str, told: Told, fleet: "DurableFleet") -> ExitCode:
+    job = await fleet.job(name)
+    shown = Result(operation=(await job.status()).operation, json=told.json, file=told.report)
+    shown.check_file()
+    return await _follow(job, shown)
+
+
+async def _watch_all(fleet: "DurableFleet", *, json: bool) -> ExitCode:
     console = console_for(json=json)
-    view = _Jobs()
+    jobs = Jobs(fleet)
+    changed = await jobs.look()
+    if not changed:
+        say(f"no job is under way in {fleet.database}; 'jobs list' shows those that have ended")
+        return ExitCode.OK
+    await _watch_to_the_end(console, jobs, changed, json=json)
+    found = list(jobs.seen.values())
+    if not json:
+        console.print(job_table(sorted(found, key=lambda status: -status.submitted)))
+    return await _worst(fleet, found)
+
+
+async def _watch_to_the_end(
+    console: Console, jobs: Jobs, changed: "list[JobStatus]", *, json: bool
+) -> None:
+    view, lines = JobsView(console, jobs), Lines(console, 0.0)
     live: Live | None = None
     shown: AbstractContextManager[object] = nullcontext()
     if is_live(console) and not json:
         shown = live = Live(view, console=console, auto_refresh=False, transient=True)
-    async with fleet:
-        working = asyncio.get_running_loop().create_task(fleet.work())
-        try:
-            with shown:
-                while not working.done():
-                    changed: list[JobStatus] = []
-                    # Away, the database is waited for.
-                    with suppress(VMAPIError):
-                        changed = view.look(await fleet.jobs())
-                    if live is not None:
-                        live.refresh()
-                    else:
-                        for status in changed:
-                            _tell_change(console, status, json=json)
-                    await asyncio.wait({working}, timeout=_LOOK)
-            working.result()
-        except asyncio.CancelledError:
-            # The end that is wanted: what is on the wire is waited for, and the rest left.
-            working.cancel()
-            await asyncio.wait({working})
+    with shown:
+        while True:
+            if live is not None:
+                live.refresh()
+            elif json:
+                print_lines(changed)
+            else:
+                lines.tell(changed)
+            if all(map(has_ended, jobs.seen.values())) or console.quiet:
+                return
+            await asyncio.sleep(_LOOK)
+            try:
+                changed, problem = await jobs.look(), ""
+            except VMAPIError as error:
+                # One look that fails is no reason to look no more.
+                changed, problem = [], str(error)
+                if live is None and problem != view.problem:
+                    say(problem)
+            view.problem = problem
 
 
-def _tell_change(console: Console, status: "JobStatus", *, json: bool) -> None:
-    if json:
-        print_json(status, indent=None)
-    else:
-        done = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in status.done.items() if n)
-        console.print(
-            f"job {status.name}: {status.operation} of {status.total}, {status.state}, "
-            f"{status.in_flight} in flight{f', {done}' if done else ''}"
-        )
+async def _worst(fleet: "DurableFleet", found: "Sequence[JobStatus]") -> ExitCode:
+    """Return the exit code for what became of all these."""
+    codes = {ExitCode.OK}
+    for status in found:
+        if status.state == "broken":
+            codes.add(ExitCode.FAILED)
+        elif status.state == "finished":
+            codes.add(exit_code(await (await fleet.job(status.name)).report()))
+    return max(codes)
 
 
-class _Jobs:
-    """All jobs as they were seen last."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, JobStatus] = {}
-
-    def look(self, found: "Sequence[JobStatus]") -> "list[JobStatus]":
-        """Take them into account, and return those that are otherwise than before."""
-        before, self._seen = self._seen, {status.name: status for status in found}
-        return [
-            status
-            for status in found
-            if (old := before.get(status.name)) is None
-            or attrs.evolve(old, changed=status.changed) != status
-        ]
-
-    def __rich__(self) -> RenderableType:
-        return _table(list(self._seen.values()))
+@app.command()
+@command
+def pause(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
+    """Start nothing new of a job until it is resumed; what is in flight goes on."""
+    _control(name, "pause", database, follow=follow, json=json)
 
 
-def _table(found: "Sequence[JobStatus]") -> Table:
-    columns = ("job", "operation", "state", "total", "succeeded", "failed", "unknown", "in flight")
-    return table(
-        columns,
-        [
-            (
-                status.name,
-                status.operation,
-                status.state,
-                str(status.total),
-                *(str(status.done.get(kind, 0)) for kind in ("succeeded", "failed", "unknown")),
-                str(status.in_flight),
-            )
-            for status in found
-        ],
-        fold=False,
-    )
+@app.command()
+@command
+def resume(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
+    """End a pause."""
+    _control(name, "resume", database, follow=follow, json=json)
+
+
+@app.command()
+@command
+def cancel(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
+    """Start nothing new of a job for good; what is in flight is watched to its end."""
+    _control(name, "cancel", database, follow=follow, json=json)
+
+
+def _control(name: str, verb: str, database: str, *, follow: bool, json: bool) -> None:
+    async def control(fleet: "DurableFleet") -> "JobStatus | ExitCode":
+        status = await _controlled(name, verb, fleet)
+        return await _follow_named(name, Told(json=json), fleet) if follow else status
+
+    became = run_with(database, control)
+    if isinstance(became, ExitCode):
+        raise typer.Exit(became)
+    _show(became, json=json)
 
 
 def _show(status: "JobStatus", *, json: bool) -> None:
@@ -246,7 +263,7 @@ def _show(status: "JobStatus", *, json: bool) -> None:
         print_json(status)
         return
     console = console_for(json=False)
-    console.print(_table([status]))
+    console.print(job_table([status]))
     if status.stopped:
         console.print(f"nothing more is started: {printable(status.stopped)}")
 
@@ -254,38 +271,8 @@ def _show(status: "JobStatus", *, json: bool) -> None:
 async def _controlled(name: str, verb: str | None, fleet: "DurableFleet") -> "JobStatus":
     job = await fleet.job(name)
     if verb is not None:
-        await getattr(job, verb)()
+        try:
+            await getattr(job, verb)()
+        except InvalidState as error:
+            fail(f"{error}: there is nothing to {verb}; see 'jobs watch {name}'")
     return await job.status()
-
-
-def _with(database: str, call: "Callable[[DurableFleet], Awaitable[T]]") -> T:
-    fleet = _fleet(database)
-
-    async def called() -> T:
-        async with fleet:
-            return await call(fleet)
-
-    return run(called())
-
-
-def _fleet(
-    database: str,
-    client: "Callable[[], Client] | None" = None,
-    *,
-    limit: int | None = None,
-    worker_limit: int | None = None,
-) -> "DurableFleet":
-    if not database:
-        fail("a durable job takes --database, or VMAPI_DATABASE", ExitCode.USAGE)
-    try:
-        # Who never asks for it needs no DBOS.
-        from async_vmapi.durable import DurableFleet
-    except ModuleNotFoundError as error:
-        if error.name != "dbos":
-            raise
-        fail(error, ExitCode.USAGE)
-    if client is None:
-        from async_vmapi.client import Client
-
-        client = Client.from_env
-    return DurableFleet(database, client, limit=limit, worker_limit=worker_limit)

@@ -38,18 +38,22 @@ _WHICH: Final = "Which machines"
 _HOW: Final = "How to go about it"
 _NEW: Final = "The new machine"
 _DURABLE: Final = "Durable jobs"
-_PASSWORD: Final = re.compile(r"//[^/@]*:[^/@]+@")
+_PASSWORD: Final = re.compile(r"//[^/@]*:[^/@]+@|[?&]password=")
 
 
 def _without_password(ctx: typer.Context, param: typer.CallbackParam, value: str) -> str:
-    source = ctx.get_parameter_source(param.name or "")
-    if source is not None and source.name == "COMMANDLINE" and _PASSWORD.search(value):
+    if _is_argument(ctx, param.name or "") and _PASSWORD.search(value):
         # Every user of the machine can read what is started with which arguments.
         raise typer.BadParameter(
             "a password does not belong into an argument: leave it out, and set PGPASSWORD or "
             "use a .pgpass file, or set VMAPI_DATABASE"
         )
     return value
+
+
+def _is_argument(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
@@ -188,6 +192,13 @@ class DurableHow(How):
         ),
     ] = None
     database: Database = ""
+
+    def check_place(self, ctx: typer.Context) -> None:
+        """Exit if it is to be a job and nobody says where, or the reverse."""
+        if self.durable is not None and not self.database:
+            fail("--durable takes --database, or VMAPI_DATABASE", ExitCode.USAGE)
+        if self.durable is None and _is_argument(ctx, "database"):
+            fail("--database is for a job: give it a name with --durable NAME", ExitCode.USAGE)
 
 
 @attrs.frozen(kw_only=True)

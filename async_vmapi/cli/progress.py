@@ -19,13 +19,15 @@ from async_vmapi.report import Outcome
 if TYPE_CHECKING:
     from async_vmapi.tasks import Task
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Joined", "Progress", "duration", "rate_of"]
 
 _FRAME: Final = 0.2
 _REMINDER: Final = 30.0
 _SLOWEST: Final = 5
 _WRONG: Final = 3
 _BAR: Final = 60
+# Within so many seconds of joining, what comes may have happened long before.
+_JOINING: Final = 2.0
 
 
 def duration(seconds: float) -> str:
@@ -35,12 +37,32 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def rate_of(rate: float) -> str:
+    """Return so many per second in words."""
+    return f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.0f}/min"
+
+
+@attrs.frozen(kw_only=True)
+class Joined:
+    """What was there already when somebody began to look on.
+
+    Attributes:
+        seconds: For how long it had gone on.
+        done: How many had ended, by what became of them.
+    """
+
+    seconds: float
+    done: Mapping[Any, int]
+
+
 @attrs.define
 class _Flight:
     """An operation under way."""
 
     name: str
     began: float
+    earlier: bool = False
+    unseen: str = "sent, and not accepted yet"
     task: "Task[Any] | None" = None
 
     @property
@@ -52,7 +74,7 @@ class _Flight:
     def told(self) -> str:
         """Return what is known of it, in words."""
         if self.task is None:
-            return "sent, and not accepted yet"
+            return self.unseen
         state = self.state
         return f"last seen {printable(state)}" if state else "accepted, and not seen yet"
 
@@ -67,6 +89,7 @@ class Progress:
         labels: Labels of machines by their ids.
         only: What to call the only item, where there is one; its end is not told then.
         above: What a live view shows above.
+        joined: What was there already, where it is looked on from elsewhere.
     """
 
     def __init__(
@@ -78,6 +101,7 @@ class Progress:
         *,
         only: str | None = None,
         above: RenderableType = "",
+        joined: Joined | None = None,
     ) -> None:
         self._console = console
         self._above = above
@@ -91,12 +115,16 @@ class Progress:
         self._wave = 1
         self._stopped = ""
         self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
+        self._joined = joined
+        self._earlier = 0 if joined is None else sum(joined.done.values())
+        self._note = ""
+        self._began = self._entered = self._clock()
         self._live: Live | None = None
         self._ticker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._began = self._clock()
+        self._entered = self._clock()
+        self._began = self._entered - (self._joined.seconds if self._joined else 0.0)
         if is_live(self._console):
             # Drawn by the event loop alone, so that nothing changes under the drawing.
             self._live = Live(self, console=self._console, auto_refresh=False, transient=True)
@@ -142,7 +170,7 @@ class Progress:
             return
         name = self._only or who(event.item, self._labels.get(event.item))
         if event.kind == "started":
-            self._flights[event.index] = _Flight(name, self._clock())
+            self._flights[event.index] = self._flight(name)
         elif event.kind == "accepted":
             flight = self._flights[event.index]
             flight.task = event.task
@@ -152,22 +180,39 @@ class Progress:
             flown = self._flights.pop(event.index, None)
             self._finished(flown.name if flown else name, event.outcome)
 
+    def _flight(self, name: str) -> _Flight:
+        now = self._clock()
+        if self._joined is None:
+            return _Flight(name, now)
+        # Which worker has it, and what the API said, is not told.
+        earlier = self._joined.seconds > 0 and now - self._entered < _JOINING
+        return _Flight(name, now, earlier, "with a worker, or about to be")
+
+    def note(self, text: str) -> None:
+        """Tell how all of it is, until that changes; nothing to say no more of it."""
+        if text != self._note:
+            self._note = text
+            if text:
+                self._say(text)
+
     def _finished(self, name: str, outcome: Outcome) -> None:
+        earlier, self._earlier = self._earlier > 0, max(0, self._earlier - 1)
         if outcome.status == "not_started" or self._only:
             return
         if outcome.status == "succeeded":
             took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
             how = f", {outcome.evidence}" if outcome.evidence else ""
-            self._say(f"{name}  {self._operation} succeeded{took}{how}")
+            self._say(f"{name}  {self._operation} succeeded{took}{how}", earlier=earlier)
             return
         line = f"{name}  {self._operation} {outcome.status}: {printable(outcome.reason)}"
         self._wrong.append(line)
-        self._say(line)
+        self._say(line, earlier=earlier)
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, *, earlier: bool = False) -> None:
         if self._live is None:
+            when = "earlier" if earlier else f"{self._clock() - self._began:.1f} s"
             with suppress(OSError):  # a full disk, say, ends nothing that is under way
-                self._console.print(f"{self._clock() - self._began:8.1f} s  {line}")
+                self._console.print(f"{when:>10}  {line}")
 
     # --- the live view --------------------------------------------------------------------------
 
@@ -177,22 +222,28 @@ class Progress:
         head = Text(f"{self._operation} of {self._total}", "bold")
         head.append(f"   wave {self._wave}" if self._wave > 1 else "", "not bold")
         head.append(f"   {duration(elapsed)}", "not bold dim")
+        head.append(f"   {printable(self._note)}" if self._note else "", "not bold yellow")
         counts = Text(f"{done}/{self._total} done")
         for status in ("failed", "unknown", "not_started"):
             if count := self._done.get(status):
                 kind = status.replace("_", " ")
                 counts.append(" · ").append(f"{count} {kind}", STYLES[kind])
         counts.append(f" · {len(self._flights)} in flight")
-        carried_out = done - self._done.get("not_started", 0)
-        if carried_out and elapsed > 0:
-            rate = carried_out / elapsed
-            counts.append(f" · {rate:.1f}/s" if rate >= 1 else f" · {rate * 60:.0f}/min")
-            counts.append(f" · {duration((self._total - done) / rate)} left")
+        carried_out = _carried_out(self._done)
+        seen_for = self._clock() - self._entered
+        if self._joined is not None:
+            # How fast it went before, nobody told.
+            carried_out -= _carried_out(self._joined.done)
+        if carried_out > 0 and seen_for > 0:
+            rate = carried_out / seen_for
+            counts.append(f" · {rate_of(rate)}")
+            if not self._note:
+                counts.append(f" · {duration((self._total - done) / rate)} left")
         lines = [counts]
         if self._stopped:
             lines.append(Text(f"nothing more is started: {printable(self._stopped)}", "yellow"))
         for flight in list(self._flights.values())[:_SLOWEST]:
-            waits = duration(self._clock() - flight.began)
+            waits = ">" * flight.earlier + duration(self._clock() - flight.began)
             style = style_of(flight.state) if flight.state else ""
             lines.append(Text(f"  {waits:>6}  {flight.name}  ").append(flight.told(), style))
         lines += [Text(line, "red") for line in self._wrong]
@@ -201,3 +252,7 @@ class Progress:
         filled = _BAR * done // max(1, self._total)
         bar = Text("━" * filled, "green").append("━" * (_BAR - filled), "bright_black")
         return Group(self._above, head, bar, *lines)
+
+
+def _carried_out(done: Mapping[Any, int]) -> int:
+    return sum(done.values()) - done.get("not_started", 0)

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 from async_vmapi.durable.database import DatabaseUnavailable
 from async_vmapi.durable.fleet import DurableFleet, Submission
 from async_vmapi.durable.job import DurableJob, JobState, JobStatus
+from async_vmapi.durable.ledger import WorkerItem, WorkerStatus
 
 __all__ = [
     "DatabaseUnavailable",
@@ -24,4 +25,6 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Submission",
+    "WorkerItem",
+    "WorkerStatus",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "OPERATIONS",
     "OPERATION_WORKFLOW",
     "SERIALIZER",
+    "UNDER_WAY",
     "VERSION",
     "WORKFLOW",
     "Database",
@@ -58,6 +59,7 @@ ENDED: Final = [
     WorkflowStatusString.CANCELLED.value,
     WorkflowStatusString.MAX_RECOVERY_ATTEMPTS_EXCEEDED.value,
 ]
+UNDER_WAY: Final = [status.value for status in WorkflowStatusString if status.value not in ENDED]
 
 _THREADS: Final = 4
 _AT_ONCE: Final = 500
@@ -82,8 +84,11 @@ class DatabaseUnavailable(VMAPIError):
 
 def is_outage(error: BaseException) -> bool:
     """Return whether an error, of DBOS or of this module, means that the database is away."""
-    outages = (DatabaseUnavailable, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
-    return isinstance(error, outages)
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return True
+    # A transaction that stood still too long, and a server that only reads, are internal errors.
+    away = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
+    return isinstance(error, (DatabaseUnavailable, *away))
 
 
 class Database:
@@ -99,10 +104,10 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             parsed = sa.make_url(arguments.text("database_url", url))
-        except exc.ArgumentError:
+        except (exc.ArgumentError, ValueError):  # the latter of a port
             raise InvalidArgument("database_url is not a URL", argument="database_url") from None
         kind = parsed.get_backend_name()
-        if kind not in ("sqlite", "postgresql") or not parsed.database:
+        if kind not in ("sqlite", "postgresql") or parsed.database in (None, "", ":memory:"):
             # Its value may hold a password.
             raise InvalidArgument(
                 "database_url is neither sqlite:///PATH nor postgresql://USER@HOST/DATABASE",
@@ -116,7 +121,13 @@ class Database:
         self._client: DBOSClient | None = None
 
     def __repr__(self) -> str:
-        return f"<Database {self._parsed.render_as_string(hide_password=True)}>"
+        return f"<Database {self.shown}>"
+
+    @property
+    def shown(self) -> str:
+        """Its URL as far as it can hold no secret."""
+        # PostgreSQL takes a password as a parameter too.
+        return self._parsed.set(query={}).render_as_string(hide_password=True)
 
     @property
     def engine(self) -> sa.Engine:
@@ -172,18 +183,21 @@ class Database:
             system_database_engine=self._engine,
             serializer=SERIALIZER,
             application_name=APPLICATION,
+            # Waiting would hold one of few threads; whoever asks knows better what to do.
+            retry_connection_errors=False,
         )
 
     async def close(self) -> None:
         """Disconnect."""
         threads, self._threads = self._threads, None
+        if threads is not None:
+            # What was cancelled is still under way in them, and has connections.
+            await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
         if self._client is not None:
             self._client.destroy()
         if self._engine is not None:
             self._engine.dispose()
         self._client = self._engine = None
-        if threads is not None:
-            threads.shutdown(wait=False)
 
     # --- workflows ------------------------------------------------------------------------------
 
@@ -276,9 +290,11 @@ class Database:
                 connection.scalars(sa.select(status.c.executor_id).where(pending).distinct())
             )
 
-    async def put_back(self, workflow_id: str, queue: str) -> None:
-        """Let any worker take a workflow that its own has lost."""
-        await self.call(self.client.resume_workflow, workflow_id, queue_name=queue)
+    async def put_back(self, workflow_id: str, queue: str, executor_id: str) -> None:
+        """Let any worker take a workflow that its own has lost, if it is still that one's."""
+        # DBOS's public way would take it from whoever has it by now.
+        back = self.client._sys_db.reenqueue_for_recovery  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        await self.call(back, workflow_id, [executor_id], queue)
 
     async def note(self, workflow_id: str, **attributes: Any) -> None:
         """Set some of a workflow's attributes."""

@@ -59,7 +59,7 @@ class Reader:
     def read(self, text: str) -> Iterator[BulkEvent]:
         """Iterate over those events of a text that are new."""
         for line in _decode(text):
-            which = (line.kind, line.index, line.wave if line.index is None else 0)
+            which = (line.kind, line.index)
             if which in self._told:
                 continue
             self._told.add(which)

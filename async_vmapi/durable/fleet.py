@@ -8,8 +8,9 @@ from typing import Any, Final, Self, cast, overload
 
 from async_vmapi import arguments
 from async_vmapi.client import Client
-from async_vmapi.durable.database import WORKFLOW, Database, job_id
+from async_vmapi.durable.database import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
+from async_vmapi.durable.ledger import Ledger, WorkerStatus
 from async_vmapi.durable.references import Secrets
 from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.worker import Limits, Worker
@@ -34,16 +35,18 @@ class DurableFleet:
             ``postgresql://USER@HOST/DATABASE``. What is missing in it is created.
         client: Makes a worker's client.
         secrets: Returns, on a worker, the secret of a `SecretRef` whose name does not begin with
-            ``env:``. It may be a coroutine function.
+            ``env:``. It may be a coroutine function, which gets a minute; a plain one must not
+            wait, for it holds up all that the worker does.
         limit: How many operations are in flight at once at most, of all jobs on all workers; None
             for no more than each job's plan says. Of workers that differ, the last one started
             counts.
-        worker_limit: How many are in flight on one worker at most; None for no limit.
+        worker_limit: How many are in flight on one worker at most; None for no limit but `limit`.
         lease: Seconds after which others take over what a worker had begun that says nothing.
         interval: Seconds between two looks into the database for what is new.
 
     Raises:
         InvalidArgument: If one of them is wrong.
+        DatabaseUnavailable: By ``async with``, if the database cannot be reached or used.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class DurableFleet:
         self._client = client
         self._secrets = secrets
         self._at_work: dict[asyncio.Event, asyncio.Event] = {}
+        self._ledger: Final = Ledger()
         self._limits = Limits(
             limit=None if limit is None else arguments.whole("limit", limit, minimum=1),
             worker_limit=None
@@ -75,6 +79,11 @@ class DurableFleet:
 
     def __repr__(self) -> str:
         return f"<DurableFleet of {self._database!r}>"
+
+    @property
+    def database(self) -> str:
+        """Which database it is, without what may be a secret in its URL."""
+        return self._database.shown
 
     @overload
     def submit(self, name: str, plan: BulkPlan, /) -> "Submission": ...
@@ -126,11 +135,23 @@ class DurableFleet:
         await job.status()
         return job
 
-    async def jobs(self) -> list[JobStatus]:
-        """Return how all jobs are now, the newest first."""
+    async def jobs(self, *, ended: bool = True, limit: int | None = None) -> list[JobStatus]:
+        """Return how the jobs are now, the newest first.
+
+        Args:
+            ended: Whether those that have ended are wanted too.
+            limit: How many at most; None for all.
+
+        Raises:
+            InvalidArgument: If one of them is wrong.
+            DatabaseUnavailable: If the database is away.
+        """
+        arguments.boolean("ended", ended)
         found = await self._database.call(
             self._database.client.list_workflows,
             name=WORKFLOW,
+            status=None if ended else UNDER_WAY,
+            limit=None if limit is None else arguments.whole("limit", limit, minimum=1),
             load_input=False,
             load_output=False,
             sort_desc=True,
@@ -148,15 +169,23 @@ class DurableFleet:
 
         Raises:
             InvalidState: If another worker is at work in this process.
+            AuthenticationError: If the API refuses the client's credentials at the start.
         """
         stop, ended = stop or asyncio.Event(), asyncio.Event()
         self._at_work[stop] = ended
         try:
-            while await Worker(self._database, self._client, self._secrets, self._limits).run(stop):
+            while await self._worker().run(stop):
                 _log.warning("this worker was taken for dead, and begins again")
         finally:
             del self._at_work[stop]
             ended.set()
+
+    def _worker(self) -> Worker:
+        return Worker(self._database, self._client, self._secrets, self._limits, self._ledger)
+
+    def worker_status(self) -> WorkerStatus:
+        """Return what `work` has in hand here, and has done since this fleet was made."""
+        return self._ledger.status()
 
     async def __aenter__(self) -> Self:
         await self._database.open()

@@ -111,7 +111,8 @@ class DurableJob:
     async def report(self, timeout: float | None = None) -> BulkReport:
         """Wait for the job's end, and return what became of every item.
 
-        Its ``requests`` are empty: workers count for all jobs together.
+        Its ``requests`` are empty: workers count for all jobs together. Its outcomes have no
+        ``value``, ``exception`` and ``source``, like those of a report that was read from JSON.
 
         Args:
             timeout: Seconds to wait at most; None for no limit.

@@ -9,6 +9,7 @@ that has not counted for most of a lease does not know that it was not; neither 
 not be sent twice.
 """
 
+import asyncio
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from async_vmapi.durable.database import Database, is_outage
+from async_vmapi.durable.database import Database
 
 __all__ = ["BEATS", "Leases"]
 
@@ -38,6 +39,7 @@ _workers: Final = sa.Table(
     sa.Column("executor_id", sa.Text, primary_key=True),
     sa.Column("beat", sa.BigInteger, nullable=False),
     sa.Column("gone", sa.Boolean, nullable=False),
+    sa.Column("lease", sa.Float, nullable=False),
 )
 
 
@@ -70,33 +72,43 @@ class Leases:
         return not self._lost and _since(self._counted) < _SAFE * self._lease
 
     async def begin(self) -> None:
-        """Create the table, if need be, and go on counting until the end."""
-        self.hear()
+        """Create the table, if need be, and go on counting until the end.
+
+        If the database goes away meanwhile, this can be called once more.
+        """
+        self._hear()
+        self._loop = asyncio.get_running_loop()
         await self._database.call(_create, self._database.engine)
         await self._database.call(self._enter)
-        self._thread.start()
+        if self._thread.ident is None:
+            self._thread.start()
 
-    def hear(self) -> None:
-        """Note that the event loop is alive."""
+    def _hear(self) -> None:
         self._heard = _now()
 
     def _keep(self) -> None:
         # A thread of its own: a busy event loop, or its busy threads, are not a dead worker.
         while not self._end.wait(self._lease / BEATS):
+            try:
+                self._loop.call_soon_threadsafe(self._hear)
+            except RuntimeError:
+                # The loop is closed; a worker that was left behind is a dead one.
+                return
             if _since(self._heard) > _STUCK * self._lease:
                 continue
             try:
                 self.beat()
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                _log.warning("the fleet's database is away: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - who counts no more is dead, and takes on
+                _log.warning("a worker could not be counted: %s", type(error).__name__)
 
     def _enter(self) -> None:
         now = _now()
         with self._database.engine.begin() as connection:
+            connection.execute(sa.delete(_workers).where(_workers.c.executor_id == self._own))
             connection.execute(
-                sa.insert(_workers).values(executor_id=self._own, beat=1, gone=False)
+                sa.insert(_workers).values(
+                    executor_id=self._own, beat=1, gone=False, lease=self._lease
+                )
             )
         self._counted = now
 
@@ -118,10 +130,12 @@ class Leases:
         self._end.set()
 
     async def leave(self) -> None:
-        """Say that this worker has ended, so that others need not wait to be sure."""
+        """Say that this worker has ended, so that others need not wait; after `end`."""
         await self._database.call(self._leave)
 
     def _leave(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
         own = _workers.c.executor_id == self._own
         with self._database.engine.begin() as connection:
             connection.execute(sa.update(_workers).where(own).values(gone=True))
@@ -135,20 +149,28 @@ class Leases:
         # In this order: who begins is counted before it takes any.
         at_work = await self._database.executors()
         rows = await self._database.call(self._read)
-        seen = {who: beat for who, beat, _ in rows}
+        seen = {who: beat for who, beat, *_ in rows}
         self._seen = {
             who: (beat, self._seen[who][1] + 1)
             if who in self._seen and self._seen[who][0] == beat
             else (beat, 0)
             for who, beat in seen.items()
         }
-        dead = [who for who, _, gone in rows if gone or self._seen[who][1] >= BEATS]
+        # Each is given its own lease, for that is what it counts on.
+        dead = [
+            who
+            for who, _, gone, lease in rows
+            if gone or self._seen[who][1] >= BEATS * max(1.0, lease / self._lease)
+        ]
         return dead + sorted(at_work - seen.keys() - {self._own})
 
-    def _read(self) -> list[tuple[str, int, bool]]:
+    def _read(self) -> list[tuple[str, int, bool, float]]:
         others = sa.select(_workers).where(_workers.c.executor_id != self._own)
         with self._database.engine.connect() as connection:
-            return [(row.executor_id, row.beat, row.gone) for row in connection.execute(others)]
+            return [
+                (row.executor_id, row.beat, row.gone, row.lease)
+                for row in connection.execute(others)
+            ]
 
     async def declare_dead(self, executor_id: str) -> bool:
         """Declare a worker dead, unless it has counted on meanwhile; return whether it is."""

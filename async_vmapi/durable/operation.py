@@ -108,6 +108,11 @@ class Operation:
         self._intended_here = False
         self._task: Task[Any] | None = None
 
+    @property
+    def task(self) -> Task[Any] | None:
+        """What the API accepted, as far as this worker knows."""
+        return self._task
+
     async def run(self) -> str:
         """Return how it ended, written down."""
         intent: str | None = None
@@ -126,10 +131,10 @@ class Operation:
     # --- steps ----------------------------------------------------------------------------------
 
     async def _intend(self) -> _Step:
-        # Else one that was taken for dead, and does not know it yet, leaves others in doubt.
-        await self._host.lease_held()
         if (early := await self._given_up()) is not None:
             return early
+        # Else one that was taken for dead, and does not know it yet, leaves others in doubt.
+        await self._host.lease_held()
         vms, order = self._host.client.vms, self._order
         operation = cast(Literal["create", "reboot", "reset"], order.operation)
         try:
@@ -146,13 +151,13 @@ class Operation:
         return _Step(token=token)
 
     async def _send(self, intent: str | None) -> _Step:
-        began = time.time()
         if (kept := self._host.unrecorded.get(self._key)) is not None:
             return _decode(kept)
         if intent is not None and not self._intended_here:
-            return await self._settle(intent, began)
+            return await self._settle(intent, time.time())
         if intent is None and (early := await self._given_up()) is not None:
             return early
+        began = time.time()
         writes: list[Write] = []
         WRITES.set(writes)
         try:
@@ -187,15 +192,19 @@ class Operation:
             PERHAPS_SENT.reset(marked)
 
     async def _start(self, intent: str | None, *, perhaps_sent: bool = False) -> Any:
+        doubtful = PERHAPS_SENT.get()
         while True:
             await self._host.lease_held()
             marked = BEFORE_SENDING.set(self._keep_back)
+            perhaps = PERHAPS_SENT.set(doubtful)
             try:
                 return await self._make(intent, perhaps_sent=perhaps_sent)
             except _KeptBack:
-                continue
+                # One that is repeated may have been carried out before it was kept back.
+                doubtful = any(write.doubtful for write in WRITES.get() or ())
             finally:
                 BEFORE_SENDING.reset(marked)
+                PERHAPS_SENT.reset(perhaps)
 
     def _keep_back(self) -> None:
         """Send nothing that another worker may be looking for by now."""
@@ -226,11 +235,12 @@ class Operation:
                 self._task = await self._start(intent, perhaps_sent=True)
             else:
                 self._task = await self._host.client.settle(intent)
-        except VMAPIError as error:
+        except Exception as error:  # noqa: BLE001 - it would end the workflow, without the token
             if not isinstance(error, OutcomeUnknown):
+                why = str(error) if isinstance(error, VMAPIError) else type(error).__name__
                 error = OutcomeUnknown(
                     f"a worker died in the {self._order.operation} of {self._job.item}, and what "
-                    f"became of it could not be looked for: {error}",
+                    f"became of it could not be looked for: {why}",
                     operation=self._order.operation,
                     token=intent,
                 )
@@ -240,7 +250,7 @@ class Operation:
     async def _watch(self, token: str, began: float) -> Ended:
         task: Task[Any] | None = self._task
         try:
-            task = task or self._host.client.resume(token)
+            task = self._task = task or self._host.client.resume(token)
             value: VirtualMachine | None = await task
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
             if task is None:

@@ -1,5 +1,6 @@
 """Find the secrets that a `SecretRef` stands for, on the worker that sends them."""
 
+import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,9 @@ Secrets: TypeAlias = Callable[[str], str | Awaitable[str]]
 """A function that returns the secret of a name, or an awaitable of it."""
 
 _ENVIRONMENT: Final = "env:"
+
+_PATIENCE: Final = 60.0
+"""Seconds that a coroutine function gets to find a secret."""
 
 
 async def resolved(request: CreateRequest, secrets: Secrets | None) -> CreateRequest:
@@ -41,11 +45,21 @@ async def _find(reference: SecretRef, secrets: Secrets | None) -> str:
     if secrets is None:
         raise _missing(name, "this worker was given no function for secrets")
     try:
-        found = secrets(name)
-        return await found if inspect.isawaitable(found) else found
+        found: object = secrets(name)
+        if inspect.isawaitable(found):
+            async with asyncio.timeout(_PATIENCE):
+                found = await found
     except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
         # Its text may hold anything.
         raise _missing(name, f"the function for secrets raised {type(error).__name__}") from None
+    if not isinstance(found, str) or not found:
+        # Without it, a machine would come to be that nobody can enter.
+        raise _missing(name, f"the function for secrets returned no text, but {_kind(found)}")
+    return found
+
+
+def _kind(found: object) -> str:
+    return "an empty one" if isinstance(found, str) else f"a {type(found).__name__}"
 
 
 def _missing(name: str, why: str) -> InvalidArgument:

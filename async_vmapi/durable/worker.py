@@ -9,14 +9,15 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator
+import weakref
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import anyio
 import attrs
 import msgspec
-from dbos import DBOS, DBOSConfig
+from dbos import DBOS, DBOSConfig, WorkflowStatus
 
 from async_vmapi.client import Client
 from async_vmapi.durable.coordinator import Coordinator
@@ -35,10 +36,11 @@ from async_vmapi.durable.database import (
     job_id,
 )
 from async_vmapi.durable.leases import BEATS, Leases
+from async_vmapi.durable.ledger import Ledger
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.references import Secrets
-from async_vmapi.durable.spec import Spec, decode_order, decode_spec, encode
-from async_vmapi.errors import InvalidState, VMAPIError
+from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
+from async_vmapi.errors import AuthenticationError, InvalidState, VMAPIError
 from async_vmapi.models import ONLINE
 from async_vmapi.report import BulkReport
 from async_vmapi.writes import CANCEL_GRACE
@@ -51,6 +53,9 @@ _log: Final = logging.getLogger(__name__)
 # A server of PostgreSQL lets in a hundred connections, unless it is told otherwise.
 _CONNECTIONS: Final = 8
 _THREADS: Final = 32
+
+_PATIENCE: Final = 15.0
+"""Seconds to find out whether the API lets this worker in."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +74,10 @@ class Limits:
     worker_limit: int | None
     lease: float
     interval: float
+
+
+_LOST_FOR_SURE: Final = 10 * BEATS
+"""After so many beats a workflow that does not run is lost, whatever else goes on."""
 
 
 class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +100,7 @@ class Worker:
         client: Makes the worker's client.
         secrets: Finds secrets by their names.
         limits: What holds for all workers.
+        ledger: Keeps what this one has in hand and has done.
     """
 
     client: Client
@@ -101,19 +111,24 @@ class Worker:
         client: Callable[[], Client],
         secrets: Secrets | None,
         limits: Limits,
+        ledger: Ledger,
     ) -> None:
         self._database = database
         self._make_client = client
         self.secrets = secrets
         self._limits = limits
+        self._ledger = ledger
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
         self._leases = Leases(database, self._executor_id, limits.lease)
         self.unrecorded: dict[str, str] = {}
         self._draining = False
         self._tasks: dict[asyncio.Task[Any], bool] = {}
+        self._executions: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._running: set[str] = set()
         self._lost: dict[str, int] = {}
+        self._still = 0
         self._wanted: dict[str, tuple[float, str | None]] = {}
+        self._looking = asyncio.Lock()
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Work until `stop` is set or this is cancelled, and leave the rest to others.
@@ -124,6 +139,7 @@ class Worker:
 
         Raises:
             InvalidState: If another worker is at work in this process.
+            AuthenticationError: If the API refuses the client's credentials at the start.
         """
         # DBOS knows one executor in a process, and hands its workflows no more than their text.
         global _working
@@ -132,27 +148,56 @@ class Worker:
         _working = self
         try:
             async with self._make_client() as self.client:
+                await self._be_let_in()
                 try:
-                    await self._launch()
-                    await self._stay(stop)
+                    if await self._enter(stop):
+                        self._launch()
+                        await self._stay(stop)
                 finally:
-                    with anyio.CancelScope(shield=True):
-                        await self._drain()
+                    # Half drained, it would go on to take workflows, and do none of them.
+                    await _to_its_end(self._drain())
         finally:
             _working = None
         return self._leases.lost and not stop.is_set()
 
-    async def _launch(self) -> None:
+    async def _be_let_in(self) -> None:
+        """Fail now with credentials that the API refuses, and not every item that comes here."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self.client.vms.list()
+        except AuthenticationError:
+            raise
+        except (VMAPIError, TimeoutError) as error:
+            # Away, it is waited for.
+            _log.warning("the API does not answer yet: %s", error or "no answer in time")
+
+    async def _enter(self, stop: asyncio.Event) -> bool:
+        """Be counted, as soon as the database is there; return whether it was before `stop`."""
         limits, client = self._limits, self._database.client
-        await self._leases.begin()
-        await self._database.call(client.register_queue, JOBS, polling_interval_sec=limits.interval)
-        await self._database.call(
-            client.register_queue,
-            OPERATIONS,
-            global_concurrency=limits.limit,
-            worker_concurrency=limits.worker_limit,
-            polling_interval_sec=limits.interval,
-        )
+        at_most = limits.worker_limit
+        if limits.limit is not None and at_most is not None:
+            at_most = min(at_most, limits.limit)
+        while not stop.is_set():
+            try:
+                await self._leases.begin()
+                await self._database.call(
+                    client.register_queue, JOBS, polling_interval_sec=limits.interval
+                )
+                await self._database.call(
+                    client.register_queue,
+                    OPERATIONS,
+                    global_concurrency=limits.limit,
+                    worker_concurrency=at_most,
+                    polling_interval_sec=limits.interval,
+                )
+            except DatabaseUnavailable as error:
+                _log.warning("a worker waits to begin: %s", error)
+                await self._one_beat(stop)
+            else:
+                return True
+        return False
+
+    def _launch(self) -> None:
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": self._database.url,
@@ -170,7 +215,6 @@ class Worker:
 
     async def _stay(self, stop: asyncio.Event) -> None:
         while not (stop.is_set() or self._leases.lost):
-            self._leases.hear()
             try:
                 for executor_id in await self._leases.dead():
                     await self._take_over(executor_id)
@@ -179,9 +223,12 @@ class Worker:
                 if not is_outage(error):
                     raise
                 _log.warning("the database is away: %s", type(error).__name__)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.lease / BEATS):
-                    await stop.wait()
+            await self._one_beat(stop)
+
+    async def _one_beat(self, stop: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.lease / BEATS):
+                await stop.wait()
 
     async def _take_over(self, executor_id: str) -> None:
         """Let anybody take what a dead worker had begun."""
@@ -200,17 +247,19 @@ class Worker:
         nobody has it.
         """
         pending = await self._database.pending_of(self._executor_id)
-        self._lost = {
+        lost = {
             workflow_id: self._lost.get(workflow_id, 0) + 1
             for workflow_id in pending
             if workflow_id not in self._running
         }
-        for workflow_id, beats in self._lost.items():
-            # It may only just have been taken, or be at its very end.
-            if beats >= BEATS:
-                # DBOS forgets by this how often it began.
-                await self._database.note(workflow_id, again=True)
-                await self._database.put_back(workflow_id, pending[workflow_id])
+        # Of thousands that were just taken, or are at their very end, some are written down or
+        # begun at each beat.
+        self._still = self._still + 1 if lost.keys() == self._lost.keys() else 1
+        self._lost = lost
+        for workflow_id, beats in list(lost.items()):
+            if self._still >= BEATS or beats >= _LOST_FOR_SURE:
+                await self._database.put_back(workflow_id, pending[workflow_id], self._executor_id)
+                del lost[workflow_id]
 
     async def _drain(self) -> None:
         """Let writes that are on the wire end, leave the rest to others, and say so."""
@@ -219,21 +268,29 @@ class Worker:
         logger = logging.getLogger("dbos")
         level = logger.level
         logger.setLevel(logging.ERROR)
+        loop, executor = asyncio.get_running_loop(), ThreadPoolExecutor()
         try:
-            until = asyncio.get_running_loop().time() + CANCEL_GRACE
+            until = loop.time() + CANCEL_GRACE
             while self._tasks:
-                late = asyncio.get_running_loop().time() >= until
+                late = loop.time() >= until
                 for task, sending in self._tasks.items():
                     if late or not sending:
                         task.cancel()
                 await asyncio.sleep(0.05)
+            # What others have taken over waits for its end, and would for ever.
+            for task in self._executions:
+                task.cancel()
+            # DBOS has put threads of its own into the loop, and ends them; others need some.
+            loop.set_default_executor(executor)
             await self._database.call(DBOS.destroy)
         finally:
+            loop.set_default_executor(executor)
             logger.setLevel(level)
             self._leases.end()
-        # DBOS has put threads of its own into the loop, and has ended them.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
-        await self._leases.leave()
+        try:
+            await self._leases.leave()
+        except DatabaseUnavailable as error:
+            _log.warning("a worker has left, which others find out for themselves: %s", error)
 
     # --- what workflows do ----------------------------------------------------------------------
 
@@ -243,6 +300,7 @@ class Worker:
         if self._draining or task is None or workflow_id is None:
             raise asyncio.CancelledError
         self._tasks[task] = False
+        self._executions.add(task)
         self._running.add(workflow_id)
         try:
             yield
@@ -272,19 +330,25 @@ class Worker:
 
     async def stopped(self, job: str) -> str | None:
         """Return why nothing of a job is to start any more; None if it is. An interval old."""
-        now = asyncio.get_running_loop().time()
-        looked, stopped = self._wanted.get(job, (-1e9, None))
-        if now - looked > self._limits.interval:
-            try:
-                found = await self._database.find(job_id(job))
-            except DatabaseUnavailable:
-                # Raised, it would be stored as the step's result.
-                return stopped
-            told: dict[str, Any] = (found.attributes if found else None) or {}
-            progress: dict[str, Any] = told.get("progress") or {}
-            stopped = CANCELLED if told.get("wanted") == "cancel" else progress.get("stopped")
-            self._wanted[job] = (now, stopped)
+        loop = asyncio.get_running_loop()
+        # One look is enough for all that wait for it.
+        async with self._looking:
+            looked, stopped = self._wanted.get(job, (-1e9, None))
+            if loop.time() - looked > self._limits.interval:
+                found = await self._find(job_id(job))
+                told: dict[str, Any] = (found.attributes if found else None) or {}
+                progress: dict[str, Any] = told.get("progress") or {}
+                stopped = CANCELLED if told.get("wanted") == "cancel" else progress.get("stopped")
+                self._wanted[job] = (loop.time(), stopped)
         return stopped
+
+    async def _find(self, workflow_id: str) -> WorkflowStatus | None:
+        """Find a workflow as soon as the database is there, which is not to be guessed for."""
+        while True:
+            try:
+                return await self._database.find(workflow_id)
+            except DatabaseUnavailable:
+                await asyncio.sleep(self._limits.lease / BEATS)
 
     def holds_lease(self) -> bool:
         """Return whether it is sure that nobody has taken over what this worker does."""
@@ -299,17 +363,17 @@ class Worker:
 
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was another worker's, or this one's, before."""
-        try:
-            found = await self._database.find(DBOS.workflow_id or "")
-        except DatabaseUnavailable:
-            return False
-        again = found is not None and (found.attributes or {}).get("again")
-        return bool(again) or (found is not None and (found.recovery_attempts or 0) > 1)
+        found = await self._find(DBOS.workflow_id or "")
+        return found is not None and (found.recovery_attempts or 0) > 1
 
     async def operate(self, text: str) -> str:
         """Do what is to be done to one item of a job."""
-        with self._present():
-            return await Operation(self, decode_order(text)).run()
+        order = decode_order(text)
+        operation = Operation(self, order)
+        with self._present(), self._ledger.holding(order, operation):
+            ended = await operation.run()
+            self._ledger.ended(order.job, decode_ended(ended).outcome.status)
+            return ended
 
     async def coordinate(self, text: str, name: str) -> str:
         """Take a job through its items, and return its report."""
@@ -355,17 +419,33 @@ class Worker:
                 return sorted(vm.id for vm in machines if vm.state == ONLINE and vm.id in given)
 
 
+async def _to_its_end(body: Coroutine[Any, Any, None]) -> None:
+    """Wait for the end of what must not be left half done, however often one is cancelled."""
+    task = asyncio.get_running_loop().create_task(body)
+    cancellation: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancellation = error
+    task.result()
+    if cancellation is not None:
+        raise cancellation
+
+
 def _at_work() -> Worker:
     if _working is None:
         raise asyncio.CancelledError
     return _working
 
 
+# However often they were taken over: what DBOS gives up on, no report could name.
 @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
 async def _job(text: str) -> str:  # pyright: ignore[reportUnusedFunction] - DBOS calls it
     return await _at_work().coordinate(text, (DBOS.workflow_id or "").removeprefix(job_id("")))
 
 
-@DBOS.workflow(name=OPERATION_WORKFLOW)
+@DBOS.workflow(name=OPERATION_WORKFLOW, max_recovery_attempts=None)
 async def _operation(text: str) -> str:  # pyright: ignore[reportUnusedFunction] - DBOS calls it
     return await _at_work().operate(text)

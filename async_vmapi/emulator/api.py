@@ -3,6 +3,7 @@
 Written from WIRE §1 and §2 alone; it shares no rule with the client but the signature's form.
 """
 
+import functools
 import hmac
 import re
 import secrets
@@ -20,7 +21,7 @@ from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.vm import Refused
-from async_vmapi.signing import signature, string_to_sign
+from async_vmapi.signing import SigningKey, string_to_sign
 
 __all__ = ["MOST_BODY", "CloudAPI", "Handled", "Request", "Response"]
 
@@ -103,14 +104,13 @@ class CloudAPI:
         api_key: The only key that is let in; a new one if it is not given.
         api_secret: Its secret; likewise.
         log: How many of the latest requests to keep in `log`.
-        faults: What goes wrong for which requests; see `async_vmapi.emulator.delivery`.
+        faults: What goes wrong for which requests; see `deliver`.
         max_requests_per_second: How many requests are let in in a second of the cloud's clock;
             others are answered with 429. None for no limit.
 
     Attributes:
         cloud: As above.
         api_key: As above.
-        api_secret: As above.
         requests: How many requests came, by the call's name; ``refused`` counts those whose
             signature, date or form was wrong, or that asked for no known call;
             ``rate_limited`` those above the limit.
@@ -145,6 +145,16 @@ class CloudAPI:
         self._allowed = max(1.0, max_requests_per_second or 0.0)
         self._allowed_at: float | None = None
         self._lists: deque[tuple[float, bytes]] = deque()
+
+    @property
+    def api_secret(self) -> str:
+        """The key's secret; it can be changed at any time."""
+        return self._api_secret
+
+    @api_secret.setter
+    def api_secret(self, secret: str) -> None:
+        self._api_secret = secret
+        self._signing = SigningKey(secret)
 
     def __repr__(self) -> str:
         return f"<CloudAPI of {len(self.cloud.vms)} machines>"
@@ -226,11 +236,9 @@ class CloudAPI:
             if not headers.get(name):
                 raise Refused(401, f"header {name} is missing")
         try:
-            date = parsedate_to_datetime(headers["x-date"])
+            date = _moment(headers["x-date"])
         except (ValueError, OverflowError):
             raise Refused(401, "X-Date is no RFC 1123 date") from None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
         if abs(today - date) > _TOLERANCE:
             raise Refused(401, "X-Date is too far from now")
         try:
@@ -239,8 +247,7 @@ class CloudAPI:
             )
         except UnicodeEncodeError:
             raise Refused(400, "path and headers must be UTF-8") from None
-        expected = signature(self.api_secret, signed)
-        wanted = f"{self.api_key}:{expected}".encode()
+        wanted = f"{self.api_key}:{self._signing.signature(signed)}".encode()
         if not hmac.compare_digest(wanted, headers["authorization"].encode("utf-8", "replace")):
             raise Refused(401, "signature does not match")
 
@@ -364,6 +371,13 @@ def _boot(asked: dict[str, object], *, legacy: bool) -> catalogue.Template | Non
         if extras[name] not in template["supports"]:
             raise Refused(400, f"the template does not support {extras[name]}")
     return template
+
+
+@functools.lru_cache(maxsize=16)
+def _moment(date: str) -> datetime:
+    # All requests of a second bear the same date.
+    moment = parsedate_to_datetime(date)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _allow(method: str, *methods: str) -> None:

@@ -16,6 +16,7 @@ from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.delivery import Delivery, deliver
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.settings import Settings
+from async_vmapi.emulator.whole import whole
 
 __all__ = ["Emulator"]
 
@@ -119,11 +120,14 @@ class Emulator:
         return self._start + (asyncio.get_running_loop().time() - self._began) * self._speed
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            self.api.requests["refused"] += 1
-            return web.json_response({"success": False, "error": "body is too large"}, status=413)
+        body = b""
+        if request.body_exists:
+            try:
+                body = await request.read()
+            except web.HTTPRequestEntityTooLarge:
+                self.api.requests["refused"] += 1
+                words = {"success": False, "error": "body is too large"}
+                return web.json_response(words, status=413)
         if self._admin and request.path == _ADMIN:
             return self._administer(request, body)
         asked = Request(request.method, request.raw_path, request.headers, body)
@@ -139,7 +143,7 @@ class Emulator:
             # It goes nowhere, but a handler must return something.
             return web.Response()
         if delivery == Delivery(answer):
-            return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+            return whole(request, answer)
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         # Who asked may not want to hear the end of it.
         with contextlib.suppress(ConnectionError):

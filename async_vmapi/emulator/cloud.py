@@ -185,8 +185,44 @@ class Cloud:
         settings = self.settings_for(label)
         if settings.quota is not None and len(self.vms) >= settings.quota:
             raise Refused(403, f"quota of {settings.quota} virtual machines reached")
+        vm = self._new(now, label, cores, ram, zone, template, settings)
+        self.vms[vm.id] = vm
+        vm.history.append(Change(now, vm.state, cores, ram))
+        self._accept(vm, CloudOperation("create", vm.id, now), now)
+        return vm.id
+
+    def place(
+        self,
+        now: float,
+        *,
+        label: str,
+        cores: int,
+        ram: int,
+        zone: Zone,
+        template: Template | None,
+        state: str = "online",
+    ) -> CloudVM:
+        """Put a machine there that nobody asked for, as if it had been there all along."""
+        self.advance(now)
+        vm = self._new(now, label, cores, ram, zone, template, self.settings_for(label))
+        vm.state, vm.visible, vm.has_address = state, True, True
+        self.vms[vm.id] = vm
+        vm.history.append(Change(now, state, cores, ram))
+        self._publish(vm, None)
+        return vm
+
+    def _new(
+        self,
+        now: float,
+        label: str,
+        cores: int,
+        ram: int,
+        zone: Zone,
+        template: Template | None,
+        settings: Settings,
+    ) -> CloudVM:
         number = len(self.vms) + len(self.gone)
-        vm = CloudVM(
+        return CloudVM(
             id=_uuid(self._random),
             label=label,
             cores=cores,
@@ -197,10 +233,6 @@ class Cloud:
             created=self._date(now),
             address=f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
         )
-        self.vms[vm.id] = vm
-        vm.history.append(Change(now, vm.state, cores, ram))
-        self._accept(vm, CloudOperation("create", vm.id, now), now)
-        return vm.id
 
     def operate(
         self, kind: Kind, vm_id: str, now: float, *, cores: int = 0, ram: int = 0, wait_for: int = 0

@@ -117,7 +117,7 @@ class Fault(
 
     @property
     def lasting(self) -> float:
-        """The seconds that it takes: its own, or its kind's."""
+        """The seconds that it takes, which are its own or its kind's."""
         return self.seconds if self.seconds is not None else _SECONDS.get(self.kind, 0.0)
 
     def fits(self, call: str, path: str) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self, TypeAlias, TypeGuard, cast
+from typing import Any, Literal, Self, TypeAlias, TypeGuard
 
 import attrs
 
@@ -16,8 +16,8 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _span(value: object) -> Span:
-    pair = cast("Sequence[object]", value) if isinstance(value, tuple | list) else (value, value)
+def _span(value: float | Sequence[float]) -> Span:
+    pair: Sequence[object] = value if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"a span has two ends, and {value!r} has {len(pair)}")
     low, high = pair
@@ -26,11 +26,6 @@ def _span(value: object) -> Span:
     if not 0 <= low <= high < math.inf:
         raise ValueError(f"a span goes up from 0 seconds at least, which {value!r} does not")
     return float(low), float(high)
-
-
-def _duration(low: float, high: float) -> Span:
-    span: Span = attrs.field(default=(low, high), converter=_span)
-    return span
 
 
 def _is_acpi(_: object, __: object, value: object) -> None:
@@ -55,11 +50,11 @@ def _is_state_or_none(_: object, attribute: "attrs.Attribute[str | None]", value
         _is_state(_, attribute, value)
 
 
-def _states(value: object) -> tuple[str, ...]:
+def _states(value: Iterable[str]) -> tuple[str, ...]:
     # A text is a sequence of texts too, and would show one state for each letter.
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"extra_states is a sequence of states, not {value!r}")
-    return tuple(cast("Iterable[str]", value))
+    return tuple(value)
 
 
 def _is_flag(_: object, attribute: "attrs.Attribute[bool]", value: object) -> None:
@@ -100,18 +95,18 @@ class Settings:
             holds for the creates of some names.
     """
 
-    create: Span = _duration(30, 90)
-    not_found: Span = _duration(0, 5)
-    address: Span = _duration(0, 5)
-    resize: Span = _duration(20, 60)
-    shutdown: Span = _duration(5, 20)
-    power_on: Span = _duration(10, 30)
-    power_off: Span = _duration(1, 3)
-    reboot: Span = _duration(10, 30)
-    reset: Span = _duration(5, 15)
-    delete: Span = _duration(5, 15)
-    stale: Span = _duration(0, 3)
-    list_lag: Span = _duration(0, 0)
+    create: Span = attrs.field(default=(30, 90), converter=_span)
+    not_found: Span = attrs.field(default=(0, 5), converter=_span)
+    address: Span = attrs.field(default=(0, 5), converter=_span)
+    resize: Span = attrs.field(default=(20, 60), converter=_span)
+    shutdown: Span = attrs.field(default=(5, 20), converter=_span)
+    power_on: Span = attrs.field(default=(10, 30), converter=_span)
+    power_off: Span = attrs.field(default=(1, 3), converter=_span)
+    reboot: Span = attrs.field(default=(10, 30), converter=_span)
+    reset: Span = attrs.field(default=(5, 15), converter=_span)
+    delete: Span = attrs.field(default=(5, 15), converter=_span)
+    stale: Span = attrs.field(default=(0, 3), converter=_span)
+    list_lag: Span = attrs.field(default=(0, 0), converter=_span)
     acpi: Literal["honour", "ignore"] | float = attrs.field(default="honour", validator=_is_acpi)
     restart_after_resize: bool = attrs.field(default=True, validator=_is_flag)
     reboot_visible: bool = attrs.field(default=True, validator=_is_flag)

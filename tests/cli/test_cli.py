@@ -113,10 +113,10 @@ class TestEmulator:
             text=True,
         )
 
-    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-    def test_three_lines_for_a_shell_and_then_it_serves(self, how, monkeypatch):
+    @pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, []), (signal.SIGTERM, ["--uvloop"])])
+    def test_three_lines_for_a_shell_and_then_it_serves(self, how, more, monkeypatch):
         """What it prints sets up a client by the environment; a signal ends it well."""
-        process = self.start("--port", "0", "--speed", "1000", "--seed", "1")
+        process = self.start("--port", "0", "--speed", "1000", "--seed", "1", *more)
         try:
             lines = [process.stdout.readline() for _ in range(3)]
             script = (
@@ -171,6 +171,20 @@ class TestEmulator:
         result = run("emulator", "--port", "0", *arguments)
         assert result.returncode == 1
         assert words in result.stderr
+        assert "Traceback" not in result.stderr
+
+    def test_without_uvloop_it_says_what_to_install(self):
+        """uvloop is in no extra, for most need none."""
+        program = (
+            "import sys; sys.modules['uvloop'] = None; "
+            "sys.argv[1:] = ['emulator', '--port', '0', '--uvloop']; "
+            "from async_vmapi.cli import main; main()"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 2
+        assert "pip install uvloop" in result.stderr
         assert "Traceback" not in result.stderr
 
 

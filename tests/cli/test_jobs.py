@@ -83,14 +83,47 @@ class TestJobs:
         assert "nothing more is started: the job was cancelled" in shown
         assert "is finished" in durable("jobs", "pause", "make", code=1).stderr
 
-    def test_a_live_view(self, durable):
-        """The worker shows the jobs on a terminal."""
+    def test_live_views(self, durable, cloud):
+        """The worker shows what it has in hand, and who looks on shows all jobs to their ends."""
+        cloud.cloud.adjust("web-*", create=100)
         with durable.terminal("worker") as terminal:
-            terminal.until("in flight")
-            durable(*CREATE)
-            terminal.until("make", "finished")
+            terminal.until("worker of sqlite:///", "0 in flight here", "0 jobs")
+            process = durable.popen(*CREATE, "--json")
+            terminal.until("3 in flight here", "last seen installing", "1 running")
+            with durable.terminal("jobs", "watch") as watching:
+                watching.until("1 job", "make", "running", "0/3")
+                durable("jobs", "pause", "make")
+                watching.until("1 paused")
+                durable("fleet", "delete", "--all", "--yes")
+                assert watching.end() == 1
+                assert "finished" in watching.shown
+            terminal.until("3 done here · 3 failed", "finished")
+            process.communicate(timeout=30)
             terminal.interrupt()
             assert terminal.end() == 0
+        assert "worker: has ended; 3 failed here" in terminal.shown
+
+    def test_looking_on(self, durable):
+        """At all jobs in lines, in JSON; at one that is paused, then cancelled, in words."""
+        lines = durable.popen(*CREATE)
+        assert "waits for a worker" in lines.stderr.readline()
+        words = durable.popen("jobs", "watch")
+        objects = durable.popen("jobs", "watch", "--json")
+        assert words.stdout.readline() == "job make: create of 3, waiting, 0 in flight\n"
+        assert json.loads(objects.stdout.readline())["state"] == "waiting"
+        durable("jobs", "pause", "make")
+        while "paused: nothing new starts" not in (line := lines.stdout.readline()):
+            assert line
+        assert "paused" in words.stdout.readline()
+        with worker(durable):
+            report = durable.json("jobs", "cancel", "make", "--follow", code=1)
+            assert report["counts"]["not_started"] == 3
+            for process in (lines, words, objects):
+                out, errors = process.communicate(timeout=30)
+                assert process.returncode == 1, errors
+                assert "Traceback" not in errors
+                last = out
+        assert json.loads(last.splitlines()[-1])["done"]["not_started"] == 3
 
 
 class TestWrongUse:
@@ -103,7 +136,15 @@ class TestWrongUse:
         assert "PGPASSWORD" in refused
         assert "planted" not in refused
         away = program("jobs", "list", VMAPI_DATABASE=secret, code=1).stderr
+        assert "postgresql://me:***@127.0.0.1:1/x cannot be used" in away
+        assert "look whether the server runs" in away
         assert "planted" not in away
+
+    def test_a_worker_that_the_api_refuses(self, durable, cloud):
+        """It takes no job, all of whose items it would let fail."""
+        durable.write_profile(api_key="other")
+        refused = durable("worker", code=1).stderr
+        assert "401" in refused
 
     def test_secrets_are_not_stored(self, durable, cloud, tmp_path):
         """They are named, and the worker finds them."""

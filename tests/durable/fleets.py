@@ -44,19 +44,20 @@ def new_database(server):
 
 def taken_by(url, executor_id, workflow_id):
     """Do what DBOS does when a worker takes a workflow from a queue."""
-    parsed, schema = sa.make_url(url), ""
+    altered(url, workflow_id, status="PENDING", executor_id=executor_id)
+
+
+def altered(url, workflow_id, **values):
+    """Write into a workflow's row, as DBOS does for another worker."""
+    parsed, schema = sa.make_url(url), None
     if parsed.get_backend_name() == "postgresql":
-        parsed, schema = parsed.set(drivername="postgresql+psycopg"), "dbos."
+        parsed, schema = parsed.set(drivername="postgresql+psycopg"), "dbos"
+    columns = map(sa.column, ("workflow_uuid", *values))
+    table = sa.table("workflow_status", *columns, schema=schema)
     engine = sa.create_engine(parsed)
     with engine.begin() as connection:
-        taken = connection.execute(
-            sa.text(
-                f"UPDATE {schema}workflow_status SET status = 'PENDING', executor_id = :executor"
-                " WHERE workflow_uuid = :workflow"
-            ),
-            {"executor": executor_id, "workflow": workflow_id},
-        )
-    assert taken.rowcount == 1
+        row = sa.update(table).where(table.c.workflow_uuid == workflow_id)
+        assert connection.execute(row.values(values)).rowcount == 1
     engine.dispose()
 
 
@@ -109,7 +110,7 @@ async def at_work(fleet):
         await worker
 
 
-async def until(condition, seconds=60):
+async def until(condition, seconds=120):
     """Wait for what another process, or the cloud, does."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - nobody here could set an event

@@ -166,6 +166,20 @@ class TestBegunAgain:
         assert [o.status for o in outcomes] == [*["succeeded"] * 5, *["not_started"] * 25]
         assert last.stopped == CANCELLED
 
+    async def test_that_it_was_stopped_is_told_once(self, make):
+        """Though who goes on with it learns of it in an earlier wave."""
+        shared, spec = Shared(), spec_for(9, batches=[1, "100%"])
+        run = asyncio.create_task(make(shared, spec).run())
+        # An item takes a minute at most.
+        await asyncio.sleep(70)
+        assert shared.events()[-1].wave == 2
+        shared.attributes["wanted"] = "cancel"
+        await asyncio.sleep(2)
+        run.cancel()
+        await asyncio.wait({run})
+        await make(shared, spec).run()
+        assert [event.kind for event in shared.events()].count("stopped") == 1
+
     async def test_a_paused_job_stays_paused(self, make):
         """Until it is resumed."""
         shared, spec = Shared(), spec_for(10, limit=5)

@@ -5,7 +5,15 @@ from contextlib import aclosing
 
 import pytest
 
-from async_vmapi import BulkPlan, ImageBoot, InvalidArgument, InvalidState, SecretRef
+from async_vmapi import (
+    AuthenticationError,
+    BulkPlan,
+    Client,
+    ImageBoot,
+    InvalidArgument,
+    InvalidState,
+    SecretRef,
+)
 from async_vmapi.durable import DurableFleet
 
 from .fleets import (
@@ -372,6 +380,18 @@ class TestFleet:
             async with at_work(fleet):
                 report = await job.report(60)
         assert report.counts["succeeded"] == 2
+
+    async def test_a_worker_that_the_api_refuses_takes_nothing(self, sqlite_url, lively):
+        """It would fail each item that it took, and be the fastest of all."""
+
+        def stranger():
+            return Client(lively.url, api_key=lively.api_key, api_secret="another")
+
+        async with DurableFleet(sqlite_url, stranger, interval=0.05) as fleet:
+            job = await fleet.submit("make").create(requests(2))
+            with pytest.raises(AuthenticationError):
+                await fleet.work()
+            assert (await job.status()).done == {}
 
     async def test_leaving_the_fleet_stops_its_worker(self, sqlite_url, lively):
         """And the event loop goes on to have threads."""

@@ -1,8 +1,11 @@
 """Who counts as dead."""
 
+import asyncio
+import threading
 import time
 
 import pytest
+from sqlalchemy import exc
 
 from async_vmapi.durable import leases
 from async_vmapi.durable.database import (
@@ -10,6 +13,7 @@ from async_vmapi.durable.database import (
     OPERATIONS,
     Database,
     DatabaseUnavailable,
+    is_outage,
 )
 from async_vmapi.durable.leases import BEATS, Leases
 
@@ -50,9 +54,42 @@ class TestLeases:
         await one.bury("other")
         assert await one.dead() == []
 
+    async def test_one_is_given_its_own_lease(self, both, database):
+        """It sends as long as that lets it, however much sooner the other looks again."""
+        _, other = both
+        hasty = Leases(database, "hasty", 200.0)
+        for _ in range(3 * BEATS):
+            assert await hasty.dead() == []
+        assert other.holds()
+        assert await hasty.dead() == ["one", "other"]
+
+    async def test_one_that_could_not_begin_begins_once_more(self, both):
+        """The database went away in between; it is counted once."""
+        _, other = both
+        await other.begin()
+        other.beat()
+        assert other.holds()
+
+    async def test_one_that_cannot_count_once_goes_on_counting(self, database, monkeypatch):
+        """Whatever the reason: a thread that ended would be a worker that waits for ever."""
+        one, beats = Leases(database, "one", 0.1), []
+        again = threading.Event()
+
+        def beat():
+            beats.append(1)
+            if len(beats) > 1:
+                again.set()
+            raise exc.InternalError("UPDATE", {}, Exception("terminated, as it stood still"))
+
+        monkeypatch.setattr(one, "beat", beat)
+        await one.begin()
+        assert await asyncio.to_thread(again.wait, 60)
+        one.end()
+
     async def test_one_that_has_left_need_not_be_waited_for(self, both):
         """It said so itself."""
         one, other = both
+        other.end()
         await other.leave()
         assert await one.dead() == ["other"]
 
@@ -135,3 +172,32 @@ class TestDatabase:
             await database.open()
         assert "hunter2" not in str(away.value)
         await database.close()
+
+    @pytest.mark.parametrize(
+        ("kind", "lost", "away"),
+        [
+            (exc.OperationalError, False, True),
+            (exc.InterfaceError, False, True),
+            # A transaction that stood still, or a server that has become one that only reads.
+            (exc.InternalError, False, True),
+            (exc.DatabaseError, True, True),
+            (exc.DatabaseError, False, False),
+            (exc.ProgrammingError, False, False),
+            (exc.IntegrityError, False, False),
+        ],
+    )
+    def test_what_counts_as_away(self, kind, lost, away):
+        """The rest are bugs, and are raised."""
+        error = kind("SELECT 1", {}, Exception(), connection_invalidated=lost)
+        assert is_outage(error) == away
+
+    async def test_only_what_is_still_ones_own_is_put_back(self, database):
+        """Another worker may have it by now, who does not expect a third."""
+        await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}")])
+        taken_by(database.url, "other", "op:a:0")
+        await database.put_back("op:a:0", OPERATIONS, "one")
+        assert await database.pending_of("other") == {"op:a:0": OPERATIONS}
+        await database.put_back("op:a:0", OPERATIONS, "other")
+        assert await database.pending_of("other") == {}
+        found = await database.find("op:a:0")
+        assert (found.status, found.queue_name) == ("ENQUEUED", OPERATIONS)

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import itertools
+import json
 
 import pytest
 
-from async_vmapi import Client, ImageBoot, SecretRef
+from async_vmapi import Client, ImageBoot, InvalidArgument, SecretRef
 from async_vmapi.durable import operation
 from async_vmapi.durable.operation import CANCELLED, Operation
+from async_vmapi.durable.references import resolved
 from async_vmapi.durable.spec import decode_ended, spec_of
 from async_vmapi.emulator import CloudAPI, Settings
 from async_vmapi.plan import BulkPlan
@@ -253,6 +255,33 @@ class TestRepeatable:
         outcome = await outcome_of(Host(client), order)
         assert (outcome.status, outcome.error) == ("failed", "NotFound")
 
+    async def test_a_worker_that_is_not_sure_of_its_lease_waits(self, steps, api, client):
+        """Others may have ended the job by now, and somebody may have started the machine again."""
+        vm_id = await online(client)
+        (order,) = orders("shutdown", [vm_id], wait_for=1)
+        host = Host(client)
+        host.lease = iter([True, False, None])
+        with pytest.raises(asyncio.CancelledError):
+            await outcome_of(host, order)
+        assert api.requests["shutdown"] == 0
+        host.lease = iter([True, False, False, True, True])
+        assert (await outcome_of(host, order)).status == "succeeded"
+        assert next(host.lease, "asked each time") == "asked each time"
+
+    async def test_what_was_carried_out_before_the_lease_was_lost_is_no_refusal(
+        self, steps, api, client
+    ):
+        """The answer was lost; when the lease is there again, the machine is gone."""
+        vm_id = await online(client)
+        api.cloud.adjust("*", delete=0)
+        api.faults.fail_next("delete", "drop_after")
+        (order,) = orders("delete", [vm_id])
+        host = Host(client)
+        host.lease = iter([True, True, False, False, True, True])
+        outcome = await outcome_of(host, order)
+        assert (outcome.status, outcome.adopted) == ("succeeded", True)
+        assert api.requests["delete"] == 2
+
     async def test_a_rename_ends_with_its_answer(self, steps, api, client):
         """It has nothing to be watched."""
         vm_id = await online(client)
@@ -283,12 +312,47 @@ class TestEnds:
         assert outcome.status == "unknown"
         assert outcome.token
 
+    async def test_a_bug_in_the_looking_leaves_the_token(self, steps, api, client, monkeypatch):
+        """Whatever is raised, the machine may be there."""
+        (order,) = orders("create", requests(1))
+        with contextlib.suppress(Died):
+            steps.moment = ("send", "before the record")
+            await Operation(Host(client), order).run()
+        steps.moment = None
+
+        async def broken(token):
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(client, "settle", broken)
+        outcome = await outcome_of(Host(client), order)
+        assert (outcome.status, outcome.error) == ("unknown", "OutcomeUnknown")
+        assert "RuntimeError" in outcome.reason
+        assert outcome.token == json.loads(steps.kept["intend"])["token"]
+
     async def test_a_secret_that_is_missing_is_a_failure(self, steps, api, client):
         """And nothing was sent."""
         boot = ImageBoot(os="2268", password=SecretRef("env:NOT_SET_ANYWHERE"))
         (order,) = orders("create", requests(1, boot=boot), unique_name=True)
         outcome = await outcome_of(Host(client), order)
         assert (outcome.status, outcome.error, creates(api)) == ("failed", "InvalidArgument", 0)
+
+    @pytest.mark.parametrize("found", [None, "", b"bytes", 7])
+    async def test_a_function_that_returns_no_text_fails(self, found):
+        """Without it a machine would come to be that nobody can enter; the error tells no value."""
+        boot = ImageBoot(os="2268", password=SecretRef("vault:root"))
+        with pytest.raises(InvalidArgument, match=r"vault:root.* returned no text") as missing:
+            await resolved(requests(1, boot=boot)[0], lambda name: found)
+        assert not found or str(found) not in str(missing.value)
+
+    async def test_a_function_that_never_returns_fails(self):
+        """Else the item, and its job, would never end."""
+
+        async def vault(name):
+            await asyncio.Event().wait()
+
+        boot = ImageBoot(os="2268", user_data=SecretRef("vault:boot"))
+        with pytest.raises(InvalidArgument, match=r"vault:boot.* raised TimeoutError"):
+            await resolved(requests(1, boot=boot)[0], vault)
 
 
 def orders(name, items, **keywords):

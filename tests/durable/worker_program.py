@@ -23,7 +23,7 @@ async def main(database_url, url, api_key, api_secret):
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print("ready", flush=True)
-    async with DurableFleet(database_url, client, interval=0.05, lease=1.0) as fleet:
+    async with DurableFleet(database_url, client, interval=0.05, lease=2.0) as fleet:
         await fleet.work(stop)
 
 

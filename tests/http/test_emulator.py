@@ -8,7 +8,7 @@ import hmac
 import http.client
 import json
 import time
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import pytest
@@ -37,6 +37,10 @@ class PlainClient:
             "X-Date": date,
             "Authorization": f"{self.key}:{base64.b64encode(digest).decode()}",
         }
+
+    def bytes_of(self, method, path, *, version="1.1", more=""):
+        lines = "".join(f"{n}: {v}\r\n" for n, v in self.signed(method, path).items())
+        return f"{method} {path} HTTP/{version}\r\n{lines}{more}\r\n".encode()
 
     def send(self, method, path, body, headers):
         connection = http.client.HTTPConnection(self.host, timeout=10)
@@ -188,6 +192,51 @@ class TestSignature:
         assert answered == status
         assert answer["success"] is False
         assert answer["error"]
+
+    async def test_requests_in_a_row_on_one_connection(self, plain):
+        """Answers come in the order of the requests, each whole, whatever its size or status."""
+        for number in range(150):
+            await plain.acall("PUT", VMS, create_body(name=f"w-{number}"))
+        paths = [f"{VMS}/none", VMS, "/v2/regions", VMS, "/v2/account"]
+        sent = b"".join(plain.bytes_of("GET", path) for path in paths)
+        reader, writer = await asyncio.open_connection(*plain.host.split(":"))
+        writer.write(sent)
+        found = []
+        for _ in paths:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            fields = dict(line.split(": ", 1) for line in head.strip().split("\r\n")[1:])
+            parsedate_to_datetime(fields["Date"])
+            assert fields["Content-Type"] == "application/json"
+            body = json.loads(await reader.readexactly(int(fields["Content-Length"])))
+            found.append((head.split(" ")[1], *body))
+        writer.close()
+        await writer.wait_closed()
+        assert found == [
+            ("404", "success", "error"),
+            ("200", "success", "virtual_machines"),
+            ("200", "success", "regions"),
+            ("200", "success", "virtual_machines"),
+            ("200", "success", "account"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("method", "version", "more", "has_body"),
+        [
+            ("GET", "1.1", "Connection: close\r\n", True),
+            ("GET", "1.0", "", True),
+            ("HEAD", "1.1", "Connection: close\r\n", False),
+        ],
+    )
+    async def test_who_wants_no_more_gets_one_answer(self, plain, method, version, more, has_body):
+        """The connection is closed behind the answer, and HEAD gets no body."""
+        reader, writer = await asyncio.open_connection(*plain.host.split(":"))
+        writer.write(plain.bytes_of(method, "/v2/regions", version=version, more=more))
+        async with asyncio.timeout(10):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        assert head.startswith(b"HTTP/")
+        assert bool(body) is has_body
 
     async def test_no_answer_repeats_what_is_secret(self, plain, emulator):
         """A password is not repeated by an answer that refuses it."""

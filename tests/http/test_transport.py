@@ -355,6 +355,17 @@ class TestAnswers:
             assert type(await error_of(client.vms.list())) is TransportError
 
 
+class TestTarget:
+    @pytest.mark.parametrize("target", ["/v2/x", "/v2/a%20b/%2F", "/v2/x?name=a%20b&page=2"])
+    async def test_it_is_on_the_request_line_as_it_was_signed(self, target):
+        """Neither the path nor the query is written in another way."""
+        async with OddServer() as server:
+            wire = HTTPWire(URL(server.url), timeout=5, connect_timeout=5)
+            await wire.send("GET", target, {}, b"")
+            await wire.close()
+        assert server.requests[0].target == target
+
+
 class TestBodyLimit:
     async def fetch(self, server, limit):
         """Return the body that a wire with a limit brings back."""

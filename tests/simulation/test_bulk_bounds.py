@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from async_vmapi import Client
-from async_vmapi.emulator import Fault, FaultPlan
+from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 
 from .test_bulk import fleet_of, least_online, now, requests
 
@@ -250,3 +250,61 @@ class TestFloor:
         assert report.outcomes[0].status == "failed"
         assert report.counts["not_started"] == 3
         assert least_online(api, {vm.id for vm in vms}, began)[0] == 3
+
+
+class TestSettingOut:
+    """Requests that would only wait for the wire are not begun."""
+
+    async def most_unaccepted(self, client, items, start, limit):
+        begun, most = set(), 0
+
+        def note(event):
+            nonlocal most
+            if event.kind == "started":
+                begun.add(event.index)
+            elif event.kind in ("accepted", "finished"):
+                begun.discard(event.index if event.outcome is None else event.outcome.index)
+            most = max(most, len(begun))
+
+        report = await client.bulk(limit=limit, on_event=note).run(items, start)
+        assert report.counts["succeeded"] == len(report.outcomes)
+        return most
+
+    @pytest.mark.parametrize(("connections", "most"), [(4, 12), (100, 60)])
+    async def test_no_more_than_keep_the_wire_busy(self, api, connections, most):
+        """A quarter more than there are connections, and eight at least."""
+        async with Client.in_memory(
+            api, latency=0.2, seed=1, max_connections=connections
+        ) as client:
+            assert await self.most_unaccepted(client, requests(60), "create", 60) == most
+            assert client.requests["create"] == 60
+
+    async def test_what_a_function_does_is_its_own(self, api):
+        """Nobody knows how much of it is requests."""
+        async with Client.in_memory(api, latency=0.2, seed=1, max_connections=4) as client:
+            assert await self.most_unaccepted(client, requests(60), client.vms.create, 60) == 60
+
+    async def test_all_of_the_limit_are_in_flight(self, api):
+        """What is accepted makes room for the next request, long before its end."""
+        flying = []
+        async with Client.in_memory(api, latency=0.2, seed=1, max_connections=4) as client:
+            bulk = client.bulk(limit=50, on_event=lambda event: flying.append(event.in_flight))
+            await bulk.create(requests(60))
+        assert max(flying) == 50
+
+    async def test_what_is_in_doubt_holds_nobody_up_for_long(self):
+        """It is looked for, which needs no more than a list at times."""
+        api = CloudAPI(settings=Settings(create=60, not_found=40), seed=1)
+        api.faults = FaultPlan([Fault(kind="drop_after", call="create", nth=tuple(range(1, 10)))])
+        began = now()
+        started = []
+
+        def note(event):
+            if event.kind == "started":
+                started.append(now() - began)
+
+        async with Client.in_memory(api, latency=0.02, seed=1, max_connections=1) as client:
+            report = await client.bulk(limit=20, on_event=note).create(requests(20))
+        assert report.counts["succeeded"] == 20
+        assert sum(outcome.adopted for outcome in report.outcomes) == 9
+        assert started[8] < 1 < 4 < started[9] <= max(started) < 7

@@ -420,6 +420,36 @@ class TestJoining:
             await asyncio.gather(*others, return_exceptions=True)
 
 
+class TestShortWaits:
+    """A web service asks a task for its state, now and then, and waits a moment for it."""
+
+    async def test_many_short_waits_see_what_a_long_one_sees(self, request_for):
+        """Coming and going puts no look off: the next one is due from the last one on."""
+        recorder = Recorder(settings=Settings(create=60, not_found=0), seed=1)
+        client = recorder.client()
+        task = await client.vms.create(request_for())
+        while not task.done():
+            assert now() < 75
+            with contextlib.suppress(TimeoutError):
+                await task.wait(timeout=2)
+        assert task.evidence == "observed"
+        assert len(recorder.times("get")) < 30
+
+    async def test_who_comes_and_goes_keeps_nobody_waiting(self, request_for):
+        """One who waits on is told as early as if no other were there."""
+        recorder = Recorder(settings=Settings(create=60, not_found=0), seed=1)
+        client = recorder.client()
+        task = await client.vms.create(request_for())
+        other = client.resume(task.token())
+        waiting = asyncio.create_task(task.wait())
+        while not waiting.done():
+            assert now() < 75
+            with contextlib.suppress(TimeoutError):
+                await other.wait(timeout=2)
+            await asyncio.sleep(0.1)
+        assert (await waiting).state == "online"
+
+
 class TestLoops:
     async def test_another_loop_while_awaited_is_an_error(self, memory_client, request_for):
         """A client serves one loop at a time."""

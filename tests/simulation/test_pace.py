@@ -233,6 +233,28 @@ class TestHolding:
             assert client.requests["regions"] == 6
 
 
+class TestRepetitions:
+    async def test_they_wait_longer_each_time(self):
+        """Half a second, then twice as long, each less up to a half of it by chance."""
+        cloud = Recorder(seed=1)
+        cloud.answer = lambda number: refusal(500) if number <= 3 else None
+        async with cloud.client(retries=3) as client:
+            await client.vms.list()
+        waits = [b - a - 0.02 for (a, _), (b, _) in itertools.pairwise(cloud.came)]
+        assert len(waits) == 3
+        for wait, longest in zip(waits, [0.5, 1.0, 2.0], strict=True):
+            assert longest / 2 <= wait <= longest + 0.01
+
+    async def test_one_that_is_told_when_to_come_waits_for_it(self):
+        """A `Retry-After` goes before one's own reckoning."""
+        cloud = Recorder(seed=1)
+        cloud.answer = lambda number: refusal(429, **{"Retry-After": "7"}) if number == 1 else None
+        async with cloud.client() as client:
+            await client.vms.list()
+        (first, _), (second, _) = cloud.came
+        assert 7 <= second - first <= 8
+
+
 class TestLanes:
     @pytest.mark.parametrize(
         ("crowd", "few", "most"), [(Lane.CALLS, Lane.LOOKS, 9), (Lane.LOOKS, Lane.CALLS, 1)]

@@ -38,6 +38,8 @@ from async_vmapi import (
     Zone,
 )
 from async_vmapi.durable import DurableFleet, DurableJob, JobStatus
+from async_vmapi.emulator import CloudVM
+from async_vmapi.testing import VMCloud, VMServer
 
 
 async def make(session: aiohttp.ClientSession) -> None:
@@ -216,3 +218,18 @@ async def durable(vms: list[VirtualMachine], request: CreateRequest) -> None:
         fleet.submit("night", BulkPlan(), limit=3)  # type: ignore[call-overload]
         await fleet.submit("night").shutdown(vms, wait=4)  # type: ignore[call-arg]
     assert_type(ImageBoot(os="x", password=SecretRef("env:X")).password, str | SecretRef | None)
+
+
+async def in_tests(vm_cloud: VMCloud, vm_server: VMServer) -> None:
+    """The fixtures of users' own tests are typed by what they hand out."""
+    assert_type(vm_cloud.vms, tuple[CloudVM, ...])
+    assert_type(vm_cloud.vm("web-01").state, str)
+    assert_type(vm_cloud.requests["create"], int)
+    assert_type(vm_cloud.client(retries=0), Client)
+    vm_cloud.fail_next("create", after_processing=True)
+    vm_cloud.fail_next("create", "explode")  # type: ignore[arg-type]
+    vm_cloud.client(session=None)  # type: ignore[call-arg]
+    assert_type(vm_server.cloud, VMCloud)
+    assert_type(vm_server.env, dict[str, str])
+    async with vm_server.client(timeout=5) as client:
+        assert_type(client, Client)

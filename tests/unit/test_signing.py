@@ -6,7 +6,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from async_vmapi.signing import Credentials, http_date, sign, signature, string_to_sign
+from async_vmapi.signing import (
+    Credentials,
+    Signer,
+    SigningKey,
+    http_date,
+    sign,
+    signature,
+    string_to_sign,
+)
 
 SECRET = "s3cr3t-Key/+="
 MOMENT = datetime(2026, 11, 23, 18, 0, 0, tzinfo=UTC)
@@ -93,6 +101,32 @@ class TestSign:
     def test_the_body_is_signed_byte_for_byte(self, body):
         """Whatever bytes are sent are the bytes that are signed, valid UTF-8 or not."""
         assert string_to_sign("PUT", "h", "d", "/p", body) == b"PUT\nh\nd\n/p\n" + body
+
+
+class TestSigner:
+    @given(st.text(max_size=200), st.binary(max_size=300), st.binary(max_size=300))
+    def test_a_prepared_key_signs_as_the_standard_library_does(self, secret, one, other):
+        """A secret of any length, and one message after the other with the same key."""
+        key = SigningKey(secret)
+        for message in (one, other, one):
+            assert key.signature(message) == signature(secret, message)
+
+    def test_each_request_bears_the_date_of_its_own_second(self):
+        """The date changes with the second, forward or back, and the signature with it."""
+        signer = Signer(Credentials("key", SECRET), HOST)
+        began = MOMENT.timestamp()
+        for later in (0.0, 0.999, 1.0, 86_400.5, 0.5):
+            headers = signer.sign("GET", "/v2/regions", b"", began + later)
+            moment = MOMENT + timedelta(seconds=later)
+            credentials = Credentials("key", SECRET)
+            assert headers["X-Date"] == http_date(moment)
+            assert headers == sign(credentials, "GET", HOST, "/v2/regions", b"", moment)
+
+    def test_what_signs_shows_no_secret(self):
+        """The secret is kept in the form of hashes, and shown in none."""
+        for shown in (SigningKey(SECRET), Signer(Credentials("the-key", SECRET), HOST)):
+            assert SECRET not in repr(shown)
+            assert SECRET not in repr(getattr(shown, "__dict__", {}))
 
 
 class TestDate:

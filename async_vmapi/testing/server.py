@@ -1,0 +1,156 @@
+"""`VMServer`: the emulator over HTTP in a thread of its own, whatever runs in the test's."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar, Unpack
+
+from async_vmapi.client import Client, ClientOptions
+from async_vmapi.emulator import Emulator, Settings
+from async_vmapi.testing.cloud import VMCloud
+
+__all__ = ["VMServer"]
+
+T = TypeVar("T")
+
+_PATIENCE: Final = 60.0
+"""Seconds in which the thread must answer, even on a machine that is very busy."""
+
+_QUICK_CLIENT: Final[ClientOptions] = {
+    "poll_floor": 0.005,
+    "poll_ceiling": 0.02,
+    "lookup_window": 2.0,
+}
+
+
+class VMServer:
+    """A cloud that listens on a free port of 127.0.0.1, as a context manager.
+
+    It runs in a thread, in real time; so it serves async code, code that blocks and programs
+    alike, and no async fixture is needed for it.
+
+    Args:
+        settings: How it behaves; quick by default, see `async_vmapi.testing.QUICK`.
+        seed: Makes it repeatable.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, seed: int | None = 1) -> None:
+        self._cloud = _ServedCloud(settings, seed=seed)
+        self._url = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._listening = threading.Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<VMServer {f'at {self._url}' if self._url else 'that is not running'}>"
+
+    @property
+    def cloud(self) -> VMCloud:
+        """What is behind it, to be adjusted, broken and looked into."""
+        return self._cloud
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        if not self._url:
+            raise RuntimeError("the server is not running")
+        return self._url
+
+    @property
+    def api_key(self) -> str:
+        """The only key that is let in."""
+        return self._cloud.api_key
+
+    @property
+    def api_secret(self) -> str:
+        """The key's secret."""
+        return self._cloud.api_secret
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment variables by which `Client.from_env` finds it, secret included."""
+        return {
+            "VMAPI_URL": self.url,
+            "VMAPI_API_KEY": self.api_key,
+            "VMAPI_API_SECRET": self.api_secret,
+        }
+
+    def client(self, **options: Unpack[ClientOptions]) -> Client:
+        """Return a client that looks as often as things happen here. It is yours to close.
+
+        Args:
+            options: What `Client` takes, by keyword.
+        """
+        options = _QUICK_CLIENT | options
+        return Client(self.url, api_key=self.api_key, api_secret=self.api_secret, **options)
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            raise RuntimeError("the server is running already")
+        self._listening.clear()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="vm_server", daemon=True)
+        self._thread.start()
+        if not self._listening.wait(_PATIENCE):
+            raise RuntimeError(f"the server did not come up within {_PATIENCE:g} s")
+        if self._error is not None:
+            error, self._error, self._thread = self._error, None, None
+            raise error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        thread, self._thread, self._url = self._thread, None, ""
+        if thread is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            thread.join(_PATIENCE)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - whoever started it is told
+            self._error = error
+        finally:
+            self._listening.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        async with Emulator(self._cloud) as emulator:
+            self._cloud.served(self._loop, lambda: emulator.now)
+            self._url = emulator.url
+            self._listening.set()
+            try:
+                await self._stop.wait()
+            finally:
+                self._cloud.served(None, None)
+
+
+class _ServedCloud(VMCloud):
+    """A cloud that another thread serves, and that is touched in that thread alone."""
+
+    _serving: asyncio.AbstractEventLoop | None = None
+    _clock: Callable[[], float] | None = None
+
+    def served(
+        self, loop: asyncio.AbstractEventLoop | None, clock: Callable[[], float] | None
+    ) -> None:
+        """Note which loop serves it by now, and what time it is there."""
+        self._serving, self._clock = loop, clock
+
+    def _do(self, act: Callable[[float], T]) -> T:
+        loop, clock = self._serving, self._clock
+        if loop is None or clock is None:
+            return act(self.cloud.now)
+
+        async def there() -> T:
+            return act(self._from(clock()))
+
+        return asyncio.run_coroutine_threadsafe(there(), loop).result(_PATIENCE)

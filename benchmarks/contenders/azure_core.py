@@ -1,0 +1,114 @@
+"""azure-core's `AsyncLROPoller`, as "Azure Core Library - Client library developer reference" says.
+
+An `AsyncPipelineClient` over azure-core's own transport (aiohttp), with the policies of that page:
+request id (which its polling repeats), user agent, headers, retries, and a `SansIOHTTPPolicy` for
+the authentication, which comes after the retries since each attempt is signed anew. The polling
+method is `AsyncLROBasePolling` with a `LongRunningOperation` of this API's in ``lro_algorithms``;
+since its "not found" of a machine that was created just now is no failure, ``update_status`` is
+overridden for that answer alone.
+
+As documented: ``timeout``, which is the polling interval, is left at its 30 s. Tuned: it is the
+interval.
+"""
+
+import asyncio
+
+from azure.core import AsyncPipelineClient
+from azure.core.pipeline.policies import (
+    AsyncRetryPolicy,
+    HeadersPolicy,
+    RequestIdPolicy,
+    SansIOHTTPPolicy,
+    UserAgentPolicy,
+)
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.core.polling import AsyncLROPoller
+from azure.core.polling.async_base_polling import AsyncLROBasePolling
+from azure.core.polling.base_polling import LongRunningOperation
+from azure.core.rest import HttpRequest
+
+from contenders.signed import MACHINES, ONLINE, Signer, create_body, machine_of
+
+TIMEOUT = 30.0
+
+
+class Signature(SansIOHTTPPolicy):
+    def __init__(self, signer):
+        self._signer = signer
+
+    def on_request(self, request):
+        asked = request.http_request
+        path = "/" + asked.url.split("/", 3)[3]
+        asked.headers.update(self._signer.headers(asked.method, path, asked.content or b""))
+
+
+class Machine(LongRunningOperation):
+    """Tells from a machine's state how its creation goes."""
+
+    def __init__(self):
+        self._url = ""
+
+    def can_poll(self, pipeline_response):
+        response = pipeline_response.http_response
+        self._url = f"{response.request.url}/{response.json()['virtual_machine']['id']}"
+        return True
+
+    def get_polling_url(self):
+        return self._url
+
+    def set_initial_status(self, pipeline_response):  # noqa: ARG002 - the base's signature
+        return "InProgress"
+
+    def get_status(self, pipeline_response):
+        state = machine_of(pipeline_response.http_response.json())["state"]
+        return "Succeeded" if state == ONLINE else "InProgress"
+
+    def get_final_get_url(self, pipeline_response):  # noqa: ARG002 - the base's signature
+        return None
+
+
+class Polling(AsyncLROBasePolling):
+    async def update_status(self):
+        self._pipeline_response = await self.request_status(self._operation.get_polling_url())
+        response = self._pipeline_response.http_response
+        if response.status_code == 404:
+            return
+        response.raise_for_status()
+        self._status = self._operation.get_status(self._pipeline_response)
+
+
+def deserialize(pipeline_response):
+    return machine_of(pipeline_response.http_response.json())
+
+
+async def create(job, client, name):
+    request = HttpRequest(
+        "PUT",
+        client.format_url(MACHINES),
+        content=create_body(name),
+        headers={"Content-Type": "application/json"},
+    )
+    response = await client.send_request(request, _return_pipeline_response=True)
+    response.http_response.raise_for_status()
+    polling = Polling(timeout=job.real(job.interval or TIMEOUT), lro_algorithms=[Machine()])
+    poller = AsyncLROPoller(client, response, deserialize, polling)
+    machine = await poller.result()
+    job.saw(machine["id"])
+
+
+async def create_all(job):
+    policies = [
+        RequestIdPolicy(),
+        UserAgentPolicy("benchmark"),
+        HeadersPolicy(),
+        AsyncRetryPolicy(),
+        Signature(Signer(job.url, job.key, job.secret)),
+    ]
+    # The transport that it takes anyhow; named, its imports are made before the measuring.
+    transport = AioHttpTransport()
+    async with AsyncPipelineClient(job.url, policies=policies, transport=transport) as client:
+        await asyncio.gather(*(create(job, client, name) for name in job.names))
+
+
+def run(job):
+    asyncio.run(create_all(job))

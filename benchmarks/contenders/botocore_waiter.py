@@ -1,0 +1,94 @@
+"""botocore's waiter, on aiohttp: a fixed delay, at most so many attempts.
+
+The waiter's model and what decides (acceptors, JMESPath) are botocore's own, `WaiterModel`; the
+loop is that of `botocore.waiter.Waiter.wait`, with its ``time.sleep`` awaited, which is how
+botocore is used from asyncio.
+
+As documented: the model is that of EC2's ``instance_running`` in botocore's data, a delay of 15 s
+and 40 attempts. Tuned: ``WaiterConfig``'s ``Delay`` is the interval, and the attempts suffice.
+"""
+
+import asyncio
+import math
+
+from botocore.exceptions import WaiterError
+from botocore.waiter import Waiter, WaiterModel
+
+from contenders.over_aiohttp import calls
+from contenders.signed import ONLINE
+
+DELAY, ATTEMPTS = 15.0, 40
+MODEL = WaiterModel(
+    {
+        "version": 2,
+        "waiters": {
+            "VirtualMachineOnline": {
+                "operation": "GetVirtualMachine",
+                "delay": DELAY,
+                "maxAttempts": ATTEMPTS,
+                "acceptors": [
+                    {
+                        "expected": ONLINE,
+                        "matcher": "path",
+                        "state": "success",
+                        "argument": "VirtualMachine.state",
+                    },
+                    {
+                        "expected": "deleting",
+                        "matcher": "path",
+                        "state": "failure",
+                        "argument": "VirtualMachine.state",
+                    },
+                    {"expected": "NotFound", "matcher": "error", "state": "retry"},
+                ],
+            }
+        },
+    }
+)
+
+
+class AsyncWaiter(Waiter):
+    async def wait(self, *, delay, max_attempts, **arguments):
+        acceptors = list(self.config.acceptors)
+        response = {}
+        for attempt in range(max_attempts):
+            if attempt:
+                await asyncio.sleep(delay)
+            response = await self._operation_method(**arguments)
+            matched = next((a for a in acceptors if a.matcher_func(response)), None)
+            if matched is None and "Error" in response:
+                raise WaiterError(self.name, "an error occurred", response)
+            if matched is not None and matched.state == "success":
+                return
+            if matched is not None and matched.state == "failure":
+                raise WaiterError(self.name, matched.explanation, response)
+        raise WaiterError(self.name, "max attempts exceeded", response)
+
+
+async def create_all(job):
+    delay, attempts = DELAY, ATTEMPTS
+    if job.interval is not None:
+        delay, attempts = job.interval, math.ceil(ATTEMPTS * DELAY / job.interval)
+
+    async with calls(job) as api:
+
+        async def operation(vm_id):
+            status, machine = await api.get(vm_id)
+            if status == 404:
+                return {"Error": {"Code": "NotFound"}}
+            return {"VirtualMachine": machine}
+
+        waiter = AsyncWaiter(
+            "VirtualMachineOnline", MODEL.get_waiter("VirtualMachineOnline"), operation
+        )
+
+        async def create(name):
+            vm_id = await api.create(name)
+            await waiter.wait(delay=job.real(delay), max_attempts=attempts, vm_id=vm_id)
+            job.saw(vm_id)
+
+        await asyncio.gather(*(create(name) for name in job.names))
+
+
+def run(job):
+    asyncio.run(create_all(job))

@@ -1,0 +1,63 @@
+"""google-api-core's `AsyncFuture`, on aiohttp: polling by `AsyncRetry`.
+
+Its documentation ("Futures", "Retry in AsyncIO") has a subclass implement ``done``, and polls it by
+an `AsyncRetry` whose predicate asks for another attempt while it is not done.
+
+As documented: the `DEFAULT_RETRY` of that module, which sleeps from 0 up to 1, 2, 4 ... 60 s,
+drawn evenly. Tuned: from 0 to one and a half intervals each time; of sleeps so drawn the mean
+delay is half an interval, as it is of even ones.
+"""
+
+import asyncio
+
+from google.api_core.future.async_future import RETRY_PREDICATE, AsyncFuture
+from google.api_core.retry_async import AsyncRetry
+
+from contenders.over_aiohttp import calls
+from contenders.signed import ONLINE
+
+INITIAL, MAXIMUM, MULTIPLIER = 1.0, 60.0, 2.0
+
+
+class Creation(AsyncFuture):
+    def __init__(self, api, vm_id, retry):
+        super().__init__(retry=retry)
+        self._api = api
+        self._vm_id = vm_id
+
+    # Like that of AsyncOperation, it is called without arguments when it polls.
+    async def done(self, retry=None):  # noqa: ARG002 - the base's signature
+        status, machine = await self._api.get(self._vm_id)
+        if status == 404 or machine["state"] != ONLINE:
+            return False
+        self.set_result(machine)
+        return True
+
+    def cancel(self):
+        raise NotImplementedError
+
+    def cancelled(self):
+        return False
+
+
+async def create(job, api, name, retry):
+    creation = Creation(api, await api.create(name), retry)
+    machine = await creation.result()
+    job.saw(machine["id"])
+
+
+async def create_all(job):
+    if job.interval is None:
+        sleeps = (job.real(INITIAL), job.real(MAXIMUM), MULTIPLIER)
+    else:
+        sleeps = (job.real(1.5 * job.interval), job.real(1.5 * job.interval), 1.0)
+    initial, maximum, multiplier = sleeps
+    retry = AsyncRetry(
+        predicate=RETRY_PREDICATE, initial=initial, maximum=maximum, multiplier=multiplier
+    )
+    async with calls(job) as api:
+        await asyncio.gather(*(create(job, api, name, retry) for name in job.names))
+
+
+def run(job):
+    asyncio.run(create_all(job))

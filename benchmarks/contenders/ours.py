@@ -1,0 +1,37 @@
+"""async_vmapi, as its README says for many machines: ``client.bulk``, all of them in flight.
+
+As documented: the defaults, which look once a second at most. Tuned: ``poll_floor`` and
+``poll_ceiling`` are the interval. Limited: the defaults, and ``max_requests_per_second``, which the
+README says to set to what the provider allows. Its retries, doubts and evidence are all in it.
+"""
+
+import asyncio
+
+from async_vmapi import Client, CreateRequest, ImageBoot
+from contenders.signed import TEMPLATE, ZONE
+
+FLOOR, CEILING = 1.0, 15.0
+
+
+async def create_all(job):
+    floor, ceiling = (job.interval, job.interval) if job.interval else (FLOOR, CEILING)
+    async with Client(
+        job.url,
+        api_key=job.key,
+        api_secret=job.secret,
+        poll_floor=job.real(floor),
+        poll_ceiling=job.real(ceiling),
+        max_requests_per_second=job.rate,
+    ) as client:
+        requests = [
+            CreateRequest(name=name, cpus=1, ram=1024, zone_id=ZONE, boot=ImageBoot(os=TEMPLATE))
+            for name in job.names
+        ]
+        bulk = client.bulk(limit=len(requests))
+        async for outcome in bulk.stream(requests, "create"):
+            if outcome.status == "succeeded":
+                job.saw(outcome.vm_id)
+
+
+def run(job):
+    asyncio.run(create_all(job))

@@ -1,0 +1,80 @@
+"""The pytest plugin of async_vmapi: a cloud for the tests of code that uses it.
+
+pytest loads this module in every run, so it stands outside the package and imports nothing of
+it before a test asks for a fixture. None of the fixtures is async: whoever drives the tests, be
+it pytest-asyncio, anyio or nobody, has nothing to do for them. See docs/testing.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from async_vmapi import Client
+    from async_vmapi.emulator import Settings
+    from async_vmapi.testing import VMCloud, VMServer
+
+
+@pytest.fixture
+def vm_virtual_time(request: pytest.FixtureRequest) -> bool:
+    """Whether the test's event loop has a clock that jumps, as looptime's.
+
+    It is found out for tests that looptime's marker or option is for, and for anyio's backend with
+    a ``loop_factory`` of looptime's. Override it where that is not so.
+    """
+    return _looptime_is_on(request.node) or _anyio_clock_jumps(request)
+
+
+@pytest.fixture
+def vm_settings() -> Settings | None:
+    """How the clouds of `vm_cloud` and `vm_server` behave; override it with your `Settings`."""
+    return None
+
+
+@pytest.fixture
+def vm_cloud(vm_settings: Settings | None, vm_virtual_time: bool) -> VMCloud:
+    """A cloud in memory: adjust it, let its requests fail, and look at what is there."""
+    from async_vmapi.testing import VMCloud
+
+    return VMCloud(vm_settings, virtual_time=vm_virtual_time)
+
+
+@pytest.fixture
+def vm_client(vm_cloud: VMCloud) -> Client:
+    """A client of `vm_cloud`. It needs no closing, and may be closed."""
+    return vm_cloud.client()
+
+
+@pytest.fixture
+def vm_server(vm_settings: Settings | None) -> Iterator[VMServer]:
+    """A cloud over HTTP, for code that makes its own client, and for programs. In real time."""
+    from async_vmapi.testing import VMServer
+
+    with VMServer(vm_settings) as server:
+        yield server
+
+
+def _looptime_is_on(node: pytest.Item) -> bool:
+    """Return whether looptime's plugin lets this test's clock jump."""
+    option: bool | None = node.config.getoption("looptime", None)
+    markers = list(node.iter_markers("looptime"))
+    on = bool(markers or option) and option is not False
+    for marker in reversed(markers):
+        if marker.args:
+            on = bool(marker.args[0])
+    return on
+
+
+def _anyio_clock_jumps(request: pytest.FixtureRequest) -> bool:
+    looptime = sys.modules.get("looptime")
+    if looptime is None or "anyio_backend" not in request.fixturenames:
+        return False
+    backend: Any = request.getfixturevalue("anyio_backend")
+    options: dict[str, Any] = {} if isinstance(backend, str) else backend[1]
+    factory = options.get("loop_factory")
+    return isinstance(factory, type) and issubclass(factory, looptime.LoopTimeEventLoop)

@@ -1,0 +1,80 @@
+"""What is said of a database that cannot be used, within this process."""
+
+import pytest
+from typer.testing import CliRunner
+
+from async_vmapi.cli.app import app
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch):
+    """Call the command, which is to end with a code, and return what it said."""
+    for name in ("VMAPI_DATABASE", "VMAPI_API_SECRET", "VMAPI_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VMAPI_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("VMAPI_API_KEY", "key")
+    monkeypatch.setenv("VMAPI_API_SECRET", "secret")
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def call(*arguments, code):
+        result = CliRunner().invoke(app, arguments)
+        assert (result.exit_code, result.stdout) == (code, ""), result.output
+        return result.stderr
+
+    return call
+
+
+class TestDatabases:
+    def test_none(self, said):
+        """It is asked for before anything else is."""
+        assert "VMAPI_DATABASE" in said("jobs", "watch", "--database", "", code=2)
+        fleet = ["fleet", "reboot", "--all"]
+        assert "--database, or" in said(*fleet, "--database", "", "--durable", "x", code=2)
+        assert "--durable NAME" in said(*fleet, "--database", "sqlite:///x", code=2)
+
+    @pytest.mark.parametrize(
+        "url", ["sqlite:///:memory:", "sqlite://", "postgresql://me@x:y/z", "mysql://me@x/y", "x"]
+    )
+    def test_no_url_of_one(self, said, url):
+        """It is wrong use."""
+        assert "database_url" in said("jobs", "list", "--database", url, code=2)
+
+    def test_a_url_that_the_driver_cannot_read(self, said):
+        """It is wrong use too."""
+        url = "postgresql://me@/x?host=/none&port=y"
+        assert "is no database's URL" in said("jobs", "list", "--database", url, code=2)
+
+    def test_a_file_that_is_none(self, said, tmp_path):
+        """The reason is told, and what to look at."""
+        file = tmp_path / "text"
+        file.write_text("no database, but a text that is long enough to be looked at")
+        assert "file is not a database" in said(
+            "jobs", "list", "--database", f"sqlite:///{file}", code=1
+        )
+        url = f"sqlite:///{tmp_path}/none/jobs"
+        for command in (["jobs", "list"], ["jobs", "pause", "x"], ["worker"]):
+            assert "in a folder that is there" in said(*command, "--database", url, code=1)
+
+    def test_a_server_that_is_away(self, said, monkeypatch):
+        """It is named, without its password, wherever that stands."""
+        monkeypatch.setenv(
+            "VMAPI_DATABASE", "postgresql://me:planted@127.0.0.1:1/x?password=planted"
+        )
+        told = said("jobs", "list", code=1)
+        assert "database postgresql://me:***@127.0.0.1:1/x cannot be used (" in told
+        assert "refused" in told
+        assert "look whether the server runs" in told
+        assert "planted" not in told
+        assert "Continuing" not in told
+        for url in ("postgresql://me:planted@x/y", "postgresql:///x?password=planted"):
+            told = said("jobs", "list", "--database", url, code=2)
+            assert "PGPASSWORD" in told
+            assert "planted" not in told
+
+    def test_one_without_jobs(self, said, tmp_path):
+        """It is named, for it may be another one than was meant."""
+        url = f"sqlite:///{tmp_path}/jobs"
+        assert f"no jobs in {url}" in said("jobs", "list", "--database", url, code=0)
+        assert f"under way in {url}" in said("jobs", "watch", "--database", url, code=0)
+        assert "give its NAME" in said("jobs", "watch", "--report", "x", "--database", url, code=2)
+        assert "no job 'x'" in said("jobs", "show", "x", "--database", url, code=2)

@@ -1,0 +1,206 @@
+"""How durable jobs are looked at and shown: over a fleet that is a dictionary, without programs."""
+
+import asyncio
+import io
+import json
+
+import attrs
+import pytest
+from rich.console import Console
+
+from async_vmapi import BulkEvent, Outcome
+from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, has_ended, print_lines
+from async_vmapi.cli.progress import Joined, Progress
+from async_vmapi.durable import JobStatus
+
+
+def status(name, state="running", total=10, *, in_flight=0, submitted=0.0, stopped=None, **done):
+    return JobStatus(
+        name=name,
+        operation="reboot",
+        state=state,
+        total=total,
+        done=done,
+        in_flight=in_flight,
+        wave=1,
+        stopped=stopped,
+        submitted=submitted,
+        changed=0.0,
+    )
+
+
+class FakeFleet:
+    """A fleet's jobs by their names, the newest last; asks for all are counted."""
+
+    def __init__(self, *found):
+        self.found = {s.name: s for s in found}
+        self.whole = 0
+
+    def put(self, *found):
+        self.found |= {s.name: s for s in found}
+
+    async def jobs(self, *, ended=True, limit=None):
+        self.whole += ended and limit is None
+        wanted = [s for s in reversed(self.found.values()) if ended or not has_ended(s)]
+        return wanted[:limit]
+
+    async def job(self, name):
+        fleet = self
+
+        class Job:
+            async def status(self):
+                return fleet.found[name]
+
+        return Job()
+
+
+def console(width=100, height=30):
+    return Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
+
+
+def shown(console, what):
+    with console.capture() as capture:
+        console.print(what)
+    # Without what sets colours.
+    return "".join(part.partition("m")[2] for part in f"\x1bm{capture.get()}".split("\x1b["))
+
+
+class TestJobs:
+    async def test_changes_are_told_once(self):
+        """What is the same as before is not, even if something was heard of it."""
+        fleet = FakeFleet(status("a"), status("b"))
+        jobs = Jobs(fleet)
+        assert [s.name for s in await jobs.look()] == ["b", "a"]
+        fleet.put(attrs.evolve(status("a"), changed=9.0), status("b", succeeded=1))
+        assert await jobs.look() == [status("b", succeeded=1)]
+
+    async def test_what_had_ended_before_is_left_out(self):
+        """And is not read again; what ends now is seen to its end."""
+        fleet = FakeFleet(status("old", "finished"), status("a"))
+        jobs = Jobs(fleet)
+        assert [s.name for s in await jobs.look()] == ["a"]
+        fleet.put(status("a", "finished", succeeded=10), status("short", "finished"))
+        assert {s.name for s in await jobs.look()} == {"a", "short"}
+        assert {s.state for s in jobs.seen.values()} == {"finished"}
+        assert await jobs.look() == []
+        assert fleet.whole == 1
+
+    async def test_the_end_of_one_that_is_not_among_the_newest(self):
+        """Which so many that were submitted later have pushed out."""
+        fleet = FakeFleet(status("a"), *(status(f"n{n}") for n in range(60)))
+        jobs = Jobs(fleet)
+        assert len(await jobs.look()) == 61
+        fleet.put(status("a", "broken"))
+        assert await jobs.look() == [status("a", "broken")]
+
+
+@pytest.mark.looptime
+class TestLines:
+    async def test_of_a_worker(self):
+        """A new state is told at once, mere progress only now and then."""
+        out = Console(file=io.StringIO(), width=200)
+        lines = Lines(out, 1000.0)
+        lines.tell([status("a", "waiting")])
+        lines.tell([status("a", in_flight=3)])
+        lines.tell([status("a", in_flight=3, succeeded=1)])
+        lines.tell([])
+        lines.tell([status("a", "finished", failed=1, stopped="\x1b")])
+        assert out.file.getvalue().splitlines() == [
+            "job a: reboot of 10, waiting, 0 in flight",
+            "job a: reboot of 10, running, 3 in flight",
+            "job a: reboot of 10, finished, 0 in flight, 1 failed; nothing more is started: \\x1b",
+        ]
+
+    async def test_progress_that_is_due(self):
+        """It is told when its time has come, though nothing has changed since."""
+        out = Console(file=io.StringIO(), width=200)
+        lines = Lines(out, 1000.0)
+        lines.tell([status("a")])
+        lines.tell([status("a", succeeded=1)])
+        await asyncio.sleep(1000)
+        lines.tell([])
+        assert "1 succeeded" in out.file.getvalue().splitlines()[1]
+
+    async def test_in_json(self, capsys):
+        """The fields of a JobStatus, and of a worker what it has to do with it."""
+        print_lines([status("a", succeeded=1)])
+        print_lines([status("a"), status("b")], {"a": {"in_flight": 2, "done": {"failed": 1}}})
+        plain, a, b = map(json.loads, capsys.readouterr().out.splitlines())
+        assert plain == json.loads(json.dumps(attrs.asdict(status("a", succeeded=1))))
+        assert a["here"] == {"in_flight": 2, "done": {"failed": 1}}
+        assert b["here"] == {"in_flight": 0, "done": {}}
+
+
+@pytest.mark.looptime
+class TestJobsView:
+    async def test_how_fast_and_how_long(self):
+        """Counted from when it was first looked at, for nobody told how it was before."""
+        fleet = FakeFleet(status("a", total=100, succeeded=40), status("b", "paused"))
+        jobs, out = Jobs(fleet), console()
+        view = JobsView(out, jobs)
+        await jobs.look()
+        assert "/s" not in shown(out, view)
+        fleet.put(status("a", total=100, in_flight=4, succeeded=58, failed=2))
+        await asyncio.sleep(10)
+        await jobs.look()
+        words = shown(out, view)
+        assert "2 jobs" in words
+        assert "1 running" in words
+        (row,) = [line.split() for line in words.splitlines() if line.startswith("a ")]
+        assert row == ["a", "reboot", "running", "60/100", "2", "0", "0", "4", "2.0/s", "0:20"]
+        view.problem = "the database is\naway"
+        assert "the database is\\naway" in shown(out, view)
+
+    async def test_more_than_there_is_room_for(self):
+        """What goes on comes first, and what does not fit is counted."""
+        found = [status(f"f{n}", "finished", submitted=n) for n in range(9)]
+        fleet = FakeFleet(status("on", submitted=-1.0))
+        jobs, out = Jobs(fleet), console(height=7)
+        await jobs.look()
+        fleet.put(*found)
+        await jobs.look()
+        lines = shown(out, JobsView(out, jobs)).splitlines()
+        assert "10 jobs" in lines[0]
+        assert "7 that do not fit" in lines[0]
+        assert [line.split()[0] for line in lines[2:]] == ["on", "f8", "f7"]
+
+
+@pytest.mark.looptime
+class TestJoining:
+    def event(self, kind, index, **done):
+        outcome = None
+        if kind == "finished":
+            outcome = Outcome(index=index, item=f"w{index}", status="succeeded", seconds=1.0)
+        return BulkEvent(kind=kind, item=f"w{index}", index=index, outcome=outcome, done=done)
+
+    async def test_what_was_before_is_not_timed(self):
+        """Nobody told when it was, nor how fast it went."""
+        out = Console(file=io.StringIO(), width=200)
+        joined = Joined(seconds=100.0, done={"succeeded": 2})
+        async with Progress(out, "reboot", 10, {}, joined=joined) as progress:
+            for index in range(2):
+                progress.on_event(self.event("started", index))
+                progress.on_event(self.event("finished", index, succeeded=index + 1))
+            progress.on_event(self.event("started", 2, succeeded=2))
+            await asyncio.sleep(10)
+            progress.on_event(self.event("started", 3, succeeded=2))
+            before = shown(console(), progress)
+            progress.note("paused")
+            progress.note("paused")
+            progress.on_event(self.event("finished", 2, succeeded=3))
+        lines = out.file.getvalue().splitlines()
+        assert lines[0].startswith("   earlier  w0  reboot succeeded")
+        assert lines[1].startswith("   earlier  w1  reboot succeeded")
+        assert lines[2] == "   110.0 s  paused"
+        assert lines[3].startswith("   110.0 s  w2  reboot succeeded")
+        assert len(lines) == 4
+        assert "/min" not in before
+        assert ">0:10  w2  with a worker, or about to be" in before
+        assert "  0:00  w3  with a worker, or about to be" in before
+        after = shown(console(), progress)
+        progress.note("")
+        assert "6/min · 1:10 left" in shown(console(), progress)
+        assert "1:50" in after
+        assert "paused" in after
+        assert "left" not in after
+        assert "· 6/min\n" in after

@@ -1,0 +1,60 @@
+"""What the documents tell to write is run as it stands there."""
+
+import asyncio
+import os
+import re
+
+import pytest
+
+import async_vmapi
+from async_vmapi.cli.demo import FastLoop
+
+from .blocks import ROOT, LocalCloud, Shell, a_machine, documents
+
+FOLDER = ROOT / "docs"
+FILES = [ROOT / "README.md", *sorted(FOLDER.rglob("*.md"))]
+LANGUAGES = {"python", "sh", "toml"}
+# Read by people alone: what goes wrong elsewhere, and what a program prints.
+NOT_CODE = {"text"}
+FENCE = re.compile(r"^```(\S.*)$", re.MULTILINE)
+
+
+def with_code():
+    return [file for file in FILES if LANGUAGES & set(FENCE.findall(file.read_text()))]
+
+
+@pytest.mark.programs
+class TestDocuments:
+    @pytest.mark.parametrize("file", with_code(), ids=lambda f: str(f.relative_to(ROOT)))
+    def test_its_code_does_what_it_says(self, file, tmp_path, monkeypatch):
+        """Each block after the other, on a cloud beside them, twenty times as fast as life."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("asyncio.events.new_event_loop", FastLoop)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        monkeypatch.setenv("ROOT_PASSWORD", "hunter2hunter2")
+        with LocalCloud() as emulator:
+            monkeypatch.setenv("VMAPI_URL", emulator.url)
+            monkeypatch.setenv("VMAPI_API_KEY", emulator.api_key)
+            monkeypatch.setenv("VMAPI_API_SECRET", emulator.api_secret)
+            shell = Shell(tmp_path, os.environ)
+            document = documents(shell).parse(file)
+            names = {name: getattr(async_vmapi, name) for name in async_vmapi.__all__}
+            document.namespace.update(
+                names, asyncio=asyncio, emulator=emulator, a_machine=a_machine
+            )
+            try:
+                for example in document.examples():
+                    example.evaluate()
+            finally:
+                shell.close()
+
+
+class TestLanguages:
+    @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+    def test_no_block_escapes(self, file):
+        """Each says what it is, and is either run or no code."""
+        text = file.read_text()
+        opened = FENCE.findall(text)
+        kinds = {kind for kind in opened if not kind.startswith("{")}
+        assert kinds <= LANGUAGES | NOT_CODE
+        assert text.count("\n```") == 2 * len(opened)

@@ -1,0 +1,107 @@
+"""The examples that are one file: they run as they stand, on a virtual clock."""
+
+import asyncio
+import json
+import signal
+
+import looptime
+import pytest
+import quickstart
+import rolling_reboot
+
+from async_vmapi import BulkReport
+
+
+@pytest.fixture
+def vm_virtual_time():
+    """The scripts make their event loops themselves, so nothing shows that these are virtual."""
+    return True
+
+
+@pytest.fixture(autouse=True)
+def virtual_loops(monkeypatch):
+    """Let `asyncio.run` take loops whose clock jumps, and hand out the one in use."""
+    loops = []
+
+    def run(main):
+        loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
+        with asyncio.Runner(loop_factory=loop_class) as runner:
+            loops.append(runner.get_loop())
+            return runner.run(main)
+
+    monkeypatch.setattr(asyncio, "run", run)
+    return loops
+
+
+class TestQuickstart:
+    def test_it_tells_the_life_of_a_machine(self, vm_cloud, monkeypatch, capsys):
+        """It creates one machine, resizes it and deletes it, and sees each end."""
+        monkeypatch.setattr(quickstart.Client, "from_env", vm_cloud.client)
+        asyncio.run(quickstart.run())
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == "quickstart is online, observed"
+        assert lines[-2:] == ["quickstart has 2 cores, observed", "quickstart is gone"]
+        assert any(line.endswith("offline, 2 cores, 2048 MB") for line in lines)
+        assert vm_cloud.vms == ()
+        assert [vm_cloud.requests[call] for call in ("create", "resize", "delete")] == [1, 1, 1]
+
+
+class TestRollingReboot:
+    def test_waves_with_a_floor(self, vm_cloud, tmp_path, capsys):
+        """One goes first, and at no time are more than a fifth of them down."""
+        for number in range(20):
+            vm_cloud.add(f"web-{number:02}")
+        vm_cloud.add("db-01")
+        report = tmp_path / "reboot.json"
+        rolling_reboot.main(["web-*", "--report", str(report)], vm_cloud.client)
+        out = capsys.readouterr().out
+        assert "reboot of 20: 20 succeeded" in out
+        waves = [line.rpartition(" ")[2] for line in out.splitlines() if "in wave" in line]
+        assert waves == ["1"] + 2 * ["2"] + 17 * ["3"]
+        assert vm_cloud.requests["reboot"] == 20
+        assert all(len(vm.history) == (1 if vm.label == "db-01" else 3) for vm in vm_cloud.vms)
+        changes = sorted(
+            (change.at, 1 if change.state == "offline" else -1)
+            for vm in vm_cloud.vms
+            for change in vm.history[1:]
+        )
+        down = most = 0
+        for _, step in changes:
+            down += step
+            most = max(most, down)
+        assert 1 < most <= 4
+        assert BulkReport.from_json(report.read_text()).counts["succeeded"] == 20
+
+    def test_a_failure_stops_it(self, vm_cloud, tmp_path):
+        """If the first machine does not come back, no other goes down, and the exit tells."""
+        for number in range(20):
+            vm_cloud.add(f"web-{number:02}")
+        vm_cloud.fail_next("reboot", "success_false")
+        report = tmp_path / "reboot.json"
+        with pytest.raises(ExceptionGroup):
+            rolling_reboot.main(["web-*", "--report", str(report)], vm_cloud.client)
+        counts = BulkReport.from_json(report.read_text()).counts
+        assert (counts["failed"], counts["not_started"]) == (1, 19)
+        assert vm_cloud.requests["reboot"] == 0
+
+    def test_an_interruption_and_what_is_left(self, vm_cloud, tmp_path, capsys, virtual_loops):
+        """Ctrl-C writes down how far it came, and the next run does the rest: each once."""
+        for number in range(20):
+            vm_cloud.add(f"web-{number:02}")
+        report = tmp_path / "reboot.json"
+
+        def interrupted_client():
+            virtual_loops[-1].call_later(50, signal.raise_signal, signal.SIGINT)
+            return vm_cloud.client()
+
+        with pytest.raises(KeyboardInterrupt):
+            rolling_reboot.main(["web-*", "--report", str(report)], interrupted_client)
+        left = BulkReport.from_json(report.read_text())
+        assert 0 < left.counts["succeeded"] < 20
+        assert f"go on with --resume {report}" in capsys.readouterr().out
+        rolling_reboot.main(
+            ["web-*", "--resume", str(report), "--min-online", "16"], vm_cloud.client
+        )
+        assert vm_cloud.requests["reboot"] == 20
+        assert json.loads(report.read_text())
+        assert BulkReport.from_json(report.read_text()).counts["succeeded"] == 20

@@ -1,0 +1,205 @@
+"""The web service, in this process: two workers are two applications that share nothing."""
+
+import asyncio
+import base64
+import contextlib
+import json
+
+import httpx
+import pytest
+from web_backend.app import create_app
+from web_backend.fleet import Fleet
+from web_backend.stream import stream
+from web_backend.tracker import Tracker, pack
+
+NEW = {"name": "web-01", "cpus": 1, "ram": 1024}
+
+
+@contextlib.asynccontextmanager
+async def worker(make_client):
+    """One application, set up, and a client of it."""
+    app = create_app(make_client)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://worker") as asking,
+    ):
+        yield asking
+
+
+@pytest.fixture
+async def workers(vm_cloud):
+    async with worker(vm_cloud.client) as first, worker(vm_cloud.client) as second:
+        yield first, second
+
+
+class TestTasks:
+    async def test_status_from_any_worker(self, workers, vm_cloud):
+        """What one accepted, another tells of, and may change in its turn."""
+        first, second = workers
+        accepted = await first.post("/api/vms", json=NEW)
+        assert accepted.status_code == 202
+        about = accepted.json()
+        assert (about["operation"], about["name"]) == ("create", "web-01")
+        told = (await second.get(accepted.headers["Location"], params={"wait": 30})).json()
+        assert (told["status"], told["operation"], told["name"]) == ("done", "create", "web-01")
+        assert told["history"][-1]["state"] == "online"
+        resized = await second.post(
+            f"/api/vms/{told['vm_id']}/resize", json={"cores": 2, "ram": 2048}
+        )
+        told = (await first.get(resized.headers["Location"], params={"wait": 30})).json()
+        assert (told["status"], vm_cloud.vm("web-01").cores) == ("done", 2)
+        deleted = await first.delete(f"/api/vms/{told['vm_id']}")
+        told = (await second.get(deleted.headers["Location"], params={"wait": 30})).json()
+        assert (told["status"], told["history"][-1]["state"]) == ("done", "gone")
+        assert (await second.get("/api/vms")).json() == []
+
+    async def test_what_is_still_going_on(self, workers, vm_cloud):
+        """A question has its answer in the time that it gives; asking again is cheap."""
+        vm_cloud.adjust(create=1000)
+        accepted = await workers[0].post("/api/vms", json=NEW)
+        where = accepted.headers["Location"]
+        for _ in range(2):
+            told = (await workers[1].get(where, params={"wait": 0.1})).json()
+            assert told["status"] == "running"
+        assert vm_cloud.requests["create"] == 1
+
+    @pytest.mark.looptime
+    async def test_a_machine_that_fails(self, workers, vm_cloud):
+        """A failure is told as one, with the reason."""
+        vm_cloud.adjust("web-*", fail_state="error")
+        accepted = await workers[0].post("/api/vms", json=NEW)
+        where = accepted.headers["Location"]
+        while (told := (await workers[1].get(where)).json())["status"] == "running":
+            pass
+        assert (told["status"], "'error'" in told["error"]) == ("failed", True)
+
+    @pytest.mark.looptime
+    async def test_a_create_in_doubt(self, workers, vm_cloud):
+        """The answer is a token all the same; any worker looks for the machine, and never sends."""
+        vm_cloud.fail_next("create")
+        accepted = await workers[0].post("/api/vms", json=NEW)
+        assert accepted.status_code == 202
+        where = accepted.headers["Location"]
+        looking = (await workers[1].get(where, params={"wait": 0.1})).json()
+        assert looking == {"status": "in doubt"}
+        while (told := (await workers[1].get(where)).json())["status"] == "in doubt":
+            pass
+        assert (told["status"], told["name"], told["candidates"]) == ("unknown", "web-01", [])
+        assert vm_cloud.requests["create"] == 0
+        vm_cloud.add("web-01")  # it was only late
+        told = (await workers[0].get(where, params={"wait": 30})).json()
+        assert (told["status"], told["name"]) == ("done", "web-01")
+
+    async def test_no_secret_in_a_token(self, workers, vm_cloud):
+        """It names the endpoint and the machine, and neither key nor secret."""
+        packed = (await workers[0].post("/api/vms", json=NEW)).json()["token"]
+        token = base64.urlsafe_b64decode(packed + "===").decode()
+        assert vm_cloud.api_secret not in token
+        assert vm_cloud.api_key not in token
+        assert json.loads(token)["about"].keys() == {"type", "origin", "operation", "vm", "elapsed"}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "body",
+        [{}, NEW | {"name": "<b>"}, NEW | {"name": ""}, NEW | {"cpus": 0}, NEW | {"ram": "much"}],
+    )
+    async def test_what_is_no_machine(self, workers, vm_cloud, body):
+        """Nothing is sent for it."""
+        assert (await workers[0].post("/api/vms", json=body)).status_code == 422
+        assert vm_cloud.requests.total() == 0
+
+    async def test_what_the_provider_refuses(self, workers, vm_cloud):
+        """It is told in the provider's words, with a status that fits."""
+        size = {"cores": 2, "ram": 2048}
+        refused = await workers[0].post("/api/vms/no-such-vm/resize", json=size)
+        assert (refused.status_code, "not found" in refused.json()["error"]) == (404, True)
+        vm = vm_cloud.add("web-01")
+        vm_cloud.adjust(delete=1000)
+        await workers[0].delete(f"/api/vms/{vm.id}")
+        refused = await workers[1].post(f"/api/vms/{vm.id}/resize", json=size)
+        assert refused.status_code == 409
+        vm_cloud.adjust(quota=1)
+        refused = await workers[0].post("/api/vms", json=NEW)
+        assert (refused.status_code, "quota" in refused.json()["error"]) == (502, True)
+
+    @pytest.mark.parametrize("token", ["x", "!", "e30", pack('{"v":1,"sum":0,"about":{}}')])
+    async def test_what_is_no_token(self, workers, token):
+        """A damaged token is the asker's fault, for a status as for a stream."""
+        for path, asked in [(f"/api/tasks/{token}", {}), ("/api/events", {"task": token})]:
+            refused = await workers[0].get(path, params=asked)
+            assert (refused.status_code, "token" in refused.json()["error"]) == (400, True)
+
+    async def test_the_page(self, workers):
+        """It comes with all that it loads, and may load nothing from elsewhere."""
+        answer = await workers[0].get("/")
+        assert answer.headers["Content-Security-Policy"] == "default-src 'self'"
+        assert "http" not in answer.text
+        for path in ("page.js", "style.css", "icon.svg"):
+            assert f"/static/{path}" in answer.text
+            assert (await workers[0].get(f"/static/{path}")).status_code == 200
+
+
+def parsed(message):
+    """Return an event's kind and content."""
+    kind, _, data = message.partition("\n")
+    return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+class TestStream:
+    @pytest.mark.looptime
+    async def test_the_fleet_and_a_task(self, vm_cloud, vm_client):
+        """A stream tells how all stands, then each change, to the task's end."""
+        vm_cloud.add("db-01")
+        task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
+        token, seen, fleets = pack(task.token()), [], []
+        events = stream(Fleet(vm_client), Tracker(vm_client), [token])
+        async with contextlib.aclosing(events):
+            assert await anext(events) == "retry: 500\n\n"
+            async with asyncio.timeout(600):
+                async for message in events:
+                    if message.startswith(":"):
+                        continue
+                    kind, content = parsed(message)
+                    (fleets if kind == "fleet" else seen).append(content)
+                    states = {vm["state"] for vm in fleets[-1]["vms"]} if fleets else set()
+                    if states == {"online"} and seen and seen[-1]["status"] == "done":
+                        break
+        assert [vm["name"] for vm in fleets[-1]["vms"]] == ["db-01", "web-01"]
+        assert {content["token"] for content in seen} == {token}
+        assert [one["state"] for one in seen[-1]["history"]][-2:] == ["installing", "online"]
+
+    @pytest.mark.looptime
+    async def test_a_thousand_listeners_cost_one_list(self, vm_cloud, vm_client):
+        """One look is for all who listen, and nobody looks when they are gone."""
+        vm_cloud.add("web-01")
+        fleet = Fleet(vm_client, 1.0)
+        streams = [stream(fleet, Tracker(vm_client), []) for _ in range(1000)]
+        for events in streams:
+            await anext(events)
+        for events in streams:
+            assert parsed(await anext(events))[0] == "fleet"
+        assert vm_cloud.requests["list"] == 1
+        await asyncio.sleep(9.5)
+        assert vm_cloud.requests["list"] == 10
+        for events in streams:
+            await events.aclose()
+        await asyncio.sleep(100)
+        assert vm_cloud.requests["list"] == 10
+
+    @pytest.mark.looptime
+    async def test_trouble_and_silence(self, vm_cloud):
+        """A look that fails is told, and is not the end; silence is filled."""
+        vm_cloud.add("web-01")
+        client = vm_cloud.client(retries=0)
+        events = stream(Fleet(client), Tracker(client), [])
+        await anext(events)
+        assert "problem" not in parsed(await anext(events))[1]
+        vm_cloud.fail_next("list", "server_error")
+        trouble = parsed(await anext(events))[1]
+        assert "500" in trouble["problem"]
+        assert len(trouble["vms"]) == 1
+        assert "problem" not in parsed(await anext(events))[1]
+        assert await anext(events) == ": still here\n\n"
+        await events.aclose()

@@ -1,0 +1,273 @@
+"""The fixtures that the pytest plugin brings, and what they hand out."""
+
+import asyncio
+import subprocess
+import sys
+
+import aiohttp
+import pytest
+
+from async_vmapi import Client, OutcomeUnknown
+from async_vmapi.emulator import Settings
+from async_vmapi.testing import QUICK, VMCloud, VMServer
+
+
+class TestCloud:
+    async def test_a_create_whose_answer_is_lost(self, vm_cloud, vm_client):
+        """The machine is there once, and the create was sent once."""
+        vm_cloud.fail_next("create", after_processing=True)
+        task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
+        assert (await task).state == "online"
+        assert task.adopted
+        assert [vm.label for vm in vm_cloud.vms] == ["web-01"]
+        assert vm_cloud.requests["create"] == 1
+        assert vm_cloud.faults.injected == {"drop_after": 1}
+
+    async def test_a_create_that_is_lost_on_its_way(self, vm_cloud, vm_client):
+        """By default the cloud never heard of it: no machine, and no request that it answered."""
+        vm_cloud.fail_next("create")
+        with pytest.raises(OutcomeUnknown):
+            await vm_client.vms.create(vm_cloud.create_request("web-01"))
+        assert vm_cloud.vms == ()
+        assert vm_cloud.requests["create"] == 0
+        assert vm_cloud.faults.injected == {"drop_before": 1}
+
+    @pytest.mark.looptime
+    async def test_other_faults(self, vm_cloud):
+        """Any kind of the emulator's faults can be next, before or after the processing."""
+        vm_cloud.add("web-01")
+        vm_cloud.fail_next("shutdown", "server_error", after_processing=True, status=503)
+        vm_cloud.fail_next("list", "rate_limited", retry_after=0)
+        client = vm_cloud.client(retries=1)
+        assert len(await client.vms.list()) == 1
+        task = await client.vms.shutdown(vm_cloud.vm("web-01").id)
+        assert (await task).state == "offline"
+        assert [entry.call for entry in vm_cloud.log][:2] == ["list", "shutdown"]
+        assert vm_cloud.faults.injected == {"server_error": 1, "rate_limited": 1}
+
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            ({"call": "craete"}, "call='craete' is not one of"),
+            ({"call": "list", "kind": "not_found"}, "is not for the call"),
+            ({"call": "list", "kind": "stall", "after_processing": True}, "is not for kind"),
+            ({"call": "list", "kind": "slow"}, "kind='slow' is not one of"),
+        ],
+    )
+    def test_faults_that_there_are_not(self, vm_cloud, fault, words):
+        """A fault that could never hit is an error at once, not a test that proves nothing."""
+        with pytest.raises(ValueError, match=words):
+            vm_cloud.fail_next(**fault)
+
+    async def test_machines_that_are_there_already(self, vm_cloud, vm_client):
+        """A test arranges a fleet in one line each, and asks for one machine by name or id."""
+        vm_cloud.add("web-01", cores=2, ram=2048)
+        down = vm_cloud.add("web-02", state="offline")
+        listed = await vm_client.vms.list()
+        assert [(vm.label, vm.state, vm.cores) for vm in listed] == [
+            ("web-01", "online", 2),
+            ("web-02", "offline", 1),
+        ]
+        assert listed[0].addresses
+        assert (await (await vm_client.vms.power_on(down.id))).state == "online"
+        assert vm_cloud.vm("web-02") is vm_cloud.vm(down.id) is down
+        assert down.state == "online"
+
+    async def test_a_machine_that_is_not_there(self, vm_cloud):
+        """The error tells which machines there are."""
+        assert repr(vm_cloud) == "<VMCloud: no machines>"
+        vm_cloud.add("web-01")
+        vm_cloud.add("web-01", state="offline")
+        with pytest.raises(LookupError, match=r"no machine is called 'db'.*web-01 online"):
+            vm_cloud.vm("db")
+        with pytest.raises(LookupError, match="2 machines are called 'web-01'"):
+            vm_cloud.vm("web-01")
+
+    @pytest.mark.looptime
+    async def test_the_machines_are_as_they_are_by_now(self, vm_cloud, vm_client):
+        """What the cloud does goes on though nobody asks it over the wire."""
+        vm_cloud.adjust("web-*", create=60)
+        await vm_client.vms.create(vm_cloud.create_request("web-01"))
+        sent = vm_cloud.requests.total()
+        assert vm_cloud.vm("web-01").state == "installing"
+        await asyncio.sleep(61)
+        assert vm_cloud.vm("web-01").state == "online"
+        assert vm_cloud.requests.total() == sent
+
+    async def test_time_that_passes_as_the_test_says(self, vm_cloud, vm_client):
+        """A step that takes an hour is over when the test wants it."""
+        vm_cloud.adjust(create=3600)
+        task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
+        vm_cloud.elapse(3590)
+        assert vm_cloud.vm("web-01").state == "installing"
+        vm_cloud.elapse(10)
+        assert vm_cloud.vm("web-01").state == "online"
+        assert (await task).state == "online"
+        with pytest.raises(ValueError, match="seconds=-1 is not"):
+            vm_cloud.elapse(-1)
+
+    def test_one_loop_after_another(self, vm_cloud, vm_client):
+        """The cloud's clock goes on where it stopped, whatever the next loop's clock shows."""
+
+        async def create():
+            return await vm_client.vms.create(vm_cloud.create_request("web-01"))
+
+        async def wait(task):
+            return (await task).state
+
+        with asyncio.Runner() as runner:
+            task = runner.run(create())
+        before = vm_cloud.cloud.now
+        assert [vm.state for vm in vm_cloud.vms] == ["installing"]
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            loop.time = lambda true=loop.time: true() - 1e6
+            assert runner.run(wait(task)) == "online"
+        assert before < vm_cloud.cloud.now < before + 60
+
+    @pytest.mark.looptime
+    async def test_lifelike_on_a_virtual_clock(self, vm_cloud, vm_client, looptime):
+        """Where time costs nothing, machines take as long as real ones."""
+        assert await (await vm_client.vms.create(vm_cloud.create_request("web-01")))
+        assert 25 < looptime < 120
+
+    @pytest.fixture
+    async def fleet(self, vm_cloud):
+        vm_cloud.add("web-01")
+        return await vm_cloud.client().vms.list()
+
+    @pytest.mark.looptime
+    async def test_a_fixture_before_the_virtual_time(self, fleet, vm_cloud, vm_client, looptime):
+        """The clock jumps in the test alone; what a fixture did in real time goes on from there."""
+        began, before = float(looptime), vm_cloud.cloud.now
+        vm_cloud.fail_next("create", after_processing=True)
+        assert await (await vm_client.vms.create(vm_cloud.create_request("web-02")))
+        assert await (await vm_client.vms.reboot(fleet[0]))
+        assert 35 < looptime - began < 200
+        assert vm_cloud.cloud.now - before == pytest.approx(looptime - began, abs=5)
+
+    async def test_a_clock_that_is_set_back(self, vm_cloud):
+        """The cloud's own clock never is, so what is under way comes to its end."""
+        loop = asyncio.get_running_loop()
+        await vm_cloud.client().vms.create(vm_cloud.create_request("web-01"))
+        before, loop.time = loop.time(), lambda true=loop.time: true() - 1000
+        try:
+            await vm_cloud.client().vms.list()
+            await asyncio.sleep(0.1)
+            assert vm_cloud.vm("web-01").state == "online"
+            assert loop.time() < before
+        finally:
+            del loop.time
+
+    @pytest.mark.looptime(False)
+    async def test_quick_where_looptime_is_off(self, vm_cloud, vm_virtual_time):
+        """A marker that says no is heard."""
+        assert not vm_virtual_time
+        assert vm_cloud.cloud.settings == QUICK
+
+    @pytest.mark.looptime
+    async def test_all_operations_end_as_observed(self, looptime):
+        """Quick as it is, a client sees each transition, and none takes long."""
+        vm_cloud = VMCloud(QUICK)
+        vms = vm_cloud.client().vms
+        task = await vms.create(vm_cloud.create_request("web-01"))
+        vm = await task
+        evidences = [task.evidence]
+        for call, keywords in [
+            ("resize", {"cores": 2, "ram": 2048}),
+            ("reboot", {}),
+            ("reset", {}),
+            ("shutdown", {}),
+            ("power_on", {}),
+            ("power_off", {}),
+            ("delete", {}),
+        ]:
+            task = await getattr(vms, call)(vm, **keywords)
+            await task
+            evidences.append(task.evidence)
+        assert evidences == ["observed"] * 8
+        assert looptime < 4
+        assert vm_cloud.vms == ()
+
+
+class TestOwnSettings:
+    @pytest.fixture
+    def vm_settings(self):
+        return Settings().changed(create=0.01, not_found=0, quota=1)
+
+    async def test_they_are_taken(self, vm_cloud, vm_server):
+        """A suite's own settings hold for both clouds."""
+        assert vm_cloud.cloud.settings.quota == vm_server.cloud.cloud.settings.quota == 1
+
+
+class TestServer:
+    async def test_a_whole_life_over_http(self, vm_server):
+        """Another thread serves it, and it is looked into from here."""
+        cloud = vm_server.cloud
+        async with vm_server.client() as client:
+            cloud.fail_next("create", after_processing=True)
+            vm = await (await client.vms.create(cloud.create_request("web-01")))
+            assert cloud.vm("web-01").state == "online"
+            cloud.add("web-02")
+            cloud.adjust("web-01", delete=3600)
+            assert [vm.label for vm in cloud.vms] == ["web-01", "web-02"]
+            task = await client.vms.delete(vm)
+            cloud.elapse(3600)
+            await task
+        assert cloud.requests["create"] == cloud.requests["delete"] == 1
+        assert repr(cloud) == "<VMCloud: web-02 online>"
+
+    async def test_what_a_program_needs_to_find_it(self, vm_server, monkeypatch):
+        """The environment names it, and so code that makes its own client finds it."""
+        for name, value in vm_server.env.items():
+            monkeypatch.setenv(name, value)
+        async with Client.from_env() as client:
+            assert await client.vms.list() == []
+        assert vm_server.api_secret not in repr(vm_server)
+        assert vm_server.url in repr(vm_server)
+
+    async def test_it_runs_once_at_a_time_and_can_run_again(self):
+        """Outside its context it has no address; its cloud and clock go on the next time."""
+        server = VMServer()
+        with pytest.raises(RuntimeError, match="not running"):
+            server.url  # noqa: B018
+        with server:
+            with pytest.raises(RuntimeError, match="running already"), server:
+                pass
+            server.cloud.add("web-01")
+            url = server.url
+        assert "not running" in repr(server)
+        assert [vm.label for vm in server.cloud.vms] == ["web-01"]
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await session.get(url)
+        with server:
+            async with server.client() as client:
+                assert [vm.label for vm in await client.vms.list()] == ["web-01"]
+
+    def test_what_hinders_it_is_raised(self, monkeypatch):
+        """A server that cannot listen says why."""
+
+        def refuse(*arguments, **options):
+            raise OSError("no port is free")
+
+        monkeypatch.setattr("async_vmapi.testing.server.Emulator", refuse)
+        server = VMServer()
+        with pytest.raises(OSError, match="no port is free"), server:
+            pass
+        with pytest.raises(RuntimeError, match="not running"):
+            server.url  # noqa: B018
+
+
+class TestCost:
+    @pytest.mark.programs
+    def test_the_plugin_imports_nothing_of_the_package(self):
+        """pytest loads the plugin in every run, also of suites that never use it."""
+        code = "import sys, pytest; before = set(sys.modules); import pytest_async_vmapi;"
+        code += "print(sorted(set(sys.modules) - before))"
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert out.stdout == "['pytest_async_vmapi']\n", out.stderr
+
+    def test_a_cloud_is_cheap(self):
+        """A fixture for each test may cost next to nothing: no thread, no loop, no socket."""
+        assert VMCloud().client().requests == {}

@@ -1,0 +1,87 @@
+"""What type checkers see of the emulator, of durable jobs and of telemetry. It is never run."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import assert_type
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from async_vmapi import Client, VirtualMachine
+from async_vmapi.durable import DatabaseUnavailable, DurableFleet, DurableJob, JobState, Submission
+from async_vmapi.emulator import (
+    Change,
+    Cloud,
+    CloudAPI,
+    CloudOperation,
+    CloudVM,
+    Delivery,
+    Emulator,
+    Fault,
+    FaultKind,
+    FaultPlan,
+    Handled,
+    Request,
+    Response,
+    Settings,
+    deliver,
+)
+from async_vmapi.otel import OpenTelemetry
+
+
+async def over_http() -> None:
+    async with Emulator(settings=Settings(create=(30, 90)), speed=20, seed=1) as emulator:
+        assert_type(emulator, Emulator)
+        assert_type((emulator.url, emulator.api_key, emulator.api_secret), tuple[str, str, str])
+        assert_type(emulator.api, CloudAPI)
+        assert_type(emulator.cloud, Cloud)
+    Emulator(speed="20")  # type: ignore[arg-type]
+
+
+async def in_memory(path: Path, today: datetime) -> None:
+    kind: FaultKind = "drop_after"
+    plan = FaultPlan([Fault(kind=kind, probability=0.1)], seed=1)
+    assert_type(FaultPlan.load(path), FaultPlan)
+    api = CloudAPI(settings=Settings(), seed=1, faults=plan)
+    api.faults.fail_next("create", "truncated")
+    api.cloud.adjust("web-*", create=5)
+    request = Request("GET", "/v2/regions", {}, b"")
+    assert_type(api.handle(request, now=0.0, today=today), Response)
+    assert_type(deliver(api, request, now=0.0, today=today), Delivery)
+    async with Client.in_memory(api, latency=0.1, seed=1, poll_floor=0.5) as client:
+        assert_type(client, Client)
+    Client.in_memory(api, timeout=5)  # type: ignore[call-arg]
+    api.faults.fail_next("create", "sometimes")  # type: ignore[arg-type]
+    Fault(kind="sometimes")  # type: ignore[arg-type]
+    Settings(create=5, resize=[20, 60], stale=0.5, acpi="ignore", extra_states=["queued"])
+    Settings(create="5")  # type: ignore[arg-type]
+    Settings(acpi="sometimes")  # type: ignore[arg-type]
+
+
+def look_back(cloud: Cloud, api: CloudAPI) -> None:
+    for vm in cloud.vms.values():
+        assert_type(vm, CloudVM)
+        assert_type(vm.history, list[Change])
+    assert_type(cloud.operations[0], CloudOperation)
+    assert_type(api.log[0], Handled)
+
+
+async def durable(fleet: DurableFleet, vms: list[VirtualMachine]) -> None:
+    submission = fleet.submit("night", limit=3)
+    assert_type(submission, Submission)
+    job = await submission.reboot(vms)
+    assert_type(job, DurableJob)
+    state: JobState = (await job.status()).state
+    error: Exception = DatabaseUnavailable(state)
+    print(error)
+
+
+async def telemetry(tracers: TracerProvider, meters: MeterProvider) -> None:
+    telemetry = OpenTelemetry(tracer_provider=tracers, meter_provider=meters)
+    Client("https://example.com", api_key="k", api_secret="s", telemetry=telemetry)
+    Client.from_env(telemetry=OpenTelemetry())
+    Client.in_memory(CloudAPI(), telemetry=None)
+    Client.from_env(telemetry=OpenTelemetry)  # type: ignore[arg-type]
+    Client.from_env(telemetry=tracers)  # type: ignore[arg-type]
+    OpenTelemetry(tracer_provider=meters)  # type: ignore[arg-type]
+    OpenTelemetry(tracers)  # type: ignore[call-arg]

@@ -1,0 +1,310 @@
+"""Rules of the house that need words; which module may import which is import-linter's.
+
+Each rule names its exceptions. One that is used no more is an error too, so that the lists stay
+true.
+"""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import async_vmapi
+from async_vmapi import bulk, durable, jobs
+from async_vmapi.cli import fleet as cli_fleet
+from async_vmapi.cli import vms as cli_vms
+from async_vmapi.completion import RULES
+from async_vmapi.emulator import Settings
+from async_vmapi.emulator.vm import Kind
+from async_vmapi.models import Operation
+from async_vmapi.vms import VirtualMachines
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "async_vmapi"
+TREES = {
+    str(path.relative_to(PACKAGE)): ast.parse(path.read_text())
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+OPERATIONS = sorted(get_args(Operation))
+
+
+def calls(tree):
+    """Every call in a module, or in a part of it, as (dotted name, node)."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+SLEEPS = {"asyncio.sleep", "anyio.sleep", "self._sleep"}
+CALLS = {path: calls(tree) for path, tree in TREES.items()}
+
+
+def modules_that_call(*names):
+    """The modules that call one of these."""
+    return {path for path, called in CALLS.items() if {name for name, _ in called} & {*names}}
+
+
+class TestTime:
+    """Time is the event loop's, so that a clock that jumps can drive all of it (DESIGN, 6)."""
+
+    def test_only_what_outlives_a_loop_reads_another_clock(self):
+        """Durable jobs and their leases are of many processes, which share the wall's."""
+        assert modules_that_call(
+            "time.time", "time.monotonic", "time.perf_counter", "time.time_ns", "time.sleep"
+        ) == {"durable/leases.py", "durable/operation.py", "durable/worker.py"}
+
+    def test_only_what_the_wire_wants_reads_the_date(self):
+        """A request's date is signed, and a server's `Retry-After` can be a date (WIRE §1)."""
+        assert modules_that_call("datetime.now", "datetime.utcnow", "date.today") == {
+            "cli/watch.py",
+            "emulator/app.py",
+            "emulator/cloud.py",
+            "memory.py",
+            "transport.py",
+        }
+
+    def test_nobody_polls_but_who_must(self):
+        """The hub asks for all: a loop with a sleep in it is a poll, and has a reason here."""
+        found = {
+            path
+            for path, tree in TREES.items()
+            if {name for name, _ in CALLS[path]} & SLEEPS
+            for loop in ast.walk(tree)
+            if isinstance(loop, ast.While | ast.For | ast.AsyncFor)
+            if {name for name, _ in calls(loop)} & SLEEPS
+        }
+        assert found == {
+            "cli/progress.py",  # draws frames
+            "cli/watch.py",  # the command that looks again and again
+            "doubt.py",  # looks for a create's machine, by lists that all share
+            "durable/coordinator.py",  # a database tells nobody of a change
+            "durable/job.py",
+            "durable/worker.py",
+            "emulator/app.py",  # sends a slow body
+            "pace.py",  # holds requests back
+        }
+
+    def test_machines_are_looked_at_by_two_modules_alone(self):
+        """What shows how an operation goes comes through the hub; names, through the rosters."""
+        assert modules_that_call("look_at", "look_at_all") == {"hub.py"}
+        assert modules_that_call("self._rosters.get") == {"doubt.py", "writes.py"}
+
+
+class TestShowing:
+    def test_only_the_command_line_prints(self):
+        """A library has no terminal."""
+        assert modules_that_call("print", "input", "pprint.pprint", "breakpoint") == {
+            "cli/emulator.py"
+        }
+
+    def test_loggers_are_called_as_their_modules_are(self):
+        """So ``async_vmapi`` is the one name to listen to; others' are made quiet, no more."""
+        names = {
+            (path, ast.unparse(call.args[0]) if call.args else "")
+            for path, called in CALLS.items()
+            for name, call in called
+            if name.endswith("getLogger")
+        }
+        assert {(path, name) for path, name in names if name != "__name__"} == {
+            ("cli/__init__.py", "'async_vmapi'"),
+            ("durable/worker.py", "'dbos'"),
+            ("transport.py", "'stamina'"),
+        }
+        assert not modules_that_call("logging.basicConfig", "logging.info", "logging.warning")
+
+    def test_what_log_records_carry_is_documented(self):
+        """Each field has its line in docs/telemetry.md, and each line its field."""
+        used = {
+            node.value
+            for path, tree in TREES.items()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.fullmatch(r"vmapi_[a-z_]+", node.value)
+        }
+        told = set(re.findall(r"`(vmapi_[a-z_]+)`", (ROOT / "docs/telemetry.md").read_text()))
+        assert used == told
+
+    def test_spans_and_metrics_are_documented(self):
+        """Every name that telemetry uses."""
+        text = (ROOT / "docs/telemetry.md").read_text()
+        used = {
+            node.value
+            for node in ast.walk(TREES["otel.py"])
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.fullmatch(r"(vmapi|http|url|server|error)\.[a-z_.]*[a-z_]", node.value)
+        }
+        metrics = {
+            f"vmapi.client.{call.args[0].value}"
+            for name, call in CALLS["otel.py"]
+            if name == "counter"
+        }
+        assert len(used) > 15
+        assert len(metrics) == 5
+        assert {name for name in used | metrics if f"`{name}`" not in text} == set()
+
+
+class TestTasks:
+    def test_nothing_is_started_without_being_kept(self):
+        """A task that nobody holds can vanish half done (the event loop's reference is weak)."""
+        for path, tree in TREES.items():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                    name = ast.unparse(node.value.func)
+                    # A task group keeps its own.
+                    assert not name.endswith(("create_task", "ensure_future")) or (
+                        (path, name) == ("hub.py", "looks.create_task")
+                    ), path
+
+    def test_no_thread_beside_the_leases(self):
+        """They must be renewed where a caller's code blocks the event loop."""
+        assert modules_that_call("threading.Thread", "asyncio.to_thread") == {"durable/leases.py"}
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+class TestImports:
+    @pytest.mark.programs
+    def test_the_package_alone_loads_no_extra_and_no_emulator(self):
+        """Who needs none of it pays nothing for it; nor for the version's metadata."""
+        code = "import sys, async_vmapi; print(*sys.modules)"
+        loaded = set(run(code).stdout.split())
+        assert "async_vmapi.client" in loaded
+        assert not loaded & {
+            *("opentelemetry", "async_vmapi.otel", "dbos", "async_vmapi.durable", "typer", "rich"),
+            *("platformdirs", "async_vmapi.emulator", "async_vmapi.memory"),
+        }
+        assert "importlib.metadata" not in modules_that_import(PACKAGE / "__init__.py")
+
+    @pytest.mark.programs
+    def test_without_the_extra_telemetry_says_what_to_install(self):
+        """In place of naming a module that the user never heard of."""
+        code = "import sys; sys.modules['opentelemetry'] = None; import async_vmapi.otel"
+        assert "pip install 'async-vmapi[otel]'" in run(code).stderr
+
+    @pytest.mark.programs
+    def test_where_no_logging_is_set_up_nothing_shows(self):
+        """Not even a warning, which logging's last resort would put on stderr."""
+        code = "import logging, async_vmapi; logging.getLogger('async_vmapi.writes').warning('!')"
+        ended = run(code)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+    @pytest.mark.programs
+    def test_the_command_shows_warnings(self):
+        """Who is at a terminal has nowhere else to read them."""
+        code = (
+            "import logging, sys; sys.argv = ['async-vmapi', '--help']\n"
+            "from async_vmapi.cli import main\n"
+            "try: main()\n"
+            "except SystemExit: logging.getLogger('async_vmapi.writes').warning('left over')"
+        )
+        assert run(code).stderr == "left over\n"
+
+    def test_every_dependency_has_a_minimum(self):
+        """It is what `nox -s minimum` installs."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extras = [need for extra in project["optional-dependencies"].values() for need in extra]
+        for need in project["dependencies"] + extras:
+            assert re.fullmatch(r"[a-z-]+>=[\d.]+(,<[\d.]+)?", need), need
+
+
+def modules_that_import(path):
+    """Return the names that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+class TestOperations:
+    """The places that an operation is told in; CONTRIBUTING.md has them in their order."""
+
+    def test_it_has_a_rule_for_its_end(self, operation):
+        """Else a task of it could not be awaited."""
+        assert operation in RULES
+
+    def test_it_is_a_method_for_one_machine(self, operation):
+        """A coroutine that returns a `Task`."""
+        method = getattr(VirtualMachines, operation)
+        assert inspect.iscoroutinefunction(method)
+
+    def test_the_emulator_speaks_it(self, operation):
+        """And how long it takes there can be set."""
+        assert operation in get_args(Kind)
+        assert hasattr(Settings(), operation)
+
+    def test_it_is_there_for_many_machines(self, operation):
+        """In memory and durably, with its arguments checked before anything is sent."""
+        assert operation in jobs.OPERATIONS
+        assert inspect.iscoroutinefunction(getattr(bulk.BulkExecutor, operation))
+        assert inspect.iscoroutinefunction(getattr(durable.Submission, operation))
+
+    def test_it_is_a_command(self, operation):
+        """For one and for a fleet."""
+        assert callable(getattr(cli_vms, operation))
+        assert callable(getattr(cli_fleet, operation))
+
+    def test_nothing_else_is_an_operation(self, operation):
+        """What one place knows, the others know."""
+        assert set(RULES) == set(get_args(Kind)) == set(OPERATIONS)
+        assert set(jobs.OPERATIONS) == {*OPERATIONS, "rename"}
+
+
+UNITS = {
+    "ram": "MB",
+    "wait_for": "inutes",
+    "timeout": "econds",
+    "connect_timeout": "econds",
+    "lookup_window": "econds",
+    "poll_floor": "econds",
+    "poll_ceiling": "econds",
+    "latency": "econds",
+    "within": "econds",
+    "elapsed": "econds",
+    "retry_after": "econds",
+    "max_body": "ytes",
+    "size": "GB",
+}
+
+
+def documented():
+    """Every class, method and function of the public face, with its name."""
+    for name in async_vmapi.__all__:
+        found = getattr(async_vmapi, name)
+        if not isinstance(found, type):
+            continue
+        yield name, found
+        for attribute, value in vars(found).items():
+            if attribute.startswith("_"):
+                continue
+            value = getattr(value, "__func__", getattr(value, "fget", value))
+            if inspect.isfunction(value):
+                yield f"{name}.{attribute}", value
+    for attribute, value in vars(VirtualMachines).items():
+        if inspect.isfunction(value) and not attribute.startswith("_"):
+            yield f"VirtualMachines.{attribute}", value
+
+
+class TestDocstrings:
+    @pytest.mark.parametrize(
+        ("name", "found"), list(documented()), ids=[name for name, _ in documented()]
+    )
+    def test_public_names_say_what_they_are_and_in_which_unit(self, name, found):
+        """What is a number of something says of what, where the argument is told of."""
+        text = inspect.getdoc(found) or ""
+        assert text.strip(), name
+        entries = re.findall(r"^    (\w+): ((?:.+)(?:\n(?:     +.*)?)*)", text, re.MULTILINE)
+        for argument, about in entries:
+            if unit := UNITS.get(argument):
+                assert re.search(unit, about), f"{name}: {argument}"
