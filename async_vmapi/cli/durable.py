@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from async_vmapi.cli.running import ExitCode, fail, run
-from async_vmapi.client import Client
 
 if TYPE_CHECKING:
+    from async_vmapi.client import Client
     from async_vmapi.durable import DurableFleet
 
 __all__ = ["fleet_of", "opened", "run_with"]
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 def fleet_of(
     database: str,
-    client: Callable[[], Client] = Client.from_env,
+    client: "Callable[[], Client] | None" = None,
     *,
     limit: int | None = None,
     worker_limit: int | None = None,
@@ -33,6 +33,10 @@ def fleet_of(
         if error.name != "dbos":
             raise
         fail(error, ExitCode.USAGE)
+    if client is None:
+        from async_vmapi.client import Client
+
+        client = Client.from_env
     return DurableFleet(database, client, limit=limit, worker_limit=worker_limit)
 
 
