@@ -30,7 +30,10 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     # Not documented here, and nothing is fetched while this is built.
-    (r"py:.*", r"(aiohttp|asyncio|opentelemetry|collections|contextlib|datetime|pathlib|typing|yarl)\..*"),
+    (
+        r"py:.*",
+        r"(aiohttp|asyncio|opentelemetry|collections|contextlib|datetime|pathlib|typing|yarl)\..*",
+    ),
     # Type variables, and the stand-in for "as long as the operation may take".
     (r"py:class", r"async_vmapi\.(operations\.R|tasks\.T_co|tasks\._Default)"),
 ]

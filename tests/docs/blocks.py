@@ -34,7 +34,10 @@ main()
 """
 _INSTALLS = re.compile(r"\bpip install\b")
 # What a reader ends with Ctrl-C, in a terminal of its own.
-_FOREGROUND = re.compile(r"^async-vmapi (?:emulator|watch|worker)\b[^&\n]*$", re.MULTILINE)
+_FOREGROUND = re.compile(
+    r"^(?:async-vmapi (?:emulator|watch|worker)|cd examples && python -m web_backend)\b[^&\n]*$",
+    re.MULTILINE,
+)
 
 
 class LocalCloud:
@@ -81,7 +84,8 @@ class Shell:
         command = programs / "async-vmapi"
         command.write_text(COMMAND.format(python=sys.executable))
         command.chmod(0o700)
-        environ["PATH"] = f"{programs}:{environ['PATH']}"
+        environ["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environ['PATH']}"
+        (folder / "examples").symlink_to(ROOT / "examples")
 
     def run(self, example):
         text = example.parsed
@@ -91,7 +95,8 @@ class Shell:
             lines = [line for line in text.splitlines() if _INSTALLS.search(line)]
             assert all(line in told for line in lines), lines
             return
-        text = _FOREGROUND.sub(r"\g<0> &", text)
+        # They go on; one that cannot even begin is found out.
+        text = _FOREGROUND.sub(r"{ \g<0>; } & sleep 1; kill -0 $!", text)
         # Another document's may be there.
         text = text.replace(" --port 8024", "").replace("vmapi emulator", "vmapi emulator --port 0")
         waits = "while ! [ -s env.sh ]; do sleep 0.05; done\n" if "> env.sh" in text else ""

@@ -40,7 +40,11 @@ class TestDocuments:
             document = documents(shell).parse(file)
             names = {name: getattr(async_vmapi, name) for name in async_vmapi.__all__}
             document.namespace.update(
-                names, asyncio=asyncio, emulator=emulator, a_machine=a_machine
+                names,
+                __name__="__main__",
+                asyncio=asyncio,
+                emulator=emulator,
+                a_machine=a_machine,
             )
             try:
                 for example in document.examples():
