@@ -146,6 +146,8 @@ def installed(session: nox.Session) -> None:
     session.install("--quiet", f"{wheel}[cli]")
     # pytest finds the fixtures by itself.
     session.install("--quiet", "pytest")
+    # Not this repository's settings, which are above it.
+    Path("pytest.ini").write_text("[pytest]\n")
     Path("test_plugin.py").write_text("def test_it(vm_client, vm_server): pass\n")
     session.run("python", "-m", "pytest", "-q", "test_plugin.py", silent=True)
     if session.python == MEASURED:
