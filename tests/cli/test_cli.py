@@ -234,7 +234,7 @@ class TestInstallation:
 
 
 SCRIPT = """
-import asyncio, logging, sys
+import asyncio, logging, signal, sys
 from async_vmapi import Client, ImageBoot
 
 async def main():
@@ -243,6 +243,8 @@ async def main():
         await client.vms.create(name="web-01", cpus=1, ram=512, unique_name=True,
             zone_id="24e12e20-0851-5354-e2c3-04b16c4c9c45", boot=ImageBoot(os="2268"))
 
+# Where tests run in the background, it may be ignored from the start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asyncio.run(main())
 """
 
