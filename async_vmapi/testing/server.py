@@ -1,6 +1,7 @@
 """`VMServer`: the emulator over HTTP in a thread of its own, whatever runs in the test's."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -97,7 +98,8 @@ class VMServer:
         if not self._listening.wait(_PATIENCE):
             raise RuntimeError(f"the server did not come up within {_PATIENCE:g} s")
         if self._error is not None:
-            error, self._error, self._thread = self._error, None, None
+            self._thread.join(_PATIENCE)
+            error, self._error, self._thread, self._url = self._error, None, None, ""
             raise error
         return self
 
@@ -108,9 +110,16 @@ class VMServer:
         trace: TracebackType | None,
     ) -> None:
         thread, self._thread, self._url = self._thread, None, ""
-        if thread is not None and self._loop is not None:
+        if thread is None or self._loop is None:
+            return
+        with contextlib.suppress(RuntimeError):  # its loop is closed: it ended by itself
             self._loop.call_soon_threadsafe(self._stop.set)
-            thread.join(_PATIENCE)
+        thread.join(_PATIENCE)
+        if thread.is_alive():
+            raise RuntimeError(f"the server did not end within {_PATIENCE:g} s")
+        if self._error is not None:
+            failure, self._error = self._error, None
+            raise failure
 
     def _run(self) -> None:
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 
 import aiohttp
 import pytest
@@ -257,6 +258,20 @@ class TestServer:
             pass
         with pytest.raises(RuntimeError, match="not running"):
             server.url  # noqa: B018
+
+
+    def test_what_ends_it_too_early_is_raised(self, monkeypatch):
+        """A thread that fell over while the test ran is told of, and nothing waits for it."""
+        server = VMServer()
+
+        class Falling(asyncio.Event):
+            async def wait(self):
+                raise OSError("the port was taken away")
+
+        monkeypatch.setattr("async_vmapi.testing.server.asyncio.Event", Falling)
+        with pytest.raises(OSError, match="the port was taken away"), server:
+            server._thread.join()
+        assert not [thread for thread in threading.enumerate() if thread.name == "vm_server"]
 
 
 class TestCost:
