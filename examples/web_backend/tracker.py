@@ -45,7 +45,8 @@ class Tracker:
         self._settling: OrderedDict[str, asyncio.Task[Task[Any]]] = OrderedDict()
 
     async def find(self, packed: str, within: float | None = None) -> Task[Any] | None:
-        """Return the task, or None if it is in doubt and was not found in so many seconds.
+        """Return the task, or None if it is in doubt and was not found in so many seconds, or if the
+        looking was given up here.
 
         Args:
             packed: The token.
@@ -60,8 +61,10 @@ class Tracker:
         done, _ = await asyncio.wait({settling}, timeout=within)
         if not done:
             return None
-        if settling.cancelled() or settling.exception() is not None:
-            self._settling.pop(packed, None)
+        if settling.cancelled():  # it was one too many, or this is the end; nobody was told anything
+            return None
+        if settling.exception() is not None and self._settling.get(packed) is settling:
+            del self._settling[packed]
         return settling.result()
 
     def _begin(self, packed: str) -> asyncio.Task[Task[Any]]:
@@ -97,7 +100,7 @@ class Tracker:
             if task is None:
                 yield {"status": "in doubt"}
                 task = await self.find(packed)
-            if task is None:  # the tracker was closed
+            if task is None:  # given up: the page asks again, here or elsewhere
                 return
             yield told(task)
             async for _ in task.events():

@@ -12,6 +12,8 @@ from web_backend.fleet import Fleet
 from web_backend.stream import stream
 from web_backend.tracker import Tracker, pack
 
+from async_vmapi import OutcomeUnknown
+
 NEW = {"name": "web-01", "cpus": 1, "ram": 1024}
 
 
@@ -31,6 +33,10 @@ async def worker(make_client):
 async def workers(vm_cloud):
     async with worker(vm_cloud.client) as first, worker(vm_cloud.client) as second:
         yield first, second
+
+
+async def collect(changes):
+    return [change async for change in changes]
 
 
 class TestTasks:
@@ -90,6 +96,22 @@ class TestTasks:
         vm_cloud.add("web-01")  # it was only late
         told = (await workers[0].get(where, params={"wait": 30})).json()
         assert (told["status"], told["name"]) == ("done", "web-01")
+
+    @pytest.mark.looptime
+    async def test_a_tracker_that_gives_up(self, vm_cloud):
+        """Who waits for a create in doubt is told that it is one, and is not cancelled himself."""
+        vm_cloud.fail_next("create")
+        with pytest.raises(OutcomeUnknown) as doubt:
+            await vm_cloud.client(lookup_window=0.0, retries=0).vms.create(
+                vm_cloud.create_request("web-01")
+            )
+        tracker = Tracker(vm_cloud.client(lookup_window=60.0))
+        asking = asyncio.create_task(tracker.status(pack(doubt.value.token), 30.0))
+        following = asyncio.create_task(collect(tracker.changes(pack(doubt.value.token))))
+        await asyncio.sleep(1)
+        tracker.close()
+        assert await asking == {"status": "in doubt"}
+        assert await following == [{"status": "in doubt"}]
 
     async def test_no_secret_in_a_token(self, workers, vm_cloud):
         """It names the endpoint and the machine, and neither key nor secret."""
