@@ -25,6 +25,7 @@ from async_vmapi.report import BulkReport, Status
 __all__ = ["DurableJob", "JobState", "JobStatus", "status_of"]
 
 JobState: TypeAlias = Literal["waiting", "running", "paused", "cancelling", "finished", "broken"]
+"""How far a job is; what each word means says `JobStatus`."""
 
 
 @attrs.frozen(kw_only=True)

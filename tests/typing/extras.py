@@ -1,4 +1,4 @@
-"""What type checkers see of the emulator, of durable jobs and of telemetry. It is never run."""
+"""What type checkers see of the emulator, durable jobs, telemetry and testing. It is never run."""
 
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from async_vmapi.emulator import (
     deliver,
 )
 from async_vmapi.otel import OpenTelemetry
+from async_vmapi.testing import QUICK, VMCloud, VMServer
 
 
 async def over_http() -> None:
@@ -95,3 +96,21 @@ async def telemetry(tracers: TracerProvider, meters: MeterProvider) -> None:
     Client.from_env(telemetry=tracers)  # type: ignore[arg-type]
     OpenTelemetry(tracer_provider=meters)  # type: ignore[arg-type]
     OpenTelemetry(tracers)  # type: ignore[call-arg]
+
+
+async def testing(vm_cloud: VMCloud, vm_client: Client, vm_server: VMServer) -> None:
+    assert_type(QUICK, Settings)
+    vm_cloud.fail_next("create", after_processing=True)
+    vm_cloud.fail_next("list", "rate_limited", retry_after=2)
+    vm_cloud.fail_next("list", "sometimes")  # type: ignore[arg-type]
+    vm_cloud.adjust("web-*", acpi="ignore")
+    assert_type(vm_cloud.add("web-01", state="offline"), CloudVM)
+    assert_type(vm_cloud.vms, tuple[CloudVM, ...])
+    assert_type(vm_cloud.requests["create"], int)
+    await vm_client.vms.create(vm_cloud.create_request("web-02"))
+    assert_type(vm_cloud.client(retries=0), Client)
+    with VMServer(QUICK, seed=2) as server:
+        assert_type(server.cloud, VMCloud)
+        assert_type(server.env, dict[str, str])
+    async with vm_server.client(poll_floor=0.1) as client:
+        assert_type(client, Client)

@@ -43,10 +43,15 @@ FACES = {
         "DatabaseUnavailable",
     },
     "async_vmapi.otel": {"OpenTelemetry"},
+    "async_vmapi.testing": {"QUICK", "VMCloud", "VMServer"},
 }
 """What docs/stability.md promises: whoever changes this changes the public face."""
 
+FIXTURES = {"vm_cloud", "vm_client", "vm_server", "vm_settings", "vm_virtual_time"}
+"""What pytest finds where the package is installed."""
+
 USES = "".join(path.read_text() for path in sorted((ROOT / "tests/typing").glob("*.py")))
+REFERENCE = "".join(path.read_text() for path in sorted((ROOT / "docs/reference").glob("*.md")))
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -69,10 +74,34 @@ class TestFaces:
         """What is not on this page is nobody's to rely on."""
         assert f"`{face}`" in (ROOT / "docs/stability.md").read_text()
 
+    def test_each_name_is_in_the_reference(self, face):
+        """The build of the documentation then finds its docstring, or fails."""
+        shown = set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)", REFERENCE, re.MULTILINE))
+        assert FACES[face] <= shown
+
     def test_type_checkers_see_a_use_of_each(self, face):
         """tests/typing is the contract about types."""
         unused = {name for name in FACES[face] if not re.search(rf"\b{name}\b", USES)}
         assert not unused
+
+
+class TestFixtures:
+    def test_exactly_these_are_found_by_pytest(self):
+        """A suite's own fixture of another name is never hidden by one of ours."""
+        tree = ast.parse((ROOT / "pytest_async_vmapi.py").read_text())
+        found = {
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and "pytest.fixture" in map(ast.unparse, node.decorator_list)
+        }
+        assert found == FIXTURES
+
+    def test_each_is_told_of(self):
+        """How to use it, and in the reference."""
+        told = (ROOT / "docs/testing.md").read_text()
+        assert {name for name in FIXTURES if f"`{name}`" in told} == FIXTURES
+        assert set(re.findall(r"autofunction:: (vm_\w+)\(", REFERENCE)) == FIXTURES
 
 
 class TestExports:
