@@ -45,8 +45,9 @@ class Tracker:
         self._settling: OrderedDict[str, asyncio.Task[Task[Any]]] = OrderedDict()
 
     async def find(self, packed: str, within: float | None = None) -> Task[Any] | None:
-        """Return the task, or None if it is in doubt and was not found in so many seconds, or if the
-        looking was given up here.
+        """Return the task, or None if it is in doubt and was not found in so many seconds.
+
+        None, too, if this worker gave up looking.
 
         Args:
             packed: The token.
@@ -61,7 +62,7 @@ class Tracker:
         done, _ = await asyncio.wait({settling}, timeout=within)
         if not done:
             return None
-        if settling.cancelled():  # it was one too many, or this is the end; nobody was told anything
+        if settling.cancelled():  # one too many, or the end: whoever asks is not cancelled by it
             return None
         if settling.exception() is not None and self._settling.get(packed) is settling:
             del self._settling[packed]

@@ -259,7 +259,6 @@ class TestServer:
         with pytest.raises(RuntimeError, match="not running"):
             server.url  # noqa: B018
 
-
     def test_what_ends_it_too_early_is_raised(self, monkeypatch):
         """A thread that fell over while the test ran is told of, and nothing waits for it."""
         server = VMServer()
