@@ -13,6 +13,7 @@ MEASURED = OWN if OWN in PYTHONS else PYTHONS[0]
 TESTS = nox.project.dependency_groups(PYPROJECT, "tests")
 LINT = nox.project.dependency_groups(PYPROJECT, "lint")
 DOCS = nox.project.dependency_groups(PYPROJECT, "docs")
+BENCHMARKS = nox.project.dependency_groups(PYPROJECT, "benchmarks")
 TYPES = nox.project.dependency_groups(PYPROJECT, "types")
 EXTRAS = ".[cli,durable,otel]"
 SOURCES = (
@@ -154,3 +155,14 @@ def installed(session: nox.Session) -> None:
         session.run("async-vmapi", "demo")
     else:
         session.run("async-vmapi", "--help", silent=True)
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Run one of `benchmarks/`, where the peers are too: ``nox -s benchmark -- peers --small``."""
+    names = sorted(path.stem for path in Path("benchmarks").glob("*.py") if path.stem != "results")
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"which one? nox -s benchmark -- {{{','.join(names)}}} [OPTIONS]")
+    name, *options = session.posargs
+    session.install(*BENCHMARKS, "-e", EXTRAS)
+    session.run("python", f"benchmarks/{name}.py", *options)
