@@ -13,6 +13,7 @@ from .blocks import ROOT, LocalCloud, Shell, a_machine, documents
 
 FOLDER = ROOT / "docs"
 FILES = [ROOT / "README.md", *sorted(FOLDER.rglob("*.md"))]
+OUTSIDE = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG")]
 LANGUAGES = {"python", "sh", "toml"}
 # Read by people alone: what goes wrong elsewhere, and what a program prints.
 NOT_CODE = {"text"}
@@ -51,6 +52,16 @@ class TestDocuments:
                     example.evaluate()
             finally:
                 shell.close()
+
+
+class TestLinks:
+    @pytest.mark.parametrize("file", OUTSIDE, ids=lambda f: f.name)
+    def test_none_leads_nowhere(self, file):
+        """The build of the documentation sees its own; these are beside it."""
+        text = file.read_text()
+        links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src(?:set)?="([^"]+)"', text)
+        inside = [link.partition("#")[0] for link in links if "://" not in link]
+        assert all((ROOT / link).exists() for link in inside), inside
 
 
 class TestLanguages:

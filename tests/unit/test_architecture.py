@@ -234,6 +234,30 @@ def modules_that_import(path):
     return found
 
 
+class TestMap:
+    @pytest.mark.parametrize("folder", [PACKAGE, ROOT / "tests"], ids=lambda path: path.name)
+    def test_it_has_every_place(self, folder):
+        """Who looks for a subject finds its module in CONTRIBUTING.md."""
+        told = (ROOT / "CONTRIBUTING.md").read_text().partition("## The map of the house")[2]
+        told = told.partition("\n## ")[0]
+        for path in folder.iterdir():
+            if path.name.startswith(("_", ".")) or path.name in {"py.typed", "conftest.py"}:
+                continue
+            if folder != PACKAGE:
+                name = f"tests/{path.name}"
+            else:
+                name = path.name if path.is_file() else f"{path.name}/"
+            assert f"`{name}`" in told, name
+
+    def test_nothing_on_it_is_gone(self):
+        """A name that leads nowhere is worse than none."""
+        told = (ROOT / "CONTRIBUTING.md").read_text()
+        table = re.findall(r"^\|.*\|$", told, re.MULTILINE)
+        for name in re.findall(r"`([a-z_]+(?:\.py|/))`", "".join(table)):
+            places = (PACKAGE / name, PACKAGE / "emulator" / name, ROOT / name)
+            assert any(place.exists() for place in places), name
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 class TestOperations:
     """The places that an operation is told in; CONTRIBUTING.md has them in their order."""
