@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
@@ -91,6 +93,23 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, (DatabaseUnavailable, *away))
 
 
+class _SQLiteConnection(sqlite3.Connection):
+    """A connection that tells parts of a second, for which DBOS asks from Python 3.12 on.
+
+    SQLite knows them since 3.42. Older ones answer NULL, and nothing can be put into a queue.
+    """
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        if sqlite3.sqlite_version_info < (3, 42):
+            self.create_function("unixepoch", 1, _unixepoch)
+
+
+def _unixepoch(modifier: str) -> float:
+    now = time.time()
+    return now if modifier.startswith("subsec") else int(now)
+
+
 class Database:
     """A connection to a fleet's database.
 
@@ -143,6 +162,11 @@ class Database:
             raise InvalidState("the fleet is not open: use it as an async context manager")
         return self._client
 
+    @property
+    def connect_args(self) -> dict[str, Any]:
+        """What connections of DBOS take as well as those of this module."""
+        return {"factory": _SQLiteConnection} if self.is_sqlite else {}
+
     async def call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
         """Call a function that blocks in one of this database's own threads.
 
@@ -167,7 +191,7 @@ class Database:
 
     def _open(self) -> None:
         if self.is_sqlite:
-            self._engine = sa.create_engine(self._parsed)
+            self._engine = sa.create_engine(self._parsed, connect_args=self.connect_args)
             event.listen(self._engine, "connect", _like_dbos)
             with self._engine.connect() as connection:
                 # Readers and the writer do not hold each other up; it stays with the file.

@@ -216,6 +216,8 @@ class Worker:
             "max_executor_threads": _THREADS,
             "log_level": "WARNING",
         }
+        if self._database.is_sqlite:
+            config["db_engine_kwargs"] = {"connect_args": self._database.connect_args}
         DBOS(config=config)
         # On this loop's own thread: DBOS then runs the workflows on this loop.
         DBOS.launch()

@@ -165,6 +165,16 @@ class TestLeases:
 
 
 class TestDatabase:
+    async def test_sqlite_tells_parts_of_a_second(self, sqlite_url):
+        """Also one before 3.42, of which Python 3.12 and later may be built."""
+        database = Database(sqlite_url)
+        await database.open()
+        before = time.time()
+        with database.engine.connect() as connection:
+            told = connection.exec_driver_sql("SELECT unixepoch('subsec')").scalar()
+        await database.close()
+        assert before - 0.01 <= told <= time.time() + 0.01
+
     async def test_one_that_is_away_is_said_to_be(self, tmp_path):
         """By an error of this package, and without the URL's password."""
         database = Database("postgresql://me:hunter2@127.0.0.1:1/fleet?connect_timeout=1")

@@ -56,7 +56,8 @@ class TestTime:
         assert modules_that_call(
             "time.time", "time.monotonic", "time.perf_counter", "time.time_ns", "time.sleep"
         ) == {
-            *("cli/jobs.py", "durable/leases.py", "durable/operation.py", "durable/worker.py"),
+            *("cli/jobs.py", "durable/database.py", "durable/leases.py"),
+            *("durable/operation.py", "durable/worker.py"),
             *("emulator/whole.py", "transport.py"),
         }
 
