@@ -101,6 +101,15 @@ class _SQLiteConnection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        try:
+            # Writers wait for each other, in place of failing.
+            self.execute("PRAGMA busy_timeout=30000")
+            # Readers and the writer do not hold each other up; it stays with the file.
+            self.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.Error:
+            # The file is no database, or cannot be written; SQLAlchemy would leave it open.
+            self.close()
+            raise
         if sqlite3.sqlite_version_info < (3, 42):
             self.create_function("unixepoch", 1, _unixepoch)
 
@@ -193,9 +202,6 @@ class Database:
         if self.is_sqlite:
             self._engine = sa.create_engine(self._parsed, connect_args=self.connect_args)
             event.listen(self._engine, "connect", _like_dbos)
-            with self._engine.connect() as connection:
-                # Readers and the writer do not hold each other up; it stays with the file.
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         else:
             url = self._parsed.set(drivername="postgresql+psycopg")
             self._engine = sa.create_engine(
@@ -335,9 +341,8 @@ def _options(queue: str, workflow: str, workflow_id: str) -> EnqueueOptions:
 
 
 def _like_dbos(connection: Any, _: object) -> None:
-    # Writers wait for each other, from their first statement on, in place of failing.
+    # Writers wait for each other from their first statement on.
     connection.isolation_level = "IMMEDIATE"
-    connection.execute("PRAGMA busy_timeout=30000")
 
 
 def _let_go_of_locks(connection: Any, _: object) -> None:
