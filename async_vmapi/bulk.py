@@ -399,7 +399,8 @@ class BulkExecutor(Operations[BulkReport]):
             interrupted = BulkInterrupted(summed_up())
             if rollout.in_the_air:
                 # Who leaves at once, by a second Ctrl-C, may never come to read the report.
-                _log.warning("left with requests on the wire: %s", interrupted)
+                about = {"vmapi_operation": fleet.operation}
+                _log.warning("left with requests on the wire: %s", interrupted, extra=about)
             raise cancellation from interrupted
         finally:
             self._rollout = None

@@ -25,6 +25,8 @@
 No message and no attribute carries a secret (WIRE §5.6).
 """
 
+from typing import Final
+
 __all__ = [
     "APIError",
     "AuthenticationError",
@@ -46,6 +48,9 @@ __all__ = [
     "VMAPIError",
     "VMVanished",
 ]
+
+
+_UNAUTHORIZED: Final = 401
 
 
 class VMAPIError(Exception):
@@ -109,6 +114,15 @@ class BadRequest(APIError):
 
 class AuthenticationError(APIError):
     """Key, secret or clock is wrong, or the account may not do that (401, 403)."""
+
+    def __str__(self) -> str:
+        told = super().__str__()
+        if self.status != _UNAUTHORIZED:
+            return told
+        return (
+            f"{told} (look at api_key and api_secret, which are VMAPI_API_KEY and "
+            "VMAPI_API_SECRET in the environment, and at this machine's clock)"
+        )
 
 
 class NotFound(APIError):

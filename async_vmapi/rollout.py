@@ -438,4 +438,5 @@ class Rollout:
         try:
             self._plan.on_event(event)
         except (Exception, asyncio.CancelledError):  # noqa: BLE001 - whatever a caller's raises
-            _log.exception("on_event of a bulk call raised")
+            extra = {"vmapi_operation": self._operation}
+            _log.exception("on_event of a bulk call raised", extra=extra)

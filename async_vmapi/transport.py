@@ -17,7 +17,7 @@ import attrs
 
 from async_vmapi.codec import Shape
 from async_vmapi.envelope import open_envelope, retry_after
-from async_vmapi.errors import APIError, RateLimited, ServerError, VMAPIError
+from async_vmapi.errors import APIError, ConnectFailed, RateLimited, ServerError, VMAPIError
 from async_vmapi.observers import Observer
 from async_vmapi.pace import Lane, Pace
 from async_vmapi.retries import Repeat, Retries, Trail, may_have_happened
@@ -145,19 +145,23 @@ class Transport:
 
     def _hook(self, call: Call) -> Callable[[Exception], bool | float]:
         loop = asyncio.get_running_loop()
-        began, made = loop.time(), 0
+        began, made, told = loop.time(), 0, False
 
         def wait(error: Exception) -> bool | float:
-            nonlocal made
+            nonlocal made, told
             if not isinstance(error, VMAPIError):
                 return False
             seconds = self._retries.wait(error, call.repeat, made, loop.time() - began)
             if seconds is None:
                 return False
-            made += 1
-            if _log.isEnabledFor(logging.DEBUG):
-                about = {"vmapi_call": call.name, "vmapi_pause": seconds}
+            about = {"vmapi_call": call.name, "vmapi_pause": seconds}
+            if not told and isinstance(error, ConnectFailed):
+                told = True
+                about |= {"vmapi_error": type(error).__name__}
+                _log.info("%s; it is tried again in %.1f s", error, seconds, extra=about)
+            else:
                 _log.debug("%s is repeated in %.1f s", call.name, seconds, extra=about)
+            made += 1
             return seconds
 
         return wait

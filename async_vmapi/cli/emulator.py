@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import os
 import shlex
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from async_vmapi.cli.options import command
-from async_vmapi.cli.running import ExitCode, fail
+from async_vmapi.cli.running import ExitCode, fail, say
 
 if TYPE_CHECKING:
     from async_vmapi.emulator import FaultPlan
@@ -83,7 +84,10 @@ def emulator(
                     admin=admin,
                 )
             )
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        hint = "; --port 0 takes any free one" if error.errno == errno.EADDRINUSE else ""
+        fail(f"{error}{hint}")
+    except ValueError as error:
         fail(error)
 
 
@@ -123,4 +127,5 @@ async def _serve(
             ("VMAPI_API_SECRET", emulator.api_secret),
         ):
             print(f"export {name}={shlex.quote(value)}", flush=True)
+        say("the cloud is there for whoever has these; Ctrl-C ends it, and its machines")
         await stop.wait()

@@ -71,7 +71,7 @@ Database = Annotated[
         rich_help_panel=_DURABLE,
     ),
 ]
-Vm = Annotated[str, typer.Argument(metavar="VM", help="The machine's id.")]
+Vm = Annotated[str, typer.Argument(metavar="VM", help="The machine's id, as vms list tells it.")]
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Generator
@@ -11,7 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import typer
 
 from async_vmapi.cli.output import printable
-from async_vmapi.errors import InvalidArgument, VMAPIError
+from async_vmapi.errors import ConnectFailed, InvalidArgument, VMAPIError
 
 __all__ = ["ExitCode", "fail", "failures_told", "run", "say"]
 
@@ -60,10 +61,37 @@ def run(
 ) -> T:
     """Run a command's coroutine to its end; exit if it is interrupted."""
     try:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
+        with asyncio.Runner(loop_factory=loop_factory) as runner, _unreachable_told():
             return runner.run(_interruptible(body))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+class _Unreachable(logging.Handler):
+    """Says once that no connection is made, which the client tries for a while yet."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, if that is what the record tells."""
+        if not self._said and getattr(record, "vmapi_error", "") == ConnectFailed.__name__:
+            self._said = True
+            say(record.getMessage())
+
+
+@contextmanager
+def _unreachable_told() -> Generator[None]:
+    logger, handler = logging.getLogger("async_vmapi.transport"), _Unreachable()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 async def _interruptible(body: Coroutine[Any, Any, T]) -> T:

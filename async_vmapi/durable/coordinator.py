@@ -149,7 +149,9 @@ class Coordinator:
                 # Raised, it would be stored as this job's end.
                 if not is_outage(error):
                     raise
-                _log.warning("job %r waits for its database: %s", self._name, type(error).__name__)
+                kind = type(error).__name__
+                about = {"vmapi_job": self._name, "vmapi_error": kind}
+                _log.warning("job %r waits for its database: %s", self._name, kind, extra=about)
                 await asyncio.sleep(self._interval)
 
     async def _recall(self) -> None:

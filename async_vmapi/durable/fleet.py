@@ -1,7 +1,6 @@
 """`DurableFleet`: jobs in a database, for any number of workers."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast, overload
@@ -20,8 +19,6 @@ from async_vmapi.operations import Operations
 from async_vmapi.plan import BulkPlan, Share
 
 __all__ = ["DurableFleet", "Submission"]
-
-_log: Final = logging.getLogger(__name__)
 
 
 class DurableFleet:
@@ -176,7 +173,7 @@ class DurableFleet:
         self._at_work[stop] = ended
         try:
             while await self._worker().run(stop):
-                _log.warning("this worker was taken for dead, and begins again")
+                pass
         finally:
             del self._at_work[stop]
             ended.set()

@@ -125,7 +125,9 @@ class Leases:
             try:
                 self.beat()
             except Exception as error:  # noqa: BLE001 - who counts no more is dead, and takes on
-                _log.warning("a worker could not be counted: %s", type(error).__name__)
+                kind = type(error).__name__
+                about = {"vmapi_worker": self._own, "vmapi_error": kind}
+                _log.warning("a worker could not be counted: %s", kind, extra=about)
 
     def _enter(self) -> None:
         now = _now()

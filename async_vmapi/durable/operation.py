@@ -269,7 +269,9 @@ class Operation:
 
     def _failed(self, error: Exception, write: Write | None = None) -> _Step:
         if not isinstance(error, VMAPIError):
-            _log.error("%s of an item raised %s", self._order.operation, type(error).__name__)
+            kind = type(error).__name__
+            about = {"vmapi_operation": self._order.operation, "vmapi_error": kind}
+            _log.error("%s of an item raised %s", self._order.operation, kind, extra=about)
         return _Step(ended=_written(outcomes.failed(self._job, None, error, wave=1, write=write)))
 
 

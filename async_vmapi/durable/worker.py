@@ -159,7 +159,11 @@ class Worker:
                     await _to_its_end(self._drain())
         finally:
             _working = None
-        return self._leases.lost and not stop.is_set()
+        if stop.is_set() or not self._leases.lost:
+            return False
+        about = {"vmapi_worker": self._executor_id}
+        _log.warning("this worker was taken for dead, and begins again", extra=about)
+        return True
 
     async def _be_let_in(self) -> None:
         """Fail now with credentials that the API refuses, and not every item that comes here."""
@@ -170,7 +174,9 @@ class Worker:
             raise
         except (VMAPIError, TimeoutError) as error:
             # Away, it is waited for.
-            _log.warning("the API does not answer yet: %s", error or "no answer in time")
+            about = {"vmapi_error": type(error).__name__}
+            told = error or "no answer in time"
+            _log.warning("the API does not answer yet: %s", told, extra=about)
 
     async def _enter(self, stop: asyncio.Event) -> bool:
         """Be counted, as soon as the database is there; return whether it was before `stop`."""
@@ -198,7 +204,8 @@ class Worker:
                     polling_interval_sec=limits.interval,
                 )
             except DatabaseUnavailable as error:
-                _log.warning("a worker waits to begin: %s", error)
+                about = {"vmapi_error": type(error).__name__}
+                _log.warning("a worker waits to begin: %s", error, extra=about)
                 await self._one_beat(stop)
             else:
                 return True
@@ -231,7 +238,8 @@ class Worker:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                _log.warning("the database is away: %s", type(error).__name__)
+                kind = type(error).__name__
+                _log.warning("the database is away: %s", kind, extra={"vmapi_error": kind})
             await self._one_beat(stop)
 
     async def _one_beat(self, stop: asyncio.Event) -> None:
@@ -243,7 +251,8 @@ class Worker:
         """Let anybody take what a dead worker had begun."""
         if not await self._leases.declare_dead(executor_id):
             return
-        _log.warning("worker %s is gone; what it had begun is taken over", executor_id)
+        told = "worker %s is gone; what it had begun is taken over"
+        _log.warning(told, executor_id, extra={"vmapi_worker": executor_id})
         # The one way that DBOS has for it without its own service.
         recover = DBOS._recover_pending_workflows  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         await self._database.call(recover, [executor_id])
@@ -299,7 +308,8 @@ class Worker:
         try:
             await self._leases.leave()
         except DatabaseUnavailable as error:
-            _log.warning("a worker has left, which others find out for themselves: %s", error)
+            told = "a worker has left, which others find out for themselves: %s"
+            _log.warning(told, error, extra={"vmapi_error": type(error).__name__})
 
     # --- what workflows do ----------------------------------------------------------------------
 
@@ -317,7 +327,8 @@ class Worker:
             if not is_outage(error):
                 raise
             # DBOS would end the workflow with this error. Cancelled, it is only not at its end.
-            _log.warning("%s begins again: the database went away", workflow_id)
+            about = {"vmapi_workflow": workflow_id, "vmapi_error": type(error).__name__}
+            _log.warning("%s begins again: the database went away", workflow_id, extra=about)
             raise asyncio.CancelledError from None
         finally:
             del self._tasks[task]
@@ -422,7 +433,8 @@ class Worker:
                 machines = await self.client.vms.list()
             except VMAPIError as error:
                 # Nothing has begun, so there is time.
-                _log.warning("who is online is not known yet: %s", error)
+                about = {"vmapi_error": type(error).__name__}
+                _log.warning("who is online is not known yet: %s", error, extra=about)
                 await asyncio.sleep(self._limits.lease)
             else:
                 return sorted(vm.id for vm in machines if vm.state == ONLINE and vm.id in given)

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -110,6 +111,7 @@ class TestEmulator:
             [*COMMAND, "emulator", *arguments],
             env=clean_environment(**variables),
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
@@ -137,9 +139,17 @@ class TestEmulator:
             assert asyncio.run(use()) == []
         finally:
             process.send_signal(how)
-            rest, _ = process.communicate(timeout=30)
+            rest, told = process.communicate(timeout=30)
         assert process.returncode == 0
         assert rest == ""
+        assert "Ctrl-C ends it" in told
+
+    def test_a_port_that_is_taken(self):
+        """The way out is told with it."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            result = run("emulator", "--port", str(taken.getsockname()[1]))
+        assert result.returncode == 1
+        assert "in use; --port 0 takes any free one" in result.stderr
 
     def test_credentials_of_the_environment_are_used(self):
         """Credentials that are set are kept, whatever characters they have."""

@@ -32,6 +32,14 @@ class TestLooking:
         told = program("vms", "list", "--id-file", "-", given="none")
         assert "not in the list: none" in told.stderr
 
+    def test_no_connection_is_told_at_once(self, program, cloud):
+        """Once, with what becomes of it, for the client tries on."""
+        program.write_profile(retries=6)
+        cloud.api.faults.fail_next("list", "refuse", seconds=2.0)
+        told = program("vms", "list").stderr
+        assert told.count("it is tried again in") == told.count("\n") == 1
+        assert told.startswith("async-vmapi: GET /v2/virtual-machines got no answer: ")
+
     def test_one_machine(self, program):
         """All that is known of it is shown, or that there is none."""
         ids = program.fleet(1)

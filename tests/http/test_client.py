@@ -126,7 +126,9 @@ class TestLifecycle:
             with pytest.raises(AuthenticationError) as caught:
                 await client.vms.list()
         assert caught.value.status == 401
-        assert "not-the-secret" not in repr(caught.value)
+        for what in ("VMAPI_API_KEY", "VMAPI_API_SECRET", "clock"):
+            assert what in str(caught.value)
+        assert "not-the-secret" not in f"{caught.value!r} {caught.value}"
 
     async def test_a_session_that_is_lent_stays_open(self, emulator):
         """Only an own session is closed."""

@@ -646,4 +646,7 @@ class TestUse:
         with caplog.at_level(logging.ERROR):
             report = await client.bulk(on_event=broken).create(requests(2))
         assert report.counts["succeeded"] == 2
-        assert "on_event" in caplog.text
+        for record in caplog.records:
+            assert "on_event" in record.getMessage()
+            assert record.vmapi_operation == "create"
+        assert caplog.records

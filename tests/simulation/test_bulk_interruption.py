@@ -157,8 +157,9 @@ class TestTheSecondCancel:
             runner.run(main())
         tokens = [outcome.token for outcome in bulks[0].report.unknown]
         assert len(set(tokens)) == 30
-        (warning,) = (r.getMessage() for r in caplog.records if "on the wire" in r.getMessage())
-        assert all(token in warning for token in tokens)
+        (warning,) = (r for r in caplog.records if "on the wire" in r.getMessage())
+        assert all(token in warning.getMessage() for token in tokens)
+        assert warning.vmapi_operation == "create"
 
 
 class TestCancellation:

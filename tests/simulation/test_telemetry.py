@@ -684,6 +684,16 @@ class TestLogging:
         assert answered.vmapi_seconds == pytest.approx(0.02)
         assert answered.vmapi_path == "/v2/virtual-machines"
 
+    async def test_a_call_that_finds_no_connection_is_told_once(self, api, client, caplog):
+        """At INFO, for it may be tried for long, and the reason is for a person to mend."""
+        caplog.set_level(logging.INFO, "async_vmapi")
+        api.faults.fail_next("list", "refuse", seconds=0.6)
+        await client.vms.list()
+        (told,) = (r for r in caplog.records if r.name == "async_vmapi.transport")
+        assert told.levelno == logging.INFO
+        assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectFailed")
+        assert "the connection was refused; it is tried again in" in told.getMessage()
+
     async def test_at_info_requests_are_silent(self, client, caplog):
         """What is normal and often is for DEBUG alone."""
         caplog.set_level(logging.INFO, "async_vmapi")

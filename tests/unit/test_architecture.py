@@ -117,10 +117,22 @@ class TestShowing:
         assert {(path, name) for path, name in names if name != "__name__"} == {
             ("cli/__init__.py", "'async_vmapi'"),
             ("cli/durable.py", "'dbos'"),
+            ("cli/running.py", "'async_vmapi.transport'"),
             ("durable/worker.py", "'dbos'"),
             ("transport.py", "'stamina'"),
         }
         assert not modules_that_call("logging.basicConfig", "logging.info", "logging.warning")
+
+    def test_log_records_carry_fields(self):
+        """What the text tells, a filter or a JSON formatter finds as an attribute."""
+        bare = {
+            (path, call.lineno)
+            for path, called in CALLS.items()
+            for name, call in called
+            if re.fullmatch(r"_log\.(debug|info|warning|error|exception|critical)", name)
+            and "extra" not in {keyword.arg for keyword in call.keywords}
+        }
+        assert not bare
 
     def test_what_log_records_carry_is_documented(self):
         """Each field has its line in docs/telemetry.md, and each line its field."""
