@@ -63,6 +63,9 @@ ENDED: Final = [
 ]
 UNDER_WAY: Final = [status.value for status in WorkflowStatusString if status.value not in ENDED]
 
+_PATIENCE: Final = 30
+"""Seconds for which a lock of SQLite's is waited for; as long as DBOS waits."""
+
 _THREADS: Final = 4
 _AT_ONCE: Final = 500
 
@@ -103,15 +106,29 @@ class _SQLiteConnection(sqlite3.Connection):
         super().__init__(*args, **keywords)
         try:
             # Writers wait for each other, in place of failing.
-            self.execute("PRAGMA busy_timeout=30000")
-            # Readers and the writer do not hold each other up; it stays with the file.
-            self.execute("PRAGMA journal_mode=WAL")
+            self.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE}")
+            self._log_ahead()
         except sqlite3.Error:
             # The file is no database, or cannot be written; SQLAlchemy would leave it open.
             self.close()
             raise
         if sqlite3.sqlite_version_info < (3, 42):
             self.create_function("unixepoch", 1, _unixepoch)
+
+    def _log_ahead(self) -> None:
+        # Readers and the writer do not hold each other up; it stays with the file.
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                # Of two that open a new file at once, SQLite refuses one without any patience.
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
 
 def _unixepoch(modifier: str) -> float:

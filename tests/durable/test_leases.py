@@ -1,6 +1,7 @@
 """Who counts as dead."""
 
 import asyncio
+import sqlite3
 import threading
 import time
 
@@ -184,6 +185,19 @@ class TestDatabase:
             told = connection.exec_driver_sql("SELECT unixepoch('subsec')").scalar()
         await database.close()
         assert before - 0.01 <= told <= time.time() + 0.01
+
+    def test_a_new_file_that_others_open_too(self, tmp_path):
+        """Workers that start at once wait for each other, where SQLite itself would not."""
+        file = tmp_path / "fleet"
+        other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        leaving = threading.Timer(0.3, other.execute, ["COMMIT"])
+        leaving.start()
+        one = sqlite3.connect(file, **Database(f"sqlite:///{file}").connect_args)
+        assert one.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        leaving.join()
+        one.close()
+        other.close()
 
     async def test_one_that_is_away_is_said_to_be(self, tmp_path):
         """By an error of this package, and without the URL's password."""
