@@ -81,7 +81,9 @@ class Workers:
     """Workers as processes."""
 
     def __init__(self, database_url, emulator):
-        self._arguments = (database_url, emulator.url, emulator.api_key, emulator.api_secret)
+        # Not as arguments, which everybody on the machine may read.
+        given = (database_url, emulator.url, emulator.api_key, emulator.api_secret)
+        self._environment = os.environ | {"WORKER": json.dumps(given)}
         self._log = Path(tempfile.gettempdir()) / f"durable-{os.getpid()}.log"
         self.processes = []
 
@@ -90,7 +92,8 @@ class Workers:
             for _ in range(count):
                 self.processes.append(
                     await asyncio.create_subprocess_exec(
-                        *(sys.executable, __file__, "--worker", *self._arguments),
+                        *(sys.executable, __file__, "--worker"),
+                        env=self._environment,
                         stdout=asyncio.subprocess.PIPE,
                         stderr=log,
                     )
@@ -316,11 +319,11 @@ async def main(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--runs", type=int, default=30, help="runs with a worker killed in each")
     parser.add_argument("--count", type=int, default=300, help="machines in each of those")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--only", choices=["kills", "away", "overhead", "workers"])
     parser.add_argument("--most", type=float, default=3600.0, help="seconds for a part, at most")
     given = parser.parse_args()
-    asyncio.run(work(*given.worker) if given.worker else main(given))
+    asyncio.run(work(*json.loads(os.environ["WORKER"])) if given.worker else main(given))

@@ -98,7 +98,7 @@ def paint(figures):
         imports, commands = axes
         for axis, values, title in (
             (imports, figures["importtime_ms"], "import, ms"),
-            (commands, figures["wall_ms"], "the command from start to end, ms"),
+            (commands, figures["wall_ms"], "the command, start to end, ms"),
         ):
             names = [*values][::-1]
             shades = [colours[0 if "vmapi" in n or n[0] in "-fc" else 2] for n in names]
