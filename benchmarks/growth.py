@@ -6,14 +6,14 @@ process of its own: all machines are created at once and awaited until they are 
 for a thousand times, and all are powered off by one bulk call without a limit. CPU time is the
 client's alone: what the emulator takes for its answers is measured apart and left out. Memory is
 what is kept while all creates are awaited, by tracemalloc, without the emulator's own, in a further
-process, as tracing takes time. The least of several rounds counts for CPU: others disturb, and
-never help.
+process, as tracing takes time. CPU time is the median of the rounds, each a process of its own.
 """
 
 import argparse
 import asyncio
 import gc
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -168,20 +168,27 @@ def in_a_process(what, count):
 
 
 def measure(counts, rounds):
-    best = {}
+    found = {}
     for _ in range(rounds):
         for count in counts:
             for operation, cost in in_a_process("measured", count).items():
-                known = best.setdefault(operation, {}).setdefault(count, cost)
-                for part in ("cpu_us", "gc_us"):
-                    known[part] = round(min(known[part], cost[part]), 1)
-                known["requests"] = round(cost["requests"], 4)
+                found.setdefault(operation, {}).setdefault(count, []).append(cost)
+    medians = {
+        operation: {
+            count: {
+                part: round(statistics.median(cost[part] for cost in costs), digits)
+                for part, digits in (("cpu_us", 1), ("gc_us", 1), ("requests", 4))
+            }
+            for count, costs in by_count.items()
+        }
+        for operation, by_count in found.items()
+    }
     kept_bytes = {count: round(in_a_process("traced", count)) for count in counts}
-    figures = {"rounds": rounds, "operations": best, "bytes_per_awaited_create": kept_bytes}
+    figures = {"rounds": rounds, "operations": medians, "bytes_per_awaited_create": kept_bytes}
     figures["largest_to_smallest"] = {
         **{
             f"{operation}, CPU": round(costs[counts[-1]]["cpu_us"] / costs[counts[0]]["cpu_us"], 2)
-            for operation, costs in best.items()
+            for operation, costs in medians.items()
         },
         "create to online, bytes": round(kept_bytes[counts[-1]] / kept_bytes[counts[0]], 2),
     }
@@ -231,7 +238,7 @@ def run(body):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="the largest fleet")
     parser.add_argument("--draw", action="store_true", help="draw again what was kept")
     parser.add_argument("--measured", type=int, help=argparse.SUPPRESS)
