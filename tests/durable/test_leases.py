@@ -149,6 +149,7 @@ class TestLeases:
             assert time.monotonic() - start < 30
             time.sleep(0.01)  # noqa: ASYNC251 - a busy event loop
         one.end()
+        await one.leave()
 
     async def test_a_loop_that_is_stuck_for_long_is_dead(self, database):
         """Its thread counts for it no more."""
@@ -157,6 +158,7 @@ class TestLeases:
         time.sleep(0.1 * (leases._STUCK + 2))  # noqa: ASYNC251 - one that is stuck
         assert not one.holds()
         one.end()
+        await one.leave()
 
     async def test_looks_that_fail_count_for_nothing(self, both, database, monkeypatch):
         """A database that was away kills nobody."""
