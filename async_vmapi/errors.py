@@ -25,7 +25,7 @@
 No message and no attribute carries a secret (WIRE §5.6).
 """
 
-from typing import Final
+from http import HTTPStatus
 
 __all__ = [
     "APIError",
@@ -48,9 +48,6 @@ __all__ = [
     "VMAPIError",
     "VMVanished",
 ]
-
-
-_UNAUTHORIZED: Final = 401
 
 
 class VMAPIError(Exception):
@@ -117,7 +114,7 @@ class AuthenticationError(APIError):
 
     def __str__(self) -> str:
         told = super().__str__()
-        if self.status != _UNAUTHORIZED:
+        if self.status != HTTPStatus.UNAUTHORIZED:
             return told
         return (
             f"{told} (look at api_key and api_secret, which are VMAPI_API_KEY and "

@@ -97,9 +97,10 @@ def is_outage(error: BaseException) -> bool:
 
 
 class _SQLiteConnection(sqlite3.Connection):
-    """A connection that tells parts of a second, for which DBOS asks from Python 3.12 on.
+    """A connection that waits for others, and that tells parts of a second.
 
-    SQLite knows them since 3.42. Older ones answer NULL, and nothing can be put into a queue.
+    DBOS asks for those from Python 3.12 on, and SQLite knows them since 3.42. Older ones answer
+    NULL, and nothing can be put into a queue.
     """
 
     def __init__(self, *args: Any, **keywords: Any) -> None:

@@ -173,7 +173,7 @@ class DurableFleet:
         self._at_work[stop] = ended
         try:
             while await self._worker().run(stop):
-                pass
+                pass  # it was taken for dead, and begins again
         finally:
             del self._at_work[stop]
             ended.set()
