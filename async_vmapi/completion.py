@@ -7,7 +7,9 @@ accepted; an observation's time is when the look was *asked*, so that nothing ol
 can pass for news.
 
 Looks by GET and by list are judged apart, since a list may lag behind a GET: what a list showed
-within `LIST_LAG` of the write may be from before it, and proves no transition.
+within `LIST_LAG` of the write may be from before it, and proves no transition. For the same reason
+a list proves what a GET proved that was asked `LIST_LAG` before it: where a GET is what would
+decide and none comes, because a whole fleet waits for one, a list decides that much later.
 """
 
 import enum
@@ -93,10 +95,12 @@ class Pending:
     Attributes:
         confirm: Whether a GET is what would decide it.
         look_at: Not before this time; None for at once.
+        list_at: From this time on a list that shows the same decides it too; None for never.
     """
 
     confirm: bool = False
     look_at: float | None = None
+    list_at: float | None = None
 
 
 @attrs.frozen
@@ -256,7 +260,8 @@ class Completion:
     _odd: tuple[Source, str | None] | None = attrs.field(default=None, init=False)
     _odd_looks: int = attrs.field(default=0, init=False)
     _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
-    _held: tuple[str, float] | None = attrs.field(default=None, init=False)
+    # The end that is shown, and since when.
+    _held: tuple[str | None, float] | None = attrs.field(default=None, init=False)
 
     @property
     def left_online(self) -> bool:
@@ -336,21 +341,20 @@ class Completion:
     def _arrived(self, seen: Observation) -> Verdict:
         """Judge an operation that is done when an expected state is reached."""
         if seen.state not in self.target.rule.expected:
-            self._contrary = self._contrary or self._believed
+            self._contrary, self._held = self._contrary or self._believed, None
             if self._credible(seen):
                 self._before |= seen.source
             return _PENDING
         if self.target.rule.fresh or seen.source in self._before:
             return Done(Evidence.OBSERVED)
-        if not self._contrary and seen.at < STALE:
-            # It may be an old value still, or the operation had nothing to do.
-            return Pending(confirm=True, look_at=STALE)
-        return Done(Evidence.INFERRED) if seen.source is Source.GET else _CONFIRM
+        # Until then it may be an old value still, or the operation had nothing to do.
+        return self._holds(seen, 0.0 if self._contrary else STALE, Evidence.INFERRED)
 
     def _cycled(self, seen: Observation) -> Verdict:
         """Judge an operation that is done when the machine left ``online`` and came back."""
         source = seen.source
         if seen.state != ONLINE:
+            self._held = None
             if self._credible(seen):
                 self._contrary = True
                 if source in self._was_online:
@@ -360,12 +364,9 @@ class Completion:
             self._was_online |= source
         if source in self._was_down:
             return Done(Evidence.OBSERVED)
-        end = STALE if self._contrary else self.target.rule.settle
-        if seen.at < end:
-            return Pending(confirm=True, look_at=end)
-        if source is Source.LIST:
-            return _CONFIRM
-        return Done(Evidence.INFERRED if self._contrary else Evidence.ASSUMED)
+        if self._contrary:
+            return self._holds(seen, STALE, Evidence.INFERRED)
+        return self._holds(seen, self.target.rule.settle, Evidence.ASSUMED)
 
     def _resized(self, seen: Observation, state: str) -> Verdict:
         """Judge a resize: the wanted size, in a state that lasts."""
@@ -380,19 +381,30 @@ class Completion:
         if state not in target.rule.expected:
             self._held = None
             return _PENDING
-        if self._held is None or self._held[0] != state:
-            self._held = (state, seen.at)
-        end = self._held[1] + self._resize_hold(state)
+        end = self._held_since(seen) + self._resize_hold(state)
         if not self._contrary and state == ONLINE and not self._was_down:
             # It had that size already: only the time that it may take tells.
             end = max(end, 60.0 * target.wait_for + _RESIZE_SLACK)
-        if seen.at < end:
-            return Pending(confirm=True, look_at=end)
-        if seen.source in self._before:
+        if seen.at >= end and seen.source in self._before:
             return Done(Evidence.OBSERVED)
-        return Done(Evidence.INFERRED) if seen.source is Source.GET else _CONFIRM
+        return self._holds(seen, end, Evidence.INFERRED)
 
     def _resize_hold(self, state: str) -> float:
         if state == OFFLINE:
             return _RESIZED_OFFLINE_HOLD if self._contrary else _UNCHANGED_OFFLINE_HOLD
         return 0.0 if self._was_down else _RESIZED_ONLINE_HOLD
+
+    def _held_since(self, seen: Observation) -> float:
+        """Return since when the end is shown that this look shows."""
+        if self._held is None or self._held[0] != seen.state:
+            self._held = (seen.state, seen.at)
+        return self._held[1]
+
+    def _holds(self, seen: Observation, end: float, evidence: Evidence) -> Verdict:
+        """Judge an end that was not seen to come, and that counts from `end` on."""
+        list_at = max(self._held_since(seen), end) + LIST_LAG
+        if seen.at < end:
+            return Pending(confirm=True, look_at=end, list_at=list_at)
+        if seen.source is Source.LIST and seen.at < list_at:
+            return Pending(confirm=True, list_at=list_at)
+        return Done(evidence)

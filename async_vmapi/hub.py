@@ -64,6 +64,8 @@ class _Machine:
     # When it was last told about by a list.
     told: float = -math.inf
     due: float = math.inf
+    # From when on it is told about by a list that shows nothing new, too.
+    again: float = math.inf
     failures: int = 0
 
 
@@ -99,12 +101,16 @@ class PollHub:
         self._driver: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._context = contextvars.Context()
-        self._gets = asyncio.Semaphore(_GETS_AT_ONCE)
+        # Machines whose GET waits for its turn, and these with those whose GET is under way.
+        self._gets: asyncio.Queue[_Machine] = asyncio.Queue()
+        self._asked: set[_Machine] = set()
         # GETs to come, as (time, tie-breaker, machine). An entry whose time is no longer its
         # machine's `due` is stale, and passed over.
         self._queue: list[tuple[float, int, _Machine]] = []
         self._ties = itertools.count()
         self._listing = False
+        # The earliest of the machines' times of that name, or an earlier one.
+        self._again = math.inf
         # Watches of reboots and resets.
         self._cycling = 0
         self._forget_times()
@@ -153,6 +159,8 @@ class PollHub:
         waiters.append(waiter)
         if len(watch.waiters) + len(watch.readers) == 1:
             self._join(watch, loop)
+        if self._driver is None:
+            self._start(loop)
         # Who is cancelled is told nothing.
         told: VMAPIError | bool | None = None
         try:
@@ -194,6 +202,7 @@ class PollHub:
                     watch.waiters.clear()
                     watch.readers.clear()
             self._machines.clear()
+            self._asked.clear()
             self._cycling = 0
         self._release(lambda: InvalidState("the client was closed while this task was awaited"))
 
@@ -206,7 +215,6 @@ class PollHub:
         self._loop = loop
         self._driver = None
         self._wake = asyncio.Event()
-        self._gets = asyncio.Semaphore(_GETS_AT_ONCE)
         self._queue.clear()
         self._listing = False
         self._forget_times()
@@ -228,8 +236,6 @@ class PollHub:
         # again, would put the next look off each time, for the others too.
         self._plan(machine, min(machine.joined, watch.started + watch.elapsed))
         machine.due = min(due, machine.due)
-        if self._driver is None:
-            self._start(loop)
 
     def _leave(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
         machine = self._machines[watch.vm_id]
@@ -238,6 +244,7 @@ class PollHub:
         if machine.watches:
             return
         del self._machines[watch.vm_id]
+        self._asked.discard(machine)
         machine.due = math.inf
         if not self._machines:
             # Not at once: who takes one event after the other is back in the same moment.
@@ -251,6 +258,11 @@ class PollHub:
     # --- the driver -------------------------------------------------------------------------
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Those whose GETs broke off with the last driver.
+        broken_off, self._asked = self._asked, set()
+        for machine in broken_off:
+            self._plan(machine, loop.time())
+        self._gets = asyncio.Queue()
         # In a context of its own: what it does is no part of what its first awaiter does.
         self._driver = loop.create_task(
             self._drive(), name="async_vmapi poll hub", context=contextvars.Context()
@@ -286,6 +298,7 @@ class PollHub:
 
     async def _drive(self) -> None:
         loop = asyncio.get_running_loop()
+        askers = 0
         # GETs run beside this loop, so that one that stalls holds up no other machine.
         async with asyncio.TaskGroup() as looks:
             while True:
@@ -301,7 +314,11 @@ class PollHub:
                     if loop.time() < due - _CLOCK:
                         continue
                 for machine in await self._tick(max(due, loop.time()), loop):
-                    looks.create_task(self._look_at(machine, loop))
+                    self._asked.add(machine)
+                    self._gets.put_nowait(machine)
+                    if askers < _GETS_AT_ONCE:
+                        looks.create_task(self._ask(loop))
+                        askers += 1
 
     def _next_due(self) -> float:
         while self._queue and self._queue[0][0] != self._queue[0][2].due:
@@ -317,10 +334,12 @@ class PollHub:
 
     def _plan(self, machine: _Machine, now: float) -> None:
         """Set when the machine is looked at by GET next, if at all."""
-        due = math.inf
+        due = again = math.inf
         for watch in machine.watches:
             if not isinstance(watch.verdict, Pending):
                 continue
+            if watch.verdict.list_at is not None:
+                again = min(again, watch.started + watch.verdict.list_at)
             if watch.verdict.confirm:
                 if watch.verdict.look_at is None:
                     due = min(due, now + self._schedule.floor)
@@ -331,7 +350,10 @@ class PollHub:
                 elapsed = now - watch.started
                 due = min(due, now + self._schedule.between_gets(watch.target.operation, elapsed))
         due = max(due, now + self._schedule.after_failures(machine.failures))
-        machine.due = due
+        machine.again = again
+        self._again = min(self._again, again)
+        # Where its GET is to come, it is planned for again after that.
+        machine.due = due = math.inf if machine in self._asked else due
         if due < math.inf:
             heapq.heappush(self._queue, (due, next(self._ties), machine))
             if self._queue[0][2] is machine:
@@ -387,7 +409,9 @@ class PollHub:
             served = sum(len(machine.watches) for machine in self._machines.values())
             self.observer.looked("list", served)
         self._schedule.measured_list(listing.size)
-        interval = self._schedule.between_lists(len(self._machines), cycling=self._cycling > 0)
+        # Whoever waits for a GET waits for no list, or not for long.
+        waiting = len(self._machines) - len(self._asked)
+        interval = self._schedule.between_lists(waiting, cycling=self._cycling > 0)
         # A list that takes long is not asked for again at once.
         self._list_due = asked + max(interval, 2 * (loop.time() - asked))
         # To decode a large fleet's list and to compare it take some milliseconds each.
@@ -397,7 +421,11 @@ class PollHub:
     async def _compare(self, listing: Listing, asked: float) -> list[_Machine]:
         """Tell the watches what changed since the last list; return who wants a GET now."""
         shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
-        changed = [m for m in self._machines.values() if shown.get(m.vm_id) != m.listed]
+        machines = self._machines.values()
+        changed = [m for m in machines if shown.get(m.vm_id) != m.listed]
+        if asked >= self._again:
+            changed = [m for m in machines if asked >= m.again or shown.get(m.vm_id) != m.listed]
+            self._again = min((m.again for m in machines if m.again > asked), default=math.inf)
         before, self._listed_at = self._listed_at, asked
         confirm: list[_Machine] = []
         if not changed:
@@ -412,7 +440,7 @@ class PollHub:
             place = places.get(machine.vm_id)
             raw = None if place is None else bytes(raws[place])
             self._show(machine, shown.get(machine.vm_id), raw, asked, before)
-            if any(watch.wants_get_now for watch in machine.watches):
+            if machine not in self._asked and any(watch.wants_get_now for watch in machine.watches):
                 machine.due = math.inf
                 confirm.append(machine)
         return confirm
@@ -438,13 +466,18 @@ class PollHub:
         self._learn(machine)
         self._plan(machine, asked)
 
+    async def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look by GET at one machine after the other, as their turns come."""
+        while True:
+            machine = await self._gets.get()
+            # Else nobody awaits it any more, for instance because a list came first.
+            if self._machines.get(machine.vm_id) is machine:
+                await self._look_at(machine, loop)
+                self._asked.discard(machine)
+                self._plan(machine, loop.time())
+
     async def _look_at(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> None:
         """Look at one machine by GET."""
-        async with self._gets:
-            if self._machines.get(machine.vm_id) is machine:
-                await self._get(machine, loop)
-
-    async def _get(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> None:
         asked = loop.time()
         try:
             look = await look_at(self._transport, machine.vm_id)
@@ -465,8 +498,10 @@ class PollHub:
             seen = None if look.glimpse is None else _condition(look.glimpse)
             for watch in machine.watches:
                 watch.saw(asked, Source.GET, seen, look.raw)
+            if look.glimpse is not None and look.glimpse != machine.listed:
+                # One of the two is behind: what the next list shows is news, new or not.
+                machine.listed = _NEVER
             self._learn(machine)
-        self._plan(machine, loop.time())
 
     def _learn(self, machine: _Machine) -> None:
         for watch in machine.watches:

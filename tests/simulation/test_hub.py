@@ -376,9 +376,107 @@ class TestHoldingBack:
             assert sum(client.requests.values()) == asked
 
 
+class TestTwoSources:
+    """The list and a machine's own page need not agree, and not both need answer."""
+
+    async def test_a_get_that_lags_behind_the_list_hides_no_end(self):
+        """Where a GET denies what a list has shown, both are asked again."""
+        cloud = Recorder(settings=Settings(power_off=(2, 3), stale=0), seed=1)
+        ids, handle, began = fill(cloud.api, 40), cloud.api.handle, now()
+
+        def lagging(request, **when):
+            response = handle(request, **when)
+            if request.target.endswith("machines") or now() > began + 20:
+                return response
+            body = response.body.replace(b'"offline"', b'"online"')
+            return Response(response.status, response.headers, body)
+
+        cloud.api.handle = lagging
+        async with cloud.client() as client:
+            report = await client.bulk(limit=40).power_off(ids)
+        assert report.counts["succeeded"] == 40
+        assert 20 < now() - began < 30
+        # As often as there is a list, which is once in some seconds.
+        assert len(cloud.times("get")) <= 40 * (len(cloud.times("list")) + 1)
+
+    async def test_what_a_get_would_confirm_is_seen_without_one(self):
+        """Where a machine's own page is never answered, a list decides, ten seconds later."""
+        cloud = Recorder(settings=Settings(power_off=(2, 3), stale=0), seed=1)
+        ids, handle, began = fill(cloud.api, 40), cloud.api.handle, now()
+
+        def unreadable(request, **when):
+            response = handle(request, **when)
+            if request.method == "GET" and not request.target.endswith("machines"):
+                return Response(200, {}, b'{"success": true, "virtual_machine": 7}')
+            return response
+
+        cloud.api.handle = unreadable
+        async with cloud.client() as client:
+            tasks = await asyncio.gather(*map(client.vms.power_off, ids))
+            await asyncio.gather(*tasks)
+        assert {task.evidence for task in tasks} == {"inferred"}
+        assert 10 < now() - began < 25
+
+    async def test_a_fleet_does_not_wait_for_a_get_each(self):
+        """Where GETs for all would take a minute and more, the list decides for most."""
+        cloud = Recorder(settings=Settings(power_off=(0.5, 1), stale=0), seed=1)
+        ids, began = fill(cloud.api, 2000), now()
+        async with cloud.client(latency=0.5) as client:
+            tasks = await asyncio.gather(*map(client.vms.power_off, ids))
+            await asyncio.gather(*tasks)
+            asked = client.requests.copy()
+            assert {task.evidence for task in tasks} == {"inferred"}
+        assert {cloud.api.cloud.vms[vm_id].state for vm_id in ids} == {"offline"}
+        assert now() - began < 40
+        assert asked["get"] < 1000
+        assert asked["list"] < 20
+
+    async def test_who_waits_for_a_get_asks_for_no_lists(self):
+        """Two thousand deletes need a GET each, which takes a minute; lists would not help."""
+        cloud = Recorder(settings=Settings(delete=(0.5, 1), stale=0), seed=1)
+        ids, began = fill(cloud.api, 2000), now()
+        async with cloud.client(latency=0.5) as client:
+            tasks = await asyncio.gather(*map(client.vms.delete, ids))
+            await asyncio.gather(*tasks)
+            asked = client.requests.copy()
+        assert cloud.api.cloud.vms == {}
+        assert 60 < now() - began < 90
+        assert 2000 <= asked["get"] < 2100
+        assert asked["list"] < 12
+
+    @pytest.mark.parametrize("same", [True, False])
+    async def test_who_awaits_in_the_very_moment_of_closing_is_served(self, request_for, same):
+        """After the others were told to go, and before they are gone."""
+        cloud = Recorder(settings=Settings(create=60, not_found=0), seed=1)
+        client, closing = cloud.client(latency=0.5), asyncio.Event()
+        task = await client.vms.create(request_for())
+        other = task if same else client.resume(task.token())
+
+        async def close():
+            await closing.wait()
+            client._hub.close()
+
+        async def await_again():
+            await closing.wait()
+            return await other.wait(timeout=100)
+
+        first, closer, again = map(asyncio.ensure_future, (task.wait(), close(), await_again()))
+        await asyncio.sleep(1.2)
+        assert client.requests["get"] > len(cloud.times("get"))
+        closing.set()
+        with pytest.raises(InvalidState, match="closed"):
+            await first
+        assert (await again).state == "online"
+        await closer
+        await client.close()
+
+
 class TestStalling:
-    async def test_a_look_that_stalls_holds_up_no_other_machine(self, memory_client, request_for):
-        """While one machine's GET hangs, the others are looked at as ever."""
+    @pytest.mark.parametrize("alone", [0, 30])
+    async def test_a_look_that_stalls_holds_up_no_other_machine(
+        self, memory_client, request_for, alone
+    ):
+        """While one machine's GET hangs, the others are looked at as ever, late ones too."""
         tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(3)]
         stalled, *others = tasks
         wire = memory_client._transport._wire
@@ -391,9 +489,9 @@ class TestStalling:
 
         wire.send = stalling
         waiter = asyncio.create_task(stalled.wait(timeout=5000))
-        await asyncio.sleep(2)
+        await asyncio.sleep(2 + alone)
         await asyncio.gather(*others)
-        assert now() < 120
+        assert now() < 120 + alone
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
 

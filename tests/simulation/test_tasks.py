@@ -372,6 +372,30 @@ class TestAwaiting:
         assert (await task).state == "online"
         await canceller
 
+    async def test_polling_broken_off_amid_gets_asks_them_again(self, request_for):
+        """If polling is cancelled while deletes are confirmed, they are confirmed nevertheless."""
+        api = CloudAPI(settings=Settings(delete=(2, 3), stale=0), seed=1)
+        async with Client.in_memory(api, latency=0.5, seed=1) as client:
+            vms = await asyncio.gather(*(client.vms.create(request_for()) for _ in range(40)))
+            await asyncio.gather(*vms)
+            tasks = await asyncio.gather(*(client.vms.delete(vm.vm_id) for vm in vms))
+            waiting = [asyncio.ensure_future(task.wait(timeout=60)) for task in tasks]
+            wire, confirming = client._transport._wire, asyncio.Event()
+            send = wire.send
+
+            def noticing(method, target, *rest):
+                if method == "GET" and not target.endswith("machines"):
+                    confirming.set()
+                return send(method, target, *rest)
+
+            wire.send = noticing
+            await confirming.wait()
+            for other in asyncio.all_tasks():
+                if other.get_name() == "async_vmapi poll hub":
+                    other.cancel()
+            await asyncio.gather(*waiting)
+        assert api.cloud.vms == {}
+
 
 class TestTokens:
     async def test_another_client_goes_on_watching(self, memory_client, cloud_api, request_for):

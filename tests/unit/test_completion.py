@@ -1,5 +1,7 @@
 """The rules that decide when an operation is done."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,7 +102,9 @@ class TestArriving:
 
         def test_the_old_value_in_the_stale_window_is_no_end(self, operation, before, end):
             """An end state read just after the write may be an old value: look again later."""
-            assert judge(operation, (1, GET, end)) == Pending(confirm=True, look_at=STALE)
+            assert judge(operation, (1, GET, end)) == Pending(
+                confirm=True, look_at=STALE, list_at=STALE + LIST_LAG
+            )
             assert is_pending(operation, (1, GET, end), (5, GET, end))
             assert is_pending(operation, (1, GET, end), (5, GET, before))
 
@@ -116,7 +120,7 @@ class TestArriving:
         def test_an_early_transition_in_lists_wants_a_get(self, operation, before, end):
             """What a list shows soon after the write may be from before it."""
             looks = (1, LIST, before), (LIST_LAG - 1, LIST, end)
-            assert judge(operation, *looks) == Pending(confirm=True)
+            assert judge(operation, *looks) == Pending(confirm=True, list_at=2 * LIST_LAG - 1)
             assert done(operation, *looks, (LIST_LAG - 0.5, GET, end)) is Evidence.INFERRED
             assert is_pending(operation, *looks, (LIST_LAG - 0.5, GET, before))
 
@@ -131,7 +135,26 @@ class TestArriving:
         def test_sources_are_judged_apart(self, operation, before, end):
             """A list that shows the end after a GET showed the other side proves nothing."""
             looks = (1, GET, before), (2, LIST, end)
-            assert judge(operation, *looks) == Pending(confirm=True)
+            assert judge(operation, *looks) == Pending(confirm=True, list_at=2 + LIST_LAG)
+
+        def test_where_no_get_comes_a_list_decides_so_much_later(self, operation, before, end):
+            """A list shows no less than a GET that was asked by the list's lag before it."""
+            looks = (1, LIST, before), (3, LIST, end)
+            assert is_pending(operation, *looks, (2.9 + LIST_LAG, LIST, end))
+            assert done(operation, *looks, (3 + LIST_LAG, LIST, end)) is Evidence.INFERRED
+
+        def test_what_may_be_stale_is_so_in_a_list_for_longer(self, operation, before, end):
+            """A list may show what a GET would have shown in the stale window."""
+            assert is_pending(operation, (3, LIST, end), (STALE + LIST_LAG - 0.1, LIST, end))
+            looks = (3, LIST, end), (STALE + LIST_LAG, LIST, end)
+            assert done(operation, *looks) is Evidence.INFERRED
+
+        @pytest.mark.parametrize("source", [GET, LIST])
+        def test_the_other_side_takes_the_end_back(self, operation, before, end, source):
+            """An end that a later look denies must hold anew."""
+            looks = (2, LIST, "odd"), (3, LIST, end), (8, source, before), (9, LIST, end)
+            assert is_pending(operation, *looks, (8.9 + LIST_LAG, LIST, end))
+            assert done(operation, *looks, (9 + LIST_LAG, LIST, end)) is Evidence.INFERRED
 
 
 class TestCycle:
@@ -156,9 +179,19 @@ class TestCycle:
             assert is_pending(operation, *looks)
             assert done(operation, *looks, (settle, GET, "online")) is Evidence.ASSUMED
 
-        def test_a_list_alone_assumes_nothing(self, operation):
+        def test_one_list_alone_assumes_nothing(self, operation):
             """A list may show the machine online while it is away."""
-            assert judge(operation, (1000, LIST, "online")) == Pending(confirm=True)
+            first = (1000, LIST, "online")
+            assert judge(operation, first) == Pending(confirm=True, list_at=1000 + LIST_LAG)
+            assert done(operation, first, (1000 + LIST_LAG, LIST, "online")) is Evidence.ASSUMED
+
+        def test_a_return_that_only_lists_show_must_last(self, operation):
+            """Where no GET comes to confirm it, a list decides by as much later as it may lag."""
+            looks = (1, GET, "offline"), (12, LIST, "online")
+            assert is_pending(operation, *looks, (11.9 + LIST_LAG, LIST, "online"))
+            back = (12 + LIST_LAG, LIST, "online")
+            assert done(operation, *looks, back) is Evidence.INFERRED
+            assert is_pending(operation, *looks, (15, GET, "offline"), (16, LIST, "online"), back)
 
         def test_being_away_is_no_end(self, operation):
             """A machine that stays away is waited for."""
@@ -208,6 +241,12 @@ class TestResize:
         """An unknown state with the new size is on the way, not the end."""
         looks = (1, GET, "online", *OLD), (20, GET, "offline", *NEW), (50, GET, "moving", *NEW)
         assert is_pending("resize", *looks, (90, GET, "offline", *NEW))
+
+    def test_where_no_get_comes_the_new_size_must_hold_in_lists_for_longer(self):
+        """A list decides as much later than a GET as it may lag behind one."""
+        looks = (1, LIST, "online", *OLD), (2, LIST, "online", *NEW)
+        assert is_pending("resize", *looks, (31.9, LIST, "online", *NEW))
+        assert done("resize", *looks, (32, LIST, "online", *NEW)) is Evidence.INFERRED
 
 
 class TestDelete:
@@ -294,11 +333,12 @@ class TestAnyHistory:
         """Whatever was seen, done means that the last look showed the end, and agrees with it."""
         completion = Completion(TARGETS[operation])
         rule = RULES[operation]
-        at, seen_states = 0.0, []
+        at, seen_states, looks = 0.0, [], []
         for step, source, state, size in history:
             at += step
             verdict = completion.observe(Observation(at, source, state, *size))
             seen_states.append((source, state, size))
+            looks.append((at, state))
             if isinstance(verdict, Pending):
                 continue
             if isinstance(verdict, Failed):
@@ -315,6 +355,10 @@ class TestAnyHistory:
             if verdict.evidence is Evidence.OBSERVED and operation not in {"create", "delete"}:
                 same = [(x, z) for s, x, z in seen_states[:-1] if s is source]
                 assert any(x not in rule.expected or z != NEW for x, z in same)
-            if verdict.evidence is not Evidence.OBSERVED:
-                assert source is GET or state is None
+            if verdict.evidence is not Evidence.OBSERVED and state is not None and source is LIST:
+                # It was shown for so long that a GET at its beginning would have been enough.
+                lasting = itertools.takewhile(
+                    lambda look: look[1] in rule.expected | {None}, reversed(looks)
+                )
+                assert at - [when for when, _ in lasting][-1] >= LIST_LAG
             break
