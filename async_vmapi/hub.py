@@ -361,6 +361,10 @@ class PollHub:
 
     async def _tick(self, now: float, loop: asyncio.AbstractEventLoop) -> list[_Machine]:
         """Ask for the list if it is due; return the machines to ask for by GET."""
+        if self._rosters.size is not None:
+            # What creates have asked for tells what a list costs, before the hub's first.
+            self._schedule.measured_list(self._rosters.size)
+            self._rosters.size = None
         listing = now >= self._blind_until and self._schedule.prefers_list(
             len(self._machines), listing=self._listing
         )

@@ -50,6 +50,7 @@ class Rosters:
 
     Attributes:
         asked: The loop's time when a list was asked for last, by whomever.
+        size: The bytes of the last list of names; None where that is not known, or no news.
     """
 
     def __init__(self, transport: Transport, *, floor: float) -> None:
@@ -60,6 +61,7 @@ class Rosters:
 
     def _forget(self) -> None:
         self.asked = -math.inf
+        self.size: int | None = None
         self._latest: Roster | None = None
         self._asking: asyncio.Task[Roster] | None = None
         self._awaiting = 0
@@ -95,7 +97,9 @@ class Rosters:
         if (early := self.asked + self._floor - loop.time()) > 0:
             await asyncio.sleep(early)
         self.asked = asked = loop.time()
-        roster = Roster(asked, _by_name(await self._transport.call(_LIST, NAMES)))
+        names, body = await self._transport.call_raw(_LIST, NAMES)
+        self.size = len(body)
+        roster = Roster(asked, _by_name(names))
         self._latest = roster
         # A whole fleet's names are not kept for longer than they are of use.
         loop.call_later(FRESH, self._drop, roster)

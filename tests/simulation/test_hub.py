@@ -139,6 +139,25 @@ class TestRequests:
         assert cloud.api.requests["list"] == 0
         assert cloud.api.requests["get"] < 3 * 40
 
+    @pytest.mark.parametrize("count", [2, 5, 10])
+    async def test_a_few_creates_in_a_small_account(self, request_for, count):
+        """The list that tells the names before a create also tells what a list costs."""
+        cloud = Recorder(settings=Settings(create=(30, 90)), seed=1)
+        async with cloud.client() as client:
+            woke = await start(count, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
+        delays = lags(cloud.api, woke, "create")
+        print(f"{count}: {cloud.api.requests}, {statistics.median(delays):.1f} s")
+        assert cloud.api.requests["list"] + cloud.api.requests["get"] <= 8 + count
+        assert max(delays) < 12
+
+    async def test_a_few_creates_in_a_large_account(self, request_for):
+        """Lists of many others' machines are not asked for but for the names."""
+        cloud = Recorder(settings=Settings(create=(30, 90)), seed=1)
+        async with cloud.client() as client:
+            fill(cloud.api, 2000)
+            await start(10, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
+        assert cloud.api.requests["list"] == 1
+
     async def test_a_hundred_simultaneous_starts_do_not_poll_in_lockstep(self, request_for):
         """No two lists come within one floor interval, and GETs not all at once."""
         cloud = Recorder(seed=1)
@@ -318,6 +337,8 @@ class TestHoldingBack:
     async def test_a_servers_retry_after_holds_all_looks_back(self, request_for, waits):
         """After a 429 nothing is asked for as long as the server says, within reason."""
         cloud = Recorder(seed=1)
+        # So many that GETs are asked, for which a list would be too dear.
+        fill(cloud.api, 400)
         async with cloud.client() as client:
             tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(3)]
             handle, refused = cloud.api.handle, []
@@ -340,6 +361,7 @@ class TestHoldingBack:
     async def test_one_machine_that_cannot_be_read_holds_up_no_other(self, request_for):
         """What is wrong with one machine's answers is not held against the server."""
         cloud = Recorder(seed=1)
+        fill(cloud.api, 400)
         async with cloud.client() as client:
             bad = await client.vms.create(request_for("bad"))
             good = await client.vms.create(request_for("good"))
