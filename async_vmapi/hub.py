@@ -101,9 +101,9 @@ class PollHub:
         self._driver: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._context = contextvars.Context()
-        # Machines whose GET waits for its turn, and these with those whose GET is under way.
-        self._gets: asyncio.Queue[_Machine] = asyncio.Queue()
-        self._asked: set[_Machine] = set()
+        # Ids whose GET waits for its turn, and these with those whose GET is under way.
+        self._gets: asyncio.Queue[str] = asyncio.Queue()
+        self._asked: set[str] = set()
         # GETs to come, as (time, tie-breaker, machine). An entry whose time is no longer its
         # machine's `due` is stale, and passed over.
         self._queue: list[tuple[float, int, _Machine]] = []
@@ -202,7 +202,6 @@ class PollHub:
                     watch.waiters.clear()
                     watch.readers.clear()
             self._machines.clear()
-            self._asked.clear()
             self._cycling = 0
         self._release(lambda: InvalidState("the client was closed while this task was awaited"))
 
@@ -231,11 +230,10 @@ class PollHub:
             watch.observer.awaited()
         self._cycling += watch.target.rule.cycle
         machine.listed, machine.joined = _NEVER, loop.time()
-        due = machine.due
         # From the last look on, and never later than it was: else one who waits a little, again and
         # again, would put the next look off each time, for the others too.
-        self._plan(machine, min(machine.joined, watch.started + watch.elapsed))
-        machine.due = min(due, machine.due)
+        last = min(machine.joined, watch.started + watch.elapsed)
+        self._plan(machine, last, latest=machine.due)
 
     def _leave(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
         machine = self._machines[watch.vm_id]
@@ -244,7 +242,6 @@ class PollHub:
         if machine.watches:
             return
         del self._machines[watch.vm_id]
-        self._asked.discard(machine)
         machine.due = math.inf
         if not self._machines:
             # Not at once: who takes one event after the other is back in the same moment.
@@ -258,11 +255,11 @@ class PollHub:
     # --- the driver -------------------------------------------------------------------------
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Those whose GETs broke off with the last driver.
-        broken_off, self._asked = self._asked, set()
-        for machine in broken_off:
-            self._plan(machine, loop.time())
-        self._gets = asyncio.Queue()
+        self._gets, self._asked = asyncio.Queue(), set()
+        # The last driver may have broken off at any point.
+        self._queue.clear()
+        for machine in self._machines.values():
+            self._plan(machine, loop.time(), latest=machine.due)
         # In a context of its own: what it does is no part of what its first awaiter does.
         self._driver = loop.create_task(
             self._drive(), name="async_vmapi poll hub", context=contextvars.Context()
@@ -274,6 +271,7 @@ class PollHub:
             self._driver.cancel()
             self._driver = None
             self._queue.clear()
+            self._gets, self._asked = asyncio.Queue(), set()
 
     def _ended(self, driver: asyncio.Task[None]) -> None:
         if driver is not self._driver:
@@ -298,7 +296,14 @@ class PollHub:
 
     async def _drive(self) -> None:
         loop = asyncio.get_running_loop()
-        askers = 0
+        # Its own: the next driver may begin before this one's looks are gone.
+        driver, gets, askers = cast("asyncio.Task[None]", asyncio.current_task()), self._gets, 0
+
+        def asker_ended(asker: asyncio.Task[None]) -> None:
+            if asker.cancelled():
+                # Perhaps it alone; what it had in hand is planned for by the next driver.
+                driver.cancel()
+
         # GETs run beside this loop, so that one that stalls holds up no other machine.
         async with asyncio.TaskGroup() as looks:
             while True:
@@ -313,11 +318,10 @@ class PollHub:
                             timer.cancel()
                     if loop.time() < due - _CLOCK:
                         continue
-                for machine in await self._tick(max(due, loop.time()), loop):
-                    self._asked.add(machine)
-                    self._gets.put_nowait(machine)
+                for vm_id in await self._tick(max(due, loop.time()), loop):
+                    gets.put_nowait(vm_id)
                     if askers < _GETS_AT_ONCE:
-                        looks.create_task(self._ask(loop))
+                        looks.create_task(self._ask(gets, loop)).add_done_callback(asker_ended)
                         askers += 1
 
     def _next_due(self) -> float:
@@ -332,8 +336,8 @@ class PollHub:
     def _next_list(self) -> float:
         return max(self._list_due, self._rosters.asked + self._schedule.floor)
 
-    def _plan(self, machine: _Machine, now: float) -> None:
-        """Set when the machine is looked at by GET next, if at all."""
+    def _plan(self, machine: _Machine, now: float, latest: float = math.inf) -> None:
+        """Set when the machine is looked at by GET next, if at all; at the `latest` by then."""
         due = again = math.inf
         for watch in machine.watches:
             if not isinstance(watch.verdict, Pending):
@@ -353,14 +357,14 @@ class PollHub:
         machine.again = again
         self._again = min(self._again, again)
         # Where its GET is to come, it is planned for again after that.
-        machine.due = due = math.inf if machine in self._asked else due
+        machine.due = due = math.inf if machine.vm_id in self._asked else min(due, latest)
         if due < math.inf:
             heapq.heappush(self._queue, (due, next(self._ties), machine))
             if self._queue[0][2] is machine:
                 self._wake.set()
 
-    async def _tick(self, now: float, loop: asyncio.AbstractEventLoop) -> list[_Machine]:
-        """Ask for the list if it is due; return the machines to ask for by GET."""
+    async def _tick(self, now: float, loop: asyncio.AbstractEventLoop) -> list[str]:
+        """Ask for the list if it is due; return the ids to ask for by GET."""
         if self._rosters.size is not None:
             # What creates have asked for tells what a list costs, before the hub's first.
             self._schedule.measured_list(self._rosters.size)
@@ -380,20 +384,25 @@ class PollHub:
             return await self._look_at_all(loop)
         return self._take_due(now)
 
-    def _take_due(self, now: float) -> list[_Machine]:
+    def _take_due(self, now: float) -> list[str]:
         horizon = now + self._slack
-        due: list[_Machine] = []
+        due: list[str] = []
         while self._queue and self._queue[0][0] <= horizon:
             at, _, machine = heapq.heappop(self._queue)
             if at == machine.due:
-                machine.due = math.inf
-                due.append(machine)
+                due.append(self._wants_get(machine))
         return due
+
+    def _wants_get(self, machine: _Machine) -> str:
+        # At once: it may be left, joined or planned for before its turn comes.
+        machine.due = math.inf
+        self._asked.add(machine.vm_id)
+        return machine.vm_id
 
     # --- looking ----------------------------------------------------------------------------
 
-    async def _look_at_all(self, loop: asyncio.AbstractEventLoop) -> list[_Machine]:
-        """Ask for the list, and return the machines that it leaves to a GET."""
+    async def _look_at_all(self, loop: asyncio.AbstractEventLoop) -> list[str]:
+        """Ask for the list, and return the ids that it leaves to a GET."""
         asked = self._rosters.asked = loop.time()
         try:
             listing = await look_at_all(self._transport)
@@ -422,8 +431,8 @@ class PollHub:
         await anyio.lowlevel.checkpoint()
         return await self._compare(listing, asked)
 
-    async def _compare(self, listing: Listing, asked: float) -> list[_Machine]:
-        """Tell the watches what changed since the last list; return who wants a GET now."""
+    async def _compare(self, listing: Listing, asked: float) -> list[str]:
+        """Tell the watches what changed since the last list; return the ids that want a GET now."""
         shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
         machines = self._machines.values()
         changed = [m for m in machines if shown.get(m.vm_id) != m.listed]
@@ -431,7 +440,7 @@ class PollHub:
             changed = [m for m in machines if asked >= m.again or shown.get(m.vm_id) != m.listed]
             self._again = min((m.again for m in machines if m.again > asked), default=math.inf)
         before, self._listed_at = self._listed_at, asked
-        confirm: list[_Machine] = []
+        confirm: list[str] = []
         if not changed:
             return confirm
         await anyio.lowlevel.checkpoint()
@@ -444,9 +453,9 @@ class PollHub:
             place = places.get(machine.vm_id)
             raw = None if place is None else bytes(raws[place])
             self._show(machine, shown.get(machine.vm_id), raw, asked, before)
-            if machine not in self._asked and any(watch.wants_get_now for watch in machine.watches):
-                machine.due = math.inf
-                confirm.append(machine)
+            wanted = any(watch.wants_get_now for watch in machine.watches)
+            if wanted and machine.vm_id not in self._asked:
+                confirm.append(self._wants_get(machine))
         return confirm
 
     def _show(
@@ -459,53 +468,66 @@ class PollHub:
     ) -> None:
         seen = None if glimpse is None else _condition(glimpse)
         listed = machine.listed
+        # To a watch that came while the list was under way, or to which a GET has told later news
+        # meanwhile, it says nothing.
+        heard = asked >= machine.joined
         for watch in machine.watches:
             if listed is not None and listed is not _NEVER and before > machine.told:
                 # It was passed over while it stayed the same; when it did so last counts.
                 watch.saw(before, Source.LIST, _condition(listed), None)
             watch.saw(asked, Source.LIST, seen, raw)
+            heard = heard and (watch.ended or watch.elapsed == asked - watch.started)
         machine.told = asked
-        # To a watch that came while the list was under way, it said nothing.
-        machine.listed = glimpse if asked >= machine.joined else _NEVER
+        machine.listed = glimpse if heard else _NEVER
         self._learn(machine)
         self._plan(machine, asked)
 
-    async def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _ask(self, gets: asyncio.Queue[str], loop: asyncio.AbstractEventLoop) -> None:
         """Look by GET at one machine after the other, as their turns come."""
         while True:
-            machine = await self._gets.get()
+            vm_id = await gets.get()
+            while (held := self._hold_until - loop.time()) > 0:  # noqa: ASYNC110 - may be prolonged
+                await asyncio.sleep(held)
             # Else nobody awaits it any more, for instance because a list came first.
-            if self._machines.get(machine.vm_id) is machine:
-                await self._look_at(machine, loop)
-                self._asked.discard(machine)
+            if vm_id in self._machines:
+                await self._look_at(vm_id, loop)
+            self._asked.discard(vm_id)
+            if (machine := self._machines.get(vm_id)) is not None:
                 self._plan(machine, loop.time())
 
-    async def _look_at(self, machine: _Machine, loop: asyncio.AbstractEventLoop) -> None:
+    async def _look_at(self, vm_id: str, loop: asyncio.AbstractEventLoop) -> None:
         """Look at one machine by GET."""
         asked = loop.time()
+        look, problem = None, ""
         try:
-            look = await look_at(self._transport, machine.vm_id)
+            look = await look_at(self._transport, vm_id)
         except AuthenticationError as error:
             self._refused(error, loop)
             return
         except VMAPIError as error:
             self._troubled(error, loop)
-            machine.failures += 1
-            for watch in machine.watches:
-                watch.missed(str(error))
+            problem = str(error)
         else:
-            machine.failures = self._failures = 0
-            if self.observer is not None:
-                self.observer.looked("get", len(machine.watches))
+            self._failures = 0
             if look.size is not None:
                 self._schedule.measured_get(look.size)
-            seen = None if look.glimpse is None else _condition(look.glimpse)
+        # Not before: it may have been left meanwhile, and be awaited again.
+        machine = self._machines.get(vm_id) or _Machine(vm_id)
+        if look is None:
+            machine.failures += 1
             for watch in machine.watches:
-                watch.saw(asked, Source.GET, seen, look.raw)
-            if look.glimpse is not None and look.glimpse != machine.listed:
-                # One of the two is behind: what the next list shows is news, new or not.
-                machine.listed = _NEVER
-            self._learn(machine)
+                watch.missed(problem)
+            return
+        machine.failures = 0
+        if self.observer is not None:
+            self.observer.looked("get", len(machine.watches))
+        seen = None if look.glimpse is None else _condition(look.glimpse)
+        for watch in machine.watches:
+            watch.saw(asked, Source.GET, seen, look.raw)
+        if look.glimpse is not None and look.glimpse != machine.listed:
+            # One of the two is behind: what the next list shows is news, new or not.
+            machine.listed = _NEVER
+        self._learn(machine)
 
     def _learn(self, machine: _Machine) -> None:
         for watch in machine.watches:

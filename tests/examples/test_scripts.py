@@ -90,8 +90,14 @@ class TestRollingReboot:
             vm_cloud.add(f"web-{number:02}")
         report = tmp_path / "reboot.json"
 
+        def interrupt_amid(loop):
+            if vm_cloud.requests["reboot"] > 5:
+                signal.raise_signal(signal.SIGINT)
+            else:
+                loop.call_later(1, interrupt_amid, loop)
+
         def interrupted_client():
-            virtual_loops[-1].call_later(50, signal.raise_signal, signal.SIGINT)
+            interrupt_amid(virtual_loops[-1])
             return vm_cloud.client()
 
         with pytest.raises(KeyboardInterrupt):

@@ -7,7 +7,9 @@ import os
 import statistics
 import subprocess
 import sys
+from collections import Counter
 
+import anyio.lowlevel
 import pytest
 
 from async_vmapi import Client, CreateRequest, ImageBoot, InvalidState
@@ -401,10 +403,11 @@ class TestHoldingBack:
 class TestTwoSources:
     """The list and a machine's own page need not agree, and not both need answer."""
 
-    async def test_a_get_that_lags_behind_the_list_hides_no_end(self):
-        """Where a GET denies what a list has shown, both are asked again."""
+    @pytest.mark.parametrize("half", [0.01, 0.45])
+    async def test_a_get_that_lags_behind_the_list_hides_no_end(self, half):
+        """Where a GET denies what a list has shown, also while one comes, both are asked again."""
         cloud = Recorder(settings=Settings(power_off=(2, 3), stale=0), seed=1)
-        ids, handle, began = fill(cloud.api, 40), cloud.api.handle, now()
+        ids, handle, began = fill(cloud.api, 100), cloud.api.handle, now()
 
         def lagging(request, **when):
             response = handle(request, **when)
@@ -414,12 +417,23 @@ class TestTwoSources:
             return Response(response.status, response.headers, body)
 
         cloud.api.handle = lagging
-        async with cloud.client() as client:
-            report = await client.bulk(limit=40).power_off(ids)
-        assert report.counts["succeeded"] == 40
+        async with cloud.client(latency=0.3) as client:
+            wire = client._transport._wire
+            send = wire.send
+
+            async def slow(method, target, *rest):
+                listing = target.endswith("machines")
+                await asyncio.sleep(half if listing else 0)
+                answer = await send(method, target, *rest)
+                await asyncio.sleep(half if listing else 0)
+                return answer
+
+            wire.send = slow
+            report = await client.bulk(limit=100).power_off(ids)
+        assert report.counts["succeeded"] == 100
         assert 20 < now() - began < 30
         # As often as there is a list, which is once in some seconds.
-        assert len(cloud.times("get")) <= 40 * (len(cloud.times("list")) + 1)
+        assert len(cloud.times("get")) <= 100 * (len(cloud.times("list")) + 1)
 
     async def test_what_a_get_would_confirm_is_seen_without_one(self):
         """Where a machine's own page is never answered, a list decides, ten seconds later."""
@@ -491,6 +505,139 @@ class TestTwoSources:
         assert (await again).state == "online"
         await closer
         await client.close()
+
+
+def gets_at_once(client):
+    """Note how many GETs of each machine are on their way, and how many there were at most."""
+    wire = client._transport._wire
+    send, under_way, most = wire.send, Counter(), Counter()
+
+    async def noted(method, target, *rest):
+        if method != "GET" or target.endswith("machines"):
+            return await send(method, target, *rest)
+        under_way[target] += 1
+        most[target] = max(most[target], under_way[target])
+        most["all"] = max(most["all"], under_way.total())
+        try:
+            return await send(method, target, *rest)
+        finally:
+            under_way[target] -= 1
+
+    wire.send = noted
+    return most
+
+
+class TestQueue:
+    """GETs wait for their turns, and whoever is waited for may be left, joined or broken off."""
+
+    @pytest.mark.parametrize("what", ["cancel the driver", "leave", "join"])
+    async def test_what_happens_while_a_list_is_told(self, monkeypatch, what):
+        """Nothing is lost or asked for twice, whatever others do while others have their turn."""
+        cloud = Recorder(settings=Settings(delete=(0.5, 0.6), stale=0), seed=1)
+        ids, joined, done = fill(cloud.api, 120), [], asyncio.Event()
+        checkpoint = anyio.lowlevel.checkpoint
+
+        async def amid(client, waiting):
+            await done.wait()
+            if what == "cancel the driver":
+                client._hub._driver.cancel()
+            for vm_id in tuple(client._hub._asked)[:30]:
+                if what == "leave":
+                    waiting.pop(vm_id).cancel()
+                elif what == "join":
+                    again = client.resume(tokens_of[vm_id])
+                    joined.append(asyncio.ensure_future(again.wait(timeout=300)))
+
+        async with cloud.client(latency=0.5) as client:
+            most = gets_at_once(client)
+            tasks = await asyncio.gather(*map(client.vms.delete, ids))
+            tokens_of = {task.vm_id: task.token() for task in tasks}
+            waiting = {t.vm_id: asyncio.ensure_future(t.wait(timeout=300)) for t in tasks}
+            acting = asyncio.ensure_future(amid(client, waiting))
+
+            async def noticed():
+                if client._hub._asked:
+                    done.set()
+                await checkpoint()
+
+            monkeypatch.setattr(anyio.lowlevel, "checkpoint", noticed)
+            await acting
+            await asyncio.gather(*waiting.values(), *joined)
+            assert (len(waiting), len(joined)) == (90 if what == "leave" else 120, len(joined))
+            assert len(joined) == (30 if what == "join" else 0)
+            assert most.pop("all") == 16
+            # The driver's GETs that were cancelled with it never came back.
+            assert max(most.values()) == 1
+            assert now() < 60
+            assert not client._hub._asked
+
+    async def test_a_get_serves_who_came_back_meanwhile(self, request_for):
+        """Waits shorter than a look takes see the end, and ask for no more looks than long ones."""
+        cloud = Recorder(settings=Settings(create=(30, 31)), seed=1)
+        fill(cloud.api, 400)
+        async with cloud.client(latency=3.0) as client:
+            most = gets_at_once(client)
+            task, other = [await client.vms.create(request_for(f"w-{n}")) for n in range(2)]
+            staying = asyncio.ensure_future(other.wait())
+            began = now()
+            while not task.done():
+                assert now() < began + 60
+                with contextlib.suppress(TimeoutError):
+                    await task.wait(timeout=1)
+            await staying
+        assert max(most[target] for target in most if target != "all") == 1
+
+    async def test_who_comes_and_goes_alone_is_served(self, request_for):
+        """The hub stops each time, and yet the next look is due from the last one on."""
+        cloud = Recorder(settings=Settings(create=60, not_found=0), seed=1)
+        client = cloud.client()
+        task = await client.vms.create(request_for())
+        while not task.done():
+            assert now() < 80
+            with contextlib.suppress(TimeoutError):
+                await task.wait(timeout=2)
+            await asyncio.sleep(0.5)
+        assert task.evidence == "observed"
+
+    async def test_gets_in_the_queue_leave_a_failing_server_alone(self):
+        """What waits for its turn is held back like any other look."""
+        cloud = Recorder(settings=Settings(delete=(0.5, 0.6), stale=0), seed=1)
+        ids, handle, failed = fill(cloud.api, 500), cloud.api.handle, []
+
+        def failing(request, **when):
+            if request.method == "GET" and not request.target.endswith("machines"):
+                failed.append(now())
+                return Response(500, {}, b"")
+            return handle(request, **when)
+
+        cloud.api.handle = failing
+        async with cloud.client(latency=0.1) as client:
+            tasks = await asyncio.gather(*map(client.vms.delete, ids))
+            waiting = [asyncio.ensure_future(task.wait()) for task in tasks]
+            await asyncio.sleep(20)
+            assert 16 <= len(failed) <= 16 * 10
+            cloud.api.handle = handle
+            await asyncio.gather(*waiting)
+        assert cloud.api.cloud.vms == {}
+
+    async def test_a_look_that_is_cancelled_alone_is_asked_again(self, request_for):
+        """A wire that ends as cancelled, though nobody cancelled it, loses no machine."""
+        cloud = Recorder(seed=1)
+        fill(cloud.api, 400)
+        async with cloud.client() as client:
+            task = await client.vms.create(request_for())
+            wire, cancelled = client._transport._wire, []
+            send = wire.send
+
+            def cancelling(*call):
+                if len(cancelled) < 20:
+                    cancelled.append(call)
+                    raise asyncio.CancelledError
+                return send(*call)
+
+            wire.send = cancelling
+            assert (await task.wait(timeout=300)).state == "online"
+        assert len(cancelled) == 20
 
 
 class TestStalling:
