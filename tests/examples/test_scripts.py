@@ -46,6 +46,14 @@ class TestQuickstart:
         assert [vm_cloud.requests[call] for call in ("create", "resize", "delete")] == [1, 1, 1]
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal's programs have it; those that a shell starts with ``&`` ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class TestRollingReboot:
     def test_waves_with_a_floor(self, vm_cloud, tmp_path, capsys):
         """One goes first, and at no time are more than a fifth of them down."""
@@ -84,6 +92,7 @@ class TestRollingReboot:
         assert (counts["failed"], counts["not_started"]) == (1, 19)
         assert vm_cloud.requests["reboot"] == 0
 
+    @pytest.mark.usefixtures("ctrl_c")
     def test_an_interruption_and_what_is_left(self, vm_cloud, tmp_path, capsys, virtual_loops):
         """Ctrl-C writes down how far it came, and the next run does the rest: each once."""
         for number in range(20):
