@@ -1,18 +1,25 @@
-"""Decide from what was seen whether an operation is done. Pure: no clock, no network (WIRE §4, §5).
+"""Decide from observations whether an operation is complete. Pure: no clock, no network.
 
-The API says "accepted" and no more. A `Completion` takes each look at the machine in the order in
-which they were asked and answers with a verdict: pending, done with its evidence, or failed. What
-is awaited of each operation stands in `RULES` as data. Times are seconds since the request was
-accepted; an observation's time is when the look was *asked*, so that nothing older than the write
-can pass for news.
+The API answers "accepted" and nothing more (WIRE §4). A `Completion` takes each observation of the
+VM and returns a verdict: pending, done with its evidence, or failed. `RULES` says as data what each
+operation waits for. Times are seconds since the request was accepted.
 
-Looks by GET and by list are judged apart, since a list may lag behind a GET: what a list showed
-within `LIST_LAG` of the write may be from before it, and proves no transition. For the same reason
-a list proves what a GET proved that was asked `LIST_LAG` before it: where a GET is what would
-decide and none comes, because a whole fleet waits for one, a list decides that much later.
+One assumption about reads, and no other: **a response asked at time t shows each VM as it was at
+some moment from t - max_staleness until it was answered**; each read and each VM for itself, GET
+and list alike, in no order. D stands for max_staleness below. From it follows:
+
+1. Asked at D or later, a read shows a moment after the request (t - D >= 0).
+2. Asked at least D after another read was answered, a read shows a later moment than that one.
+3. Asked before D, a read can show a moment before the request. It counts only where no older value
+   can look like it: a VM that did not exist has no older ``online``. Where this client changed
+   nothing for D before the request, it can be one side of a transition, never an end.
+
+docs/completion.md derives each operation's rule; tests/simulation/test_exhaustion.py checks them
+against every small world.
 """
 
 import enum
+import math
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -21,9 +28,8 @@ import attrs
 from async_vmapi.models import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
 
 __all__ = [
-    "LIST_LAG",
+    "APPEARS_WITHIN",
     "RULES",
-    "STALE",
     "Completion",
     "Done",
     "Evidence",
@@ -31,23 +37,18 @@ __all__ = [
     "Observation",
     "Pending",
     "Rule",
-    "Source",
     "Target",
     "Verdict",
 ]
 
-STALE: Final = 10.0
-"""Seconds after a write in which its old values may still be read (WIRE §4 gives no figure)."""
+APPEARS_WITHIN: Final = 60.0
+"""Seconds after which a VM that was never visible does not appear any more (WIRE §4: "[?]")."""
 
-LIST_LAG: Final = 10.0
-"""Seconds by which a list is thought to lag behind a GET at most."""
+_FAILURE_HOLD: Final = 5.0
+"""Seconds for which a failing state must be shown before it is believed."""
 
-FAILURE_HOLD: Final = 5.0
-"""Seconds for which a failing state must stay before it is believed."""
-
-
-ODD_LOOKS: Final = 3
-"""Looks in a row at which an unknown word is taken for a state, and not for a server's slip."""
+_ODD_IN_A_ROW: Final = 3
+"""Observations in a row that make an unknown word a state, and not a slip of the server."""
 
 
 class Evidence(enum.StrEnum):
@@ -56,33 +57,26 @@ class Evidence(enum.StrEnum):
     OBSERVED = "observed"
     """The transition was seen."""
     INFERRED = "inferred"
-    """The wanted end holds, but the transition to it was missed."""
+    """The target state holds, but the transition to it was missed."""
     ASSUMED = "assumed"
-    """There was nothing to see, as where a reboot never left ``online``, and its time is over."""
-
-
-class Source(enum.Flag):
-    """How a look was asked; also a set of such ways."""
-
-    NONE = 0
-    GET = 1
-    LIST = 2
+    """There was nothing to see, as where a reboot never left ``online``; its grace period is over.
+    """
 
 
 @attrs.frozen
 class Observation:
-    """One look at the machine.
+    """The result of one poll, by GET or by list.
 
     Attributes:
-        at: When it was asked, in seconds since the request was accepted.
-        source: How it was asked.
-        state: The state's word; None if the machine was absent.
-        cores: Number of CPUs then.
-        ram: Memory in MB then.
+        asked: When the request was made, in seconds since the operation was accepted.
+        answered: When its response had arrived.
+        state: The state's word; None if the VM was absent.
+        cores: Number of CPUs.
+        ram: Memory in MB.
     """
 
-    at: float
-    source: Source
+    asked: float
+    answered: float
     state: str | None
     cores: int = 0
     ram: int = 0
@@ -93,19 +87,18 @@ class Pending:
     """Not decided yet.
 
     Attributes:
-        confirm: Whether a GET is what would decide it.
-        look_at: Not before this time; None for at once.
-        list_at: From this time on a list that shows the same decides it too; None for never.
+        recheck_at: Asked at this time or later, an observation counts although it shows nothing
+            new. None if only a change counts.
+        waiting: Whether no observation asked earlier can complete the operation.
     """
 
-    confirm: bool = False
-    look_at: float | None = None
-    list_at: float | None = None
+    recheck_at: float | None = None
+    waiting: bool = False
 
 
 @attrs.frozen
 class Done:
-    """The operation is done."""
+    """The operation is complete."""
 
     evidence: Evidence
 
@@ -116,7 +109,7 @@ class Failed:
 
     Attributes:
         reason: Why, in words.
-        gone: Whether the machine is no longer there.
+        gone: Whether the VM is no longer there.
     """
 
     reason: str
@@ -126,7 +119,6 @@ class Failed:
 Verdict: TypeAlias = Pending | Done | Failed
 
 _PENDING: Final = Pending()
-_CONFIRM: Final = Pending(confirm=True)
 
 # WIRE §4: "any other word can come, failure words too". These mean nothing else in any API.
 _FAILURE_WORDS: Final = frozenset({"error", "failed", "failure"})
@@ -139,25 +131,25 @@ class Rule:
     Attributes:
         expected: The states that can be the end; empty where absence is.
         passing: States known to lie on the way. Any word in none of the three sets is kept
-            and watched on, just as these are.
+            and polled on, just as these are.
         failing: States from which the end cannot come.
-        fresh: The machine is new: nothing about it is older than the write, and not being
-            found is at first "not yet" (WIRE §5.3).
+        new_vm: The VM is new: nothing about it is older than the request, and absence is at
+            first "not yet" (WIRE §5.3).
         cycle: The end is to leave ``online`` and to come back.
-        resized: The end has the wanted cores and ram.
-        absences: GETs in a row that must say "not found" where no list agrees with them.
-        settle: Seconds after which a cycle that did not show is assumed to be over.
+        resized: The end has the requested cores and ram.
+        absences: Observations in a row that must show the VM absent.
+        grace: Seconds after which a cycle that did not show is assumed to be over.
         timeout: Seconds to wait by default, besides the operation's own ``wait_for``.
     """
 
     expected: frozenset[str] = frozenset()
     passing: frozenset[str] = frozenset()
     failing: frozenset[str] = frozenset()
-    fresh: bool = False
+    new_vm: bool = False
     cycle: bool = False
     resized: bool = False
-    absences: int = 5
-    settle: float = 0.0
+    absences: int = 8
+    grace: float = 0.0
     timeout: float
 
 
@@ -172,7 +164,7 @@ _COMES_BACK: Final = Rule(
     passing=frozenset({OFFLINE}),
     failing=_LOST,
     cycle=True,
-    settle=60.0,
+    grace=60.0,
     timeout=900.0,
 )
 
@@ -181,7 +173,7 @@ RULES: Final[Mapping[Operation, Rule]] = {
         expected=frozenset({ONLINE}),
         passing=frozenset({INSTALLING, OFFLINE}),
         failing=_LOST,
-        fresh=True,
+        new_vm=True,
         timeout=1800.0,
     ),
     "resize": Rule(
@@ -194,28 +186,30 @@ RULES: Final[Mapping[Operation, Rule]] = {
     ),
     "reboot": _COMES_BACK,
     "reset": _COMES_BACK,
+    # A wrong "deleted" costs less than a wrong "vanished": nothing else was wanted.
     "delete": Rule(
-        passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), absences=4, timeout=900.0
+        passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), absences=5, timeout=900.0
     ),
 }
 
-# WIRE §4 does not say whether a resized machine is started again, nor whether its new size
-# shows before it goes down. So an end that may be a passing place must stay for a while.
-_RESIZED_ONLINE_HOLD: Final = 20.0
-_RESIZED_OFFLINE_HOLD: Final = 60.0
-# Without a change of size to see, being down may be any part of the way.
-_UNCHANGED_OFFLINE_HOLD: Final = 120.0
+# WIRE §4 does not say whether a resized VM is started again. So `offline` with the new size must
+# last: for a restart where the size was seen to change while the VM was down, for the whole of the
+# change where it was not.
+_RESTART: Final = 60.0
+_CHANGE: Final = 120.0
+# Nor does it say whether the new size shows before the VM goes down, which it does after `wait_for`
+# at the latest. Then it takes this long to be back.
 _RESIZE_SLACK: Final = 60.0
 
 
 @attrs.frozen
 class Target:
-    """What was asked of the machine, as far as the end depends on it.
+    """What was requested, as far as the end depends on it.
 
     Attributes:
         operation: The operation.
-        cores: The wanted number of CPUs of a resize.
-        ram: The wanted memory in MB of a resize.
+        cores: The requested number of CPUs of a resize.
+        ram: The requested memory in MB of a resize.
         wait_for: Minutes that the guest was given to go down.
     """
 
@@ -237,174 +231,217 @@ class Target:
 
 @attrs.define
 class Completion:
-    """Judges the looks at one machine for one operation; see the module.
+    """Judges the observations of one VM for one operation; see the module.
 
     Args:
-        target: What was asked.
-        seen: Whether the machine was seen since the write, for one taken up from a token.
+        target: What was requested.
+        max_staleness: Seconds by which any read may be old.
+        visible_at: When some read had shown the VM; 0 for one that was visible before the request,
+            None for one that this client has never seen.
+        quiet: Whether this client changed nothing about the VM in the last `max_staleness`
+            seconds before the request.
+        rule: How the operation ends; by default that of `RULES`.
     """
 
     target: Target
-    seen: bool = False
-    # Sources that credibly showed the machine before its end, since the write; and whether any
-    # source showed it so at all.
-    _before: Source = attrs.field(default=Source.NONE, init=False)
-    _contrary: bool = attrs.field(default=False, init=False)
-    # Of a cycle: sources that showed online; that showed it left. Of a resize: that it was down.
-    _was_online: Source = attrs.field(default=Source.NONE, init=False)
-    _was_down: Source = attrs.field(default=Source.NONE, init=False)
-    _listed: bool = attrs.field(default=False, init=False)
-    _list_absent: bool = attrs.field(default=False, init=False)
-    _gets_absent: int = attrs.field(default=0, init=False)
-    # The unknown word of this look, if it is one, and how often it came in a row.
-    _odd: tuple[Source, str | None] | None = attrs.field(default=None, init=False)
-    _odd_looks: int = attrs.field(default=0, init=False)
+    max_staleness: float
+    visible_at: float | None = None
+    quiet: bool = False
+    rule: Rule = attrs.field(
+        default=attrs.Factory(lambda self: self.target.rule, takes_self=True), kw_only=True
+    )
+    # Whether the VM was seen since the request.
+    seen: bool = attrs.field(default=False, init=False)
+    # When the earliest observation of each kind was answered that counts; None before it.
+    # Before the transition: not at the end; of a cycle, online; of a resize, another size.
+    _before: float | None = attrs.field(default=None, init=False)
+    # Of a cycle or resize: not online. The first counts for `inferred`; of the second it is certain
+    # that it was after the request, and for a cycle after `_before`.
+    _away: float | None = attrs.field(default=None, init=False)
+    _surely_away: float | None = attrs.field(default=None, init=False)
+    # Of a resize: offline with the requested size, in a row; and whether the size changed while
+    # the VM was down.
+    _offline: float | None = attrs.field(default=None, init=False)
+    _was_down_before: bool = attrs.field(default=False, init=False)
+    # Absences in a row, and when the first was asked.
+    _absences: tuple[int, float] = attrs.field(default=(0, 0.0), init=False)
+    # The failing state of the observations in a row, and when the first was asked.
     _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
-    # The end that is shown, and since when.
-    _held: tuple[str | None, float] | None = attrs.field(default=None, init=False)
+    # The unknown word of this observation, if it is one, and how often it came in a row.
+    _odd: str | None = attrs.field(default=None, init=False)
+    _odd_count: int = attrs.field(default=0, init=False)
 
     @property
     def left_online(self) -> bool:
-        """Whether the machine was seen to leave ``online`` in a cycle, by one source's word."""
-        return bool(self._was_down)
+        """Whether a reboot or reset was seen to leave ``online``."""
+        return self._away is not None
 
     def observe(self, seen: Observation) -> Verdict:
-        """Take one look into account and return the verdict after it.
-
-        Args:
-            seen: The look; never asked earlier than the one before it.
-        """
+        """Take one observation into account and return the verdict after it."""
         if seen.state is None:
             return self._absent(seen)
         self.seen = True
-        self._listed = self._listed or seen.source is Source.LIST
-        self._list_absent, self._gets_absent = False, 0
-        self._note_odd(seen)
-        rule = self.target.rule
-        if seen.state in rule.failing:
+        if self.visible_at is None:
+            self.visible_at = seen.answered
+        self._absences = (0, 0.0)
+        self._count_odd(seen.state)
+        if seen.state in self.rule.failing:
             return self._fails(seen, seen.state)
         self._failing = None
-        if not rule.expected:
+        if not self.rule.expected:
             return _PENDING
-        if rule.cycle:
+        if self.rule.cycle:
             return self._cycled(seen)
-        if rule.resized:
+        if self.rule.resized:
             return self._resized(seen, seen.state)
         return self._arrived(seen)
 
-    def _credible(self, seen: Observation) -> bool:
-        """Return whether a look can stand for one side of a transition."""
-        fresh = self.target.rule.fresh or seen.source is Source.GET or seen.at >= LIST_LAG
-        return fresh and self._believed
+    # --- what an observation proves -------------------------------------------------------------
 
-    @property
-    def _believed(self) -> bool:
-        return self._odd is None or self._odd_looks >= ODD_LOOKS
+    def _is_after_request(self, seen: Observation) -> bool:
+        return self.rule.new_vm or seen.asked >= self.max_staleness
 
-    def _note_odd(self, seen: Observation) -> None:
-        odd = None if seen.state in _KNOWN else (seen.source, seen.state)
-        self._odd_looks = self._odd_looks + 1 if odd == self._odd else 1
+    def _is_later(self, seen: Observation, moment: float | None) -> bool:
+        """Return whether `seen` shows a later moment than an observation answered at `moment`."""
+        return moment is not None and seen.asked >= moment + self.max_staleness
+
+    def _counts(self, seen: Observation) -> bool:
+        """Return whether an observation can be one side of this operation's transition."""
+        believed = self._odd is None or self._odd_count >= _ODD_IN_A_ROW
+        return believed and (self.quiet or self._is_after_request(seen))
+
+    def _count_odd(self, state: str) -> None:
+        odd = None if state in _KNOWN else state
+        self._odd_count = self._odd_count + 1 if odd == self._odd else 1
         self._odd = odd
 
+    def _note_before(self, seen: Observation) -> None:
+        if self._before is None and self._counts(seen):
+            self._before = seen.answered
+
+    def _note_away(self, seen: Observation, *, after: float | None) -> None:
+        """Note that the VM is not online; `after` is when it was online, where that matters."""
+        if not self._counts(seen):
+            return
+        if self._away is None:
+            self._away = seen.answered
+        in_order = after is None or self._is_later(seen, after)
+        if self._surely_away is None and in_order and self._is_after_request(seen):
+            self._surely_away = seen.answered
+
+    def _not_yet(self, seen: Observation, side: float | None, *, certain_at: float) -> Pending:
+        """Return the verdict on a VM that is on the way.
+
+        Args:
+            seen: The observation.
+            side: When the side of the transition that it may be was noted; None if it was not.
+            certain_at: From when on the same observation would be.
+        """
+        if side is not None:
+            return _PENDING
+        return Pending(recheck_at=seen.asked if self._odd is not None else certain_at)
+
+    def _evidence(self, *, certain: bool) -> Evidence:
+        return Evidence.OBSERVED if certain else Evidence.INFERRED
+
+    # --- the ends -------------------------------------------------------------------------------
+
     def _absent(self, seen: Observation) -> Verdict:
-        fresh = self.target.rule.fresh
-        if fresh and not self.seen:
+        deleting = not self.rule.expected
+        if self.visible_at is None and self.rule.new_vm:
             return _PENDING
-        if seen.source is Source.GET:
-            self._gets_absent += 1
-        elif fresh and not self._listed:
-            # This list is older than the machine.
-            return _PENDING
-        else:
-            self._list_absent = True
-        agreed = self._gets_absent >= (1 if self._list_absent else self.target.rule.absences)
-        if not agreed:
-            return _CONFIRM
-        if self.target.rule.expected:
-            return Failed("the machine is gone", gone=True)
-        return Done(Evidence.OBSERVED if self.seen else Evidence.INFERRED)
+        since = math.inf if self.visible_at is None else self.visible_at
+        if not self.rule.new_vm:
+            since = min(since, APPEARS_WITHIN)
+        since += self.max_staleness
+        if seen.asked < since:
+            self._absences = (0, 0.0)
+            # It may appear, which would be news.
+            return Pending(recheck_at=since, waiting=deleting and self.visible_at is not None)
+        count, first = self._absences
+        count, first = count + 1, first if count else seen.asked
+        self._absences = (count, first)
+        # So that one replica without it, or one wrong response, decides nothing.
+        enough = first + self.max_staleness / 2
+        if count < self.rule.absences or seen.asked < enough:
+            return Pending(recheck_at=seen.asked)
+        if deleting:
+            return Done(self._evidence(certain=self.seen))
+        return Failed("the VM is gone", gone=True)
 
     def _fails(self, seen: Observation, state: str) -> Verdict:
-        # It is no end, whatever comes of it.
-        self._contrary, self._held = True, None
-        if self._credible(seen):
-            self._before |= seen.source
-        if seen.source is Source.LIST:
-            return _CONFIRM
+        self._offline = None
         if self._failing is None or self._failing[0] != state:
-            self._failing = (state, seen.at)
-        believed = max(self._failing[1] + FAILURE_HOLD, STALE)
-        if seen.at < believed:
-            return Pending(confirm=True, look_at=believed)
-        return Failed(f"the machine is {state!r}")
+            self._failing = (state, seen.asked)
+        believed_at = self._failing[1] + _FAILURE_HOLD
+        if not self.rule.new_vm:
+            believed_at = max(believed_at, self.max_staleness)
+        if seen.asked < believed_at:
+            return Pending(recheck_at=believed_at, waiting=True)
+        return Failed(f"the VM is {state!r}")
 
     def _arrived(self, seen: Observation) -> Verdict:
         """Judge an operation that is done when an expected state is reached."""
-        if seen.state not in self.target.rule.expected:
-            self._contrary, self._held = self._contrary or self._believed, None
-            if self._credible(seen):
-                self._before |= seen.source
-            return _PENDING
-        if self.target.rule.fresh or seen.source in self._before:
-            return Done(Evidence.OBSERVED)
-        # Until then it may be an old value still, or the operation had nothing to do.
-        return self._holds(seen, 0.0 if self._contrary else STALE, Evidence.INFERRED)
+        if seen.state not in self.rule.expected:
+            self._note_before(seen)
+            return self._not_yet(seen, self._before, certain_at=self.max_staleness)
+        if not self._is_after_request(seen):
+            return Pending(recheck_at=self.max_staleness, waiting=True)
+        certain = self.rule.new_vm or self._is_later(seen, self._before)
+        return Done(self._evidence(certain=certain))
 
     def _cycled(self, seen: Observation) -> Verdict:
-        """Judge an operation that is done when the machine left ``online`` and came back."""
-        source = seen.source
+        """Judge an operation that is done when the VM left ``online`` and came back."""
         if seen.state != ONLINE:
-            self._held = None
-            if self._credible(seen):
-                self._contrary = True
-                if source in self._was_online:
-                    self._was_down |= source
-            return _PENDING
-        if self._credible(seen):
-            self._was_online |= source
-        if source in self._was_down:
-            return Done(Evidence.OBSERVED)
-        if self._contrary:
-            return self._holds(seen, STALE, Evidence.INFERRED)
-        return self._holds(seen, self.target.rule.settle, Evidence.ASSUMED)
+            # Without having been seen online, it cannot be seen to leave; that is inferred then.
+            if self._before is None:
+                self._note_away(seen, after=math.inf)
+                return self._not_yet(seen, self._away, certain_at=self.max_staleness)
+            self._note_away(seen, after=self._before)
+            certain_at = self._before + self.max_staleness
+            return self._not_yet(seen, self._surely_away, certain_at=certain_at)
+        self._note_before(seen)
+        if self._away is None:
+            grace = max(self.rule.grace, self.max_staleness)
+            if seen.asked >= grace:
+                return Done(Evidence.ASSUMED)
+            return Pending(recheck_at=grace if self._before is not None else self.max_staleness)
+        back_at = self._away + self.max_staleness
+        if seen.asked < back_at:
+            return Pending(recheck_at=back_at, waiting=True)
+        return Done(self._evidence(certain=self._is_later(seen, self._surely_away)))
 
     def _resized(self, seen: Observation, state: str) -> Verdict:
-        """Judge a resize: the wanted size, in a state that lasts."""
-        target = self.target
-        if state != ONLINE and self._credible(seen):
-            self._was_down |= seen.source
-        if (seen.cores, seen.ram) != (target.cores, target.ram):
-            self._contrary, self._held = True, None
-            if self._credible(seen):
-                self._before |= seen.source
-            return _PENDING
-        if state not in target.rule.expected:
-            self._held = None
-            return _PENDING
-        end = self._held_since(seen) + self._resize_hold(state)
-        if not self._contrary and state == ONLINE and not self._was_down:
-            # It had that size already: only the time that it may take tells.
-            end = max(end, 60.0 * target.wait_for + _RESIZE_SLACK)
-        if seen.at >= end and seen.source in self._before:
-            return Done(Evidence.OBSERVED)
-        return self._holds(seen, end, Evidence.INFERRED)
-
-    def _resize_hold(self, state: str) -> float:
+        """Judge a resize: the requested size, in a state that lasts."""
+        if state != ONLINE:
+            self._note_away(seen, after=None)
+        if (seen.cores, seen.ram) != (self.target.cores, self.target.ram):
+            self._note_before(seen)
+            self._offline = None
+            self._was_down_before = self._was_down_before or (
+                state != ONLINE and self._counts(seen)
+            )
+            return self._not_yet(seen, self._before, certain_at=self.max_staleness)
+        if state not in self.rule.expected:
+            self._offline = None
+            return self._not_yet(seen, self._surely_away, certain_at=self.max_staleness)
+        if not self._is_after_request(seen):
+            self._offline = None
+            return Pending(recheck_at=self.max_staleness)
+        certain = self._is_later(seen, self._before)
         if state == OFFLINE:
-            return _RESIZED_OFFLINE_HOLD if self._contrary else _UNCHANGED_OFFLINE_HOLD
-        return 0.0 if self._was_down else _RESIZED_ONLINE_HOLD
-
-    def _held_since(self, seen: Observation) -> float:
-        """Return since when the end is shown that this look shows."""
-        if self._held is None or self._held[0] != seen.state:
-            self._held = (seen.state, seen.at)
-        return self._held[1]
-
-    def _holds(self, seen: Observation, end: float, evidence: Evidence) -> Verdict:
-        """Judge an end that was not seen to come, and that counts from `end` on."""
-        list_at = max(self._held_since(seen), end) + LIST_LAG
-        if seen.at < end:
-            return Pending(confirm=True, look_at=end, list_at=list_at)
-        if seen.source is Source.LIST and seen.at < list_at:
-            return Pending(confirm=True, list_at=list_at)
-        return Done(evidence)
+            if self._offline is None:
+                self._offline = seen.answered
+            hold = _RESTART if self._was_down_before else _CHANGE
+            end = self._offline + hold + self.max_staleness
+        else:
+            self._offline = None
+            # A guest that is still running goes down when its time is over, at the latest.
+            end = 60.0 * self.target.wait_for + _RESIZE_SLACK + self.max_staleness
+            if self._away is not None:
+                end = min(end, self._away + self.max_staleness)
+                certain = certain and self._is_later(seen, self._surely_away)
+        if seen.asked < end:
+            waiting = state == ONLINE and self._away is not None
+            return Pending(recheck_at=end, waiting=waiting)
+        return Done(self._evidence(certain=certain))

@@ -94,8 +94,7 @@ def open_envelope(
     kind = _KINDS.get(status)
     if kind is None:
         kind = ServerError if status >= 500 else BadRequest if status >= 400 else APIError
-    from_api = content is not None and content.get("success") is not True
-    raise kind(words, status=status, method=method, path=path, from_api=from_api)
+    raise kind(words, status=status, method=method, path=path, from_api=refused)
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:

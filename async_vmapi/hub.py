@@ -1,25 +1,40 @@
-"""Watch the fleet for all tasks of a client at once.
+"""Poll the fleet for all tasks of a client at once.
 
-The API has no events (WIRE §4), so whoever waits must ask. The hub asks for everybody. It runs
-only while somebody awaits, and belongs to no awaiter, so any of them can be cancelled without
-harm to the others.
+The API has no events (WIRE §4), so waiting means polling, which the hub shares across all waiters.
+It runs only while a task is awaited, and belongs to no waiter, so cancelling one harms no other.
+
+A polled VM is a small state machine. In list mode one list serves all VMs; in GET mode each VM has
+a timer; whichever costs less is chosen anew as VMs come and go.
+
+========== ============================================= ==========================================
+state      meaning                                       leaves it by
+========== ============================================= ==========================================
+LISTED     the next list shows it                        GET mode → PLANNED; last poll → QUEUED
+PLANNED    a timer runs until its GET                    timer or last poll → QUEUED;
+                                                         list mode → LISTED
+QUEUED     its GET waits for a free slot                 slot free → IN_FLIGHT; list mode → LISTED
+IN_FLIGHT  its GET was sent                              response or failure → LISTED or PLANNED
+LEFT       no task of it is awaited any more             (it is removed; a response is discarded)
+========== ============================================= ==========================================
 """
 
 import asyncio
 import contextvars
 import copy
-import heapq
-import itertools
+import enum
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Final, Literal, cast
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 import anyio.lowlevel
 import attrs
 
+from async_vmapi.changes import OwnChanges
 from async_vmapi.codec import Glimpse
-from async_vmapi.completion import Done, Evidence, Pending, Source
+from async_vmapi.completion import Done, Evidence, Pending, Target
 from async_vmapi.errors import (
     AuthenticationError,
     InvalidState,
@@ -45,38 +60,58 @@ _LONGEST_HOLD: Final = 300.0
 _CLOCK: Final = 0.001
 """Timers may go off this much early, by what the loop's clock can resolve."""
 
+_LAST_POLL: Final = 5.0
+"""Seconds that the poll at a deadline gets to be answered."""
+
 _GETS_AT_ONCE: Final = 16
 _NEVER: Final = Glimpse(id="", state="", cores=0, ram=0)
 
 _AT_A_STRETCH: Final = 50
-"""Changes told before others get their turn on the event loop: who awaited their ends is one."""
+"""Yield to the event loop after this many updates: what waits for them runs too."""
+
+_IN_ONE_GO: Final = 5000
+"""VMs looked through before others get their turn."""
+
+
+class _State(enum.Enum):
+    """See the module's table."""
+
+    LISTED = enum.auto()
+    PLANNED = enum.auto()
+    QUEUED = enum.auto()
+    IN_FLIGHT = enum.auto()
+    LEFT = enum.auto()
 
 
 @attrs.define(eq=False)
-class _Machine:
-    """A machine that is awaited now, by one watch or several."""
+class _PolledVM:
+    """A VM that is awaited now, by one watch or several."""
 
     vm_id: str
     watches: tuple[Watch, ...] = ()
+    state: _State = _State.PLANNED
+    timer: asyncio.TimerHandle | None = None
     # What the last list showed: None for absent, _NEVER before the first.
     listed: Glimpse | None = _NEVER
-    joined: float = -math.inf
-    # When it was last told about by a list.
-    told: float = -math.inf
-    due: float = math.inf
-    # From when on it is told about by a list that shows nothing new, too.
-    again: float = math.inf
+    # From then on, report unchanged lists too; and whether nothing earlier can complete it.
+    recheck_at: float = math.inf
+    waiting: bool = False
+    # Waiters whose deadline has passed, and when: the next poll asked since then is their last.
+    last_polls: list[tuple[float, Waiter]] = attrs.field(factory=list[tuple[float, Waiter]])
+    # Whether only a list can show whether it is there: its GET was refused without saying so.
+    by_list: bool = False
     failures: int = 0
 
 
 class PollHub:
-    """One schedule for all tasks of a client.
+    """Polls for all tasks of a client.
 
     Args:
-        transport: What asks.
-        rosters: Who else asks for lists.
-        floor: Seconds between two looks at the same machine, or two lists, at least.
-        ceiling: Seconds between two looks at the same machine at most.
+        transport: Sends the requests.
+        rosters: Asks for lists too, of names.
+        max_staleness: Seconds by which any read may be old.
+        floor: Seconds between two polls of the same VM, or two lists, at least.
+        ceiling: Seconds between two polls of the same VM at most.
         seed: Makes the jitter repeatable.
         rate: How many requests a second there are for everything; None for no limit.
     """
@@ -86,6 +121,7 @@ class PollHub:
         transport: Transport,
         rosters: Rosters,
         *,
+        max_staleness: float = 10.0,
         floor: float = 1.0,
         ceiling: float = 15.0,
         seed: int | None = None,
@@ -93,59 +129,95 @@ class PollHub:
     ) -> None:
         self._transport = transport
         self._rosters = rosters
+        self._max_staleness = max_staleness
         self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
-        # Looks due within this time are taken together.
-        self._slack = floor / 4
-        self._machines: dict[str, _Machine] = {}
+        self._changes = OwnChanges(max_staleness)
+        self._vms: dict[str, _PolledVM] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._driver: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        # What the hub does is no part of what its first waiter does.
         self._context = contextvars.Context()
-        # Ids whose GET waits for its turn, and these with those whose GET is under way.
-        self._gets: asyncio.Queue[str] = asyncio.Queue()
-        self._asked: set[str] = set()
-        # GETs to come, as (time, tie-breaker, machine). An entry whose time is no longer its
-        # machine's `due` is stale, and passed over.
-        self._queue: list[tuple[float, int, _Machine]] = []
-        self._ties = itertools.count()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget everything that belongs to an event loop, or to its clock."""
+        # VMs whose GET waits for a slot, and the requests in flight.
+        self._queue: deque[_PolledVM] = deque()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._list_request: asyncio.Task[None] | None = None
+        self._list_timer: asyncio.TimerHandle | None = None
+        self._pump_timer: asyncio.TimerHandle | None = None
+        self._deadlines: set[_PolledVM] = set()
         self._listing = False
-        # The earliest of the machines' times of that name, or an earlier one.
-        self._again = math.inf
         # Watches of reboots and resets.
         self._cycling = 0
-        self._forget_times()
-
-    def _forget_times(self) -> None:
-        self._list_due = self._listed_at = -math.inf
+        self._list_due = math.inf
+        # Whether the next list comes later than usual, since no VM can use it earlier.
+        self._list_put_off = False
         self._blind_until = self._hold_until = -math.inf
         self._failures = self._list_failures = 0
         self._list_error: tuple[float, str] | None = None
 
     @property
     def observer(self) -> Observer | None:
-        """Who observes the client; None for nobody."""
+        """What observes the client; None for nothing."""
         return self._transport.observer
 
-    # --- awaiters ---------------------------------------------------------------------------
+    # --- waiters ----------------------------------------------------------------------------
+
+    def watch(
+        self,
+        vm_id: str,
+        target: Target,
+        *,
+        elapsed: float = 0.0,
+        visible: bool = False,
+        is_new: bool = True,
+    ) -> Watch:
+        """Return what observes one operation.
+
+        Args:
+            vm_id: The VM.
+            target: What was requested.
+            elapsed: Seconds since the request was accepted.
+            visible: Whether some read has shown the VM until then.
+            is_new: Whether the request was accepted just now; False for a resumed one.
+        """
+        now = asyncio.get_running_loop().time()
+        quiet = is_new and self._changes.is_quiet(vm_id, now)
+        self._changes.begin(vm_id, now, now + target.timeout)
+        return Watch(
+            vm_id,
+            target,
+            max_staleness=self._max_staleness,
+            elapsed=elapsed,
+            visible_at=elapsed if visible else None,
+            quiet=quiet,
+        )
+
+    def may_have_changed(self, vm_id: str, target: Target) -> None:
+        """Note a write on a VM whose outcome is not known."""
+        now = asyncio.get_running_loop().time()
+        self._changes.begin(vm_id, now, now + target.timeout)
 
     def end(self, watch: Watch, *, until: float | None = None) -> Awaitable[bool]:
         """Wait until a watch ends that has not ended.
 
-        Returns False where the time came first.
+        Returns False where the time was over first. Before that the VM is polled once more: the
+        request is sent at that time, and gets a few seconds to be answered.
 
         Args:
             watch: What to wait for.
-            until: The loop's time at which to return in any case; None for never.
+            until: The loop's time at which to give up; None for never.
 
         Raises:
-            AuthenticationError: If the API does not let this client look.
+            AuthenticationError: If the API does not let this client read.
             InvalidState: If the client is in use in another event loop, or closed meanwhile.
         """
         return self._wait(watch, watch.waiters, until)
 
-    async def news(self, watch: Watch) -> None:
-        """Wait until something new is seen of a watch that has not ended; raises as `end` does."""
-        await self._wait(watch, watch.readers, None)
+    def news(self, watch: Watch, *, until: float | None = None) -> Awaitable[bool]:
+        """Wait until something new is seen of a watch that has not ended; as `end` does."""
+        return self._wait(watch, watch.readers, until)
 
     async def _wait(self, watch: Watch, waiters: list[Waiter], until: float | None) -> bool:
         loop = asyncio.get_running_loop()
@@ -154,386 +226,452 @@ class PollHub:
         waiter: Waiter = loop.create_future()
         timer = None
         if until is not None:
-            # Of a whole fleet's timers none needs a copy of its awaiter's context.
-            timer = loop.call_at(until, _late, waiter, context=self._context)
+            # Of a whole fleet's timers none needs a copy of its waiter's context.
+            timer = loop.call_at(until, self._deadline, watch, waiter, context=self._context)
         waiters.append(waiter)
         if len(watch.waiters) + len(watch.readers) == 1:
             self._join(watch, loop)
-        if self._driver is None:
-            self._start(loop)
-        # Who is cancelled is told nothing.
-        told: VMAPIError | bool | None = None
+        # Cancelled waiters get no result.
+        result: VMAPIError | bool | None = None
         try:
-            news = told = await waiter
+            result = await waiter
         finally:
             if timer is not None:
                 timer.cancel()
-            # It is not there any more where `close` freed a client of a dead loop's awaiters.
+            # It is not there any more where `close` freed a client of a dead loop's waiters.
             if waiter in waiters:
                 waiters.remove(waiter)
                 if not (watch.waiters or watch.readers):
                     self._leave(watch, loop)
-                    if watch.observer is not None and told is not True:
-                        _say_why(watch.observer, told)
-        if isinstance(news, VMAPIError):
-            raise news
-        return news
+                    if watch.observer is not None and result is not True:
+                        _report_leaving(watch.observer, result)
+        if isinstance(result, VMAPIError):
+            raise result
+        return result
 
     def last_error(self, watch: Watch) -> str | None:
-        """Return the text of the last look for `watch` that failed, if one did."""
+        """Return the text of the last poll for `watch` that failed, if one did."""
         if self._list_error is not None and self._list_error[0] >= watch.started:
             return watch.last_error or self._list_error[1]
         return watch.last_error
 
     def close(self) -> None:
-        """Let every awaiter go, with an `InvalidState`, and ask no more."""
-        if self._driver is not None and self._loop is asyncio.get_running_loop():
-            self._driver.cancel()
-            self._driver = None
-        if self.observer is not None:
-            for machine in self._machines.values():
-                for watch in machine.watches:
-                    if watch.observer is not None:
-                        watch.observer.ended("closed")
+        """Let every waiter go, with an `InvalidState`, and stop polling."""
+        watches = [watch for vm in self._vms.values() for watch in vm.watches]
+        for watch in watches:
+            if watch.observer is not None:
+                watch.observer.ended("closed")
         if self._loop is not None and self._loop.is_closed():
-            # Its awaiters were left behind, and nobody can wake them any more.
-            for machine in self._machines.values():
-                for watch in machine.watches:
-                    watch.waiters.clear()
-                    watch.readers.clear()
-            self._machines.clear()
-            self._cycling = 0
+            # Its waiters were left behind, and cannot be woken any more.
+            for watch in watches:
+                watch.waiters.clear()
+                watch.readers.clear()
+            self._vms.clear()
+            self._reset()
+        elif self._loop is asyncio.get_running_loop():
+            self._stop()
         self._release(lambda: InvalidState("the client was closed while this task was awaited"))
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._machines:
+        if self._vms:
             raise InvalidState(
                 "tasks of this client are awaited in another event loop; "
                 "a client serves one loop at a time"
             )
+        if self._loop is not None:
+            self._changes.move_to(loop.time())
         self._loop = loop
-        self._driver = None
-        self._wake = asyncio.Event()
-        self._queue.clear()
-        self._listing = False
-        self._forget_times()
+        self._reset()
 
     def _join(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
-        if watch.loop is not loop:
-            # Another loop's clock says nothing here; what is known to have passed still counts.
-            watch.loop, watch.started = loop, loop.time() - watch.elapsed
-        machine = self._machines.get(watch.vm_id)
-        if machine is None:
-            machine = self._machines[watch.vm_id] = _Machine(watch.vm_id)
-        machine.watches += (watch,)
+        watch.move_to(loop)
+        vm = self._vms.get(watch.vm_id)
+        if vm is None:
+            vm = self._vms[watch.vm_id] = _PolledVM(watch.vm_id)
+            vm.state = _State.LISTED if self._listing else _State.PLANNED
+        vm.watches += (watch,)
         if watch.observer is not None:
             watch.observer.awaited()
         self._cycling += watch.target.rule.cycle
-        machine.listed, machine.joined = _NEVER, loop.time()
-        # From the last look on, and never later than it was: else one who waits a little, again and
-        # again, would put the next look off each time, for the others too.
-        last = min(machine.joined, watch.started + watch.elapsed)
-        self._plan(machine, last, latest=machine.due)
+        vm.listed = _NEVER
+        self._choose()
+        now = loop.time()
+        if not self._listing and vm.state in (_State.PLANNED, _State.LISTED):
+            # From the last poll on, and never later than it was: else one that waits a little,
+            # again and again, would put the next poll off each time, for the others too.
+            due = vm.timer.when() if vm.timer is not None else math.inf
+            self._plan(vm, min(now, watch.started + watch.elapsed), latest=due)
+        if self._listing and self._list_put_off:
+            self._list_put_off = False
+            self._list_by(now + self._between_lists())
 
     def _leave(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
-        machine = self._machines[watch.vm_id]
+        vm = self._vms[watch.vm_id]
         self._cycling -= watch.target.rule.cycle
-        machine.watches = tuple(other for other in machine.watches if other is not watch)
-        if machine.watches:
+        vm.watches = tuple(other for other in vm.watches if other is not watch)
+        if vm.watches:
             return
-        del self._machines[watch.vm_id]
-        machine.due = math.inf
-        if not self._machines:
-            # Not at once: who takes one event after the other is back in the same moment.
-            loop.call_soon(self._stop_if_idle)
+        del self._vms[watch.vm_id]
+        self._set(vm, _State.LEFT)
+        if not self._vms:
+            # Not at once: a reader of one event after the other is back in the same moment.
+            loop.call_soon(self._stop_if_idle, context=self._context)
 
     def _release(self, problem: Callable[[], VMAPIError]) -> None:
-        for machine in self._machines.values():
-            for watch in machine.watches:
+        for vm in self._vms.values():
+            for watch in vm.watches:
                 watch.wake(problem())
 
-    # --- the driver -------------------------------------------------------------------------
-
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._gets, self._asked = asyncio.Queue(), set()
-        # The last driver may have broken off at any point.
-        self._queue.clear()
-        for machine in self._machines.values():
-            self._plan(machine, loop.time(), latest=machine.due)
-        # In a context of its own: what it does is no part of what its first awaiter does.
-        self._driver = loop.create_task(
-            self._drive(), name="async_vmapi poll hub", context=contextvars.Context()
-        )
-        self._driver.add_done_callback(self._ended)
-
     def _stop_if_idle(self) -> None:
-        if not self._machines and self._driver is not None:
-            self._driver.cancel()
-            self._driver = None
-            self._queue.clear()
-            self._gets, self._asked = asyncio.Queue(), set()
+        if not self._vms:
+            self._stop()
 
-    def _ended(self, driver: asyncio.Task[None]) -> None:
-        if driver is not self._driver:
+    def _stop(self) -> None:
+        """Cancel what is in flight and every timer; VMs that are awaited start again by joining."""
+        for timer in (self._list_timer, self._pump_timer):
+            if timer is not None:
+                timer.cancel()
+        self._list_timer = self._pump_timer = None
+        requests, self._requests, self._list_request = self._requests, set(), None
+        for request in requests:
+            request.cancel()
+        self._queue.clear()
+        for vm in self._vms.values():
+            self._set(vm, _State.LISTED)
+
+    # --- deadlines --------------------------------------------------------------------------
+
+    def _deadline(self, watch: Watch, waiter: Waiter) -> None:
+        """Poll once more for a waiter whose time is over."""
+        vm, loop = self._vms.get(watch.vm_id), self._loop
+        if waiter.done() or vm is None or loop is None:
             return
-        self._driver = None
-        if driver.cancelled():
-            # By somebody else, for instance by "cancel all tasks". Awaiters cancelled with it
-            # are gone by the next turn of the loop; for those that stay, looking goes on.
-            driver.get_loop().call_soon(self._restart)
-        elif (error := driver.exception()) is not None:
-            kind = type(error).__name__
-            _log.error("polling broke off", exc_info=error, extra={"vmapi_error": kind})
-            cause: BaseException = error
-            while isinstance(cause, BaseExceptionGroup):
-                cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
-            kind = type(cause).__name__
-            self._release(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
+        vm.last_polls.append((loop.time(), waiter))
+        # Timed from here: a process that was stopped reads before it judges.
+        loop.call_later(_LAST_POLL, _give_up, waiter, context=self._context)
+        if not self._deadlines:
+            # After all those of the same moment.
+            loop.call_soon(self._poll_at_deadlines, context=self._context)
+        self._deadlines.add(vm)
 
-    def _restart(self) -> None:
-        if self._machines and self._driver is None and self._loop is not None:
-            self._start(self._loop)
+    def _poll_at_deadlines(self) -> None:
+        vms = {vm for vm in self._deadlines if vm.state is not _State.LEFT}
+        self._deadlines.clear()
+        if self._loop is None or not vms:
+            return
+        now = self._loop.time()
+        by_list = any(vm.by_list for vm in vms)
+        if by_list or (now >= self._blind_until and self._schedule.prefers_list(len(vms))):
+            self._list_by(now)
+            return
+        for vm in vms:
+            if vm.state is not _State.IN_FLIGHT:
+                self._enqueue(vm, first=True)
 
-    async def _drive(self) -> None:
-        loop = asyncio.get_running_loop()
-        # Its own: the next driver may begin before this one's looks are gone.
-        driver, gets, askers = cast("asyncio.Task[None]", asyncio.current_task()), self._gets, 0
+    def _answer_last_polls(self, vm: _PolledVM, asked: float) -> None:
+        for when, waiter in vm.last_polls:
+            if asked >= when:
+                _give_up(waiter)
+        vm.last_polls = [entry for entry in vm.last_polls if not entry[1].done()]
+        if vm.last_polls and self._loop is not None:
+            # That one was sent before the deadline.
+            self._deadlines.add(vm)
+            self._loop.call_soon(self._poll_at_deadlines, context=self._context)
 
-        def asker_ended(asker: asyncio.Task[None]) -> None:
-            if asker.cancelled():
-                # Perhaps it alone; what it had in hand is planned for by the next driver.
-                driver.cancel()
+    # --- planning ---------------------------------------------------------------------------
 
-        # GETs run beside this loop, so that one that stalls holds up no other machine.
-        async with asyncio.TaskGroup() as looks:
-            while True:
-                self._wake.clear()
-                due = self._next_due()
-                if due > loop.time():
-                    timer = loop.call_at(due, self._wake.set) if due < math.inf else None
-                    try:
-                        await self._wake.wait()
-                    finally:
-                        if timer is not None:
-                            timer.cancel()
-                    if loop.time() < due - _CLOCK:
-                        continue
-                for vm_id in await self._tick(max(due, loop.time()), loop):
-                    gets.put_nowait(vm_id)
-                    if askers < _GETS_AT_ONCE:
-                        looks.create_task(self._ask(gets, loop)).add_done_callback(asker_ended)
-                        askers += 1
+    def _set(self, vm: _PolledVM, state: _State) -> None:
+        if vm.timer is not None:
+            vm.timer.cancel()
+            vm.timer = None
+        vm.state = state
 
-    def _next_due(self) -> float:
-        while self._queue and self._queue[0][0] != self._queue[0][2].due:
-            heapq.heappop(self._queue)
-        due = self._queue[0][0] if self._queue else math.inf
-        if self._listing:
-            due = min(due, self._next_list)
-        return max(due, self._hold_until)
-
-    @property
-    def _next_list(self) -> float:
-        return max(self._list_due, self._rosters.asked + self._schedule.floor)
-
-    def _plan(self, machine: _Machine, now: float, latest: float = math.inf) -> None:
-        """Set when the machine is looked at by GET next, if at all; at the `latest` by then."""
-        due = again = math.inf
-        for watch in machine.watches:
-            if not isinstance(watch.verdict, Pending):
-                continue
-            if watch.verdict.list_at is not None:
-                again = min(again, watch.started + watch.verdict.list_at)
-            if watch.verdict.confirm:
-                if watch.verdict.look_at is None:
-                    due = min(due, now + self._schedule.floor)
-                else:
-                    # Looks may be taken this much early, and this one is no use before its time.
-                    due = min(due, watch.started + watch.verdict.look_at + self._slack)
-            if not self._listing:
-                elapsed = now - watch.started
-                due = min(due, now + self._schedule.between_gets(watch.target.operation, elapsed))
-        due = max(due, now + self._schedule.after_failures(machine.failures))
-        machine.again = again
-        self._again = min(self._again, again)
-        # Where its GET is to come, it is planned for again after that.
-        machine.due = due = math.inf if machine.vm_id in self._asked else min(due, latest)
-        if due < math.inf:
-            heapq.heappush(self._queue, (due, next(self._ties), machine))
-            if self._queue[0][2] is machine:
-                self._wake.set()
-
-    async def _tick(self, now: float, loop: asyncio.AbstractEventLoop) -> list[str]:
-        """Ask for the list if it is due; return the ids to ask for by GET."""
+    def _choose(self) -> None:
+        """Choose between lists and GETs by their cost."""
+        if self._loop is None:
+            return
         if self._rosters.size is not None:
-            # What creates have asked for tells what a list costs, before the hub's first.
+            # What creates have asked for shows what a list costs, before the hub's first.
             self._schedule.measured_list(self._rosters.size)
             self._rosters.size = None
+        now = self._loop.time()
         listing = now >= self._blind_until and self._schedule.prefers_list(
-            len(self._machines), listing=self._listing
+            len(self._vms), listing=self._listing
         )
-        if listing is not self._listing:
-            self._listing = listing
-            self._list_due = max(now, self._listed_at + self._schedule.floor)
+        if listing is self._listing:
+            return
+        self._listing = listing
+        if listing:
+            for vm in self._vms.values():
+                if vm.state is not _State.IN_FLIGHT:
+                    self._set(vm, _State.LISTED)
             self._queue.clear()
-            for count, machine in enumerate(tuple(self._machines.values()), 1):
-                if count % (10 * _AT_A_STRETCH) == 0:
-                    await anyio.lowlevel.checkpoint()
-                self._plan(machine, now)
-        if self._listing and now >= self._next_list:
-            return await self._look_at_all(loop)
-        return self._take_due(now)
+            self._list_by(now)
+        else:
+            for vm in self._vms.values():
+                if vm.state is _State.LISTED:
+                    self._plan(vm, now)
 
-    def _take_due(self, now: float) -> list[str]:
-        horizon = now + self._slack
-        due: list[str] = []
-        while self._queue and self._queue[0][0] <= horizon:
-            at, _, machine = heapq.heappop(self._queue)
-            if at == machine.due:
-                due.append(self._wants_get(machine))
-        return due
+    def _plan(self, vm: _PolledVM, now: float, latest: float = math.inf) -> None:
+        """Note what a VM's watches wait for, and set when it is polled next, `latest` by then."""
+        due = recheck_at = math.inf
+        vm.waiting = True
+        for watch in vm.watches:
+            verdict = watch.verdict
+            if not isinstance(verdict, Pending):
+                continue
+            recheck = math.inf
+            if verdict.recheck_at is not None:
+                recheck = watch.started + verdict.recheck_at + _CLOCK
+                recheck_at = min(recheck_at, recheck)
+            vm.waiting = vm.waiting and verdict.waiting
+            if self._listing and not vm.by_list:
+                continue
+            if not verdict.waiting:
+                elapsed = now - watch.started
+                between = self._schedule.between_gets(watch.target.operation, elapsed)
+                recheck = min(recheck, now + between)
+            due = min(due, max(recheck, now + self._schedule.floor))
+        vm.recheck_at = recheck_at
+        if self._listing:
+            self._set(vm, _State.LISTED)
+            return
+        due = min(latest, max(due, now + self._schedule.after_failures(vm.failures)))
+        self._set(vm, _State.PLANNED)
+        if due < math.inf and self._loop is not None:
+            vm.timer = self._loop.call_at(due, self._enqueue, vm, context=self._context)
 
-    def _wants_get(self, machine: _Machine) -> str:
-        # At once: it may be left, joined or planned for before its turn comes.
-        machine.due = math.inf
-        self._asked.add(machine.vm_id)
-        return machine.vm_id
+    def _enqueue(self, vm: _PolledVM, *, first: bool = False) -> None:
+        """Let a VM be polled as soon as there is a slot; at once where only a list shows it."""
+        if vm.by_list and self._loop is not None and self._loop.time() >= self._blind_until:
+            self._set(vm, _State.LISTED)
+            self._list_by(self._loop.time())
+            return
+        self._set(vm, _State.QUEUED)
+        if first:
+            self._queue.appendleft(vm)
+        else:
+            self._queue.append(vm)
+        self._pump()
 
-    # --- looking ----------------------------------------------------------------------------
+    def _pump(self) -> None:
+        """Send the GETs that there are slots for."""
+        self._pump_timer = None
+        loop = self._loop
+        if loop is None:
+            return
+        gets = len(self._requests) - (self._list_request is not None)
+        while self._queue and gets < _GETS_AT_ONCE:
+            if self._hold_until - loop.time() > _CLOCK:
+                self._pump_timer = loop.call_at(self._hold_until, self._pump, context=self._context)
+                return
+            vm = self._queue.popleft()
+            # Else it has left, or a list came first.
+            if vm.state is _State.QUEUED:
+                self._set(vm, _State.IN_FLIGHT)
+                self._send(self._get(vm, loop), partial(self._got, vm))
+                gets += 1
 
-    async def _look_at_all(self, loop: asyncio.AbstractEventLoop) -> list[str]:
-        """Ask for the list, and return the ids that it leaves to a GET."""
-        asked = self._rosters.asked = loop.time()
-        try:
-            listing = await look_at_all(self._transport)
-        except AuthenticationError as error:
-            self._refused(error, loop)
-            return []
-        except VMAPIError as error:
-            self._list_error = (asked, str(error))
-            self._list_failures += 1
-            self._list_due = loop.time() + self._schedule.after_failures(self._list_failures)
-            if not self._troubled(error, loop):
-                # One machine that cannot be read, say, must not hide all the others.
-                self._blind_until = loop.time() + 10 * self._schedule.ceiling
-            return []
-        self._failures = self._list_failures = 0
-        if self.observer is not None:
-            served = sum(len(machine.watches) for machine in self._machines.values())
-            self.observer.looked("list", served)
-        self._schedule.measured_list(listing.size)
-        # Whoever waits for a GET waits for no list, or not for long.
-        waiting = len(self._machines) - len(self._asked)
-        interval = self._schedule.between_lists(waiting, cycling=self._cycling > 0)
-        # A list that takes long is not asked for again at once.
-        self._list_due = asked + max(interval, 2 * (loop.time() - asked))
-        # To decode a large fleet's list and to compare it take some milliseconds each.
-        await anyio.lowlevel.checkpoint()
-        return await self._compare(listing, asked)
+    def _got(self, vm: _PolledVM) -> None:
+        if vm.state is _State.IN_FLIGHT and self._loop is not None:
+            self._plan(vm, self._loop.time())
+        self._choose()
+        self._pump()
 
-    async def _compare(self, listing: Listing, asked: float) -> list[str]:
-        """Tell the watches what changed since the last list; return the ids that want a GET now."""
-        shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
-        machines = self._machines.values()
-        changed = [m for m in machines if shown.get(m.vm_id) != m.listed]
-        if asked >= self._again:
-            changed = [m for m in machines if asked >= m.again or shown.get(m.vm_id) != m.listed]
-            self._again = min((m.again for m in machines if m.again > asked), default=math.inf)
-        before, self._listed_at = self._listed_at, asked
-        confirm: list[str] = []
-        if not changed:
-            return confirm
-        await anyio.lowlevel.checkpoint()
-        raws = listing.raws()
-        await anyio.lowlevel.checkpoint()
-        places = {glimpse.id: place for place, glimpse in enumerate(listing.glimpses)}
-        for count, machine in enumerate(changed, 1):
-            if count % _AT_A_STRETCH == 0:
-                await anyio.lowlevel.checkpoint()
-            place = places.get(machine.vm_id)
-            raw = None if place is None else bytes(raws[place])
-            self._show(machine, shown.get(machine.vm_id), raw, asked, before)
-            wanted = any(watch.wants_get_now for watch in machine.watches)
-            if wanted and machine.vm_id not in self._asked:
-                confirm.append(self._wants_get(machine))
-        return confirm
+    def _send(
+        self, poll: Coroutine[Any, Any, None], done: Callable[[], None]
+    ) -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        request = loop.create_task(poll, name="async_vmapi poll", context=self._context)
+        self._requests.add(request)
 
-    def _show(
-        self,
-        machine: _Machine,
-        glimpse: Glimpse | None,
-        raw: bytes | None,
-        asked: float,
-        before: float,
-    ) -> None:
-        seen = None if glimpse is None else _condition(glimpse)
-        listed = machine.listed
-        # To a watch that came while the list was under way, or to which a GET has told later news
-        # meanwhile, it says nothing.
-        heard = asked >= machine.joined
-        for watch in machine.watches:
-            if listed is not None and listed is not _NEVER and before > machine.told:
-                # It was passed over while it stayed the same; when it did so last counts.
-                watch.saw(before, Source.LIST, _condition(listed), None)
-            watch.saw(asked, Source.LIST, seen, raw)
-            heard = heard and (watch.ended or watch.elapsed == asked - watch.started)
-        machine.told = asked
-        machine.listed = glimpse if heard else _NEVER
-        self._learn(machine)
-        self._plan(machine, asked)
+        def ended(request: asyncio.Task[None]) -> None:
+            if request not in self._requests:
+                # The hub has let go of it.
+                if not request.cancelled():
+                    request.exception()
+                return
+            self._requests.discard(request)
+            if not request.cancelled() and (error := request.exception()) is not None:
+                self._broke_off(error)
+            # Cancelled, it was by "cancel all tasks": for waiters that stay, polling goes on.
+            done()
 
-    async def _ask(self, gets: asyncio.Queue[str], loop: asyncio.AbstractEventLoop) -> None:
-        """Look by GET at one machine after the other, as their turns come."""
-        while True:
-            vm_id = await gets.get()
-            while (held := self._hold_until - loop.time()) > 0:  # noqa: ASYNC110 - may be prolonged
-                await asyncio.sleep(held)
-            # Else nobody awaits it any more, for instance because a list came first.
-            if vm_id in self._machines:
-                await self._look_at(vm_id, loop)
-            self._asked.discard(vm_id)
-            if (machine := self._machines.get(vm_id)) is not None:
-                self._plan(machine, loop.time())
+        request.add_done_callback(ended, context=self._context)
+        return request
 
-    async def _look_at(self, vm_id: str, loop: asyncio.AbstractEventLoop) -> None:
-        """Look at one machine by GET."""
+    def _broke_off(self, error: BaseException) -> None:
+        kind = type(error).__name__
+        _log.error("polling broke off", exc_info=error, extra={"vmapi_error": kind})
+        self._release(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
+
+    # --- one VM -----------------------------------------------------------------------------
+
+    async def _get(self, vm: _PolledVM, loop: asyncio.AbstractEventLoop) -> None:
+        """Poll one VM by GET."""
         asked = loop.time()
-        look, problem = None, ""
         try:
-            look = await look_at(self._transport, vm_id)
+            result = await look_at(self._transport, vm.vm_id)
         except AuthenticationError as error:
             self._refused(error, loop)
             return
         except VMAPIError as error:
             self._troubled(error, loop)
-            problem = str(error)
-        else:
-            self._failures = 0
-            if look.size is not None:
-                self._schedule.measured_get(look.size)
-        # Not before: it may have been left meanwhile, and be awaited again.
-        machine = self._machines.get(vm_id) or _Machine(vm_id)
-        if look is None:
-            machine.failures += 1
-            for watch in machine.watches:
-                watch.missed(problem)
+            vm.failures += 1
+            for watch in vm.watches:
+                watch.missed(str(error))
             return
-        machine.failures = 0
+        self._failures = vm.failures = 0
+        if result.size is not None:
+            self._schedule.measured_get(result.size)
         if self.observer is not None:
-            self.observer.looked("get", len(machine.watches))
-        seen = None if look.glimpse is None else _condition(look.glimpse)
-        for watch in machine.watches:
-            watch.saw(asked, Source.GET, seen, look.raw)
-        if look.glimpse is not None and look.glimpse != machine.listed:
-            # One of the two is behind: what the next list shows is news, new or not.
-            machine.listed = _NEVER
-        self._learn(machine)
+            self.observer.looked("get", len(vm.watches))
+        vm.by_list = result.unclear is not None
+        if result.unclear is not None:
+            for watch in vm.watches:
+                watch.missed(result.unclear)
+            return
+        if result.glimpse is None or result.glimpse != vm.listed:
+            # One of the two is old: what the next list shows is news, new or not.
+            vm.listed = _NEVER
+        self._show(vm, result.glimpse, result.raw, asked, loop.time())
+        self._answer_last_polls(vm, asked)
 
-    def _learn(self, machine: _Machine) -> None:
-        for watch in machine.watches:
+    def _show(
+        self,
+        vm: _PolledVM,
+        glimpse: Glimpse | None,
+        raw: bytes | None,
+        asked: float,
+        answered: float,
+    ) -> bool:
+        """Report what a poll showed to the watches; return whether all took it into account."""
+        seen = None if glimpse is None else Condition(glimpse.state, glimpse.cores, glimpse.ram)
+        all_took = True
+        for watch in vm.watches:
+            took = watch.saw(asked, answered, seen, raw)
+            all_took = all_took and took
             verdict = watch.verdict
+            if not took or isinstance(verdict, Pending):
+                continue
+            self._changes.end(vm.vm_id, answered)
             if isinstance(verdict, Done) and verdict.evidence is Evidence.OBSERVED:
                 self._schedule.took(watch.target.operation, watch.elapsed)
+        return all_took
+
+    # --- all VMs ----------------------------------------------------------------------------
+
+    def _between_lists(self) -> float:
+        return self._schedule.between_lists(len(self._vms), cycling=self._cycling > 0)
+
+    def _list_by(self, due: float) -> None:
+        """Let a list be asked for at this time, or earlier if it is planned so."""
+        self._list_due = min(self._list_due, due)
+        if self._list_request is None:
+            self._plan_list()
+
+    def _plan_list(self) -> None:
+        if self._list_timer is not None:
+            self._list_timer.cancel()
+            self._list_timer = None
+        if self._loop is None or self._list_due == math.inf:
+            return
+        due = max(self._list_due, self._rosters.asked + self._schedule.floor, self._hold_until)
+        self._list_timer = self._loop.call_at(due, self._send_list, context=self._context)
+
+    def _send_list(self) -> None:
+        self._list_timer, loop = None, self._loop
+        if loop is None or not self._vms:
+            return
+        if self._rosters.asked + self._schedule.floor - loop.time() > _CLOCK:
+            # A create has asked for one meanwhile.
+            self._plan_list()
+            return
+        self._list_due = math.inf
+
+        def done() -> None:
+            self._list_request = None
+            self._choose()
+            if self._listing and self._list_due == math.inf:
+                self._list_due = loop.time()
+            self._plan_list()
+            self._pump()
+
+        self._list_request = self._send(self._list(loop), done)
+
+    async def _list(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Poll all VMs by one list."""
+        asked = self._rosters.asked = loop.time()
+        try:
+            listing = await look_at_all(self._transport)
+        except AuthenticationError as error:
+            self._refused(error, loop)
+            return
+        except VMAPIError as error:
+            self._list_error = (asked, str(error))
+            self._list_failures += 1
+            if not self._troubled(error, loop):
+                # One VM that cannot be read, say, must not hide all the others.
+                self._blind_until = loop.time() + 10 * self._schedule.ceiling
+            self._list_by(loop.time() + self._schedule.after_failures(self._list_failures))
+            return
+        answered = loop.time()
+        self._failures = self._list_failures = 0
+        if self.observer is not None:
+            served = sum(len(vm.watches) for vm in self._vms.values())
+            self.observer.looked("list", served)
+        self._schedule.measured_list(listing.size)
+        # To decode a large fleet's list and to compare it take some milliseconds each.
+        await anyio.lowlevel.checkpoint()
+        await self._compare(listing, asked, answered)
+        if self._listing:
+            self._list_by(await self._next_list(asked, answered))
+
+    async def _compare(self, listing: Listing, asked: float, answered: float) -> None:
+        """Report to the watches what changed since the last list, or counts now."""
+        shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
+        vms = [
+            vm
+            for vm in self._vms.values()
+            if asked >= vm.recheck_at or vm.last_polls or shown.get(vm.vm_id) != vm.listed
+        ]
+        if not vms:
+            return
+        await anyio.lowlevel.checkpoint()
+        raws = listing.raws()
+        await anyio.lowlevel.checkpoint()
+        places = {glimpse.id: place for place, glimpse in enumerate(listing.glimpses)}
+        for count, vm in enumerate(vms, 1):
+            if count % _AT_A_STRETCH == 0:
+                await anyio.lowlevel.checkpoint()
+            if vm.state is _State.LEFT:
+                continue
+            place, glimpse = places.get(vm.vm_id), shown.get(vm.vm_id)
+            raw = None if place is None else bytes(raws[place])
+            took = self._show(vm, glimpse, raw, asked, answered)
+            # A watch that came while the list was in flight needs the next one.
+            vm.listed = glimpse if took else _NEVER
+            vm.by_list = vm.by_list and glimpse is None
+            if vm.state is _State.PLANNED or (self._listing and vm.state is not _State.IN_FLIGHT):
+                self._plan(vm, answered)
+            self._answer_last_polls(vm, asked)
+
+    async def _next_list(self, asked: float, answered: float) -> float:
+        """Return when the next list can be of use, given one that took as long as this."""
+        due = asked + max(self._between_lists(), 2 * (answered - asked))
+        earliest, all_wait = math.inf, True
+        vms = tuple(self._vms.values())
+        for start in range(0, len(vms), _IN_ONE_GO):
+            await anyio.lowlevel.checkpoint()
+            some = vms[start : start + _IN_ONE_GO]
+            earliest = min(earliest, min(vm.recheck_at for vm in some))
+            all_wait = all_wait and all(vm.waiting for vm in some)
+        self._list_put_off = all_wait and due < earliest < math.inf
+        if self._list_put_off:
+            return earliest
+        return min(due, max(earliest, asked + self._schedule.floor))
+
+    # --- trouble ----------------------------------------------------------------------------
 
     def _troubled(self, error: VMAPIError, loop: asyncio.AbstractEventLoop) -> bool:
         """Hold back if the trouble is the server's, and return whether it is."""
@@ -548,25 +686,21 @@ class PollHub:
         return True
 
     def _refused(self, error: AuthenticationError, loop: asyncio.AbstractEventLoop) -> None:
-        # Who awaits is gone by the time that the next look would come.
+        # The waiters are gone by the time that the next poll would come.
         self._hold_until = loop.time() + self._schedule.floor
         self._release(lambda: copy.copy(error))
 
 
-def _say_why(observer: OperationObserver, news: VMAPIError | Literal[False] | None) -> None:
-    """Tell why the last awaiter went away before the end."""
-    if news is None:
+def _report_leaving(observer: OperationObserver, result: VMAPIError | bool | None) -> None:
+    """Report why the last waiter went away before the end."""
+    if result is None:
         observer.ended("cancelled")
-    elif news is False:
-        observer.ended("timeout")
+    elif isinstance(result, VMAPIError):
+        observer.ended("error", result)
     else:
-        observer.ended("error", news)
+        observer.ended("timeout")
 
 
-def _late(waiter: Waiter) -> None:
+def _give_up(waiter: Waiter) -> None:
     if not waiter.done():
         waiter.set_result(False)
-
-
-def _condition(glimpse: Glimpse) -> Condition:
-    return Condition(glimpse.state, glimpse.cores, glimpse.ram)

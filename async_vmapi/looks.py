@@ -9,7 +9,7 @@ import attrs
 import msgspec
 
 from async_vmapi.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
-from async_vmapi.errors import DecodingError, NotFound
+from async_vmapi.errors import APIError, DecodingError, NotFound
 from async_vmapi.pace import Lane
 from async_vmapi.transport import Call, Transport
 
@@ -21,11 +21,17 @@ _LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS, first=True, shared=Tr
 
 @attrs.frozen
 class Look:
-    """What a GET showed; None for a machine that the API says is not there."""
+    """What a GET showed; no `glimpse` for a VM that the API says is not there.
+
+    Attributes:
+        unclear: Not None if it was refused in a way that may mean "not found" or anything: the
+            text of the error. Then a list shows whether the VM is there.
+    """
 
     glimpse: Glimpse | None
     raw: bytes | None = attrs.field(default=None, repr=False)
     size: int | None = None
+    unclear: str | None = None
 
 
 @attrs.frozen
@@ -52,19 +58,22 @@ async def look_at_all(transport: Transport) -> Listing:
 
 
 async def look_at(transport: Transport, vm_id: str) -> Look:
-    """Ask for one machine.
+    """Ask for one VM.
 
     Raises:
-        DecodingError: If the answer shows another machine, besides its usual reasons.
-        NotFound: If a proxy says so: that is no word of the API's.
+        DecodingError: If the response shows another VM, besides its usual reasons.
         VMAPIError: As `Transport.call` does.
     """
     call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Lane.LOOKS, shared=True)
     try:
         glimpse, body = await transport.call_raw(call, GLIMPSE)
-    except NotFound as error:
-        if error.from_api:
+    except APIError as error:
+        if isinstance(error, NotFound) and error.from_api:
             return Look(None)
+        if isinstance(error, NotFound) or 200 <= error.status < 300:
+            # WIRE §1: a bare 404, a page, or `success: false` on 200. A proxy may say the same of
+            # every VM, so it is no absence by itself.
+            return Look(None, unclear=str(error))
         raise
     if glimpse.id != vm_id:
         raise DecodingError(

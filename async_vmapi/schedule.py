@@ -68,7 +68,7 @@ class Schedule:
         count, shortest, longest = self._durations.get(operation, (0, math.inf, 0.0))
         self._durations[operation] = (count + 1, min(shortest, elapsed), max(longest, elapsed))
 
-    def prefers_list(self, machines: int, *, listing: bool) -> bool:
+    def prefers_list(self, machines: int, *, listing: bool = False) -> bool:
         """Tell whether one list is cheaper than a GET for each of so many machines.
 
         Args:

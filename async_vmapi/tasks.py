@@ -1,7 +1,6 @@
 """`Task`: an operation that the API accepted, to be awaited until it is really finished."""
 
 import asyncio
-import contextlib
 import enum
 import math
 from collections.abc import AsyncIterator, Callable, Generator
@@ -170,10 +169,10 @@ class Task(Generic[T_co]):
             AuthenticationError: If the API does not let this client look.
         """
         watch = self._watch
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                while not (watch.left_online or watch.ended):
-                    await self._hub.news(watch)
+        until = asyncio.get_running_loop().time() + within
+        while not (watch.left_online or watch.ended):
+            if not await self._hub.news(watch, until=until):
+                break
         return watch.left_online
 
     def events(self) -> AsyncIterator[TaskEvent]:
@@ -262,15 +261,28 @@ def _vm_if_any(event: TaskEvent) -> VirtualMachine | None:
 
 
 def start(
-    hub: PollHub, origin: str, vm_id: str, target: Target, *, adopted: bool = False
+    hub: PollHub,
+    origin: str,
+    vm_id: str,
+    target: Target,
+    *,
+    visible: bool = False,
+    adopted: bool = False,
 ) -> Task[VirtualMachine]:
-    """Return the task of an operation that the API accepted just now."""
-    return Task(hub, Watch(vm_id, target), origin, _vm_at_end, adopted=adopted)
+    """Return the task of an operation that the API accepted just now.
+
+    `visible` says whether some read has shown the VM before.
+    """
+    watch = hub.watch(vm_id, target, visible=visible)
+    return Task(hub, watch, origin, _vm_at_end, adopted=adopted)
 
 
-def start_delete(hub: PollHub, origin: str, vm_id: str, *, adopted: bool = False) -> Task[None]:
+def start_delete(
+    hub: PollHub, origin: str, vm_id: str, *, visible: bool = False, adopted: bool = False
+) -> Task[None]:
     """Return the task of a deletion that the API accepted just now."""
-    return Task(hub, Watch(vm_id, Target("delete")), origin, _nothing, adopted=adopted)
+    watch = hub.watch(vm_id, Target("delete"), visible=visible)
+    return Task(hub, watch, origin, _nothing, adopted=adopted)
 
 
 def follow(task: Task[Any], observer: OperationObserver) -> None:
@@ -291,11 +303,12 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
     target = Target(
         content.operation, cores=content.cores, ram=content.ram, wait_for=content.wait_for
     )
-    watch = Watch(
+    watch = hub.watch(
         content.vm,
         target,
         elapsed=max(0.0, content.elapsed),
-        seen=content.seen,
+        visible=content.seen,
+        is_new=False,
     )
     task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
     if hub.observer is not None:

@@ -311,19 +311,24 @@ class VirtualMachines:
         """
         flag = int(arguments.boolean("delete_resources", delete_resources))
         body = codec.encode({"deleteResources": flag})
-        vm_id = _id_of(vm)
+        vm_id, visible = _id_of(vm), isinstance(vm, VirtualMachine)
 
         def begin(adopted: bool) -> Task[None]:
-            return tasks.start_delete(self._hub, self._transport.origin, vm_id, adopted=adopted)
+            return tasks.start_delete(
+                self._hub, self._transport.origin, vm_id, visible=visible, adopted=adopted
+            )
 
         call = Call("delete", "DELETE", _path_of(vm), body, repeat=Repeat.REPEATABLE)
         return await self._writes.repeatable(call, vm_id, begin)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
         vm_id, operation = _id_of(vm), target.operation
+        visible = isinstance(vm, VirtualMachine)
 
         def begin(adopted: bool) -> Task[VirtualMachine]:
-            return tasks.start(self._hub, self._transport.origin, vm_id, target, adopted=adopted)
+            return tasks.start(
+                self._hub, self._transport.origin, vm_id, target, visible=visible, adopted=adopted
+            )
 
         path = f"{_path_of(vm)}/{_VERBS.get(operation, operation)}"
         call = Call(operation, "POST", path, body, repeat=Repeat.REPEATABLE)

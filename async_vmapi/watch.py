@@ -13,7 +13,6 @@ from async_vmapi.completion import (
     Evidence,
     Observation,
     Pending,
-    Source,
     Target,
     Verdict,
 )
@@ -69,13 +68,15 @@ class TaskEvent:
 
 
 class Watch:
-    """One task's view of its machine. Whoever asks the API tells it by `saw` and `missed`.
+    """One task's view of its VM. The poll hub reports to it by `saw` and `missed`.
 
     Args:
-        vm_id: The machine.
-        target: What was asked of it.
+        vm_id: The VM.
+        target: What was requested.
+        max_staleness: Seconds by which any read may be old.
         elapsed: Seconds that had passed since the request was accepted.
-        seen: Whether the machine was seen since then.
+        visible_at: When some read had shown the VM; None if none has.
+        quiet: Whether this client changed nothing about the VM just before.
     """
 
     __slots__ = (
@@ -96,7 +97,14 @@ class Watch:
     )
 
     def __init__(
-        self, vm_id: str, target: Target, *, elapsed: float = 0.0, seen: bool = False
+        self,
+        vm_id: str,
+        target: Target,
+        *,
+        max_staleness: float,
+        elapsed: float = 0.0,
+        visible_at: float | None = None,
+        quiet: bool = False,
     ) -> None:
         self.vm_id = vm_id
         self.target = target
@@ -105,31 +113,30 @@ class Watch:
         self.started = self.loop.time() - elapsed
         self.verdict: Verdict = _PENDING
         self.history: list[TaskEvent] = []
-        # Who waits for the end alone, and who for every change.
+        # Those that wait for the end alone, and those that wait for every change.
         self.waiters: list[Waiter] = []
         self.readers: list[Waiter] = []
         self.failed_looks = 0
         self.last_error: str | None = None
-        # Who is told what is seen; None for nobody.
+        # Is told what is seen; None for nothing.
         self.observer: OperationObserver | None = None
-        self._completion = Completion(target, seen=seen)
+        self._completion = Completion(target, max_staleness, visible_at=visible_at, quiet=quiet)
         self._last: Condition | None = None
+
+    def move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Go on in another event loop: its clock counts from what is known to have passed."""
+        if self.loop is not loop:
+            self.loop, self.started = loop, loop.time() - self.elapsed
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will be looked for."""
+        """Whether nothing more will be polled for."""
         return not isinstance(self.verdict, Pending)
 
     @property
-    def wants_get_now(self) -> bool:
-        """Whether a GET would decide, and nothing speaks against asking it at once."""
-        verdict = self.verdict
-        return isinstance(verdict, Pending) and verdict.confirm and verdict.look_at is None
-
-    @property
     def seen(self) -> bool:
-        """Whether the machine was seen since the request was accepted."""
-        return self._completion.seen
+        """Whether some read has shown the VM."""
+        return self._completion.visible_at is not None
 
     @property
     def left_online(self) -> bool:
@@ -141,31 +148,29 @@ class Watch:
         _wake(self.waiters, problem or True)
         _wake(self.readers, problem or True)
 
-    def saw(self, asked: float, source: Source, seen: Condition | None, raw: bytes | None) -> None:
-        """Take one look into account.
+    def saw(self, asked: float, answered: float, seen: Condition | None, raw: bytes | None) -> bool:
+        """Take one observation into account, and return whether it was.
+
+        One that was asked before the last one, or before the request, is not.
 
         Args:
             asked: The loop's time when it was asked.
-            source: How it was asked.
+            answered: The loop's time when its response had arrived.
             seen: What it showed; None for absent.
-            raw: The machine as it came, undecoded; None where it is as it was seen last.
+            raw: The VM as it came, undecoded.
         """
         at = asked - self.started
         if self.ended or at < self.elapsed:
-            return
+            return self.ended
         self.elapsed = at
-        if seen is None:
-            observation = Observation(at, source, None)
-        else:
-            observation = Observation(at, source, seen.state, seen.cores, seen.ram)
+        state, cores, ram = (None, 0, 0) if seen is None else seen
+        observation = Observation(at, answered - self.started, state, cores, ram)
         self.verdict = self._completion.observe(observation)
         changed = seen is not None and seen != self._last
         if changed:
             self._last = seen
         if not changed and not self.ended:
-            return
-        if raw is None and seen is not None and self.history:
-            raw = self.history[-1].raw
+            return True
         event = TaskEvent(
             elapsed=at,
             state=None if seen is None else seen.state,
@@ -179,6 +184,7 @@ class Watch:
             self.wake()
         else:
             _wake(self.readers, True)
+        return True
 
     def observed_by(self, observer: OperationObserver) -> None:
         """Tell an observer what was seen so far, and what will be."""
