@@ -30,9 +30,9 @@ from async_vmapi.errors import (
 )
 from async_vmapi.looks import Listing, look_at, look_at_all
 from async_vmapi.observers import Observer, OperationObserver
+from async_vmapi.pipeline import Pipeline
 from async_vmapi.roster import Rosters
 from async_vmapi.schedule import Schedule
-from async_vmapi.transport import Transport
 from async_vmapi.watch import Condition, Waiter, Watch
 
 __all__ = ["PollHub"]
@@ -77,21 +77,24 @@ class PollHub:
         rosters: Who else asks for lists.
         floor: Seconds between two looks at the same machine, or two lists, at least.
         ceiling: Seconds between two looks at the same machine at most.
+        max_staleness: Seconds by which the response to any read may be old.
         seed: Makes the jitter repeatable.
         rate: How many requests a second there are for everything; None for no limit.
     """
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Pipeline,
         rosters: Rosters,
         *,
         floor: float = 1.0,
         ceiling: float = 15.0,
+        max_staleness: float = 10.0,
         seed: int | None = None,
         rate: float | None = None,
     ) -> None:
         self._transport = transport
+        self._max_staleness = max_staleness
         self._rosters = rosters
         self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
         # Looks due within this time are taken together.

@@ -14,7 +14,7 @@ import attrs
 
 from async_vmapi.codec import NAMES, Named
 from async_vmapi.errors import InvalidState
-from async_vmapi.transport import Call, Transport
+from async_vmapi.pipeline import Call, Pipeline
 
 __all__ = ["FRESH", "Roster", "Rosters"]
 
@@ -53,7 +53,7 @@ class Rosters:
         size: The bytes of the last list of names; None where that is not known, or no news.
     """
 
-    def __init__(self, transport: Transport, *, floor: float) -> None:
+    def __init__(self, transport: Pipeline, *, floor: float) -> None:
         self._transport = transport
         self._floor = floor
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -33,11 +33,11 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.pipeline import Call, Pipeline
 from async_vmapi.retries import Trail
 from async_vmapi.roster import FRESH, Rosters
 from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
-from async_vmapi.transport import Call, Transport
 
 __all__ = ["BEFORE_SENDING", "CANCEL_GRACE", "PERHAPS_SENT", "Writes"]
 
@@ -68,12 +68,20 @@ class Writes:
         hub: What watches.
         rosters: What tells names.
         window: Seconds for which the outcome of a write in doubt is looked for.
+        max_staleness: Seconds by which the response to any read may be old.
     """
 
     def __init__(
-        self, transport: Transport, hub: PollHub, rosters: Rosters, *, window: float
+        self,
+        transport: Pipeline,
+        hub: PollHub,
+        rosters: Rosters,
+        *,
+        window: float,
+        max_staleness: float = 10.0,
     ) -> None:
         self._transport = transport
+        self._max_staleness = max_staleness
         self._hub = hub
         self._rosters = rosters
         self._window = window

@@ -24,6 +24,7 @@ PUBLIC = {
     *("VMAPIError", "InvalidArgument", "InvalidState"),
     *("APIError", "BadRequest", "AuthenticationError", "NotFound", "Conflict"),
     *("RateLimited", "ServerError"),
+    *("Transport", "HTTPTransport", "Response"),
     *("TransportError", "ConnectFailed", "TransportTimeout", "DecodingError"),
     *("OutcomeUnknown", "UnresolvedWrite"),
     *("BulkExecutor", "BulkPlan", "BulkEvent", "BulkReport", "Outcome", "BulkInterrupted"),
@@ -35,7 +36,7 @@ FACES = {
     "async_vmapi.emulator": {
         *("Emulator", "Settings", "Fault", "FaultKind", "FaultPlan"),
         *("Cloud", "CloudAPI", "CloudOperation", "CloudVM", "Change"),
-        *("Request", "Response", "Handled", "Delivery", "deliver"),
+        *("Request", "Response", "Handled", "Delivery", "deliver", "InMemoryTransport"),
     },
     "async_vmapi.durable": {
         *("DurableFleet", "Submission", "DurableJob", "JobState", "JobStatus"),
