@@ -106,16 +106,20 @@ class HTTPTransport:
         failure: tuple[type[TransportError], str]
         limit = self._timeout.total
         try:
-            response = await session.request(
-                method,
-                self._url(target),
-                data=body or None,
-                headers=headers,
-                timeout=self._timeout,
-                allow_redirects=False,
-                raise_for_status=False,
-                middlewares=(_send_once,),
-            )
+            try:
+                response = await session.request(
+                    method,
+                    self._url(target),
+                    data=body or None,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    middlewares=(_send_once,),
+                )
+            except RuntimeError as error:
+                # aiohttp's way to say that the session is closed, or of another event loop.
+                raise InvalidState(f"the session cannot be used here: {error}") from None
             try:
                 content = await self._read(response, method, path)
                 return Response(response.status, response.headers, content)
@@ -133,9 +137,6 @@ class HTTPTransport:
             )
         except (aiohttp.ClientError, OSError) as error:
             failure = TransportError, _describe(error)
-        except RuntimeError as error:
-            # aiohttp's way to say that the session is closed, or of another event loop.
-            raise InvalidState(f"the session cannot be used here: {error}") from None
         # Raised out here: aiohttp's errors can hold the request's headers, signature included.
         kind, message = failure
         raise kind(message, method=method, path=path)

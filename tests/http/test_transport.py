@@ -463,6 +463,19 @@ class TestConnections:
         async with OddServer(EMPTY_LIST) as server, client_of(server, timeout=timeout) as client:
             assert await client.vms.list() == []
 
+    async def test_a_fault_while_the_response_is_read_leaves_the_outcome_unknown(self, monkeypatch):
+        """aiohttp raises `RuntimeError` for a session that cannot be used; this is not that."""
+
+        async def broken(*_):
+            raise RuntimeError("read() called twice")
+
+        async with OddServer(CREATED) as server, client_of(server) as client:
+            monkeypatch.setattr(HTTPTransport, "_read", broken)
+            error = await error_of(client.vms.create(**CREATE, unique_name=True))
+            assert sum(request.method == "PUT" for request in server.requests) == 1
+        assert type(error) is OutcomeUnknown
+        assert "the transport raised RuntimeError" in str(error.__cause__)
+
     async def test_cancelling_a_call_leaves_a_client_that_works(self):
         """The connection that waits is given up, and the next call opens another."""
         async with OddServer(HANG, EMPTY_LIST) as server, client_of(server) as client:
