@@ -30,6 +30,7 @@ if typing.TYPE_CHECKING:
         VMAPIError,
         VMVanished,
     )
+    from async_vmapi.http import HTTPTransport
     from async_vmapi.models import (
         Autoscaler,
         CdromBoot,
@@ -52,6 +53,7 @@ if typing.TYPE_CHECKING:
     from async_vmapi.plan import BulkEvent, BulkPlan
     from async_vmapi.report import BulkReport, Outcome
     from async_vmapi.tasks import Task
+    from async_vmapi.transport import Response, Transport
     from async_vmapi.watch import TaskEvent
 
 __all__ = [
@@ -72,6 +74,7 @@ __all__ = [
     "CreateRequest",
     "DecodingError",
     "Evidence",
+    "HTTPTransport",
     "IPv4Address",
     "ImageBoot",
     "InvalidArgument",
@@ -85,6 +88,7 @@ __all__ = [
     "RateLimited",
     "Reference",
     "Region",
+    "Response",
     "SSHKey",
     "SecretRef",
     "ServerError",
@@ -95,6 +99,7 @@ __all__ = [
     "TaskFailed",
     "TaskTimeout",
     "Template",
+    "Transport",
     "TransportError",
     "TransportTimeout",
     "UnresolvedWrite",
@@ -112,8 +117,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # A name is imported when it is first used, so that what needs few of them, such as the command
 # line's help and completion, waits for no more. Where they are defined, from the ground up:
 _HOMES = (
-    *("errors", "models", "completion", "report", "plan"),
-    *("watch", "tasks", "accounts", "bulk", "client"),
+    *("errors", "transport", "models", "completion", "report", "plan"),
+    *("watch", "tasks", "accounts", "http", "bulk", "client"),
 )
 
 if not typing.TYPE_CHECKING:

@@ -87,13 +87,14 @@ def number(
     *,
     above: float = -math.inf,
     least: float = -math.inf,
+    finite: bool = False,
     what: str = "a number",
 ) -> float:
     """Check a number that is greater than `above`, and not less than `least`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             found = float(value)
-            if found > above and found >= least:
+            if found > above and found >= least and (found < math.inf or not finite):
                 return found
     limits = f"above {above:g}" if above > -math.inf else f"of at least {least:g}"
-    raise refuse(argument, value, f"{what} {limits}")
+    raise refuse(argument, value, f"{what} {limits}{', and finite' if finite else ''}")

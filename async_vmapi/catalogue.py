@@ -2,7 +2,7 @@
 
 from async_vmapi import codec
 from async_vmapi.models import Region, SSHKey, Template
-from async_vmapi.transport import Call, Transport
+from async_vmapi.pipeline import Call, Pipeline
 
 __all__ = ["Account", "Regions", "Templates"]
 
@@ -10,36 +10,34 @@ __all__ = ["Account", "Regions", "Templates"]
 class Regions:
     """The provider's regions, as ``client.regions``."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
 
     async def list(self) -> list[Region]:
         """Return all regions with their zones; a zone's id is a create's ``zone_id``."""
-        return await self._transport.call(Call("regions", "GET", "/v2/regions"), codec.REGIONS)
+        return await self._pipeline.call(Call("regions", "GET", "/v2/regions"), codec.REGIONS)
 
 
 class Templates:
     """The images to boot new machines from, as ``client.templates``."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
 
     async def list(self) -> list[Template]:
         """Return all templates; a template's id is the ``os`` of an `ImageBoot`."""
-        return await self._transport.call(
-            Call("templates", "GET", "/v2/templates"), codec.TEMPLATES
-        )
+        return await self._pipeline.call(Call("templates", "GET", "/v2/templates"), codec.TEMPLATES)
 
 
 class Account:
     """The account that the credentials belong to, as ``client.account``."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
 
     async def ssh_keys(self) -> list[SSHKey]:
         """Return the account's SSH keys; a key's id is the ``key_id`` of an `ImageBoot`.
 
         The API's answer carries the account's secrets too (WIRE §2); they are not decoded.
         """
-        return await self._transport.call(Call("account", "GET", "/v2/account"), codec.SSH_KEYS)
+        return await self._pipeline.call(Call("account", "GET", "/v2/account"), codec.SSH_KEYS)

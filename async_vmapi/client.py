@@ -7,54 +7,52 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack, overload
 
 import aiohttp
-from yarl import URL
 
 from async_vmapi import arguments, tasks
 from async_vmapi.accounts import UnresolvedWrite
 from async_vmapi.bulk import BulkExecutor
 from async_vmapi.catalogue import Account, Regions, Templates
-from async_vmapi.endpoint import check_session, check_telemetry, key_of, origin_of
+from async_vmapi.endpoint import check_telemetry, check_transport, key_of, origin_of
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.http import CONNECT_TIMEOUT, MAX_BODY, TIMEOUT, HTTPTransport
 from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
 from async_vmapi.observers import Telemetry
 from async_vmapi.pace import Pace
+from async_vmapi.pipeline import Pipeline
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.roster import Rosters
 from async_vmapi.signing import Credentials
 from async_vmapi.tasks import Task
 from async_vmapi.transport import Transport
 from async_vmapi.vms import VirtualMachines
-from async_vmapi.wire import DEFAULT_MAX_BODY, HTTPWire, Wire
 from async_vmapi.writes import Writes
 
 if TYPE_CHECKING:
     from async_vmapi.emulator.api import CloudAPI
 
-__all__ = ["Client", "ClientOptions", "MemoryOptions"]
+__all__ = ["Client", "ClientOptions"]
 
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
-class MemoryOptions(TypedDict, total=False):
-    """What a `Client` takes for any wire."""
+class ClientOptions(TypedDict, total=False):
+    """What a `Client` takes besides where to connect and with which credentials."""
 
+    transport: Transport | None
+    session: aiohttp.ClientSession | None
+    timeout: float | None
+    connect_timeout: float | None
+    max_body: int
     max_connections: int
     max_requests_per_second: float | None
     retries: int
     lookup_window: float
+    max_staleness: float
     poll_floor: float
     poll_ceiling: float
     telemetry: Telemetry | None
-
-
-class ClientOptions(MemoryOptions, total=False):
-    """What a `Client` takes besides where to connect and with which credentials."""
-
-    session: aiohttp.ClientSession | None
-    timeout: float
-    connect_timeout: float
-    max_body: int
+    seed: int | None
 
 
 class Client:
@@ -68,11 +66,15 @@ class Client:
             ``https://eu-poland-1warszawa.api.e24cloud.com``. Plain http is for loopback hosts.
         api_key: The API key.
         api_secret: Its secret; it shows in no ``repr``, log or error.
+        transport: What sends the requests: any object with the two methods of `Transport`. It is
+            closed with the client. None for HTTP, as the three arguments below say; with a
+            transport they are refused.
         session: An `aiohttp.ClientSession` to use in place of an own one. It is not closed.
             Its middlewares are not run: they could change what is signed, or send it twice.
-        timeout: Seconds for a whole request, connecting included.
-        connect_timeout: Seconds to get a connection.
-        max_body: Bytes that an answer's body may have at most, unpacked.
+        timeout: Seconds for a whole request, connecting included; infinity for no limit, None
+            for the default of 30.
+        connect_timeout: Seconds to get a connection; None for the default of 10.
+        max_body: Bytes that a response's body may have at most, decompressed.
         max_connections: How many requests are on the wire at once, at most.
         max_requests_per_second: How many requests set out in a second, at most; None for no
             limit. Set it to what the provider allows: keeping within costs less than being
@@ -81,10 +83,13 @@ class Client:
             `async_vmapi.vms` for what is repeated.
         lookup_window: Seconds for which a create, reboot or reset whose answer was lost is
             looked for before it is given up as an `OutcomeUnknown`.
+        max_staleness: Seconds by which the response to any read may be old, for each VM. 0 is
+            right for a provider that reads its own writes; see docs/completion.md.
         poll_floor: Seconds between two looks at an awaited machine, at least.
         poll_ceiling: Seconds between two looks at an awaited machine, at most.
         telemetry: Where traces and metrics go: an `async_vmapi.otel.OpenTelemetry`. None for
             nowhere, at no cost.
+        seed: Makes the jitter of polling and retries repeatable; None for real chance.
 
     Raises:
         InvalidArgument: If one of them is not as said above.
@@ -107,60 +112,43 @@ class Client:
         *,
         api_key: str,
         api_secret: str,
+        transport: Transport | None = None,
         session: aiohttp.ClientSession | None = None,
-        timeout: float = 30.0,
-        connect_timeout: float = 10.0,
-        max_body: int = DEFAULT_MAX_BODY,
+        timeout: float | None = None,
+        connect_timeout: float | None = None,
+        max_body: int = MAX_BODY,
         max_connections: int = 100,
         max_requests_per_second: float | None = None,
         retries: int = 5,
         lookup_window: float = 60.0,
-        poll_floor: float = 1.0,
-        poll_ceiling: float = 15.0,
-        telemetry: Telemetry | None = None,
-    ) -> None:
-        origin = origin_of(base_url)
-        timeout = arguments.seconds("timeout", timeout)
-        connect_timeout = arguments.seconds("connect_timeout", connect_timeout)
-        check_session(session)
-        wire = HTTPWire(
-            origin,
-            session=session,
-            timeout=timeout,
-            connect_timeout=min(timeout, connect_timeout),
-            max_body=arguments.whole("max_body", max_body, minimum=1),
-            max_connections=arguments.whole("max_connections", max_connections, minimum=1),
-        )
-        self._assemble(
-            wire,
-            origin,
-            api_key,
-            api_secret,
-            max_connections=max_connections,
-            max_requests_per_second=max_requests_per_second,
-            retries=retries,
-            lookup_window=lookup_window,
-            poll_floor=poll_floor,
-            poll_ceiling=poll_ceiling,
-            telemetry=telemetry,
-        )
-
-    def _assemble(
-        self,
-        wire: Wire,
-        origin: URL,
-        api_key: str,
-        api_secret: str,
-        *,
-        max_connections: int = 100,
-        max_requests_per_second: float | None = None,
-        retries: int = 5,
-        lookup_window: float = 60.0,
+        max_staleness: float = 10.0,
         poll_floor: float = 1.0,
         poll_ceiling: float = 15.0,
         telemetry: Telemetry | None = None,
         seed: int | None = None,
     ) -> None:
+        origin = origin_of(base_url)
+        max_body = arguments.whole("max_body", max_body, minimum=1)
+        max_connections = arguments.whole("max_connections", max_connections, minimum=1)
+        if transport is None:
+            transport = HTTPTransport(
+                base_url,
+                session=session,
+                timeout=TIMEOUT if timeout is None else timeout,
+                connect_timeout=CONNECT_TIMEOUT if connect_timeout is None else connect_timeout,
+                max_body=max_body,
+                max_connections=max_connections,
+            )
+        else:
+            check_transport(transport)
+            over_http = {"session": session, "timeout": timeout, "connect_timeout": connect_timeout}
+            for name, value in over_http.items():
+                if value is not None:
+                    raise InvalidArgument(
+                        f"{name} is for requests over HTTP, and a transport was given: "
+                        "give it to the transport",
+                        argument=name,
+                    )
         host = origin.host_subcomponent or ""
         floor = arguments.seconds("poll_floor", poll_floor)
         ceiling = arguments.seconds("poll_ceiling", poll_ceiling)
@@ -173,28 +161,42 @@ class Client:
         if rate is not None:
             rate = arguments.number("max_requests_per_second", rate, above=0.0)
         window = arguments.number("lookup_window", lookup_window, least=0.0)
-        self._max_connections = arguments.whole("max_connections", max_connections, minimum=1)
+        staleness = arguments.number(
+            "max_staleness", max_staleness, least=0.0, finite=True, what="a number of seconds"
+        )
+        if seed is not None:
+            seed = arguments.whole("seed", seed, minimum=0)
         check_telemetry(telemetry)
+        self._max_connections = max_connections
         own_origin = str(origin).rstrip("/")
-        self._transport = Transport(
-            wire,
+        self._pipeline = Pipeline(
+            transport,
             origin=own_origin,
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
             credentials=Credentials(key_of(api_key), arguments.secret("api_secret", api_secret)),
-            pace=Pace(self._max_connections, rate),
+            pace=Pace(max_connections, rate),
             retries=arguments.whole("retries", retries, minimum=0),
+            max_body=max_body,
             seed=seed,
             observer=None if telemetry is None else telemetry.observe(own_origin),
         )
-        self._rosters = Rosters(self._transport, floor=floor)
+        self._rosters = Rosters(self._pipeline, floor=floor)
         self._hub = PollHub(
-            self._transport, self._rosters, floor=floor, ceiling=ceiling, seed=seed, rate=rate
+            self._pipeline,
+            self._rosters,
+            floor=floor,
+            ceiling=ceiling,
+            max_staleness=staleness,
+            seed=seed,
+            rate=rate,
         )
-        self._writes = Writes(self._transport, self._hub, self._rosters, window=window)
-        self.vms = VirtualMachines(self._transport, self._hub, self._writes)
-        self.regions = Regions(self._transport)
-        self.templates = Templates(self._transport)
-        self.account = Account(self._transport)
+        self._writes = Writes(
+            self._pipeline, self._hub, self._rosters, window=window, max_staleness=staleness
+        )
+        self.vms = VirtualMachines(self._pipeline, self._hub, self._writes)
+        self.regions = Regions(self._pipeline)
+        self.templates = Templates(self._pipeline)
+        self.account = Account(self._pipeline)
 
     @classmethod
     def for_region(
@@ -255,46 +257,46 @@ class Client:
         cloud: "CloudAPI",
         *,
         latency: float = 0.0,
-        seed: int | None = None,
-        **options: Unpack[MemoryOptions],
+        **options: Unpack[ClientOptions],
     ) -> Self:
         """Return a client of a cloud in this process, without any socket.
 
-        Requests are signed and answered as over HTTP. On an event loop whose clock jumps
+        Requests are signed and handled as over HTTP. On an event loop whose clock jumps
         (looptime, for instance) hours pass in moments.
 
         Args:
             cloud: An `async_vmapi.emulator.CloudAPI`.
             latency: Seconds that each request takes.
-            seed: Makes what is drawn for polling and waiting repeatable.
-            options: What else `Client` takes, by keyword, but for what is about sockets.
+            options: What else `Client` takes, by keyword, except what is about HTTP. The
+                transport is an `async_vmapi.emulator.InMemoryTransport`.
         """
-        # Users who never ask for it need no emulator, and no aiohttp.web, in memory.
-        from async_vmapi.memory import MemoryWire
+        # The emulator needs aiohttp.web; do not load it for those who never ask for it.
+        from async_vmapi.emulator import InMemoryTransport
 
-        client = cls.__new__(cls)
-        client._assemble(  # noqa: SLF001 - a second way to be made
-            MemoryWire(cloud, latency=latency),
-            URL("http://in-memory.invalid"),
-            cloud.api_key,
-            cloud.api_secret,
-            seed=seed,
+        if options.get("transport") is not None:
+            raise InvalidArgument(
+                "in_memory has a transport of its own; give yours to Client", argument="transport"
+            )
+        options["transport"] = InMemoryTransport(cloud, latency=latency)
+        return cls(
+            "https://in-memory.invalid",
+            api_key=cloud.api_key,
+            api_secret=cloud.api_secret,
             **options,
         )
-        return client
 
     def __repr__(self) -> str:
-        return f"<Client of {self._transport.origin}>"
+        return f"<Client of {self._pipeline.origin}>"
 
     @property
     def origin(self) -> str:
         """The endpoint that it talks to, as scheme and host, and a port if that is unusual."""
-        return self._transport.origin
+        return self._pipeline.origin
 
     @property
     def requests(self) -> Mapping[str, int]:
         """How many requests this client has sent, by the call's name in WIRE §2."""
-        return MappingProxyType(self._transport.requests)
+        return MappingProxyType(self._pipeline.requests)
 
     @overload
     def bulk(self, plan: BulkPlan, /) -> BulkExecutor: ...
@@ -330,9 +332,9 @@ class Client:
         return BulkExecutor(
             self.vms,
             plan,
-            origin=self._transport.origin,
+            origin=self._pipeline.origin,
             settle=lambda token, besides: self._writes.settle(token, besides=besides),
-            requests=lambda: self._transport.requests,
+            requests=lambda: self._pipeline.requests,
             connections=self._max_connections,
         )
 
@@ -345,7 +347,7 @@ class Client:
         Raises:
             InvalidArgument: If the token is damaged, or belongs to another endpoint.
         """
-        task = tasks.resume(self._hub, self._transport.origin, token)
+        task = tasks.resume(self._hub, self._pipeline.origin, token)
         self._writes.taken_up(token)
         return task
 
@@ -381,9 +383,9 @@ class Client:
     async def close(self) -> None:
         """Close the connections; tasks that are awaited end with an `InvalidState`.
 
-        Writes that are on the wire get ten seconds to be answered. A warning is logged if some
-        are left in `unresolved`. A session that was handed in stays open. Using the client again
-        opens it again.
+        Writes in flight get ten seconds for their responses. A warning is logged if some are left
+        in `unresolved`. A transport that was given is closed too; a session that was given stays
+        open. Using the client again opens it again.
         """
         self._hub.close()
         try:
@@ -391,7 +393,7 @@ class Client:
         finally:
             self._hub.close()
             self._rosters.close()
-            await self._transport.close()
+            await self._pipeline.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Check where a client connects, with which key, over which session, and who observes it."""
+"""Check where a client connects, with which key, over what, and who observes it."""
 
 import ipaddress
 import re
@@ -10,7 +10,7 @@ from yarl import URL
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
 
-__all__ = ["check_session", "check_telemetry", "key_of", "origin_of"]
+__all__ = ["check_session", "check_telemetry", "check_transport", "key_of", "origin_of"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
@@ -28,6 +28,15 @@ def check_session(session: object) -> None:
     else:
         return
     raise InvalidArgument(f"session {why}", argument="session")
+
+
+def check_transport(transport: object) -> None:
+    """Check that something can send requests."""
+    # A class in place of an object of it is the likely mistake.
+    if isinstance(transport, type) or not all(
+        callable(getattr(transport, name, None)) for name in ("send", "close")
+    ):
+        raise arguments.refuse("transport", transport, "an object with the methods of Transport")
 
 
 def check_telemetry(telemetry: object) -> None:

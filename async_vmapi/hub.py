@@ -45,9 +45,9 @@ from async_vmapi.errors import (
 )
 from async_vmapi.looks import Listing, look_at, look_at_all
 from async_vmapi.observers import Observer, OperationObserver
+from async_vmapi.pipeline import Pipeline
 from async_vmapi.roster import Rosters
 from async_vmapi.schedule import Schedule
-from async_vmapi.transport import Transport
 from async_vmapi.watch import Condition, Waiter, Watch
 
 __all__ = ["PollHub"]
@@ -107,7 +107,7 @@ class PollHub:
     """Polls for all tasks of a client.
 
     Args:
-        transport: Sends the requests.
+        pipeline: Sends the requests.
         rosters: Asks for lists too, of names.
         max_staleness: Seconds by which any read may be old.
         floor: Seconds between two polls of the same VM, or two lists, at least.
@@ -118,7 +118,7 @@ class PollHub:
 
     def __init__(
         self,
-        transport: Transport,
+        pipeline: Pipeline,
         rosters: Rosters,
         *,
         max_staleness: float = 10.0,
@@ -127,7 +127,7 @@ class PollHub:
         seed: int | None = None,
         rate: float | None = None,
     ) -> None:
-        self._transport = transport
+        self._pipeline = pipeline
         self._rosters = rosters
         self._max_staleness = max_staleness
         self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
@@ -160,7 +160,7 @@ class PollHub:
     @property
     def observer(self) -> Observer | None:
         """What observes the client; None for nothing."""
-        return self._transport.observer
+        return self._pipeline.observer
 
     # --- waiters ----------------------------------------------------------------------------
 
@@ -511,7 +511,7 @@ class PollHub:
         """Poll one VM by GET."""
         asked = loop.time()
         try:
-            result = await look_at(self._transport, vm.vm_id)
+            result = await look_at(self._pipeline, vm.vm_id)
         except AuthenticationError as error:
             self._refused(error, loop)
             return
@@ -603,7 +603,7 @@ class PollHub:
         """Poll all VMs by one list."""
         asked = self._rosters.asked = loop.time()
         try:
-            listing = await look_at_all(self._transport)
+            listing = await look_at_all(self._pipeline)
         except AuthenticationError as error:
             self._refused(error, loop)
             return

@@ -11,7 +11,7 @@ import msgspec
 from async_vmapi.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
 from async_vmapi.errors import APIError, DecodingError, NotFound
 from async_vmapi.pace import Lane
-from async_vmapi.transport import Call, Transport
+from async_vmapi.pipeline import Call, Pipeline
 
 __all__ = ["Listing", "Look", "look_at", "look_at_all"]
 
@@ -51,22 +51,22 @@ class Listing:
         return raw_vms(self.body)
 
 
-async def look_at_all(transport: Transport) -> Listing:
-    """Ask for the list; raises what `Transport.call` raises."""
-    glimpses, body = await transport.call_raw(_LIST, GLIMPSES)
+async def look_at_all(pipeline: Pipeline) -> Listing:
+    """Ask for the list; raises what `Pipeline.call` raises."""
+    glimpses, body = await pipeline.call_raw(_LIST, GLIMPSES)
     return Listing(glimpses, body)
 
 
-async def look_at(transport: Transport, vm_id: str) -> Look:
+async def look_at(pipeline: Pipeline, vm_id: str) -> Look:
     """Ask for one VM.
 
     Raises:
         DecodingError: If the response shows another VM, besides its usual reasons.
-        VMAPIError: As `Transport.call` does.
+        VMAPIError: As `Pipeline.call` does.
     """
     call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Lane.LOOKS, shared=True)
     try:
-        glimpse, body = await transport.call_raw(call, GLIMPSE)
+        glimpse, body = await pipeline.call_raw(call, GLIMPSE)
     except APIError as error:
         if isinstance(error, NotFound) and error.from_api:
             return Look(None)

@@ -8,10 +8,7 @@ import asyncio
 import enum
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from aiolimiter import AsyncLimiter
+from typing import Final
 
 __all__ = ["LONGEST_HOLD", "Lane", "Pace"]
 
@@ -28,7 +25,8 @@ is not sent yet does not begin at all."""
 
 
 _CLOCK: Final = 0.001
-"""Seconds by which a timer may go off early, by what the loop's clock can resolve."""
+"""Seconds by which a timer may fire early: a rest below it is not waited for, so that no clock
+makes a loop here spin."""
 
 
 class Lane(enum.Enum):
@@ -109,10 +107,12 @@ class _Gate:
         self._most = self._window = most
         self._out = 0
         self._held_until = loop.time()
-        self._rate = rate
+        # The time between two requests, and when those let out so far have taken theirs (GCRA).
+        self._interval = 0.0 if rate is None else 1 / rate
+        self._spent_until = self._held_until
         # A burst of more at the start would overrun a server that counts strictly.
-        burst = 2.0 if rate is None else max(2.0, rate * _BURST)
-        self._limiter = None if rate is None else _limiter(burst, burst / rate)
+        burst = 0.0 if rate is None else max(2.0, rate * _BURST)
+        self._ahead = (burst - 1) * self._interval
         self._busy = False
         self._calls = 0
         self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
@@ -122,7 +122,7 @@ class _Gate:
         """Let a request out without waiting, if nothing stands in its way and nobody waits."""
         if (
             self._busy
-            or self._limiter is not None
+            or self._interval > 0
             or self._out >= self._window
             or self._held_until - self.loop.time() > _CLOCK
         ):
@@ -134,19 +134,16 @@ class _Gate:
         await self._turn(lane, first=first)
         try:
             while True:
-                if (hold := self._held_until - self.loop.time()) > _CLOCK:
-                    await asyncio.sleep(hold)
+                now = self.loop.time()
+                free = max(self._held_until, self._spent_until - self._ahead)
+                if free - now > _CLOCK:
+                    await asyncio.sleep(free - now)
                 elif self._out >= self._window:
                     self._room = self.loop.create_future()
                     await self._room
                 else:
                     break
-            if self._limiter is not None and self._rate is not None:
-                # Its own waiting never ends on a clock that jumps, where a timer that is early
-                # by a rounding is set anew for the same moment.
-                while not self._limiter.has_capacity():  # noqa: ASYNC110 - time is the event
-                    await asyncio.sleep(1 / self._rate)
-                await self._limiter.acquire()
+            self._spent_until = max(self._spent_until, now) + self._interval
             self._out += 1
         finally:
             self._next()
@@ -200,10 +197,3 @@ class _Gate:
                     turn.set_result(None)
                     return
         self._busy = False
-
-
-def _limiter(burst: float, seconds: float) -> "AsyncLimiter":
-    # Imported by those alone who set a rate: it takes as long as half of the package.
-    from aiolimiter import AsyncLimiter
-
-    return AsyncLimiter(burst, seconds)

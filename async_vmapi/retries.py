@@ -21,7 +21,8 @@ from async_vmapi.pace import LONGEST_HOLD
 __all__ = ["CALL_BUDGET", "Repeat", "Retries", "Trail", "may_have_happened"]
 
 CALL_BUDGET: Final = 120.0
-"""Seconds after a call's first attempt in which another one may begin."""
+"""Seconds in which a call may be retried. They do not count against the first retry: the process
+may have been stopped, or the clock may have jumped, while the first attempt was in flight."""
 
 _PASSING: Final = frozenset({500, 502, 503, 504})
 _FIRST_WAIT: Final = 0.5
@@ -114,7 +115,7 @@ class Retries:
         wait = longest * self._dice.uniform(0.5, 1.0)
         if isinstance(error, RateLimited | ServerError) and error.retry_after is not None:
             wait = max(wait, min(error.retry_after, LONGEST_HOLD))
-        if elapsed + wait > CALL_BUDGET or self._stock < 1:
+        if (made and elapsed + wait > CALL_BUDGET) or self._stock < 1:
             return None
         self._stock -= 1
         return wait

@@ -14,7 +14,7 @@ import attrs
 
 from async_vmapi.codec import NAMES, Named
 from async_vmapi.errors import InvalidState
-from async_vmapi.transport import Call, Transport
+from async_vmapi.pipeline import Call, Pipeline
 
 __all__ = ["FRESH", "Roster", "Rosters"]
 
@@ -45,7 +45,7 @@ class Rosters:
     """Asks for lists on behalf of all creates of a client.
 
     Args:
-        transport: What asks.
+        pipeline: What asks.
         floor: Seconds between two lists, at least.
 
     Attributes:
@@ -53,8 +53,8 @@ class Rosters:
         size: The bytes of the last list of names; None where that is not known, or no news.
     """
 
-    def __init__(self, transport: Transport, *, floor: float) -> None:
-        self._transport = transport
+    def __init__(self, pipeline: Pipeline, *, floor: float) -> None:
+        self._pipeline = pipeline
         self._floor = floor
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forget()
@@ -97,7 +97,7 @@ class Rosters:
         if (early := self.asked + self._floor - loop.time()) > 0:
             await asyncio.sleep(early)
         self.asked = asked = loop.time()
-        names, body = await self._transport.call_raw(_LIST, NAMES)
+        names, body = await self._pipeline.call_raw(_LIST, NAMES)
         self.size = len(body)
         roster = Roster(asked, _by_name(names))
         self._latest = roster

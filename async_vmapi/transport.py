@@ -1,274 +1,77 @@
-"""Make a call: pace it, sign it, send it, open the envelope, and repeat it where that is safe.
+"""What a `Client` needs of the thing that sends its requests: `Transport` and `Response`.
 
-Every call of the package goes through `Transport.call`. What carries the bytes is a `Wire`; what
-they mean is the codec's.
+`async_vmapi.http` has the transport that a client uses unless another is given, and
+`async_vmapi.emulator` the one without sockets. `async_vmapi.pipeline` calls it.
 """
 
-import asyncio
-import logging
-import random
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Protocol
 
 import attrs
 
-from async_vmapi.codec import Shape
-from async_vmapi.envelope import open_envelope, retry_after
-from async_vmapi.errors import APIError, ConnectFailed, RateLimited, ServerError, VMAPIError
-from async_vmapi.observers import Observer
-from async_vmapi.pace import Lane, Pace
-from async_vmapi.retries import Repeat, Retries, Trail, may_have_happened
-from async_vmapi.signing import Credentials, Signer
-from async_vmapi.wire import Answer, Wire
-
-__all__ = ["Call", "Transport"]
-
-T = TypeVar("T")
-
-_log: Final = logging.getLogger(__name__)
-
-# Where no logging is set up, stamina's lines about every repetition would come out on stderr.
-logging.getLogger("stamina").addHandler(logging.NullHandler())
-
-_UNTOLD_HOLD: Final = 1.0
-"""Seconds to hold back for a 429 that does not say how long."""
+__all__ = ["Response", "Transport"]
 
 
 @attrs.frozen
-class Call:
-    """One call of the API, ready to be sent.
+class Response:
+    """A response as a transport received it.
+
+    The headers and the body may hold secrets, so they are not in the ``repr``.
 
     Attributes:
-        name: What it is called in WIRE §2, for counts and logs.
-        method: The HTTP method.
-        path: The path, safe to be put on the request line as it is.
-        body: The body's bytes; it may hold secrets, so it shows in no ``repr``.
-        secrets: What no error may show, should the server repeat it.
-        repeat: Whether it may be made again when it failed.
-        lane: Whose it is, where requests must wait for their turn.
-        first: Whether it goes before the others of its lane.
-        shared: Whether its answer serves all who wait, and so belongs to none of them.
+        status: The HTTP status of the final response, 200 to 999.
+        headers: The headers. `Client` compares their names without case, so a plain dict will do.
+        body: The whole body, decompressed; empty if there is none.
     """
 
-    name: str
-    method: str
-    path: str
-    body: bytes = attrs.field(default=b"", repr=False)
-    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
-    repeat: Repeat = Repeat.SAFE
-    lane: Lane = Lane.CALLS
-    first: bool = False
-    shared: bool = False
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
 
 
-class Transport:
-    """Signs calls and sends them.
+class Transport(Protocol):
+    """Sends requests for a `Client`: what ``Client(transport=)`` takes.
 
-    Args:
-        wire: What carries the bytes; closed with the transport.
-        origin: Where calls go, as text, for errors and tokens.
-        host: The Host header's value, which is signed.
-        credentials: The key and the secret to sign with.
-        pace: How many requests may be on the wire, and how many set out in a second.
-        retries: How often a call is repeated, at most.
-        seed: Makes the waits before repetitions repeatable.
-        observer: Who is told of requests; None for nobody.
-
-    Attributes:
-        origin: As above.
-        observer: As above.
-        requests: How many requests were sent, by the call's name.
+    Any object with these two methods is one; it need not inherit from this class. Several
+    requests can be in flight at the same time.
     """
 
-    def __init__(
-        self,
-        wire: Wire,
-        *,
-        origin: str,
-        host: str,
-        credentials: Credentials,
-        pace: Pace,
-        retries: int,
-        seed: int | None = None,
-        observer: Observer | None = None,
-    ) -> None:
-        self._wire = wire
-        self._signer = Signer(credentials, host)
-        self._credentials = credentials
-        self._pace = pace
-        self._retries = Retries(retries, random.Random(seed))  # noqa: S311 - for waits
-        self.origin = origin
-        self.observer = observer
-        self.requests: Counter[str] = Counter()
+    async def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, /
+    ) -> Response:
+        """Send one request **once**, and return the response to it, whatever its status is.
 
-    async def call(self, call: Call, shape: Shape[T], trail: Trail | None = None) -> T:
-        """Make a call and return what `shape` wants of its answer.
+        Never send it again: a second ``PUT`` creates a second VM (WIRE §2). `Client` retries
+        where that is safe. Do not follow redirects either: the signature is bound to the host.
+
+        Any other exception than those below means that the outcome is unknown, too: `Client`
+        raises a `TransportError` in its place, which names its type alone, since its text might
+        show a signature. Cancellation passes.
 
         Args:
-            call: The call.
-            shape: What is wanted.
-            trail: Is kept up to date about what became of the attempts.
+            method: The HTTP method, in capitals.
+            target: The path, with its query if it has one, exactly as it was signed.
+            headers: The headers to send, ``Host`` and the signature included (WIRE §1). More
+                may be added; these must not be changed.
+            body: The body, exactly as it was signed; empty if there is none. It may hold
+                passwords and user data.
 
         Raises:
-            APIError: If the server refused it.
-            TransportError: If no whole answer came.
-            DecodingError: If the answer makes no sense.
+            ConnectFailed: The request was not sent, for sure; `Client` may send it again, creates
+                included.
+            TransportTimeout: The response did not come in time. The outcome is unknown.
+            TransportError: It did not come for another reason. The outcome is unknown.
+            DecodingError: It came and cannot be used, for instance because it is too large. The
+                outcome is unknown.
+            InvalidState: The transport cannot be used now, for instance because it was closed;
+                the request was not sent. `Client` raises it as it is.
         """
-        return (await self.call_raw(call, shape, trail))[0]
-
-    async def call_raw(
-        self, call: Call, shape: Shape[T], trail: Trail | None = None
-    ) -> tuple[T, bytes]:
-        """Make a call like `call`, and return the answer's body besides."""
-        trail = trail or Trail()
-        try:
-            return await self._attempt(call, shape, trail, again=False)
-        except VMAPIError as error:
-            # Looks are repeated by the hub, which knows better when.
-            if call.lane is Lane.LOOKS:
-                raise
-            failures = [error]
-        # Most programs repeat nothing, and need none of it in memory.
-        import stamina
-
-        retries = stamina.retry_context(on=self._hook(call), attempts=None, timeout=None)
-        async for attempt in retries:
-            with attempt:
-                if failures:
-                    # Of the first attempt, made above: most calls need none of this.
-                    raise failures.pop()
-                return await self._attempt(call, shape, trail, again=True)
-        raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
-
-    def _hook(self, call: Call) -> Callable[[Exception], bool | float]:
-        loop = asyncio.get_running_loop()
-        began, made, told = loop.time(), 0, False
-
-        def wait(error: Exception) -> bool | float:
-            nonlocal made, told
-            if not isinstance(error, VMAPIError):
-                return False
-            seconds = self._retries.wait(error, call.repeat, made, loop.time() - began)
-            if seconds is None:
-                return False
-            about = {"vmapi_call": call.name, "vmapi_pause": seconds}
-            if not told and isinstance(error, ConnectFailed):
-                told = True
-                about |= {"vmapi_error": type(error).__name__}
-                _log.info("%s; it is tried again in %.1f s", error, seconds, extra=about)
-            else:
-                _log.debug("%s is repeated in %.1f s", call.name, seconds, extra=about)
-            made += 1
-            return seconds
-
-        return wait
-
-    async def _attempt(
-        self, call: Call, shape: Shape[T], trail: Trail, *, again: bool
-    ) -> tuple[T, bytes]:
-        async with self._pace.admit(call.lane, first=again or call.first):
-            loop = asyncio.get_running_loop()
-            headers = self._signer.sign(call.method, call.path, call.body, time.time())
-            if trail.before_sending is not None:
-                trail.before_sending()
-            self.requests[call.name] += 1
-            began = loop.time()
-            # Stays so if the call is cancelled here: then nobody knows.
-            trail.in_air = True
-            seen = None
-            if self.observer is not None:
-                seen = self.observer.request(
-                    call.name, call.method, call.path, resends=trail.sent, shared=call.shared
-                )
-            trail.sent += 1
-            try:
-                answer = await self._wire.send(call.method, call.path, headers, call.body)
-            except BaseException as error:
-                if seen is not None:
-                    seen.ended(loop.time() - began, error=error)
-                if isinstance(error, VMAPIError):
-                    trail.in_air = False
-                    trail.doubts += may_have_happened(error)
-                    _log_failure(call, error)
-                raise
-        trail.in_air = False
-        seconds = loop.time() - began
-        if _log.isEnabledFor(logging.DEBUG):
-            _log_answer(call, answer, seconds)
-        try:
-            opened = self._opened(call, shape, answer, headers)
-        except VMAPIError as error:
-            if seen is not None:
-                seen.ended(seconds, status=answer.status, error=error)
-            trail.doubts += may_have_happened(error)
-            self._heed(error)
-            raise
-        if seen is not None:
-            seen.ended(seconds, status=answer.status)
-        self._retries.succeeded()
-        self._pace.grow()
-        return opened, answer.body
-
-    def _heed(self, error: VMAPIError) -> None:
-        """Hold the whole client back where the server asks for it (WIRE §1)."""
-        if isinstance(error, RateLimited):
-            told = error.retry_after
-            self._pace.hold(_UNTOLD_HOLD if told is None else told)
-        elif isinstance(error, ServerError):
-            if error.status == 503 and error.retry_after is not None:
-                self._pace.hold(error.retry_after)
-        else:
-            self._pace.grow()
-
-    def _opened(self, call: Call, shape: Shape[T], answer: Answer, headers: Mapping[str, str]) -> T:
-        signed = headers["Authorization"]
-        hidden = (*call.secrets, self._credentials.api_secret, signed, signed.rpartition(":")[2])
-        try:
-            return open_envelope(
-                shape,
-                answer.status,
-                answer.body,
-                method=call.method,
-                path=call.path,
-                secrets=hidden,
-            )
-        except APIError as error:
-            if isinstance(error, RateLimited | ServerError):
-                error.retry_after = retry_after(
-                    answer.headers.get("Retry-After"), datetime.now(UTC)
-                )
-            raise
+        ...
 
     async def close(self) -> None:
-        """Close the wire."""
-        if self.observer is not None:
-            self.observer.close()
-        await self._wire.close()
+        """Release what the transport itself opened; called by `Client.close`.
 
-
-def _log_failure(call: Call, error: VMAPIError) -> None:
-    kind = type(error).__name__
-    about = {
-        "vmapi_call": call.name,
-        "vmapi_method": call.method,
-        "vmapi_path": call.path,
-        "vmapi_error": kind,
-    }
-    _log.debug("%s failed: %s", call.name, kind, extra=about)
-
-
-def _log_answer(call: Call, answer: Answer, seconds: float) -> None:
-    size = len(answer.body)
-    about = {
-        "vmapi_call": call.name,
-        "vmapi_method": call.method,
-        "vmapi_path": call.path,
-        "vmapi_status": answer.status,
-        "vmapi_bytes": size,
-        "vmapi_seconds": seconds,
-    }
-    told = (call.method, call.path, answer.status, size, seconds)
-    _log.debug("%s %s: status %d, %d bytes, %.3f s", *told, extra=about)
+        It may be called more than once, or without any request before. A client that is used
+        again after it was closed calls `send` again.
+        """
+        ...

@@ -31,10 +31,10 @@ from async_vmapi.models import (
     Operation,
     VirtualMachine,
 )
+from async_vmapi.pipeline import Call, Pipeline
 from async_vmapi.retries import Repeat
 from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, seal
-from async_vmapi.transport import Call, Transport
 from async_vmapi.writes import Writes
 
 __all__ = ["VMOrId", "VirtualMachines"]
@@ -52,8 +52,8 @@ _AT_A_STRETCH: Final = 250
 class VirtualMachines:
     """The machines of one region, as ``client.vms``."""
 
-    def __init__(self, transport: Transport, hub: PollHub, writes: Writes) -> None:
-        self._transport = transport
+    def __init__(self, pipeline: Pipeline, hub: PollHub, writes: Writes) -> None:
+        self._pipeline = pipeline
         self._hub = hub
         self._writes = writes
 
@@ -188,11 +188,11 @@ class VirtualMachines:
             raise arguments.refuse("operation", operation, "'create', 'reboot' or 'reset'")
         if isinstance(item, CreateRequest):
             raise arguments.refuse("item", item, "a machine or its id")
-        return seal(DoubtToken(self._transport.origin, operation, vm=_id_of(item)))
+        return seal(DoubtToken(self._pipeline.origin, operation, vm=_id_of(item)))
 
     async def list(self) -> list[VirtualMachine]:
         """Return all machines of the region. The API knows no filter and no pages (WIRE §1)."""
-        raws, body = await self._transport.call_raw(_LIST, codec.RAW_VMS)
+        raws, body = await self._pipeline.call_raw(_LIST, codec.RAW_VMS)
         machines: list[VirtualMachine] = []
         try:
             for start in range(0, len(raws), _AT_A_STRETCH):
@@ -212,7 +212,7 @@ class VirtualMachines:
         Raises:
             NotFound: If there is none; just after a create, perhaps not yet (WIRE §5.3).
         """
-        return await self._transport.call(Call("get", "GET", _path_of(vm)), codec.VM)
+        return await self._pipeline.call(Call("get", "GET", _path_of(vm)), codec.VM)
 
     async def resize(
         self, vm: VMOrId, *, cores: int, ram: int, wait_for: int = 4
@@ -285,7 +285,7 @@ class VirtualMachines:
 
     async def console(self, vm: VMOrId) -> Console:
         """Open a machine's console and return where it answers."""
-        return await self._transport.call(
+        return await self._pipeline.call(
             Call("console", "POST", f"{_path_of(vm)}/console", repeat=Repeat.REPEATABLE),
             codec.CONSOLE,
         )
@@ -315,7 +315,7 @@ class VirtualMachines:
 
         def begin(adopted: bool) -> Task[None]:
             return tasks.start_delete(
-                self._hub, self._transport.origin, vm_id, visible=visible, adopted=adopted
+                self._hub, self._pipeline.origin, vm_id, visible=visible, adopted=adopted
             )
 
         call = Call("delete", "DELETE", _path_of(vm), body, repeat=Repeat.REPEATABLE)
@@ -327,7 +327,7 @@ class VirtualMachines:
 
         def begin(adopted: bool) -> Task[VirtualMachine]:
             return tasks.start(
-                self._hub, self._transport.origin, vm_id, target, visible=visible, adopted=adopted
+                self._hub, self._pipeline.origin, vm_id, target, visible=visible, adopted=adopted
             )
 
         path = f"{_path_of(vm)}/{_VERBS.get(operation, operation)}"

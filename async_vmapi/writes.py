@@ -33,11 +33,11 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.pipeline import Call, Pipeline
 from async_vmapi.retries import Trail
 from async_vmapi.roster import FRESH, Rosters
 from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
-from async_vmapi.transport import Call, Transport
 
 __all__ = ["BEFORE_SENDING", "CANCEL_GRACE", "PERHAPS_SENT", "Writes"]
 
@@ -64,16 +64,24 @@ class Writes:
     """Makes the writes of a client.
 
     Args:
-        transport: What sends.
+        pipeline: What sends.
         hub: What watches.
         rosters: What tells names.
         window: Seconds for which the outcome of a write in doubt is looked for.
+        max_staleness: Seconds by which the response to any read may be old.
     """
 
     def __init__(
-        self, transport: Transport, hub: PollHub, rosters: Rosters, *, window: float
+        self,
+        pipeline: Pipeline,
+        hub: PollHub,
+        rosters: Rosters,
+        *,
+        window: float,
+        max_staleness: float = 10.0,
     ) -> None:
-        self._transport = transport
+        self._pipeline = pipeline
+        self._max_staleness = max_staleness
         self._hub = hub
         self._rosters = rosters
         self._window = window
@@ -94,7 +102,7 @@ class Writes:
         known: frozenset[str] | None = frozenset()
         if not unique:
             known = await self._known_before(request.name)
-        creation = Creation(request.name, request.cpus, request.ram, unique, self._transport.origin)
+        creation = Creation(request.name, request.cpus, request.ram, unique, self._pipeline.origin)
         creation.known = known
         return seal(creation.token)
 
@@ -111,7 +119,7 @@ class Writes:
         """Make a create; see `VirtualMachines.create`."""
         intended = None if intent is None else self._intended(request, intent, unique=unique)
         creation = self._creates.begin(
-            request.name, request.cpus, request.ram, unique=unique, origin=self._transport.origin
+            request.name, request.cpus, request.ram, unique=unique, origin=self._pipeline.origin
         )
         creation.trail.before_sending = BEFORE_SENDING.get()
         if intended is not None and intended.known is not None:
@@ -132,7 +140,7 @@ class Writes:
             self._creates.end(creation)
 
     def _intended(self, request: CreateRequest, intent: str, *, unique: bool) -> DoubtToken:
-        token = read(intent, self._transport.origin)
+        token = read(intent, self._pipeline.origin)
         asked = (request.name, request.cpus, request.ram, unique)
         if (
             not isinstance(token, DoubtToken)
@@ -189,7 +197,7 @@ class Writes:
         creation.answered.clear()
         creation.in_doubt = False
         try:
-            vm_id = await self._transport.call(call, codec.CREATED, creation.trail)
+            vm_id = await self._pipeline.call(call, codec.CREATED, creation.trail)
             self._creates.claim(creation, vm_id)
         except VMAPIError:
             creation.in_doubt = creation.trail.doubtful
@@ -200,7 +208,7 @@ class Writes:
 
     def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
         return tasks.start(
-            self._hub, self._transport.origin, vm_id, Target("create"), adopted=adopted
+            self._hub, self._pipeline.origin, vm_id, Target("create"), adopted=adopted
         )
 
     async def repeatable(
@@ -221,7 +229,7 @@ class Writes:
 
         async def make() -> Task[T]:
             try:
-                await self._transport.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
             except (Conflict, NotFound) as error:
                 if not (write.trail.doubtful and _is_explained(call, error)):
                     raise
@@ -236,11 +244,11 @@ class Writes:
 
         async def make() -> None:
             try:
-                await self._transport.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
             except Conflict:
                 if not write.trail.doubtful:
                     raise
-                if (await self._transport.call(get, codec.VM)).label != name:
+                if (await self._pipeline.call(get, codec.VM)).label != name:
                     raise
 
         await self._shielded(write, make())
@@ -252,19 +260,19 @@ class Writes:
         trail = Trail(before_sending=BEFORE_SENDING.get())
 
         def token() -> DoubtToken:
-            return DoubtToken(self._transport.origin, operation, vm=vm_id, trace=trail.trace)
+            return DoubtToken(self._pipeline.origin, operation, vm=vm_id, trace=trail.trace)
 
         write = Write(operation, vm_id=vm_id, trail=trail, token=lambda: seal(token()))
 
         async def make() -> Task[VirtualMachine]:
             try:
-                await self._transport.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
             except VMAPIError as error:
                 if not write.trail.doubtful:
                     raise
                 cause = error
             else:
-                return tasks.start(self._hub, self._transport.origin, vm_id, Target(operation))
+                return tasks.start(self._hub, self._pipeline.origin, vm_id, Target(operation))
             return await self._watch_for(token(), cause)
 
         return await self._shielded(write, make())
@@ -297,18 +305,18 @@ class Writes:
             text: The token.
             besides: Machines that surely are not what a create made.
         """
-        token = read(text, self._transport.origin)
+        token = read(text, self._pipeline.origin)
         task: Task[Any]
         if isinstance(token, DoubtToken):
             task = await self._settled(token, besides)
         else:
-            task = tasks.resume(self._hub, self._transport.origin, text)
+            task = tasks.resume(self._hub, self._pipeline.origin, text)
         self.taken_up(text)
         return task
 
     async def _settled(self, token: DoubtToken, besides: frozenset[str]) -> Task[VirtualMachine]:
         followed = None
-        if (observer := self._transport.observer) is not None:
+        if (observer := self._pipeline.observer) is not None:
             followed = observer.operation(
                 token.operation, token.vm or None, elapsed=0.0, trace=token.trace
             )
@@ -350,7 +358,7 @@ class Writes:
 
     async def _shielded(self, write: Write, body: Coroutine[Any, Any, T]) -> T:
         context = None
-        if (observer := self._transport.observer) is not None:
+        if (observer := self._pipeline.observer) is not None:
             write.observer = observer.operation(write.operation, write.vm_id)
             write.trail.trace = write.observer.trace
             context = write.observer.context

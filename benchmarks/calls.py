@@ -46,9 +46,8 @@ import requests
 from emulator import KEY, MACHINES, SECRET, Served, ceiling, loop_factory
 from results import draw, keep, kept
 
-from async_vmapi import Client, codec
+from async_vmapi import Client, Response, codec
 from async_vmapi.pace import Lane
-from async_vmapi.wire import Answer
 
 THREADS = 50
 OURS = "ours, typed models"
@@ -298,13 +297,13 @@ def quartiles(values):
 
 
 class _AtOnce:
-    """A wire that has the answer already, so that only our own layers are timed."""
+    """A transport that has the response already, so that only our own layers are timed."""
 
     def __init__(self, body):
-        self._answer = Answer(200, {}, body)
+        self._response = Response(200, {}, body)
 
     async def send(self, *_):
-        return self._answer
+        return self._response
 
     async def close(self):
         pass
@@ -315,16 +314,16 @@ async def _layers(url, vm_id):
     async with aiohttp_bytes(url, 1) as get:
         body = await get(vm_id)
     async with Client(url, api_key=KEY, api_secret=SECRET) as client:
-        transport = client._transport
-        transport._wire = _AtOnce(body)
+        pipeline = client._pipeline
+        pipeline._transport = _AtOnce(body)
         signature, path = Signature(url), f"{MACHINES}/{vm_id}"
 
         async def gate():
-            async with transport._pace.admit(Lane.CALLS):
+            async with pipeline._pace.admit(Lane.CALLS):
                 pass
 
         async def sign():
-            transport._signer.sign("GET", path, b"", time.time())
+            pipeline._signer.sign("GET", path, b"", time.time())
 
         async def sign_by_hand():
             signature.headers(path)

@@ -30,6 +30,8 @@ from async_vmapi.emulator.catalogue import ZONES
 
 COUNTS = (100, 1_000, 10_000, 100_000)
 GETS = 1_000
+# A list of 100,000 has more than the usual 64 MiB.
+OPTIONS = {"latency": 0.02, "seed": 1, "max_body": 1 << 30}
 EMULATOR = str(Path(async_vmapi.emulator.__file__).parent / "*")
 
 answering = collecting = 0.0
@@ -102,11 +104,6 @@ def requests(count):
     ]
 
 
-def allow_any_list(client):
-    """Do what ``max_body`` is for over HTTP: a list of 100,000 has more than the usual 64 MiB."""
-    client._transport._wire._max_body = 1 << 30
-
-
 async def online(client, request):
     return await (await client.vms.create(request))
 
@@ -114,8 +111,7 @@ async def online(client, request):
 async def traced(count):
     """Return the bytes that each awaited create keeps."""
     wanted = requests(count + 1)
-    async with Client.in_memory(CloudAPI(seed=1), latency=0.02, seed=1) as client:
-        allow_any_list(client)
+    async with Client.in_memory(CloudAPI(seed=1), **OPTIONS) as client:
         # What the first one brings into memory is no part of what each keeps.
         await online(client, wanted.pop())
         tracemalloc.start()
@@ -136,8 +132,7 @@ async def traced(count):
 async def measured(count):
     wanted = requests(count)
     api = CloudAPI(settings=Settings(create=(30, 90)), seed=1)
-    async with Client.in_memory(api, latency=0.02, seed=1) as client:
-        allow_any_list(client)
+    async with Client.in_memory(api, **OPTIONS) as client:
         with Cost(client) as created:
             await asyncio.gather(*(online(client, request) for request in wanted))
             # Until what it leaves in the loop, such as timers that are not needed, is cleared away.

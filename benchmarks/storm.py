@@ -73,7 +73,7 @@ def retry_plainly(client):
 
     async def send(creation, call):
         call = attrs.evolve(call, repeat=Repeat.REPEATABLE)
-        return await client._transport.call(call, CREATED, creation.trail)
+        return await client._pipeline.call(call, CREATED, creation.trail)
 
     client._writes._send = send
 

@@ -40,6 +40,7 @@ _NUMBERS: Final = frozenset(
         "max_requests_per_second",
         "retries",
         "lookup_window",
+        "max_staleness",
         "poll_floor",
         "poll_ceiling",
     }

@@ -9,6 +9,7 @@ from async_vmapi.emulator.app import Emulator
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.delivery import Delivery, deliver
 from async_vmapi.emulator.faults import Fault, FaultKind, FaultPlan
+from async_vmapi.emulator.in_memory import InMemoryTransport
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM
 
@@ -24,6 +25,7 @@ __all__ = [
     "FaultKind",
     "FaultPlan",
     "Handled",
+    "InMemoryTransport",
     "Request",
     "Response",
     "Settings",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar, Unpack
 
-from async_vmapi.client import Client, MemoryOptions
+from async_vmapi.client import Client, ClientOptions
 from async_vmapi.emulator import (
     CloudAPI,
     CloudVM,
@@ -41,7 +41,8 @@ QUICK: Final = Settings().changed(
 )
 """A cloud for real time: as quick as lets a client still see what happens."""
 
-_QUICK_CLIENT: Final[MemoryOptions] = {
+_QUICK_CLIENT: Final[ClientOptions] = {
+    "seed": 1,
     "poll_floor": 0.005,
     "poll_ceiling": 0.02,
     "lookup_window": 0.5,
@@ -78,7 +79,7 @@ class VMCloud(CloudAPI):
     ) -> None:
         settings = settings or (Settings() if virtual_time else QUICK)
         super().__init__(settings=settings, seed=seed, log=_LOG, faults=FaultPlan(seed=seed))
-        self._suited: MemoryOptions = {} if virtual_time else _QUICK_CLIENT
+        self._suited: ClientOptions = {"seed": 1} if virtual_time else _QUICK_CLIENT
         self._loop: asyncio.AbstractEventLoop | None = None
         # From the clock of who asks to the cloud's own.
         self._offset = 0.0
@@ -89,7 +90,7 @@ class VMCloud(CloudAPI):
 
     # --- what a test arranges --------------------------------------------------------------------
 
-    def client(self, **options: Unpack[MemoryOptions]) -> Client:
+    def client(self, **options: Unpack[ClientOptions]) -> Client:
         """Return a client of this cloud that looks as often as things happen here.
 
         In memory there is nothing that must be closed.
@@ -97,7 +98,7 @@ class VMCloud(CloudAPI):
         Args:
             options: What `Client.in_memory` takes, by keyword.
         """
-        return Client.in_memory(self, seed=1, **(self._suited | options))
+        return Client.in_memory(self, **(self._suited | options))
 
     @property
     def zone_id(self) -> str:

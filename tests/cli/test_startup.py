@@ -34,14 +34,14 @@ class TestImport:
     # Each was in memory once, for something that most programs do not do.
     UNWANTED = frozenset(
         {
-            *("aiolimiter", "stamina", "tenacity", "cattrs", "statistics", "importlib.metadata"),
+            *("stamina", "tenacity", "cattrs", "statistics", "importlib.metadata"),
             *("aiohttp.web", "async_vmapi.emulator", "async_vmapi.cli", "async_vmapi.durable"),
         }
     )
 
     @pytest.mark.programs
     def test_the_client_brings_nothing_that_it_does_not_need_yet(self):
-        """A rate, a repetition, a create, a cloud in memory: each brings its own when it comes."""
+        """A retry, a create, a cloud in memory: each brings its own when it comes."""
         _, modules = loaded("from async_vmapi import *; Client.from_env")
         assert "aiohttp.client" in modules
         assert not modules & self.UNWANTED

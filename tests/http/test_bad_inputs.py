@@ -164,7 +164,6 @@ ROWS = [
     made("no number for a time", "timeout", SOME_SECONDS, timeout=math.nan),
     made("a text for a time", "timeout", SOME_SECONDS, timeout="30"),
     made("a bool for a time", "timeout", SOME_SECONDS, timeout=True),
-    made("None for a time", "timeout", SOME_SECONDS, timeout=None),
     made("a time beyond numbers", "timeout", SOME_SECONDS, timeout=HUGE),
     made("no poll floor", "poll_floor", SOME_SECONDS, poll_floor=0),
     made("a ceiling below the floor", "poll_ceiling", "is less than poll_floor", poll_ceiling=0.5),

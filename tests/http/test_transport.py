@@ -23,6 +23,7 @@ from async_vmapi import (
     ConnectFailed,
     CreateRequest,
     DecodingError,
+    HTTPTransport,
     ImageBoot,
     InvalidArgument,
     InvalidState,
@@ -35,7 +36,7 @@ from async_vmapi import (
     VMAPIError,
     codec,
 )
-from async_vmapi.wire import DEFAULT_MAX_BODY, HTTPWire
+from async_vmapi.http import MAX_BODY
 
 from .aioresponses_fix import FixedAioresponses
 from .odd_server import CLOSE, HANG, OddServer, answer
@@ -360,20 +361,20 @@ class TestTarget:
     async def test_it_is_on_the_request_line_as_it_was_signed(self, target):
         """Neither the path nor the query is written in another way."""
         async with OddServer() as server:
-            wire = HTTPWire(URL(server.url), timeout=5, connect_timeout=5)
-            await wire.send("GET", target, {}, b"")
-            await wire.close()
+            transport = HTTPTransport(server.url)
+            await transport.send("GET", target, {}, b"")
+            await transport.close()
         assert server.requests[0].target == target
 
 
 class TestBodyLimit:
     async def fetch(self, server, limit):
-        """Return the body that a wire with a limit brings back."""
-        wire = HTTPWire(URL(server.url), timeout=5, connect_timeout=5, max_body=limit)
+        """Return the body that a transport with a limit brings back."""
+        transport = HTTPTransport(server.url, max_body=limit)
         try:
-            return (await wire.send("GET", "/v2/x", {}, b"")).body
+            return (await transport.send("GET", "/v2/x", {}, b"")).body
         finally:
-            await wire.close()
+            await transport.close()
 
     @pytest.mark.parametrize(
         "framing", [b"Content-Length: 11", b"Transfer-Encoding: chunked"], ids=["whole", "chunked"]
@@ -389,7 +390,7 @@ class TestBodyLimit:
 
     async def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(self):
         """What counts is what would have to be held, 64 MiB unless told otherwise."""
-        bomb = gzip.compress(b"[" * (DEFAULT_MAX_BODY + 1), compresslevel=1)
+        bomb = gzip.compress(b"[" * (MAX_BODY + 1), compresslevel=1)
         assert len(bomb) < 1_000_000
         error = await error_from(answer(bomb, content_encoding="gzip"))
         assert type(error) is DecodingError
@@ -398,11 +399,11 @@ class TestBodyLimit:
     async def test_the_client_works_on_after_a_refused_body(self):
         """The connection with the rest of the body is not used again."""
         async with OddServer(answer(b"x" * 10_000_000), answer(b"short")) as server:
-            wire = HTTPWire(URL(server.url), timeout=5, connect_timeout=5, max_body=1000)
+            transport = HTTPTransport(server.url, max_body=1000)
             with pytest.raises(DecodingError):
-                await wire.send("GET", "/v2/x", {}, b"")
-            assert (await wire.send("GET", "/v2/x", {}, b"")).body == b"short"
-            await wire.close()
+                await transport.send("GET", "/v2/x", {}, b"")
+            assert (await transport.send("GET", "/v2/x", {}, b"")).body == b"short"
+            await transport.close()
             assert server.connections == 2
 
 
@@ -461,6 +462,19 @@ class TestConnections:
         """Infinity is a time to wait too, and an answer is read as ever."""
         async with OddServer(EMPTY_LIST) as server, client_of(server, timeout=timeout) as client:
             assert await client.vms.list() == []
+
+    async def test_a_fault_while_the_response_is_read_leaves_the_outcome_unknown(self, monkeypatch):
+        """aiohttp raises `RuntimeError` for a session that cannot be used; this is not that."""
+
+        async def broken(*_):
+            raise RuntimeError("read() called twice")
+
+        async with OddServer(CREATED) as server, client_of(server) as client:
+            monkeypatch.setattr(HTTPTransport, "_read", broken)
+            error = await error_of(client.vms.create(**CREATE, unique_name=True))
+            assert sum(request.method == "PUT" for request in server.requests) == 1
+        assert type(error) is OutcomeUnknown
+        assert "the transport raised RuntimeError" in str(error.__cause__)
 
     async def test_cancelling_a_call_leaves_a_client_that_works(self):
         """The connection that waits is given up, and the next call opens another."""

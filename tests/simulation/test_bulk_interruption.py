@@ -227,8 +227,8 @@ class TestCancellation:
                         cancel(steps)
                     return answer
 
-                send = client._transport._wire.send
-                client._transport._wire.send = look
+                send = client._pipeline._transport.send
+                client._pipeline._transport.send = look
                 bulk = client.bulk(on_event=note)
                 running = asyncio.create_task(bulk.shutdown(vms, wait_for=1))
                 await asyncio.wait({running})

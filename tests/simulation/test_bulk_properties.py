@@ -94,8 +94,8 @@ class Tap:
     """
 
     def __init__(self, client):
-        self._send = client._transport._wire.send
-        client._transport._wire.send = self.send
+        self._send = client._pipeline._transport.send
+        client._pipeline._transport.send = self.send
         self.sent = []
         self.untold = Counter()
 

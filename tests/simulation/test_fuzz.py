@@ -11,9 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from async_vmapi import Client, CreateRequest, ImageBoot, Task, VMAPIError
-from async_vmapi.emulator import CloudAPI
-from async_vmapi.wire import Answer
+from async_vmapi import Client, CreateRequest, ImageBoot, Response, Task, VMAPIError
 
 VM = {
     "id": "17",
@@ -115,28 +113,36 @@ CALLS = {
 EXAMPLES = {0: 1200, 2: 600}
 
 
-class OddWire:
-    """A wire that brings the same answer to everything."""
+class OddTransport:
+    """A transport that returns the same response to everything."""
 
-    def __init__(self, answer):
-        self.answer = answer
+    def __init__(self, response):
+        self.response = response
         self.sent = 0
 
     async def send(self, *_):
         self.sent += 1
         await asyncio.sleep(0.01)
-        return self.answer
+        return self.response
 
     async def close(self):
         pass
 
 
-async def ask_everything(answer, retries):
-    client = Client.in_memory(CloudAPI(), seed=1, retries=retries, lookup_window=3)
-    client._transport._wire = wire = OddWire(answer)
+async def ask_everything(response, retries):
+    transport = OddTransport(response)
+    client = Client(
+        "https://odd.invalid",
+        api_key="key",
+        api_secret="secret",
+        transport=transport,
+        seed=1,
+        retries=retries,
+        lookup_window=3,
+    )
     given = 0
     for name, call in CALLS.items():
-        wire.sent = 0
+        transport.sent = 0
         try:
             # The cloud's time, in which no call may take longer than it is allowed to.
             async with asyncio.timeout(400):
@@ -149,7 +155,7 @@ async def ask_everything(answer, retries):
                 raise AssertionError(f"{name} hangs") from error
         except VMAPIError as error:
             str(error), repr(error)
-        given += wire.sent
+        given += transport.sent
     await client.close()
     return given
 
@@ -178,8 +184,8 @@ def test_only_documented_errors(retries):
         @given(statuses, headers, bodies)
         def ask(status, headers, body):
             nonlocal given_in_all
-            answer = Answer(status, headers, body)
-            given_in_all += runner.run(ask_everything(answer, retries))
+            response = Response(status, headers, body)
+            given_in_all += runner.run(ask_everything(response, retries))
 
         ask()
         # What pytest keeps of the log is no memory of ours.
@@ -187,7 +193,7 @@ def test_only_documented_errors(retries):
         gc.collect()
         before = sys.getallocatedblocks()
         for body in (b"{}", b"[" * 100_000, json.dumps(REAL[4]).encode()) * 20:
-            runner.run(ask_everything(Answer(200, {}, body), retries))
+            runner.run(ask_everything(Response(200, {}, body), retries))
         gc.collect()
         grown = sys.getallocatedblocks() - before
         logging.disable(logging.NOTSET)

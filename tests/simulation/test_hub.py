@@ -418,7 +418,7 @@ class TestTwoSources:
 
         cloud.api.handle = lagging
         async with cloud.client(latency=0.3) as client:
-            wire = client._transport._wire
+            wire = client._pipeline._transport
             send = wire.send
 
             async def slow(method, target, *rest):
@@ -509,7 +509,7 @@ class TestTwoSources:
 
 def gets_at_once(client):
     """Note how many GETs of each machine are on their way, and how many there were at most."""
-    wire = client._transport._wire
+    wire = client._pipeline._transport
     send, under_way, most = wire.send, Counter(), Counter()
 
     async def noted(method, target, *rest):
@@ -626,7 +626,7 @@ class TestQueue:
         fill(cloud.api, 400)
         async with cloud.client() as client:
             task = await client.vms.create(request_for())
-            wire, cancelled = client._transport._wire, []
+            wire, cancelled = client._pipeline._transport, []
             send = wire.send
 
             def cancelling(*call):
@@ -648,7 +648,7 @@ class TestStalling:
         """While one machine's GET hangs, the others are looked at as ever, late ones too."""
         tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(3)]
         stalled, *others = tasks
-        wire = memory_client._transport._wire
+        wire = memory_client._pipeline._transport
         send = wire.send
 
         async def stalling(method, target, headers, body):

@@ -104,7 +104,7 @@ class TestRate:
         out = peak = 0
         cloud = Recorder()
         async with cloud.client(max_connections=most) as client:
-            send = client._transport._wire.send
+            send = client._pipeline._transport.send
 
             async def counted(*request):
                 nonlocal out, peak
@@ -115,7 +115,7 @@ class TestRate:
                 finally:
                     out -= 1
 
-            client._transport._wire.send = counted
+            client._pipeline._transport.send = counted
             await asyncio.gather(*(client.regions.list() for _ in range(50)))
         assert peak == most
 
@@ -129,6 +129,16 @@ class TestRate:
             ({"retries": True}, "retries"),
             ({"lookup_window": -1}, "lookup_window"),
             ({"lookup_window": "60"}, "lookup_window"),
+            ({"max_staleness": -1}, "max_staleness"),
+            ({"max_staleness": float("inf")}, "max_staleness"),
+            ({"max_staleness": float("nan")}, "max_staleness"),
+            ({"max_staleness": "10"}, "max_staleness"),
+            ({"max_staleness": True}, "max_staleness"),
+            ({"max_staleness": None}, "max_staleness"),
+            ({"max_body": 0}, "max_body"),
+            ({"seed": -1}, "seed"),
+            ({"seed": 1.0}, "seed"),
+            ({"seed": "x"}, "seed"),
         ],
     )
     async def test_wrong_limits_are_refused(self, options, argument):
@@ -231,6 +241,67 @@ class TestHolding:
             with pytest.raises(TransportError):
                 await client.regions.list()
             assert client.requests["regions"] == 6
+
+
+class TestClocks:
+    @pytest.mark.parametrize("rate", [None, 10])
+    @pytest.mark.parametrize("early", [1e-9, 1e-4, 9e-4])
+    async def test_timers_that_fire_early_make_nothing_spin(self, monkeypatch, rate, early):
+        """What is left then is not worth another timer, or a clock that stands still never ends."""
+        sleeps = []
+        sleep = asyncio.sleep
+
+        async def hasty(seconds):
+            sleeps.append(seconds)
+            assert len(sleeps) < 100
+            await sleep(max(0.0, seconds - early))
+
+        pace = Pace(1, rate)
+        passed = []
+
+        async def ask():
+            async with pace.admit(Lane.CALLS):
+                passed.append(now())
+
+        await ask()
+        monkeypatch.setattr("async_vmapi.pace.asyncio.sleep", hasty)
+        pace.hold(5)
+        await asyncio.gather(*(ask() for _ in range(20)))
+        assert passed[1] == pytest.approx(5, abs=0.001)
+        # One wait for each request that does not go at once.
+        assert len(sleeps) == (1 if rate is None else 19)
+        if rate is not None:
+            # Nothing is lost by it: what was early is made up for.
+            assert passed[-1] == pytest.approx(5 + 18 / rate, abs=0.002)
+
+    async def test_a_hold_counts_for_what_waits_for_its_rate(self):
+        """A server that asks to be left alone while the next request waits is left alone."""
+        pace = Pace(5, 0.5)
+        passed = []
+
+        async def ask():
+            async with pace.admit(Lane.CALLS):
+                passed.append(now())
+
+        asking = [asyncio.create_task(ask()) for _ in range(3)]
+        await asyncio.sleep(1)
+        pace.hold(30)
+        await asyncio.gather(*asking)
+        assert passed == pytest.approx([0, 0, 31], abs=0.001)
+
+    async def test_time_that_was_slept_through_is_no_credit(self):
+        """After a stop of an hour no more go at once than after a second."""
+        pace = Pace(50, 4)
+        passed = []
+
+        async def ask():
+            async with pace.admit(Lane.CALLS):
+                passed.append(now())
+
+        await ask()
+        await asyncio.sleep(3600)
+        await asyncio.gather(*(ask() for _ in range(6)))
+        assert passed[1:] == pytest.approx([3600 + 0.25 * n for n in (0, 0, 1, 2, 3, 4)], abs=0.001)
 
 
 class TestRepetitions:

@@ -380,7 +380,7 @@ class TestAwaiting:
             await asyncio.gather(*vms)
             tasks = await asyncio.gather(*(client.vms.delete(vm.vm_id) for vm in vms))
             waiting = [asyncio.ensure_future(task.wait(timeout=60)) for task in tasks]
-            wire, confirming = client._transport._wire, asyncio.Event()
+            wire, confirming = client._pipeline._transport, asyncio.Event()
             send = wire.send
 
             def noticing(method, target, *rest):

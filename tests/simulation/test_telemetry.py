@@ -142,7 +142,7 @@ class TestOperations:
         assert create.status.status_code is StatusCode.UNSET
         assert dict(create.attributes) == {
             "server.address": "in-memory.invalid",
-            "server.port": 80,
+            "server.port": 443,
             "vmapi.adopted": False,
             "vmapi.evidence": "observed",
             "vmapi.operation": "create",
@@ -499,8 +499,8 @@ class TestRequests:
             "http.request.method": "GET",
             "http.response.status_code": 200,
             "server.address": "in-memory.invalid",
-            "server.port": 80,
-            "url.full": f"http://in-memory.invalid/v2/virtual-machines/{vm}",
+            "server.port": 443,
+            "url.full": f"https://in-memory.invalid/v2/virtual-machines/{vm}",
             "url.template": "/v2/virtual-machines/{id}",
             "vmapi.call": "get",
         }
@@ -509,7 +509,7 @@ class TestRequests:
             "http.request.method": "GET",
             "http.response.status_code": 200,
             "server.address": "in-memory.invalid",
-            "server.port": 80,
+            "server.port": 443,
         }
         assert point.sum == pytest.approx(0.02)
         assert point.explicit_bounds[0] == 0.005
@@ -558,7 +558,7 @@ class TestRequests:
 
     async def test_what_the_wire_does_is_below_the_request(self, client, recorded):
         """So spans of the session's own instrumentation find their place."""
-        wire = client._transport._wire
+        wire = client._pipeline._transport
         send = wire.send
 
         async def traced(*arguments):
@@ -645,7 +645,7 @@ class TestSettingUp:
         """Each has its own server, and closing one leaves the other's operations alone."""
         assert Client(
             "https://vm.example.com:8443", api_key="k", api_secret="s", telemetry=recorded.telemetry
-        )._transport.observer.server == {"server.address": "vm.example.com", "server.port": 8443}
+        )._pipeline.observer.server == {"server.address": "vm.example.com", "server.port": 8443}
 
 
 class TestLogging:
@@ -676,7 +676,7 @@ class TestLogging:
         caplog.set_level(logging.DEBUG, "async_vmapi")
         api.faults.fail_next("list", "drop_before")
         await client.vms.list()
-        lost, again, answered = (r for r in caplog.records if r.name == "async_vmapi.transport")
+        lost, again, answered = (r for r in caplog.records if r.name == "async_vmapi.pipeline")
         assert (lost.vmapi_call, lost.vmapi_error) == ("list", "TransportError")
         assert again.vmapi_pause > 0
         assert answered.vmapi_status == 200
@@ -689,7 +689,7 @@ class TestLogging:
         caplog.set_level(logging.INFO, "async_vmapi")
         api.faults.fail_next("list", "refuse", seconds=0.6)
         await client.vms.list()
-        (told,) = (r for r in caplog.records if r.name == "async_vmapi.transport")
+        (told,) = (r for r in caplog.records if r.name == "async_vmapi.pipeline")
         assert told.levelno == logging.INFO
         assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectFailed")
         assert "the connection was refused; it is tried again in" in told.getMessage()

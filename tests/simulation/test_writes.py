@@ -230,7 +230,7 @@ class TestCreateOnDoubt:
 
     async def test_a_create_waits_for_no_list_that_cannot_be_asked_for(self, client, broken):
         """Where the list cannot even be sent, nor could the create: nothing was sent."""
-        client._transport._retries.limit = 0
+        client._pipeline._retries.limit = 0
         broken("list", "rate_limited")
         with pytest.raises(APIError):
             await client.vms.create(name="a", cpus=1, ram=1, zone_id="z", boot=BOOT)

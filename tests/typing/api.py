@@ -19,11 +19,13 @@ from async_vmapi import (
     CreateRequest,
     DecodingError,
     Evidence,
+    HTTPTransport,
     ImageBoot,
     InvalidArgument,
     Operation,
     RateLimited,
     Region,
+    Response,
     SecretRef,
     SSHKey,
     StorageVolume,
@@ -32,6 +34,7 @@ from async_vmapi import (
     TaskEvent,
     TaskTimeout,
     Template,
+    Transport,
     TransportTimeout,
     VirtualMachine,
     VMAPIError,
@@ -60,6 +63,44 @@ async def make(session: aiohttp.ClientSession) -> None:
     Client.from_env(timeout="5")  # type: ignore[arg-type]
     Client.from_env(retries="5")  # type: ignore[arg-type]
     client.requests["list"] = 0  # type: ignore[index]
+
+
+class Recorder:
+    """A plain class is a transport, whatever it calls its arguments."""
+
+    async def send(self, verb: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+        return Response(200, {"X-Seen": verb + path}, body)
+
+    async def close(self) -> None:
+        pass
+
+
+class Blocking:
+    """One that is not async is none."""
+
+    def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Response:
+        return Response(status=200, headers=headers, body=body)
+
+    def close(self) -> None:
+        pass
+
+
+async def send(session: aiohttp.ClientSession) -> None:
+    http = HTTPTransport("https://example.com", session=session, timeout=5, max_body=1000)
+    for transport in (http, Recorder()):
+        Client("https://example.com", api_key="k", api_secret="s", transport=transport)
+    chosen: Transport = Recorder()
+    response = await chosen.send("GET", "/v2/regions", {}, b"")
+    assert_type(response, Response)
+    assert_type((response.status, response.body), tuple[int, bytes])
+    assert_type(response.headers, Mapping[str, str])
+    Client.from_env(transport=chosen, max_staleness=0, seed=1)
+
+    Client("https://example.com", api_key="k", api_secret="s", transport=Blocking())  # type: ignore[arg-type]
+    Client.from_env(transport=Recorder)  # type: ignore[arg-type]
+    response.status = 201  # type: ignore[misc]
+    Response(200, None, b"")  # type: ignore[arg-type]
+    HTTPTransport("https://example.com", retries=1)  # type: ignore[call-arg]
 
 
 class MyClient(Client):
@@ -228,7 +269,7 @@ async def in_tests(vm_cloud: VMCloud, vm_server: VMServer) -> None:
     assert_type(vm_cloud.client(retries=0), Client)
     vm_cloud.fail_next("create", after_processing=True)
     vm_cloud.fail_next("create", "explode")  # type: ignore[arg-type]
-    vm_cloud.client(session=None)  # type: ignore[call-arg]
+    vm_cloud.client(seed="x")  # type: ignore[arg-type]
     assert_type(vm_server.cloud, VMCloud)
     assert_type(vm_server.env, dict[str, str])
     async with vm_server.client(timeout=5) as client:

@@ -7,7 +7,7 @@ from typing import assert_type
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from async_vmapi import Client, VirtualMachine
+from async_vmapi import Client, Transport, VirtualMachine
 from async_vmapi.durable import (
     DatabaseUnavailable,
     DurableFleet,
@@ -29,6 +29,7 @@ from async_vmapi.emulator import (
     FaultKind,
     FaultPlan,
     Handled,
+    InMemoryTransport,
     Request,
     Response,
     Settings,
@@ -59,7 +60,10 @@ async def in_memory(path: Path, today: datetime) -> None:
     assert_type(deliver(api, request, now=0.0, today=today), Delivery)
     async with Client.in_memory(api, latency=0.1, seed=1, poll_floor=0.5) as client:
         assert_type(client, Client)
-    Client.in_memory(api, timeout=5)  # type: ignore[call-arg]
+    transport: Transport = InMemoryTransport(api, latency=0.1, timeout=5)
+    Client("https://cloud.invalid", api_key="k", api_secret="s", transport=transport)
+    InMemoryTransport(cloud=5)  # type: ignore[arg-type]
+    Client.in_memory(api, timeout="5")  # type: ignore[arg-type]
     api.faults.fail_next("create", "sometimes")  # type: ignore[arg-type]
     Fault(kind="sometimes")  # type: ignore[arg-type]
     Settings(create=5, resize=[20, 60], stale=0.5, acpi="ignore", extra_states=["queued"])

@@ -58,7 +58,8 @@ class TestTime:
         ) == {
             *("cli/jobs.py", "durable/database.py", "durable/leases.py"),
             *("durable/operation.py", "durable/worker.py"),
-            *("emulator/whole.py", "transport.py"),
+            "emulator/whole.py",
+            "pipeline.py",
         }
 
     def test_only_what_the_wire_wants_reads_the_date(self):
@@ -67,8 +68,8 @@ class TestTime:
             "cli/watch.py",
             "emulator/app.py",
             "emulator/cloud.py",
-            "memory.py",
-            "transport.py",
+            "emulator/in_memory.py",
+            "pipeline.py",
         }
 
     def test_nobody_polls_but_who_must(self):
@@ -118,9 +119,9 @@ class TestShowing:
         assert {(path, name) for path, name in names if name != "__name__"} == {
             ("cli/__init__.py", "'async_vmapi'"),
             ("cli/durable.py", "'dbos'"),
-            ("cli/running.py", "'async_vmapi.transport'"),
+            ("cli/running.py", "'async_vmapi.pipeline'"),
             ("durable/worker.py", "'dbos'"),
-            ("transport.py", "'stamina'"),
+            ("pipeline.py", "'stamina'"),
         }
         assert not modules_that_call("logging.basicConfig", "logging.info", "logging.warning")
 
@@ -201,7 +202,7 @@ class TestImports:
         assert "async_vmapi.client" in loaded
         assert not loaded & {
             *("opentelemetry", "async_vmapi.otel", "dbos", "async_vmapi.durable", "typer", "rich"),
-            *("platformdirs", "async_vmapi.emulator", "async_vmapi.memory"),
+            *("platformdirs", "async_vmapi.emulator"),
         }
         assert "importlib.metadata" not in modules_that_import(PACKAGE / "__init__.py")
 
@@ -228,6 +229,19 @@ class TestImports:
             "except SystemExit: logging.getLogger('async_vmapi.writes').warning('left over')"
         )
         assert run(code).stderr == "left over\n"
+
+    def test_the_contract_of_the_emulator_names_all_that_it_must_not_import(self):
+        """It lists what is forbidden; this is the list of what is allowed."""
+        allowed = {"emulator", "errors", "signing", "transport", "models", "arguments"}
+        found = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith(("_", "."))}
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        (contract,) = (
+            contract
+            for contract in project["tool"]["importlinter"]["contracts"]
+            if contract.get("source_modules") == ["async_vmapi.emulator"]
+        )
+        forbidden = {name.removeprefix("async_vmapi.") for name in contract["forbidden_modules"]}
+        assert forbidden == found - allowed - {"py"}  # py.typed
 
     def test_every_dependency_has_a_minimum(self):
         """It is what `nox -s minimum` installs."""
@@ -313,6 +327,7 @@ UNITS = {
     "timeout": "econds",
     "connect_timeout": "econds",
     "lookup_window": "econds",
+    "max_staleness": "econds",
     "poll_floor": "econds",
     "poll_ceiling": "econds",
     "latency": "econds",

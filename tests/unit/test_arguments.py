@@ -220,6 +220,9 @@ class TestSeconds:
         assert "a number above 1.5" in str(refused(arguments.number, "rate", 1.5, above=1.5))
         assert arguments.number("window", 0, least=0) == 0.0
         assert "of at least 0" in str(refused(arguments.number, "window", -1, least=0))
+        assert arguments.number("window", math.inf, least=0) == math.inf
+        endless = refused(arguments.number, "window", math.inf, least=0, finite=True)
+        assert "of at least 0, and finite" in str(endless)
 
     def test_an_integer_beyond_any_float_is_refused(self):
         """A number that cannot be reckoned with is an argument's fault like another."""

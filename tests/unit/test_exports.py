@@ -3,15 +3,18 @@
 import ast
 import importlib
 import importlib.metadata
+import inspect
 import re
 import tomllib
 import types
+import typing
 from pathlib import Path
 
 import pytest
 
 import async_vmapi
 from async_vmapi import errors
+from async_vmapi.client import ClientOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +27,7 @@ PUBLIC = {
     *("VMAPIError", "InvalidArgument", "InvalidState"),
     *("APIError", "BadRequest", "AuthenticationError", "NotFound", "Conflict"),
     *("RateLimited", "ServerError"),
+    *("Transport", "HTTPTransport", "Response"),
     *("TransportError", "ConnectFailed", "TransportTimeout", "DecodingError"),
     *("OutcomeUnknown", "UnresolvedWrite"),
     *("BulkExecutor", "BulkPlan", "BulkEvent", "BulkReport", "Outcome", "BulkInterrupted"),
@@ -35,7 +39,7 @@ FACES = {
     "async_vmapi.emulator": {
         *("Emulator", "Settings", "Fault", "FaultKind", "FaultPlan"),
         *("Cloud", "CloudAPI", "CloudOperation", "CloudVM", "Change"),
-        *("Request", "Response", "Handled", "Delivery", "deliver"),
+        *("Request", "Response", "Handled", "Delivery", "deliver", "InMemoryTransport"),
     },
     "async_vmapi.durable": {
         *("DurableFleet", "Submission", "DurableJob", "JobState", "JobStatus"),
@@ -102,6 +106,17 @@ class TestFixtures:
         told = (ROOT / "docs/testing.md").read_text()
         assert {name for name in FIXTURES if f"`{name}`" in told} == FIXTURES
         assert set(re.findall(r"autofunction:: (vm_\w+)\(", REFERENCE)) == FIXTURES
+
+
+class TestOptions:
+    def test_what_other_constructors_pass_on_is_what_a_client_takes(self):
+        """With the same types: they are written down a second time for type checkers alone."""
+        taken = {
+            name: parameter.annotation
+            for name, parameter in inspect.signature(async_vmapi.Client).parameters.items()
+            if name not in {"base_url", "api_key", "api_secret"}
+        }
+        assert typing.get_type_hints(ClientOptions) == taken
 
 
 class TestExports:

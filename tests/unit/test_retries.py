@@ -107,9 +107,12 @@ class TestRule:
         assert least <= wait <= max(least, 0.5)
 
     def test_a_call_has_so_much_time(self, retries):
-        """No attempt begins after it."""
-        assert retries.wait(TransportError("x"), SAFE, 0, CALL_BUDGET - 1) is not None
-        assert retries.wait(TransportError("x"), SAFE, 0, CALL_BUDGET - 0.1) is None
+        """No attempt begins after it, except the first retry: the process may have been stopped."""
+        assert retries.wait(TransportError("x"), SAFE, 1, CALL_BUDGET - 1) is not None
+        assert retries.wait(TransportError("x"), SAFE, 1, CALL_BUDGET - 0.1) is None
+        assert retries.wait(TransportError("x"), SAFE, 0, 3600.0) is not None
+        assert retries.wait(TransportError("x"), REPEATABLE, 0, 3600.0) is not None
+        assert retries.wait(TransportError("x"), ONCE, 0, 3600.0) is None
 
     def test_a_client_has_so_many_repetitions(self, retries):
         """While nothing is answered the stock runs out; answers fill it again, by halves."""

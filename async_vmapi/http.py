@@ -1,17 +1,18 @@
-"""Carry one signed request to the API over HTTP, and bring the raw answer back.
+"""Send requests over HTTP with aiohttp: the transport that a `Client` uses by default.
 
-The only module of the client that knows aiohttp. It neither signs nor decodes nor repeats.
+The only module of the client that knows aiohttp. It neither signs nor decodes nor retries.
 """
 
 import asyncio
 import math
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
-import attrs
 from yarl import URL
 
+from async_vmapi import arguments
+from async_vmapi.endpoint import check_session, origin_of
 from async_vmapi.errors import (
     ConnectFailed,
     DecodingError,
@@ -19,76 +20,62 @@ from async_vmapi.errors import (
     TransportError,
     TransportTimeout,
 )
+from async_vmapi.transport import Response
 
-__all__ = ["DEFAULT_MAX_BODY", "Answer", "HTTPWire", "Wire"]
+__all__ = ["CONNECT_TIMEOUT", "MAX_BODY", "TIMEOUT", "HTTPTransport"]
 
-DEFAULT_MAX_BODY: Final = 64 * 1024 * 1024
-
-
-@attrs.frozen
-class Answer:
-    """An answer as it came: the body may hold secrets, so it shows in no ``repr``."""
-
-    status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
+TIMEOUT: Final = 30.0
+CONNECT_TIMEOUT: Final = 10.0
+MAX_BODY: Final = 64 * 1024 * 1024
 
 
-class Wire(Protocol):
-    """What the transport needs of the thing that carries its bytes."""
+class HTTPTransport:
+    """Sends requests over HTTP: the `Transport` that a `Client` makes for itself.
 
-    async def send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes
-    ) -> Answer:
-        """Send one request, once, and return its answer.
-
-        Raises:
-            ConnectFailed: If the request surely never left.
-            TransportError: If it may have arrived, but no whole answer came.
-            DecodingError: If the answer is larger than allowed.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Give back what the wire itself opened."""
-        ...
-
-
-class HTTPWire:
-    """The wire over HTTP, on an `aiohttp.ClientSession` of its own or one that is lent to it.
+    Make one to put another transport around it. It never sends a request twice, which aiohttp
+    does by itself with ``PUT`` and ``DELETE``.
 
     A session of its own is opened by the first request, in the event loop that runs then, and
-    belongs to that loop until `close`; afterwards the next loop's first request opens another.
+    belongs to that loop until `close`. The first request after that opens another one.
 
     Args:
-        origin: Scheme, host and port.
-        session: A session to use in place of an own one. It is never closed from here, and its
-            middlewares, cookies aside, do not touch what is signed: they are not run.
-        timeout: Seconds for a whole request, connecting included.
+        base_url: Scheme and host, and a port if need be, as for `Client`.
+        session: An `aiohttp.ClientSession` to use in place of an own one. It is not closed.
+            Its middlewares are not run: they could change what is signed, or send it twice.
+        timeout: Seconds for a whole request, connecting included; infinity for no limit.
         connect_timeout: Seconds to get a connection.
-        max_body: Bytes that an answer's body may have at most.
-        max_connections: How many connections an own session opens at most.
+        max_body: Bytes that a response's body may have at most, decompressed.
+        max_connections: How many connections a session of its own opens at most.
+
+    Raises:
+        InvalidArgument: If one of them is not as said above.
     """
 
     def __init__(
         self,
-        origin: URL,
+        base_url: str,
         *,
         session: aiohttp.ClientSession | None = None,
-        timeout: float,
-        connect_timeout: float,
-        max_body: int = DEFAULT_MAX_BODY,
+        timeout: float = TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_body: int = MAX_BODY,
         max_connections: int = 100,
     ) -> None:
-        self._origin = origin.origin()
+        self._origin = origin_of(base_url)
+        check_session(session)
         self._lent = session
         self._own: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        timeout = arguments.seconds("timeout", timeout)
         self._timeout = aiohttp.ClientTimeout(
-            total=timeout if timeout < math.inf else None, connect=connect_timeout
+            total=timeout if timeout < math.inf else None,
+            connect=min(timeout, arguments.seconds("connect_timeout", connect_timeout)),
         )
-        self._max_body = max_body
-        self._max_connections = max_connections
+        self._max_body = arguments.whole("max_body", max_body, minimum=1)
+        self._max_connections = arguments.whole("max_connections", max_connections, minimum=1)
+
+    def __repr__(self) -> str:
+        return f"<HTTPTransport to {str(self._origin).rstrip('/')}>"
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -112,26 +99,30 @@ class HTTPWire:
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes
-    ) -> Answer:
-        """Send one request and return its answer; see `Wire.send`."""
+    ) -> Response:
+        """Send one request and return its response; see `Transport.send`."""
         session = self._session()
         path = target.partition("?")[0]
         failure: tuple[type[TransportError], str]
         limit = self._timeout.total
         try:
-            response = await session.request(
-                method,
-                self._url(target),
-                data=body or None,
-                headers=headers,
-                timeout=self._timeout,
-                allow_redirects=False,
-                raise_for_status=False,
-                middlewares=(_send_once,),
-            )
+            try:
+                response = await session.request(
+                    method,
+                    self._url(target),
+                    data=body or None,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    middlewares=(_send_once,),
+                )
+            except RuntimeError as error:
+                # aiohttp's way to say that the session is closed, or of another event loop.
+                raise InvalidState(f"the session cannot be used here: {error}") from None
             try:
                 content = await self._read(response, method, path)
-                return Answer(response.status, response.headers, content)
+                return Response(response.status, response.headers, content)
             finally:
                 # An answer that was read to its end has given its connection back by itself.
                 if body or not response.closed:
@@ -146,9 +137,6 @@ class HTTPWire:
             )
         except (aiohttp.ClientError, OSError) as error:
             failure = TransportError, _describe(error)
-        except RuntimeError as error:
-            # aiohttp's way to say that the session is closed, or of another event loop.
-            raise InvalidState(f"the session cannot be used here: {error}") from None
         # Raised out here: aiohttp's errors can hold the request's headers, signature included.
         kind, message = failure
         raise kind(message, method=method, path=path)
@@ -182,7 +170,7 @@ class HTTPWire:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def close(self) -> None:
-        """Close the own session, if there is one."""
+        """Close the session of its own, if there is one."""
         own, self._own, self._loop = self._own, None, None
         if own is not None:
             await own.close()

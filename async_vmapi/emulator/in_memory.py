@@ -1,0 +1,95 @@
+"""Send a client's requests straight to the emulator, without sockets.
+
+They are signed and they are bytes, as over HTTP. Time is the event loop's, so on a loop whose
+clock jumps an hour of the cloud passes in a moment.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from async_vmapi.emulator.api import CloudAPI, Request
+from async_vmapi.emulator.delivery import deliver
+from async_vmapi.errors import (
+    ConnectFailed,
+    DecodingError,
+    InvalidArgument,
+    TransportError,
+    TransportTimeout,
+)
+from async_vmapi.transport import Response
+
+__all__ = ["InMemoryTransport"]
+
+_LARGEST: Final = 64 * 1024 * 1024
+"""Bytes of a body that is padded, at most: a larger one is refused and not built."""
+
+
+class InMemoryTransport:
+    """A `Transport` to a cloud in the same process; `Client.in_memory` uses it.
+
+    Args:
+        cloud: What handles the requests.
+        latency: Seconds that each request takes; half of them pass before it arrives.
+        timeout: Seconds for a whole request.
+
+    Raises:
+        InvalidArgument: If one of them is not as said above.
+    """
+
+    def __init__(self, cloud: CloudAPI, *, latency: float = 0.0, timeout: float = 30.0) -> None:
+        if not isinstance(cloud, CloudAPI):
+            kind = type(cloud).__name__
+            raise InvalidArgument(f"cloud=<{kind}> is not a CloudAPI", argument="cloud")
+        for name, value in (("latency", latency), ("timeout", timeout)):
+            if not 0 <= value < math.inf:
+                raise InvalidArgument(
+                    f"{name}={value!r} is not a finite number of seconds of at least 0",
+                    argument=name,
+                )
+        self._cloud = cloud
+        self._latency = latency
+        self._timeout = timeout
+        self._refused_until: float | None = None
+
+    async def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> Response:
+        """Hand one request over and return the response; see `Transport.send`."""
+        loop = asyncio.get_running_loop()
+        path = target.partition("?")[0]
+        if self._refused_until is not None and loop.time() < self._refused_until:
+            await asyncio.sleep(self._latency)
+            raise ConnectFailed("the connection was refused", method=method, path=path)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await asyncio.sleep(self._latency / 2)
+                delivery = deliver(
+                    self._cloud,
+                    Request(method, target, headers, body),
+                    now=loop.time(),
+                    today=datetime.now(UTC),
+                )
+                await asyncio.sleep(self._latency / 2 + delivery.delay + delivery.spread)
+        except TimeoutError:
+            words = f"not within {self._timeout:g} s"
+            raise TransportTimeout(words, method=method, path=path) from None
+        if delivery.refuse:
+            self._refused_until = loop.time() + delivery.refuse
+        response = delivery.response
+        if response is None:
+            raise TransportError("the connection was dropped", method=method, path=path)
+        if delivery.cut:
+            raise TransportError("the body ended early", method=method, path=path)
+        content = response.body
+        if delivery.padding:
+            if len(content) + delivery.padding > _LARGEST:
+                words = f"the body is larger than {_LARGEST} bytes"
+                raise DecodingError(words, method=method, path=path)
+            content += b" " * delivery.padding
+        return Response(response.status, response.headers, content)
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to release."""
