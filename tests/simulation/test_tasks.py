@@ -365,7 +365,7 @@ class TestAwaiting:
         async def cancel_the_rest():
             await asyncio.sleep(3)
             for other in asyncio.all_tasks():
-                if other.get_name() == "async_vmapi poll hub":
+                if other.get_name() == "async_vmapi poll":
                     other.cancel()
 
         canceller = asyncio.create_task(cancel_the_rest())
@@ -391,7 +391,7 @@ class TestAwaiting:
             wire.send = noticing
             await confirming.wait()
             for other in asyncio.all_tasks():
-                if other.get_name() == "async_vmapi poll hub":
+                if other.get_name() == "async_vmapi poll":
                     other.cancel()
             await asyncio.gather(*waiting)
         assert api.cloud.vms == {}
