@@ -58,7 +58,7 @@ class TestTime:
         ) == {
             *("cli/jobs.py", "durable/database.py", "durable/leases.py"),
             *("durable/operation.py", "durable/worker.py"),
-            *("emulator/whole.py", "transport.py"),
+            "transport.py",
         }
 
     def test_only_what_the_wire_wants_reads_the_date(self):
