@@ -592,7 +592,12 @@ class PollHub:
         def done() -> None:
             self._list_request = None
             self._choose()
-            if self._listing and self._list_due == math.inf:
+            if not self._listing:
+                for vm in self._vms.values():
+                    if vm.state is _State.LISTED:
+                        self._plan(vm, loop.time())
+            elif self._list_due == math.inf:
+                # It was cancelled.
                 self._list_due = loop.time()
             self._plan_list()
             self._pump()
@@ -613,7 +618,8 @@ class PollHub:
             if not self._troubled(error, loop):
                 # One VM that cannot be read, say, must not hide all the others.
                 self._blind_until = loop.time() + 10 * self._schedule.ceiling
-            self._list_by(loop.time() + self._schedule.after_failures(self._list_failures))
+            if self._listing:
+                self._list_by(loop.time() + self._schedule.after_failures(self._list_failures))
             return
         answered = loop.time()
         self._failures = self._list_failures = 0

@@ -5,23 +5,25 @@ Written from WIRE §1 and §2 alone; it shares no rule with the client but the s
 
 import functools
 import hmac
+import math
 import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import attrs
 import msgspec
 
 from async_vmapi.emulator import catalogue
+from async_vmapi.emulator.bodies import integer_of, object_of, template_of, text_of
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.faults import FaultPlan
-from async_vmapi.emulator.settings import Settings
-from async_vmapi.emulator.vm import Refused
-from async_vmapi.signing import SigningKey, string_to_sign
+from async_vmapi.emulator.settings import NotFoundForm, Settings
+from async_vmapi.emulator.vm import NotFound, Refused
+from async_vmapi.signing import SigningKey, http_date, string_to_sign
 
 __all__ = ["MOST_BODY", "CloudAPI", "Handled", "Request", "Response"]
 
@@ -37,6 +39,16 @@ _CATALOGUE: Final[Mapping[str, tuple[str, str, object]]] = {
     "/v2/regions": ("regions", "regions", catalogue.REGIONS),
     "/v2/templates": ("templates", "templates", catalogue.TEMPLATES),
     "/v2/account": ("account", "account", catalogue.ACCOUNT),
+}
+_NOT_FOUND: Final[Mapping[NotFoundForm, tuple[int, str | None, bytes]]] = {
+    "json": (404, "application/json", b'{"success":false,"error":"virtual machine not found"}'),
+    "bare": (404, None, b""),
+    "html": (404, "text/html", b"<html><body><h1>404 Not Found</h1></body></html>"),
+    "gone": (410, None, b""),
+    "success_false": (
+        *(200, "application/json"),
+        b'{"success":false,"error":"virtual machine not found"}',
+    ),
 }
 _SIGNED: Final = ("content-type", "host", "x-date", "authorization")
 _VERBS: Final = {
@@ -145,6 +157,9 @@ class CloudAPI:
         self._allowed = max(1.0, max_requests_per_second or 0.0)
         self._allowed_at: float | None = None
         self._lists: deque[tuple[float, bytes]] = deque()
+        # The headers of this second's responses, and on the cloud's clock its begin and end.
+        self._headers: dict[str, str] = {}
+        self._second = (math.inf, -math.inf)
 
     @property
     def api_secret(self) -> str:
@@ -173,21 +188,50 @@ class CloudAPI:
             self._check(request, today)
             call, answer = self._find(request)
             content = answer(now)
+        except NotFound as error:
+            response = self.not_found(error.form, now)
         except Refused as error:
-            response = _answer({"success": False, "error": str(error)}, error.status)
+            body = msgspec.json.encode({"success": False, "error": str(error)})
+            response = Response(error.status, self.headers(now), body)
             if error.status == 429:
                 call = "rate_limited"
-                response = Response(429, response.headers | {"Retry-After": "1"}, response.body)
+                response = Response(429, response.headers | {"Retry-After": "1"}, body)
         else:
-            if isinstance(content, bytes):
-                response = Response(200, _HEADERS, content)
-            else:
-                response = _answer(content, 200)
+            if not isinstance(content, bytes):
+                content = msgspec.json.encode(content)
+            response = Response(200, self.headers(now), content)
         self.requests[call] += 1
         if self.log.maxlen:
-            named = None if call in {"refused", "rate_limited"} else _VM_PATH.match(request.target)
-            self.log.append(Handled(now, call, named and named["id"], response.status))
+            vm_id = None if call in {"refused", "rate_limited"} else self.vm_id_of(request)
+            self.log.append(Handled(now, call, vm_id, response.status))
         return response
+
+    def headers(self, now: float, content_type: str | None = "application/json") -> dict[str, str]:
+        """Return the headers of a response: its type, and the date on the cloud's clock.
+
+        Args:
+            now: Seconds on the cloud's clock.
+            content_type: The type of the body; None if there is no body.
+        """
+        begin, end = self._second
+        if not begin <= now < end:
+            moment, self._second = self.cloud.second(now)
+            date = http_date(moment.astimezone(UTC))
+            self._headers = {"Content-Type": "application/json", "Date": date}
+        if content_type == "application/json":
+            return self._headers
+        dated = {"Date": self._headers["Date"]}
+        return dated if content_type is None else {"Content-Type": content_type} | dated
+
+    def not_found(self, form: NotFoundForm, now: float) -> Response:
+        """Return the response to a call on an unknown VM; see ``Settings.not_found_form``."""
+        status, content_type, body = _NOT_FOUND[form]
+        return Response(status, self.headers(now, content_type), body)
+
+    def vm_id_of(self, request: Request) -> str | None:
+        """Return the id of the VM that a request's path names, or None."""
+        match = _VM_PATH.match(request.target)
+        return match and match["id"]
 
     def call_of(self, request: Request) -> str:
         """Return the name of the call that a request is, as in `requests`."""
@@ -264,7 +308,7 @@ class CloudAPI:
             _allow(method, "GET", "PUT")
             if method == "GET":
                 return "list", self._list
-            return "create", lambda now: self._create(_object(body), now)
+            return "create", lambda now: self._create(object_of(body), now)
         match = _VM_PATH.fullmatch(path)
         if match is None:
             raise Refused(404, "there is no such path")
@@ -290,8 +334,8 @@ class CloudAPI:
         return b'{"success":true,"virtual_machine":' + shown + b"}"
 
     def _delete(self, vm_id: str, body: bytes, now: float) -> dict[str, object]:
-        fields = _object(body) if body else {}
-        _whole({"deleteResources": 0, **fields}, "deleteResources", 0, 1)
+        fields = object_of(body) if body else {}
+        integer_of({"deleteResources": 0, **fields}, "deleteResources", 0, 1)
         self.cloud.operate("delete", vm_id, now)
         return {"success": True}
 
@@ -301,16 +345,16 @@ class CloudAPI:
             case "console":
                 return {"console": cloud.console(vm_id, now)}
             case "rename":
-                cloud.rename(vm_id, _text(_object(body), "name"), now)
+                cloud.rename(vm_id, text_of(object_of(body), "name"), now)
             case "resize":
-                fields = _object(body)
-                cores = _whole(fields, "cores", 1, catalogue.MOST_CPUS)
-                ram = _whole(fields, "ram", 1, catalogue.MOST_RAM)
-                wait_for = _whole(fields, "wait_for", 0, _MOST_WAIT_FOR)
+                fields = object_of(body)
+                cores = integer_of(fields, "cores", 1, catalogue.MOST_CPUS)
+                ram = integer_of(fields, "ram", 1, catalogue.MOST_RAM)
+                wait_for = integer_of(fields, "wait_for", 0, _MOST_WAIT_FOR)
                 cloud.operate("resize", vm_id, now, cores=cores, ram=ram, wait_for=wait_for)
             case "shutdown":
-                fields = _object(body) if body else {}
-                wait_for = _whole({"wait_for": 4, **fields}, "wait_for", 0, _MOST_WAIT_FOR)
+                fields = object_of(body) if body else {}
+                wait_for = integer_of({"wait_for": 4, **fields}, "wait_for", 0, _MOST_WAIT_FOR)
                 cloud.operate("shutdown", vm_id, now, wait_for=wait_for)
             case "reboot" | "reset" | "power_on" | "power_off":
                 cloud.operate(call, vm_id, now)
@@ -323,54 +367,25 @@ class CloudAPI:
         if not isinstance(inner, dict):
             raise Refused(400, "create_vm must be an object")
         asked = cast("dict[str, object]", inner)
-        name = _text(asked, "name")
+        name = text_of(asked, "name")
         legacy = self.cloud.settings_for(name).legacy_fields
-        cores = _whole(asked, "cpus", 1, catalogue.MOST_CPUS)
-        ram = _whole(asked, "ram", 1, catalogue.MOST_RAM)
+        cores = integer_of(asked, "cpus", 1, catalogue.MOST_CPUS)
+        ram = integer_of(asked, "ram", 1, catalogue.MOST_RAM)
         old_zone = legacy and "compute_zone_id" not in asked
-        zone = catalogue.ZONES.get(_text(asked, "zone_id" if old_zone else "compute_zone_id"))
+        zone = catalogue.ZONES.get(text_of(asked, "zone_id" if old_zone else "compute_zone_id"))
         if zone is None:
             raise Refused(400, "there is no such zone")
         if not zone["available"]:
             raise Refused(409, "the zone is not available")
         vm_id = self.cloud.create(
-            now, label=name, cores=cores, ram=ram, zone=zone, template=_boot(asked, legacy=legacy)
+            now,
+            label=name,
+            cores=cores,
+            ram=ram,
+            zone=zone,
+            template=template_of(asked, legacy=legacy),
         )
         return {"success": True, "virtual_machine": {"id": vm_id}}
-
-
-def _boot(asked: dict[str, object], *, legacy: bool) -> catalogue.Template | None:
-    """Return the template to boot from, or None for a CD; WIRE §2 has the conditions."""
-    boot_type = _text(asked, "boot_type")
-    extras = {
-        "password": "password",
-        "key_id": "sshkey",
-        "user_data": "cloudinit",
-    }
-    given = [name for name in extras if asked.get(name) is not None]
-    if boot_type == "cdrom":
-        _text(asked, "cdrom")
-        if given:
-            raise Refused(400, f"{given[0]} is for boot_type image alone")
-        return None
-    if boot_type != "image":
-        raise Refused(400, "boot_type must be image or cdrom")
-    os = _text(asked, "os")
-    template = next((t for t in catalogue.TEMPLATES if t["id"] == os), None)
-    if template is None:
-        raise Refused(400, "there is no such template")
-    for name in given:
-        if name == "key_id":
-            key = asked[name]
-            if not (isinstance(key, str) or (legacy and type(key) is int)):
-                raise Refused(400, "key_id must be a string")
-            if str(key) not in {str(known["id"]) for known in catalogue.KEYS}:
-                raise Refused(400, "there is no such SSH key")
-        else:
-            _text(asked, name)
-        if extras[name] not in template["supports"]:
-            raise Refused(400, f"the template does not support {extras[name]}")
-    return template
 
 
 @functools.lru_cache(maxsize=16)
@@ -383,32 +398,3 @@ def _moment(date: str) -> datetime:
 def _allow(method: str, *methods: str) -> None:
     if method not in methods:
         raise Refused(405, f"method must be {' or '.join(methods)}")
-
-
-def _object(body: bytes) -> dict[str, object]:
-    try:
-        return msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise Refused(400, "the body must be a JSON object") from None
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    # The value may be a secret, so it is not repeated.
-    value = fields.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise Refused(400, f"{name} must be a text that is not empty")
-    return value
-
-
-def _whole(fields: Mapping[str, Any], name: str, least: int, most: int) -> int:
-    value = fields.get(name)
-    if type(value) is not int or not least <= value <= most:
-        raise Refused(400, f"{name} must be an integer from {least} to {most}")
-    return value
-
-
-_HEADERS: Final = {"Content-Type": "application/json"}
-
-
-def _answer(content: Mapping[str, object], status: int) -> Response:
-    return Response(status, _HEADERS, msgspec.json.encode(content))

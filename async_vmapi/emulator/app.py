@@ -127,7 +127,8 @@ class Emulator:
             except web.HTTPRequestEntityTooLarge:
                 self.api.requests["refused"] += 1
                 words = {"success": False, "error": "body is too large"}
-                return web.json_response(words, status=413)
+                headers = {"Date": self.api.headers(self.now)["Date"]}
+                return web.json_response(words, status=413, headers=headers)
         if self._admin and request.path == _ADMIN:
             return self._administer(request, body)
         asked = Request(request.method, request.raw_path, request.headers, body)

@@ -12,8 +12,7 @@ from async_vmapi.emulator.faults import Fault
 __all__ = ["Delivery", "deliver"]
 
 _PAGE: Final = b"<html><body><h1>An error page of a proxy</h1></body></html>"
-_HTML: Final = {"Content-Type": "text/html"}
-_JSON: Final = {"Content-Type": "application/json"}
+_HTML: Final = "text/html"
 _BEFORE: Final = frozenset({"refuse", "drop_before", "rate_limited", "success_false"})
 
 
@@ -63,10 +62,12 @@ def deliver(api: CloudAPI, request: Request, *, now: float, today: datetime) -> 
             api.remember_list(now, response.body)
     if fault is None:
         return Delivery(response)
-    return _broken(api, fault, response, now)
+    return _broken(api, fault, request, response, now)
 
 
-def _broken(api: CloudAPI, fault: Fault, response: Response | None, now: float) -> Delivery:
+def _broken(
+    api: CloudAPI, fault: Fault, request: Request, response: Response | None, now: float
+) -> Delivery:
     seconds = fault.lasting
     match fault.kind:
         case "refuse":
@@ -76,45 +77,56 @@ def _broken(api: CloudAPI, fault: Fault, response: Response | None, now: float) 
         case "stall":
             return Delivery(None, delay=seconds)
         case "rate_limited":
-            return Delivery(_refusal(429, "too many requests", fault.retry_after))
+            return Delivery(_refusal(api, 429, "too many requests", fault.retry_after))
         case "success_false":
-            return Delivery(_refusal(200, "not now", None))
+            return Delivery(_refusal(api, 200, "not now", None))
         case "server_error":
             if fault.status in (502, 504):
-                return Delivery(Response(fault.status, _HTML, _PAGE))
+                return Delivery(Response(fault.status, _headers(api, _HTML), _PAGE))
             after = fault.retry_after if fault.status == 503 else None
-            return Delivery(_refusal(fault.status, "internal trouble", after))
+            return Delivery(_refusal(api, fault.status, "internal trouble", after))
         case _:
-            return _distorted(api, fault, cast("Response", response), now)
+            return _distorted(api, fault, request, cast("Response", response), now)
 
 
-def _distorted(api: CloudAPI, fault: Fault, response: Response, now: float) -> Delivery:
+def _distorted(
+    api: CloudAPI, fault: Fault, request: Request, response: Response, now: float
+) -> Delivery:
     """Distort the answer to a request that was carried out."""
     seconds = fault.lasting
     match fault.kind:
         case "truncated":
             return Delivery(response, cut=True)
         case "html":
-            return Delivery(Response(200, _HTML, _PAGE))
+            return Delivery(Response(200, _headers(api, _HTML), _PAGE))
         case "slow_body":
             return Delivery(response, spread=seconds)
         case "wrong_content_type":
-            return Delivery(Response(response.status, _HTML, response.body))
+            return Delivery(Response(response.status, _headers(api, _HTML), response.body))
         case "close_idle":
             return Delivery(response, close_after=True)
         case "stale_list":
             old = api.remembered_list(now - seconds)
             return Delivery(Response(response.status, response.headers, old or response.body))
         case "not_found":
-            return Delivery(_refusal(404, "virtual machine not found", None))
+            settings = api.cloud.settings_of(api.vm_id_of(request) or "")
+            return Delivery(api.not_found(settings.not_found_form, api.cloud.now))
         case "unknown_state":
             return Delivery(_with_unknown_states(response))
         case _:
             return Delivery(response, padding=max(0, fault.size - len(response.body)))
 
 
-def _refusal(status: int, words: str, retry_after: int | None) -> Response:
-    headers = _JSON if retry_after is None else _JSON | {"Retry-After": str(retry_after)}
+def _headers(api: CloudAPI, content_type: str = "application/json") -> dict[str, str]:
+    # The time that `deliver` is given may be on a clock that only `CloudAPI.handle` translates.
+    # Where the request was not carried out, this is the time of the last one that was.
+    return api.headers(api.cloud.now, content_type)
+
+
+def _refusal(api: CloudAPI, status: int, words: str, retry_after: int | None) -> Response:
+    headers = _headers(api)
+    if retry_after is not None:
+        headers = headers | {"Retry-After": str(retry_after)}
     return Response(status, headers, msgspec.json.encode({"success": False, "error": words}))
 
 

@@ -1,6 +1,7 @@
 """What a machine of the emulated cloud is, what was asked of it, and how it looks as JSON."""
 
 import math
+import unicodedata
 from collections.abc import Generator
 from typing import Literal, TypeAlias
 
@@ -8,9 +9,19 @@ import attrs
 import msgspec
 
 from async_vmapi.emulator.catalogue import Template, Zone
-from async_vmapi.emulator.settings import Settings
+from async_vmapi.emulator.settings import NameChange, NotFoundForm, Settings
+from async_vmapi.emulator.versions import ViewHistory
 
-__all__ = ["Change", "CloudOperation", "CloudVM", "Kind", "Refused", "Script", "encode"]
+__all__ = [
+    "Change",
+    "CloudOperation",
+    "CloudVM",
+    "Kind",
+    "NotFound",
+    "Refused",
+    "Script",
+    "encode",
+]
 
 Kind: TypeAlias = Literal[
     "create", "resize", "shutdown", "reboot", "reset", "delete", "power_on", "power_off"
@@ -25,6 +36,14 @@ class Refused(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NotFound(Refused):
+    """There is no such VM, or none that may be written to yet. `form` is how that is reported."""
+
+    def __init__(self, form: NotFoundForm) -> None:
+        super().__init__(404, "virtual machine not found")
+        self.form: NotFoundForm = form
 
 
 @attrs.frozen
@@ -62,6 +81,9 @@ class CloudVM:
     """A machine as it really is, whatever readers are shown.
 
     Attributes:
+        label: The name that it was given; reads may show a changed one (``Settings.names``).
+        visible: Whether reads can show it, which a new VM is not at first.
+        visible_at: When it becomes visible.
         history: Every real change, the oldest first.
     """
 
@@ -76,6 +98,7 @@ class CloudVM:
     address: str
     state: str = "installing"
     visible: bool = False
+    visible_at: float = -math.inf
     has_address: bool = False
     deleting: bool = False
     history: list[Change] = attrs.field(factory=list[Change])
@@ -90,6 +113,28 @@ class CloudVM:
     listed: bytes | None = None
     # Until when changes were put off in the list; a clock may start below 0.
     listed_until: float = -math.inf
+    # What reads showed lately, where they may show it again.
+    views: ViewHistory | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was deleted."""
+        return bool(self.history) and self.history[-1].state is None
+
+
+def _name_shown(name: str, change: NameChange) -> str:
+    """Return what becomes of a name that is given to a provider that changes names."""
+    match change:
+        case "verbatim":
+            return name
+        case "lower":
+            return name.lower()
+        case "strip":
+            return " ".join(name.split())
+        case "nfc":
+            return unicodedata.normalize("NFC", name)
+        case length:
+            return name[:length]
 
 
 def encode(vm: CloudVM) -> bytes:
@@ -108,7 +153,7 @@ def encode(vm: CloudVM) -> bytes:
     system_id, system = (vm.template["id"], vm.template["label"]) if vm.template else ("0", "none")
     shown: dict[str, object] = {
         "id": vm.id,
-        "label": vm.label,
+        "label": _name_shown(vm.label, vm.settings.names),
         "cores": vm.cores,
         "ram": vm.ram,
         "adm": False,

@@ -5,8 +5,6 @@ takes longer than all that the cloud does for a request.
 """
 
 import functools
-import time
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -14,7 +12,6 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from async_vmapi.emulator.api import Response
-from async_vmapi.signing import http_date
 
 __all__ = ["whole"]
 
@@ -32,11 +29,9 @@ class _Whole(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         answer = self._answer
-        head = _status_line(answer.status) + _date_line(int(time.time()))
-        for name, value in answer.headers.items():
-            head += f"{name}: {value}\r\n"
-        head += f"Content-Length: {len(answer.body)}\r\n\r\n"
-        await request.writer.write(head.encode("latin-1") + answer.body)
+        head = _head(answer.status, tuple(answer.headers.items()))
+        length = b"Content-Length: %d\r\n\r\n" % len(answer.body)
+        await request.writer.write(head + length + answer.body)
         return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -48,7 +43,7 @@ def whole(request: web.BaseRequest, answer: Response) -> web.StreamResponse:
 
     Args:
         request: What is answered.
-        answer: The answer; its headers say nothing of its length.
+        answer: The answer; its headers have its date, and say nothing of its length.
     """
     plain = request.version == HttpVersion11 and request.keep_alive and request.method != "HEAD"
     # What is larger goes out as the client takes it.
@@ -58,10 +53,8 @@ def whole(request: web.BaseRequest, answer: Response) -> web.StreamResponse:
 
 
 @functools.lru_cache(maxsize=32)
-def _status_line(status: int) -> str:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-
-
-@functools.lru_cache(maxsize=2)
-def _date_line(second: int) -> str:
-    return f"Date: {http_date(datetime.fromtimestamp(second, UTC))}\r\n"
+def _head(status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
+    # All responses of a second have the same date.
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")

@@ -8,12 +8,14 @@ import hmac
 import http.client
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate, parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import pytest
 
-from async_vmapi.emulator import CloudAPI, Emulator, Settings
+from async_vmapi.emulator import Cloud, CloudAPI, Emulator, Settings
+from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 
 ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
 VMS = "/v2/virtual-machines"
@@ -391,6 +393,73 @@ class TestRefusals:
             assert (await client.acall("PUT", VMS, old_zone))[0] == 400
             assert (await client.acall("PUT", VMS, create_body(key_id=11)))[0] == 400
             assert (await client.acall("PUT", VMS, create_body(key_id="11")))[0] == 200
+
+
+class TestResponses:
+    async def exchange(self, plain, sent):
+        """Send bytes; return the response's status, headers and body."""
+        reader, writer = await asyncio.open_connection(*plain.host.split(":"))
+        writer.write(sent)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+        fields = dict(line.split(": ", 1) for line in head[1:])
+        body = await reader.readexactly(int(fields["Content-Length"]))
+        writer.close()
+        await writer.wait_closed()
+        return int(head[0].split(" ")[1]), fields, body
+
+    async def test_the_date_is_of_the_clouds_clock(self):
+        """However a response is sent, and however fast that clock runs."""
+        epoch = datetime(2020, 1, 1, tzinfo=UTC)
+        api = CloudAPI(Cloud(epoch=epoch))
+        api.cloud.advance(0)
+        api.cloud.advance(100_000)
+        async with Emulator(api, speed=1000) as emulator:
+            plain = PlainClient(emulator)
+            size = "Content-Length: 2000000\r\n"
+            requests = {
+                "small": plain.bytes_of("GET", VMS),
+                "large": plain.bytes_of("GET", VMS),
+                "old": plain.bytes_of("GET", VMS, version="1.0"),
+                "refused": plain.bytes_of("GET", "/"),
+                "huge": plain.bytes_of("PUT", VMS, more=size) + b" " * 2_000_000,
+            }
+            for name, sent in requests.items():
+                if name == "large":
+                    for n in range(200):
+                        api.cloud.place(
+                            emulator.now,
+                            label=f"w-{n}",
+                            cores=1,
+                            ram=1024,
+                            zone=next(iter(ZONES.values())),
+                            template=TEMPLATES[0],
+                        )
+                before = epoch + timedelta(seconds=int(emulator.now))
+                status, fields, body = await self.exchange(plain, sent)
+                after = epoch + timedelta(seconds=int(emulator.now))
+                expected = {"refused": 404, "huge": 413}.get(name, 200)
+                assert (status, len(body) > 65_536) == (expected, name in ("large", "old")), name
+                assert before <= parsedate_to_datetime(fields["Date"]) <= after, name
+
+    @pytest.mark.parametrize(
+        ("form", "status", "content_type"),
+        [
+            ("json", 404, "application/json"),
+            ("bare", 404, None),
+            ("html", 404, "text/html"),
+            ("gone", 410, None),
+            ("success_false", 200, "application/json"),
+        ],
+    )
+    async def test_not_found_in_each_form(self, form, status, content_type):
+        """As it is in memory."""
+        async with Emulator(settings=Settings(not_found_form=form)) as emulator:
+            plain = PlainClient(emulator)
+            answered, fields, body = await self.exchange(
+                plain, plain.bytes_of("GET", f"{VMS}/none")
+            )
+            assert (answered, fields.get("Content-Type")) == (status, content_type)
+            assert bool(body) is (content_type is not None)
 
 
 class TestLifecycle:

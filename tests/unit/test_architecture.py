@@ -58,7 +58,6 @@ class TestTime:
         ) == {
             *("cli/jobs.py", "durable/database.py", "durable/leases.py"),
             *("durable/operation.py", "durable/worker.py"),
-            "emulator/whole.py",
             "pipeline.py",
         }
 

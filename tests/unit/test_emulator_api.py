@@ -1,14 +1,15 @@
 """The emulator's answers to requests, without sockets: nothing that comes may break it."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_vmapi.emulator import CloudAPI, Handled, Request, Settings
+from async_vmapi.emulator import Cloud, CloudAPI, Handled, Request, Settings
 from async_vmapi.signing import Credentials, sign, signature, string_to_sign
 
 VMS = "/v2/virtual-machines"
@@ -28,11 +29,12 @@ class Caller:
         credentials = Credentials(self.api.api_key, self.api.api_secret)
         return sign(credentials, method, "cloud.test", target, body, TODAY)
 
-    def send(self, method, target, body=b"", headers=None):
+    def ask(self, method, target, body=b"", headers=None):
         headers = self.headers(method, target, body) if headers is None else headers
-        response = self.api.handle(
-            Request(method, target, headers, body), now=self.now, today=TODAY
-        )
+        return self.api.handle(Request(method, target, headers, body), now=self.now, today=TODAY)
+
+    def send(self, method, target, body=b"", headers=None):
+        response = self.ask(method, target, body, headers)
         return response.status, json.loads(response.body)
 
     def create(self, **changes):
@@ -194,6 +196,171 @@ class TestAdjusted:
         caller.now = 5
         interface = caller.send("GET", path)[1]["virtual_machine"][0]["public_interface"]
         assert interface["primary_ip_ipv4address"]
+
+
+FORMS = {
+    "json": (404, "application/json", b'{"success":false,"error":"virtual machine not found"}'),
+    "bare": (404, None, b""),
+    "html": (404, "text/html", b"<html>"),
+    "gone": (410, None, b""),
+    "success_false": (
+        *(200, "application/json"),
+        b'{"success":false,"error":"virtual machine not found"}',
+    ),
+}
+
+
+class TestNotFound:
+    def calls(self, caller, path):
+        """Every call on a VM, answered."""
+        for method, end, body in (
+            ("GET", "", b""),
+            ("DELETE", "", b""),
+            ("POST", "/resize", b'{"cores":2,"ram":1024,"wait_for":4}'),
+            ("POST", "/shutdown", b""),
+            ("POST", "/rename", b'{"name":"new"}'),
+            *(
+                ("POST", f"/{verb}", b"")
+                for verb in ["poweron", "poweroff", "reboot", "reset", "console"]
+            ),
+        ):
+            response = caller.ask(method, path + end, body)
+            yield response.status, response.headers.get("Content-Type"), response.body[:60]
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_each_form(self, form):
+        """Of an id that never was, of a VM that is gone, and of one that is not shown yet."""
+        settings = AT_ONCE.changed(not_found_form=form, delete=0)
+        caller = Caller(settings=settings)
+        path = caller.created()
+        assert caller.send("DELETE", path)[0] == 200
+        caller.now = 1
+        caller.api.cloud.adjust("late", not_found=50)
+        for missing in f"{VMS}/none", path, caller.created(name="late"):
+            for status, content_type, body in self.calls(caller, missing):
+                assert (status, content_type) == FORMS[form][:2]
+                assert body.startswith(FORMS[form][2])
+                assert body or form in ("bare", "gone")
+
+    def test_it_can_be_set_for_some(self, caller):
+        """By name and by id, and also when they are gone."""
+        paths = [caller.created(name=name) for name in ("web-1", "db-1")]
+        for path in paths:
+            caller.send("DELETE", path)
+        caller.now = 100
+        caller.api.cloud.adjust("db-*", not_found_form="gone")
+        statuses = [caller.ask("GET", path).status for path in (*paths, f"{VMS}/none")]
+        assert statuses == [404, 410, 404]
+        caller.api.cloud.adjust("none", not_found_form="html")
+        assert caller.ask("GET", f"{VMS}/none").body.startswith(b"<html>")
+        caller.api.cloud.adjust("*", not_found_form="bare")
+        assert {caller.ask("GET", path).body for path in (*paths, f"{VMS}/none")} == {b""}
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_other_errors_are_as_ever(self, form):
+        """A path that there is not, a VM that is being deleted, a bad body."""
+        caller = Caller(settings=AT_ONCE.changed(not_found_form=form))
+        path = caller.created()
+        caller.send("DELETE", path)
+        answers = [
+            caller.send("GET", "/v2/none"),
+            caller.send("DELETE", path),
+            caller.send("POST", f"{VMS}/none/rename", b"{}"),
+        ]
+        assert [status for status, _ in answers] == [404, 409, 400]
+        assert all(answer["success"] is False for _, answer in answers)
+
+    def test_a_stale_read_of_a_gone_vm(self, caller):
+        """It has the shape that the VM's GETs have."""
+        path = caller.created()
+        caller.api.cloud.adjust("*", staleness=5, get_shape="object", delete=0)
+        caller.now = 1
+        caller.send("DELETE", path)
+        caller.now = 5
+        assert caller.send("GET", path)[1]["virtual_machine"]["label"] == "web-01"
+        caller.now = 6
+        assert caller.send("GET", path)[0] == 404
+
+
+class TestDate:
+    def date(self, caller, method="GET", target=VMS, **arguments):
+        return parsedate_to_datetime(caller.ask(method, target, **arguments).headers["Date"])
+
+    def test_it_agrees_with_the_vms_dates(self):
+        """Whatever second it is, and whatever the wall clock shows."""
+        epoch = datetime(2020, 2, 28, 23, 59, 30, 900_000, tzinfo=UTC)
+        caller = Caller(cloud=Cloud(AT_ONCE, epoch=epoch), settings=None, seed=None)
+        for now in (1000.3, 1000.9, 1029.8, 1031.2, 1031.3, 5000, 90_000.5):
+            caller.now = now
+            path = caller.created()
+            vm = caller.send("GET", path)[1]["virtual_machine"][0]
+            attached = vm["storage_volumes"][0]["attach_time"]
+            assert f"{self.date(caller):%Y-%m-%d %H:%M:%S}" == attached
+            expected = epoch.replace(microsecond=0) + timedelta(seconds=int(now - 1000.3))
+            assert self.date(caller) == expected
+        assert caller.ask("GET", VMS).headers["Date"] == "Sun, 01 Mar 2020 00:42:50 GMT"
+
+    @pytest.mark.parametrize(
+        ("method", "target", "headers", "status"),
+        [
+            ("GET", VMS, None, 200),
+            ("GET", "/v2/regions", None, 200),
+            ("GET", f"{VMS}/none", None, 404),
+            ("PATCH", VMS, None, 405),
+            ("GET", VMS, {}, 415),
+        ],
+    )
+    def test_every_response_has_one(self, method, target, headers, status):
+        """Also one to the first request of all, and one that is refused."""
+        caller = Caller()
+        caller.now = 500.0
+        first = caller.ask(method, target, headers=headers)
+        caller.now = 507.5
+        second = caller.ask(method, target, headers=headers)
+        assert first.status == second.status == status
+        one, two = (parsedate_to_datetime(r.headers["Date"]) for r in (first, second))
+        assert two - one == timedelta(seconds=7)
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_not_found_has_one(self, form):
+        """In every form."""
+        caller = Caller(settings=AT_ONCE.changed(not_found_form=form))
+        assert self.date(caller, target=f"{VMS}/none") == self.date(caller)
+
+    def test_one_that_is_rate_limited(self):
+        """Beside the time to wait."""
+        caller = Caller(max_requests_per_second=1)
+        date = self.date(caller)
+        limited = caller.ask("GET", VMS)
+        assert limited.status == 429
+        assert parsedate_to_datetime(limited.headers["Date"]) == date
+        assert limited.headers["Retry-After"] == "1"
+
+    def test_an_epoch_in_another_zone(self):
+        """The header is in GMT; the VMs' dates are in the epoch's zone, as some providers' are."""
+        warsaw = timezone(timedelta(hours=1))
+        epoch = datetime(2026, 1, 1, 12, tzinfo=warsaw)
+        caller = Caller(cloud=Cloud(AT_ONCE, epoch=epoch), settings=None, seed=None)
+        path = caller.created()
+        vm = caller.send("GET", path)[1]["virtual_machine"][0]
+        assert vm["storage_volumes"][0]["attach_time"] == "2026-01-01 12:00:00"
+        assert caller.ask("GET", VMS).headers["Date"] == "Thu, 01 Jan 2026 11:00:00 GMT"
+
+    def test_an_epoch_without_a_zone(self):
+        """It is UTC."""
+        cloud = Cloud(AT_ONCE, epoch=datetime(2026, 1, 1, 12))  # noqa: DTZ001 - that is the case
+        caller = Caller(cloud=cloud, settings=None, seed=None)
+        assert caller.ask("GET", VMS).headers["Date"] == "Thu, 01 Jan 2026 12:00:00 GMT"
+
+    def test_the_wall_clock_at_the_beginning(self, caller):
+        """A new cloud begins now."""
+        assert abs(self.date(caller) - datetime.now(UTC)) < timedelta(minutes=1)
+
+    def test_the_check_of_a_request_keeps_to_the_real_date(self, caller):
+        """However far the cloud's clock has gone."""
+        caller.send("GET", VMS)
+        caller.now = 1_000_000
+        assert caller.send("GET", VMS)[0] == 200
 
 
 class TestCalls:

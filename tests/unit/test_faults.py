@@ -254,7 +254,7 @@ class TestDelivery:
         """A page, a wrong type, a refusal on 200."""
         assert ask(api, "html").response.body.startswith(b"<html>")
         wrong = ask(api, "wrong_content_type").response
-        assert wrong.headers == {"Content-Type": "text/html"}
+        assert wrong.headers["Content-Type"] == "text/html"
         assert msgspec.json.decode(wrong.body)["success"]
         refused = ask(api, "success_false").response
         assert (refused.status, msgspec.json.decode(refused.body)["success"]) == (200, False)
@@ -276,6 +276,26 @@ class TestDelivery:
         said = ask(api, "not_found", call="get", path=f"{VMS}/{vm_id}").response
         real = ask(api, path=f"{VMS}/none").response
         assert (said.status, said.body) == (real.status, real.body)
+
+    @pytest.mark.parametrize("form", ["json", "bare", "html", "gone", "success_false"])
+    def test_absence_has_the_form_that_is_set(self, api, form):
+        """What a fault says of a VM that is there is what the API says of one that is not."""
+        (vm_id,) = api.cloud.vms
+        api.cloud.adjust("*", not_found_form=form)
+        said = ask(api, "not_found", call="get", path=f"{VMS}/{vm_id}").response
+        assert said == ask(api, path=f"{VMS}/none").response
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_response_has_the_clouds_date(self, api, kind):
+        """Also where something else answers in place of the API."""
+        (vm_id,) = api.cloud.vms
+        right = ask(api, now=5000.0).response.headers["Date"]
+        call, path = ("get", f"{VMS}/{vm_id}") if kind == "not_found" else ("list", VMS)
+        response = ask(api, kind, now=5000.0, call=call, path=path).response
+        if kind in {"refuse", "drop_before", "drop_after", "stall"}:
+            assert response is None
+        else:
+            assert response.headers["Date"] == right
 
     def test_a_stale_list_is_old_but_not_too_old(self, api):
         """It shows what a list of the last seconds showed, the oldest of them."""

@@ -1,0 +1,220 @@
+"""What readers are shown of the VMs: what is so, or what was, or less, or more.
+
+The VMs change in `async_vmapi.emulator.cloud`; here it is only decided what a read shows. What
+is drawn for a read comes from a random source of its own, so that reads change nothing of what a
+seeded cloud does. Only the lag of lists is drawn with the change that it is for.
+"""
+
+import functools
+import random
+import zlib
+from collections.abc import Callable
+from typing import Final
+
+from async_vmapi.emulator.settings import ReplicaChoice, Span
+from async_vmapi.emulator.timeline import Timeline
+from async_vmapi.emulator.versions import Versions, ViewHistory
+from async_vmapi.emulator.vm import CloudVM, encode
+
+__all__ = ["Reads"]
+
+_GONE: Final = b""
+
+
+class Reads:
+    """What GETs and lists show.
+
+    Args:
+        timeline: The cloud's clock.
+        draw: Draws a duration with the cloud's own random source.
+        seed: Makes what is drawn for reads repeatable.
+    """
+
+    def __init__(
+        self, timeline: Timeline, draw: Callable[[Span], float], *, seed: int | None
+    ) -> None:
+        self._timeline = timeline
+        self._draw = draw
+        self._random = random.Random(  # noqa: S311 - an emulator's, not a secret
+            None if seed is None else f"reads {seed}"
+        )
+        self._turn = -1
+        # What the list shows, by id, in the order of creation; and the joined body.
+        self._listing: dict[str, CloudVM] = {}
+        self._list_body: bytes | None = None
+        # VMs whose reads differ from what is so, and those of them that are deleted, in the order
+        # of their deletion, until no stale read can show them.
+        self._odd: dict[str, CloudVM] = {}
+        self._ghosts: dict[str, CloudVM] = {}
+
+    # --- what readers ask ----------------------------------------------------------------------
+
+    def get(self, vm_id: str, vm: CloudVM | None, now: float) -> bytes | None:
+        """Return a VM's JSON, or None if it is shown as absent.
+
+        Args:
+            vm_id: The id that was asked for.
+            vm: The VM, if there is one.
+            now: The time, to which the timeline has been advanced.
+        """
+        if self._odd and (odd := self._odd.get(vm_id)) is not None:
+            self._turn += 1
+            settings = odd.settings
+            sticky = zlib.crc32(vm_id.encode())
+            behind = self._behind(settings.replicas, settings.replica_choice, sticky)
+            return self._seen(odd, now - behind, now, by_list=False)
+        if vm is None or not vm.visible:
+            return None
+        return vm.shown or self._shown(vm)
+
+    def list(self, now: float) -> bytes:
+        """Return the JSON array of all VMs that are shown."""
+        if self._odd:
+            return self._odd_list(now)
+        if self._list_body is None:
+            self._list_body = b"[" + b",".join(map(self._listed, self._listing.values())) + b"]"
+        return self._list_body
+
+    def _odd_list(self, now: float) -> bytes:
+        self._forget(now)
+        self._turn += 1
+        # One replica answers for the whole list.
+        lags: dict[tuple[tuple[float, ...], ReplicaChoice], float] = {}
+        shown: list[bytes] = []
+        repeated: list[bytes] = []
+        others = [vm for vm_id, vm in self._odd.items() if vm_id not in self._listing]
+        for vm in (*self._listing.values(), *others):
+            if vm.id not in self._odd:
+                shown.append(self._listed(vm))
+                continue
+            settings = vm.settings
+            key = settings.replicas, settings.replica_choice
+            behind = lags.get(key)
+            if behind is None:
+                behind = lags[key] = self._behind(*key, -1)
+            content = self._seen(vm, now - behind, now, by_list=True)
+            if content is not None:
+                shown.append(content)
+                if settings.repeat_ids and self._random.random() < settings.repeat_ids:
+                    repeated.append(content)
+        return b"[" + b",".join(shown + repeated) + b"]"
+
+    def _behind(self, replicas: tuple[float, ...], choice: ReplicaChoice, sticky: int) -> float:
+        """Return how many seconds the replica is behind that a read goes to."""
+        if not replicas:
+            return 0.0
+        match choice:
+            case "random":
+                return self._random.choice(replicas)
+            case "in_turn":
+                return replicas[self._turn % len(replicas)]
+            case "sticky":
+                return replicas[sticky % len(replicas)]
+
+    def _seen(self, vm: CloudVM, moment: float, now: float, *, by_list: bool) -> bytes | None:
+        """Return what one read shows of a VM on a replica that has it as it was at `moment`."""
+        settings = vm.settings
+        if settings.absence and self._random.random() < settings.absence:
+            return None
+        if vm.views is None:
+            if vm.id in self._listing if by_list else vm.visible:
+                return self._listed(vm) if by_list else self._shown(vm)
+            return None
+        if settings.staleness[1] > 0:
+            moment -= self._random.uniform(*settings.staleness)
+        vm.views.prune(now - settings.max_staleness)
+        return (vm.views.list if by_list else vm.views.get).at(moment)
+
+    # --- what happens to the VMs ---------------------------------------------------------------
+
+    def configure(self, vm: CloudVM) -> None:
+        """Follow the settings of a VM that is new, or whose settings have changed."""
+        settings = vm.settings
+        if vm.is_gone and vm.id not in self._ghosts:
+            return
+        if not settings.has_stale_reads:
+            vm.views = None
+        elif vm.views is None:
+            vm.views = ViewHistory(
+                Versions(self._shown(vm) if vm.visible else None),
+                Versions(self._listed(vm) if vm.id in self._listing else None),
+            )
+        if vm.is_gone and vm.views is None:
+            del self._ghosts[vm.id]
+        if settings.has_odd_reads and (not vm.is_gone or vm.id in self._ghosts):
+            self._odd[vm.id] = vm
+        else:
+            self._odd.pop(vm.id, None)
+
+    def keep(self, vm: CloudVM) -> None:
+        """Keep what a list that lags shows of a VM that is about to change."""
+        if vm.settings.list_lag[1] > 0 and vm.id in self._listing:
+            # The list goes on showing what is true now, which nobody may have asked for yet.
+            self._listed(vm)
+
+    def show(self, vm: CloudVM, at: float) -> None:
+        """Show a VM as it is from `at` on."""
+        vm.shown = None
+        if not vm.visible:
+            return
+        if vm.views is not None:
+            vm.views.prune(at - vm.settings.max_staleness)
+            vm.views.get.add(at, self._shown(vm))
+        self._list_later(vm, at, None)
+
+    def place(self, vm: CloudVM, at: float) -> None:
+        """Show a VM that was not created, as if it had been there all along."""
+        self._publish(vm, None, at)
+        self.configure(vm)
+
+    def hide(self, vm: CloudVM, at: float) -> None:
+        """Show no longer, from `at` on, a VM that is gone."""
+        if vm.views is not None:
+            vm.views.get.add(at, None)
+            self._ghosts[vm.id] = vm
+        else:
+            self._odd.pop(vm.id, None)
+        self._list_later(vm, at, _GONE)
+        self._forget(at)
+
+    def _forget(self, now: float) -> None:
+        """Forget deleted VMs that no read can show any longer."""
+        while self._ghosts:
+            vm = next(iter(self._ghosts.values()))
+            if vm.views is not None:
+                last = max(vm.views.get.since, vm.views.list.since)
+                if vm.id in self._listing or now - last <= vm.settings.max_staleness:
+                    return
+            vm.views = None
+            del self._ghosts[vm.id], self._odd[vm.id]
+
+    def _shown(self, vm: CloudVM) -> bytes:
+        if vm.shown is None:
+            vm.shown = encode(vm)
+        return vm.shown
+
+    def _listed(self, vm: CloudVM) -> bytes:
+        if vm.listed is None:
+            vm.listed = self._shown(vm)
+        return vm.listed
+
+    def _list_later(self, vm: CloudVM, at: float, content: bytes | None) -> None:
+        due = max(vm.listed_until, at + self._draw(vm.settings.list_lag))
+        # What was put off to this very moment comes first, though it may not have come yet.
+        if vm.listed_until < at == due:
+            self._publish(vm, content, at)
+        else:
+            vm.listed_until = due
+            content = self._shown(vm) if content is None else content
+            self._timeline.at(due, functools.partial(self._publish, vm, content))
+
+    def _publish(self, vm: CloudVM, content: bytes | None, at: float) -> None:
+        self._list_body = None
+        if content == _GONE:
+            self._listing.pop(vm.id, None)
+            vm.shown = vm.listed = None
+        else:
+            vm.listed = content
+            self._listing[vm.id] = vm
+        if vm.views is not None:
+            vm.views.list.add(at, None if content == _GONE else self._listed(vm))

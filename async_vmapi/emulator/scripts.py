@@ -1,0 +1,223 @@
+"""What operations do to VMs: a script for each, run one after the other for each VM. Pure.
+
+A script yields how many seconds it waits, and is given the time when they are over.
+"""
+
+import functools
+import random
+from collections.abc import Callable
+from typing import Any, cast
+
+from async_vmapi.emulator.reads import Reads
+from async_vmapi.emulator.settings import Span
+from async_vmapi.emulator.timeline import Timeline
+from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, Script
+
+__all__ = ["Scripts"]
+
+
+class Scripts:
+    """Runs the operations of all VMs of a cloud.
+
+    Args:
+        seed: Makes everything that is drawn repeatable.
+
+    Attributes:
+        vms: The VMs that are there, by id.
+        gone: Those that were.
+        timeline: The cloud's clock.
+        reads: What readers are shown.
+        random: What durations are drawn with.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.vms: dict[str, CloudVM] = {}
+        self.gone: dict[str, CloudVM] = {}
+        self.timeline = Timeline()
+        self.random = random.Random(seed)  # noqa: S311 - an emulator's, not a secret
+        self.reads = Reads(self.timeline, self._draw, seed=seed)
+
+    def start(self, vm: CloudVM, operation: CloudOperation, now: float) -> None:
+        """Run an operation, after those of its VM that are not over."""
+        vm.queue.append((operation, self._script(vm, operation)))
+        if len(vm.queue) == 1:
+            self._step(vm, vm.generation, now)
+
+    def cancel(self, vm: CloudVM, now: float) -> None:
+        """End all operations of a VM that are not over."""
+        vm.generation += 1
+        for waiting, _ in vm.queue:
+            waiting.outcome, waiting.finished_at = "cancelled", now
+        vm.queue.clear()
+        if not vm.visible:
+            # The create would have shown it; that is not cancelled.
+            self.timeline.at(vm.visible_at, functools.partial(self._appear, vm))
+
+    def _draw(self, span: Span) -> float:
+        return self.random.uniform(*span)
+
+    def _step(self, vm: CloudVM, generation: int, at: float) -> None:
+        """Go on with the machine's first operation, and with the next where one ends."""
+        if generation != vm.generation:
+            return
+        while vm.queue:
+            operation, script = vm.queue[0]
+            try:
+                if operation.started_at is None:
+                    operation.started_at = at
+                    delay = next(script)
+                else:
+                    delay = script.send(at)
+            except StopIteration:
+                operation.finished_at = at
+                operation.outcome = operation.outcome or "done"
+                if vm.queue:
+                    vm.queue.pop(0)
+                continue
+            self.timeline.at(at + delay, functools.partial(self._step, vm, generation))
+            return
+
+    # --- what changes --------------------------------------------------------------------------
+
+    def change(self, vm: CloudVM, at: float, **changes: Any) -> None:
+        """Change a VM, for readers too."""
+        self.reads.keep(vm)
+        for name, value in changes.items():
+            setattr(vm, name, value)
+        last = vm.history[-1]
+        if (vm.state, vm.cores, vm.ram) != (last.state, last.cores, last.ram):
+            vm.history.append(Change(at, vm.state, vm.cores, vm.ram))
+        self.reads.show(vm, at)
+
+    def _appear(self, vm: CloudVM, at: float) -> None:
+        if vm.id in self.vms:
+            vm.visible = True
+            self.reads.show(vm, at)
+
+    def _get_address(self, vm: CloudVM, at: float) -> None:
+        self.change(vm, at, has_address=True)
+
+    def _size_early(self, vm: CloudVM, operation: CloudOperation, at: float) -> None:
+        if operation.finished_at is None:
+            self.change(vm, at, cores=operation.cores, ram=operation.ram)
+
+    def _remove(self, vm: CloudVM, at: float) -> None:
+        del self.vms[vm.id]
+        self.gone[vm.id] = vm
+        vm.visible = False
+        vm.history.append(Change(at, None, vm.cores, vm.ram))
+        self.reads.hide(vm, at)
+
+    # --- scripts -------------------------------------------------------------------------------
+
+    def _creating(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        settings = vm.settings
+        hidden, total = self._draw(settings.not_found), self._draw(settings.create)
+        vm.visible_at = operation.accepted_at + hidden
+        now = yield hidden
+        self._appear(vm, now)
+        share = max(0.0, total - hidden) / (1 + len(settings.extra_states))
+        now = yield share
+        for state in settings.extra_states:
+            self.change(vm, now, state=state)
+            now = yield share
+        if settings.fail_state is not None:
+            operation.outcome = "failed"
+            self.change(vm, now, state=settings.fail_state)
+            return
+        self.change(vm, now, state="online")
+        address_at = now + self._draw(settings.address)
+        self.timeline.at(address_at, functools.partial(self._get_address, vm))
+
+    def _going_down(self, vm: CloudVM, operation: CloudOperation, honoured: float) -> Script:
+        """Let the guest go down by ACPI, or turn it off after what it is given."""
+        given, acpi = 60.0 * operation.wait_for, vm.settings.acpi
+        taken = given if acpi == "ignore" else honoured if acpi == "honour" else float(acpi)
+        now = yield min(taken, given)
+        self.change(vm, now, state="offline")
+
+    def _shutting_down(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        yield self._draw(vm.settings.stale)
+        if vm.state != "online":
+            operation.outcome = "skipped"
+            return
+        yield from self._going_down(vm, operation, self._draw(vm.settings.shutdown))
+
+    def _resizing(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        stale, third = self._draw(vm.settings.stale), self._draw(vm.settings.resize) / 3
+        if vm.settings.early_size is not None:
+            shown_at = operation.accepted_at + self._draw(vm.settings.early_size)
+            # One that had to wait for others does not get its size before its turn.
+            shown_at = max(shown_at, cast("float", operation.started_at))
+            self.timeline.at(shown_at, functools.partial(self._size_early, vm, operation))
+        yield stale
+        ran = vm.state == "online"
+        if ran:
+            yield from self._going_down(vm, operation, max(0.0, third - stale))
+        now = yield third
+        self.change(vm, now, cores=operation.cores, ram=operation.ram)
+        if ran and vm.settings.restart_after_resize:
+            now = yield third
+            self.change(vm, now, state="online")
+
+    def _powering_on(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        yield from self._switching(vm, operation, "offline", "online", vm.settings.power_on)
+
+    def _powering_off(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        yield from self._switching(vm, operation, "online", "offline", vm.settings.power_off)
+
+    def _switching(
+        self, vm: CloudVM, operation: CloudOperation, before: str, after: str, span: Span
+    ) -> Script:
+        stale, total = self._draw(vm.settings.stale), self._draw(span)
+        yield stale
+        if vm.state != before:
+            operation.outcome = "skipped"
+            return
+        now = yield max(0.0, total - stale)
+        self.change(vm, now, state=after)
+
+    def _rebooting(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        acpi = vm.settings.acpi
+        if acpi == "ignore":
+            yield self._draw(vm.settings.stale)
+            operation.outcome = "never"
+            return
+        delay = 0.0 if acpi == "honour" else float(acpi)
+        yield from self._cycling(vm, operation, delay, vm.settings.reboot)
+
+    def _resetting(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        yield from self._cycling(vm, operation, 0.0, vm.settings.reset)
+
+    def _cycling(self, vm: CloudVM, operation: CloudOperation, delay: float, span: Span) -> Script:
+        stale, total = self._draw(vm.settings.stale), self._draw(span)
+        yield stale
+        if vm.state != "online":
+            operation.outcome = "skipped"
+            return
+        half = max(0.0, total - stale) / 2
+        now = yield delay + half
+        if vm.settings.reboot_visible:
+            self.change(vm, now, state="offline")
+        now = yield half
+        self.change(vm, now, state="online")
+
+    def _deleting(self, vm: CloudVM, _: CloudOperation) -> Script:
+        stale, total = self._draw(vm.settings.stale), self._draw(vm.settings.delete)
+        now = yield stale
+        self.change(vm, now, state="deleting")
+        now = yield max(0.0, total - stale)
+        self._remove(vm, now)
+
+    def _script(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        scripts: dict[Kind, Callable[[CloudVM, CloudOperation], Script]] = {
+            "create": self._creating,
+            "resize": self._resizing,
+            "shutdown": self._shutting_down,
+            "power_on": self._powering_on,
+            "power_off": self._powering_off,
+            "reboot": self._rebooting,
+            "reset": self._resetting,
+            "delete": self._deleting,
+        }
+        return scripts[operation.kind](vm, operation)
