@@ -1,16 +1,34 @@
-"""Which VMs this client changed itself, and until when it may have. Pure.
+"""What this client knows of VMs from its own operations. Pure.
 
 What was read of a VM just after a request can be from before it (see `async_vmapi.completion`). It
 still counts for something where nothing had changed the VM; this is the client's own part of that.
+And a VM that this client has seen cannot be one that is yet to appear.
 """
 
 import math
 
+import attrs
+
+from async_vmapi.completion import APPEARS_WITHIN
+
 __all__ = ["OwnChanges"]
 
 
+@attrs.define
+class _Known:
+    """What is known of one VM.
+
+    Attributes:
+        until: Until when this client may have changed it.
+        visible: Whether a read has shown it.
+    """
+
+    until: float = -math.inf
+    visible: bool = False
+
+
 class OwnChanges:
-    """The end of this client's last change of each VM, for `max_staleness` seconds after it.
+    """What is known of the VMs that this client changed, for a while after the last change.
 
     Args:
         max_staleness: Seconds after which no read shows a value from before a change.
@@ -18,30 +36,38 @@ class OwnChanges:
 
     def __init__(self, max_staleness: float) -> None:
         self._max_staleness = max_staleness
-        self._until: dict[str, float] = {}
+        self._known: dict[str, _Known] = {}
         self._room = 0
 
     def is_quiet(self, vm_id: str, now: float) -> bool:
         """Return whether this client changed nothing about a VM that a read may still show."""
-        return now - self._until.get(vm_id, -math.inf) >= self._max_staleness
+        known = self._known.get(vm_id)
+        return known is None or now - known.until >= self._max_staleness
+
+    def is_visible(self, vm_id: str) -> bool:
+        """Return whether this client has seen a VM."""
+        known = self._known.get(vm_id)
+        return known is not None and known.visible
 
     def begin(self, vm_id: str, now: float, until: float) -> None:
         """Note an operation; without an `end` it may change the VM until then."""
-        self._until[vm_id] = max(until, self._until.get(vm_id, -math.inf))
+        known = self._known.setdefault(vm_id, _Known())
+        known.until = max(until, known.until)
         self._tidy(now)
 
-    def end(self, vm_id: str, now: float) -> None:
-        """Note that an operation was seen to be over."""
-        self._until[vm_id] = now
+    def end(self, vm_id: str, now: float, *, visible: bool) -> None:
+        """Note that an operation was seen to be over, and whether the VM is there."""
+        self._known[vm_id] = _Known(now, visible)
 
     def move_to(self, now: float) -> None:
         """Go on with another clock, by which each of them may have ended just now."""
-        self._until = dict.fromkeys(self._until, now)
+        for known in self._known.values():
+            known.until = now
 
     def _tidy(self, now: float) -> None:
         # As seldom as makes the cost of each entry constant.
-        if len(self._until) <= 2 * self._room + 1000:
+        if len(self._known) <= 2 * self._room + 1000:
             return
-        old = now - self._max_staleness
-        self._until = {vm_id: until for vm_id, until in self._until.items() if until > old}
-        self._room = len(self._until)
+        old = now - (1 + APPEARS_WITHIN) * self._max_staleness
+        self._known = {vm_id: known for vm_id, known in self._known.items() if known.until > old}
+        self._room = len(self._known)

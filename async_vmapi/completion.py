@@ -41,8 +41,11 @@ __all__ = [
     "Verdict",
 ]
 
-APPEARS_WITHIN: Final = 60.0
-"""Seconds after which a VM that was never visible does not appear any more (WIRE §4: "[?]")."""
+APPEARS_WITHIN: Final = 6.0
+"""After how many times max_staleness a VM that was never visible does not appear any more.
+
+WIRE §4 gives no figure. With the default of ten seconds it is a minute.
+"""
 
 _FAILURE_HOLD: Final = 5.0
 """Seconds for which a failing state must be shown before it is believed."""
@@ -352,7 +355,7 @@ class Completion:
             return _PENDING
         since = math.inf if self.visible_at is None else self.visible_at
         if not self.rule.new_vm:
-            since = min(since, APPEARS_WITHIN)
+            since = min(since, APPEARS_WITHIN * self.max_staleness)
         since += self.max_staleness
         if seen.asked < since:
             self._absences = (0, 0.0)

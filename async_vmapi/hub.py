@@ -13,8 +13,11 @@ LISTED     the next list shows it                        GET mode → PLANNED; l
 PLANNED    a timer runs until its GET                    timer or last poll → QUEUED;
                                                          list mode → LISTED
 QUEUED     its GET waits for a free slot                 slot free → IN_FLIGHT; list mode → LISTED
-IN_FLIGHT  its GET was sent                              response or failure → LISTED or PLANNED
-LEFT       no task of it is awaited any more             (it is removed; a response is discarded)
+IN_FLIGHT  its GET was sent                              response or failure → LISTED or PLANNED;
+                                                         last waiter leaves → ABANDONED
+ABANDONED  its GET was sent, and no task of it is        a waiter joins → IN_FLIGHT;
+           awaited any more                              response or failure → LEFT
+LEFT       no task of it is awaited any more             (it is forgotten)
 ========== ============================================= ==========================================
 """
 
@@ -80,6 +83,7 @@ class _State(enum.Enum):
     PLANNED = enum.auto()
     QUEUED = enum.auto()
     IN_FLIGHT = enum.auto()
+    ABANDONED = enum.auto()
     LEFT = enum.auto()
 
 
@@ -133,6 +137,7 @@ class PollHub:
         self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
         self._changes = OwnChanges(max_staleness)
         self._vms: dict[str, _PolledVM] = {}
+        self._abandoned: dict[str, _PolledVM] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         # What the hub does is no part of what its first waiter does.
         self._context = contextvars.Context()
@@ -184,6 +189,7 @@ class PollHub:
         """
         now = asyncio.get_running_loop().time()
         quiet = is_new and self._changes.is_quiet(vm_id, now)
+        visible = visible or (is_new and self._changes.is_visible(vm_id))
         self._changes.begin(vm_id, now, now + target.timeout)
         return Watch(
             vm_id,
@@ -287,8 +293,13 @@ class PollHub:
         watch.move_to(loop)
         vm = self._vms.get(watch.vm_id)
         if vm is None:
-            vm = self._vms[watch.vm_id] = _PolledVM(watch.vm_id)
-            vm.state = _State.LISTED if self._listing else _State.PLANNED
+            vm = self._abandoned.pop(watch.vm_id, None)
+            if vm is not None:
+                vm.state = _State.IN_FLIGHT
+            else:
+                vm = _PolledVM(watch.vm_id)
+                vm.state = _State.LISTED if self._listing else _State.PLANNED
+            self._vms[watch.vm_id] = vm
         vm.watches += (watch,)
         if watch.observer is not None:
             watch.observer.awaited()
@@ -312,7 +323,13 @@ class PollHub:
         if vm.watches:
             return
         del self._vms[watch.vm_id]
-        self._set(vm, _State.LEFT)
+        vm.last_polls.clear()
+        if vm.state is _State.IN_FLIGHT:
+            vm.state = _State.ABANDONED
+            self._abandoned[vm.vm_id] = vm
+        else:
+            self._set(vm, _State.LEFT)
+        self._choose()
         if not self._vms:
             # Not at once: a reader of one event after the other is back in the same moment.
             loop.call_soon(self._stop_if_idle, context=self._context)
@@ -336,6 +353,7 @@ class PollHub:
         for request in requests:
             request.cancel()
         self._queue.clear()
+        self._abandoned.clear()
         for vm in self._vms.values():
             self._set(vm, _State.LISTED)
 
@@ -355,7 +373,7 @@ class PollHub:
         self._deadlines.add(vm)
 
     def _poll_at_deadlines(self) -> None:
-        vms = {vm for vm in self._deadlines if vm.state is not _State.LEFT}
+        vms = {vm for vm in self._deadlines if vm.last_polls}
         self._deadlines.clear()
         if self._loop is None or not vms:
             return
@@ -402,12 +420,17 @@ class PollHub:
             return
         self._listing = listing
         if listing:
+            # When the first GET would have come: what was accepted just now has no news yet.
+            timers = (vm.timer.when() for vm in self._vms.values() if vm.timer is not None)
+            due = min(timers, default=now)
             for vm in self._vms.values():
                 if vm.state is not _State.IN_FLIGHT:
                     self._set(vm, _State.LISTED)
             self._queue.clear()
-            self._list_by(now)
+            self._list_by(due)
         else:
+            self._list_due = math.inf
+            self._plan_list()
             for vm in self._vms.values():
                 if vm.state is _State.LISTED:
                     self._plan(vm, now)
@@ -475,6 +498,9 @@ class PollHub:
     def _got(self, vm: _PolledVM) -> None:
         if vm.state is _State.IN_FLIGHT and self._loop is not None:
             self._plan(vm, self._loop.time())
+        elif vm.state is _State.ABANDONED:
+            del self._abandoned[vm.vm_id]
+            vm.state = _State.LEFT
         self._choose()
         self._pump()
 
@@ -554,7 +580,7 @@ class PollHub:
             verdict = watch.verdict
             if not took or isinstance(verdict, Pending):
                 continue
-            self._changes.end(vm.vm_id, answered)
+            self._changes.end(vm.vm_id, answered, visible=glimpse is not None)
             if isinstance(verdict, Done) and verdict.evidence is Evidence.OBSERVED:
                 self._schedule.took(watch.target.operation, watch.elapsed)
         return all_took
@@ -630,8 +656,9 @@ class PollHub:
         # To decode a large fleet's list and to compare it take some milliseconds each.
         await anyio.lowlevel.checkpoint()
         await self._compare(listing, asked, answered)
+        due = await self._next_list(asked, answered)
         if self._listing:
-            self._list_by(await self._next_list(asked, answered))
+            self._list_by(due)
 
     async def _compare(self, listing: Listing, asked: float, answered: float) -> None:
         """Report to the watches what changed since the last list, or counts now."""
@@ -650,7 +677,7 @@ class PollHub:
         for count, vm in enumerate(vms, 1):
             if count % _AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()
-            if vm.state is _State.LEFT:
+            if not vm.watches:
                 continue
             place, glimpse = places.get(vm.vm_id), shown.get(vm.vm_id)
             raw = None if place is None else bytes(raws[place])

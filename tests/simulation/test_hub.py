@@ -149,7 +149,7 @@ class TestRequests:
             woke = await start(count, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
         delays = lags(cloud.api, woke, "create")
         print(f"{count}: {cloud.api.requests}, {statistics.median(delays):.1f} s")
-        assert cloud.api.requests["list"] + cloud.api.requests["get"] <= 8 + count
+        assert cloud.api.requests["list"] + cloud.api.requests["get"] <= 9 + count
         assert max(delays) < 12
 
     async def test_a_few_creates_in_a_large_account(self, request_for):
@@ -403,82 +403,43 @@ class TestHoldingBack:
 class TestTwoSources:
     """The list and a machine's own page need not agree, and not both need answer."""
 
-    @pytest.mark.parametrize("half", [0.01, 0.45])
-    async def test_a_get_that_lags_behind_the_list_hides_no_end(self, half):
-        """Where a GET denies what a list has shown, also while one comes, both are asked again."""
+    async def test_a_get_that_lags_behind_the_list_hides_no_end(self):
+        """Lists decide by themselves: no GET confirms them."""
         cloud = Recorder(settings=Settings(power_off=(2, 3), stale=0), seed=1)
-        ids, handle, began = fill(cloud.api, 100), cloud.api.handle, now()
-
-        def lagging(request, **when):
-            response = handle(request, **when)
-            if request.target.endswith("machines") or now() > began + 20:
-                return response
-            body = response.body.replace(b'"offline"', b'"online"')
-            return Response(response.status, response.headers, body)
-
-        cloud.api.handle = lagging
+        ids, began = fill(cloud.api, 100), now()
         async with cloud.client(latency=0.3) as client:
-            wire = client._pipeline._transport
-            send = wire.send
-
-            async def slow(method, target, *rest):
-                listing = target.endswith("machines")
-                await asyncio.sleep(half if listing else 0)
-                answer = await send(method, target, *rest)
-                await asyncio.sleep(half if listing else 0)
-                return answer
-
-            wire.send = slow
             report = await client.bulk(limit=100).power_off(ids)
         assert report.counts["succeeded"] == 100
-        assert 20 < now() - began < 30
-        # As often as there is a list, which is once in some seconds.
-        assert len(cloud.times("get")) <= 100 * (len(cloud.times("list")) + 1)
+        assert 10 < now() - began < 15
+        assert cloud.times("get") == []
 
-    async def test_what_a_get_would_confirm_is_seen_without_one(self):
-        """Where a machine's own page is never answered, a list decides, ten seconds later."""
-        cloud = Recorder(settings=Settings(power_off=(2, 3), stale=0), seed=1)
-        ids, handle, began = fill(cloud.api, 40), cloud.api.handle, now()
-
-        def unreadable(request, **when):
-            response = handle(request, **when)
-            if request.method == "GET" and not request.target.endswith("machines"):
-                return Response(200, {}, b'{"success": true, "virtual_machine": 7}')
-            return response
-
-        cloud.api.handle = unreadable
-        async with cloud.client() as client:
-            tasks = await asyncio.gather(*map(client.vms.power_off, ids))
+    @pytest.mark.parametrize("operation", ["power_off", "delete"])
+    async def test_a_fleet_ends_without_a_get_each(self, operation):
+        """Two thousand short operations cost a dozen lists beyond their requests."""
+        durations = Settings(power_off=(0.5, 1), delete=(0.5, 1), stale=0)
+        cloud = Recorder(settings=durations, seed=1)
+        fill(cloud.api, 2000)
+        async with cloud.client(latency=0.5) as client:
+            # As machines, not as ids: so they are known to have been visible.
+            vms, began = await client.vms.list(), now()
+            tasks = await asyncio.gather(*map(getattr(client.vms, operation), vms))
             await asyncio.gather(*tasks)
-        assert {task.evidence for task in tasks} == {"inferred"}
-        assert 10 < now() - began < 25
+            asked = client.requests.copy()
+        assert {vm.state for vm in cloud.api.cloud.vms.values()} <= {"offline"}
+        assert now() - began < 35
+        assert asked["get"] == 0
+        assert asked["list"] <= 20
 
-    async def test_a_fleet_does_not_wait_for_a_get_each(self):
-        """Where GETs for all would take a minute and more, the list decides for most."""
+    async def test_a_fleet_that_cannot_end_yet_is_not_polled(self):
+        """Once all show the end, nothing is asked until it can be from after the request."""
         cloud = Recorder(settings=Settings(power_off=(0.5, 1), stale=0), seed=1)
-        ids, began = fill(cloud.api, 2000), now()
-        async with cloud.client(latency=0.5) as client:
+        ids = fill(cloud.api, 1000)
+        async with cloud.client(max_staleness=60.0) as client:
             tasks = await asyncio.gather(*map(client.vms.power_off, ids))
             await asyncio.gather(*tasks)
-            asked = client.requests.copy()
-            assert {task.evidence for task in tasks} == {"inferred"}
-        assert {cloud.api.cloud.vms[vm_id].state for vm_id in ids} == {"offline"}
-        assert now() - began < 40
-        assert asked["get"] < 1000
-        assert asked["list"] < 20
-
-    async def test_who_waits_for_a_get_asks_for_no_lists(self):
-        """Two thousand deletes need a GET each, which takes a minute; lists would not help."""
-        cloud = Recorder(settings=Settings(delete=(0.5, 1), stale=0), seed=1)
-        ids, began = fill(cloud.api, 2000), now()
-        async with cloud.client(latency=0.5) as client:
-            tasks = await asyncio.gather(*map(client.vms.delete, ids))
-            await asyncio.gather(*tasks)
-            asked = client.requests.copy()
-        assert cloud.api.cloud.vms == {}
-        assert 60 < now() - began < 90
-        assert 2000 <= asked["get"] < 2100
-        assert asked["list"] < 12
+        lists = cloud.times("list")
+        assert max(b - a for a, b in itertools.pairwise(lists)) > 50
+        assert len(lists) < 12
 
     @pytest.mark.parametrize("same", [True, False])
     async def test_who_awaits_in_the_very_moment_of_closing_is_served(self, request_for, same):
@@ -530,49 +491,47 @@ def gets_at_once(client):
 class TestQueue:
     """GETs wait for their turns, and whoever is waited for may be left, joined or broken off."""
 
-    @pytest.mark.parametrize("what", ["cancel the driver", "leave", "join"])
-    async def test_what_happens_while_a_list_is_told(self, monkeypatch, what):
+    @pytest.mark.parametrize("what", ["cancel", "leave", "join"])
+    async def test_what_happens_while_a_list_is_reported(self, monkeypatch, what):
         """Nothing is lost or asked for twice, whatever others do while others have their turn."""
-        cloud = Recorder(settings=Settings(delete=(0.5, 0.6), stale=0), seed=1)
-        ids, joined, done = fill(cloud.api, 120), [], asyncio.Event()
+        cloud = Recorder(settings=Settings(delete=(3, 4), stale=0), seed=1)
+        ids, joined, acted = fill(cloud.api, 120), [], []
         checkpoint = anyio.lowlevel.checkpoint
-
-        async def amid(client, waiting):
-            await done.wait()
-            if what == "cancel the driver":
-                client._hub._driver.cancel()
-            for vm_id in tuple(client._hub._asked)[:30]:
-                if what == "leave":
-                    waiting.pop(vm_id).cancel()
-                elif what == "join":
-                    again = client.resume(tokens_of[vm_id])
-                    joined.append(asyncio.ensure_future(again.wait(timeout=300)))
 
         async with cloud.client(latency=0.5) as client:
             most = gets_at_once(client)
             tasks = await asyncio.gather(*map(client.vms.delete, ids))
             tokens_of = {task.vm_id: task.token() for task in tasks}
             waiting = {t.vm_id: asyncio.ensure_future(t.wait(timeout=300)) for t in tasks}
-            acting = asyncio.ensure_future(amid(client, waiting))
 
-            async def noticed():
-                if client._hub._asked:
-                    done.set()
+            async def acting():
+                # Within the poll itself, as others would while it yields.
+                lists = cloud.api.requests["list"]
+                if lists == 2 + len(acted) < 5:
+                    some = ids[30 * len(acted) : 30 * len(acted) + 30]
+                    acted.append(lists)
+                    for vm_id in some:
+                        if what == "leave":
+                            waiting.pop(vm_id).cancel()
+                        elif what == "join":
+                            again = client.resume(tokens_of[vm_id])
+                            joined.append(asyncio.ensure_future(again.wait(timeout=300)))
+                    if what == "cancel":
+                        asyncio.current_task().cancel()
                 await checkpoint()
 
-            monkeypatch.setattr(anyio.lowlevel, "checkpoint", noticed)
-            await acting
+            monkeypatch.setattr(anyio.lowlevel, "checkpoint", acting)
+            await asyncio.sleep(12)
             await asyncio.gather(*waiting.values(), *joined)
-            assert (len(waiting), len(joined)) == (90 if what == "leave" else 120, len(joined))
-            assert len(joined) == (30 if what == "join" else 0)
-            assert most.pop("all") == 16
-            # The driver's GETs that were cancelled with it never came back.
-            assert max(most.values()) == 1
-            assert now() < 60
-            assert not client._hub._asked
+            assert len(acted) == 3
+            assert len(waiting) == (30 if what == "leave" else 120)
+            assert len(joined) == (90 if what == "join" else 0)
+            assert max(most.values(), default=0) <= 1
+            # A resumed task has not seen its machine, which may be yet to appear.
+            assert now() < (100 if what == "join" else 40)
 
     async def test_a_get_serves_who_came_back_meanwhile(self, request_for):
-        """Waits shorter than a look takes see the end, and ask for no more looks than long ones."""
+        """Waits shorter than a poll takes see the end, and no second poll of a VM is in flight."""
         cloud = Recorder(settings=Settings(create=(30, 31)), seed=1)
         fill(cloud.api, 400)
         async with cloud.client(latency=3.0) as client:
@@ -600,15 +559,17 @@ class TestQueue:
         assert task.evidence == "observed"
 
     async def test_gets_in_the_queue_leave_a_failing_server_alone(self):
-        """What waits for its turn is held back like any other look."""
+        """What waits for its turn is held back like any other poll."""
         cloud = Recorder(settings=Settings(delete=(0.5, 0.6), stale=0), seed=1)
         ids, handle, failed = fill(cloud.api, 500), cloud.api.handle, []
 
         def failing(request, **when):
-            if request.method == "GET" and not request.target.endswith("machines"):
-                failed.append(now())
-                return Response(500, {}, b"")
-            return handle(request, **when)
+            if request.method != "GET":
+                return handle(request, **when)
+            if request.target.endswith("machines"):
+                return Response(200, {}, b'{"success": true, "virtual_machines": [7]}')
+            failed.append(now())
+            return Response(500, {}, b"")
 
         cloud.api.handle = failing
         async with cloud.client(latency=0.1) as client:
@@ -700,7 +661,8 @@ class TestShortWaits:
             with contextlib.suppress(TimeoutError):
                 await task.wait(timeout=2)
         assert task.evidence == "observed"
-        assert len(recorder.times("get")) < 30
+        # One at each deadline, and those that come anyway.
+        assert len(recorder.times("get")) < 60 / 2 + 20
 
     async def test_who_comes_and_goes_keeps_nobody_waiting(self, request_for):
         """One who waits on is told as early as if no other were there."""
