@@ -310,8 +310,11 @@ class Completion:
 
     def _counts(self, seen: Observation) -> bool:
         """Return whether an observation can be one side of this operation's transition."""
-        believed = self._odd is None or self._odd_count >= _ODD_IN_A_ROW
-        return believed and (self.quiet or self._is_after_request(seen))
+        return self._is_believed and (self.quiet or self._is_after_request(seen))
+
+    @property
+    def _is_believed(self) -> bool:
+        return self._odd is None or self._odd_count >= _ODD_IN_A_ROW
 
     def _count_odd(self, state: str) -> None:
         odd = None if state in _KNOWN else state
@@ -342,7 +345,9 @@ class Completion:
         """
         if side is not None:
             return _PENDING
-        return Pending(recheck_at=seen.asked if self._odd is not None else certain_at)
+        if not self._is_believed:
+            certain_at = seen.asked
+        return Pending(recheck_at=certain_at)
 
     def _evidence(self, *, certain: bool) -> Evidence:
         return Evidence.OBSERVED if certain else Evidence.INFERRED
