@@ -10,6 +10,7 @@ import math
 import attrs
 
 from async_vmapi.completion import APPEARS_WITHIN
+from async_vmapi.models import Operation
 
 __all__ = ["OwnChanges"]
 
@@ -21,10 +22,14 @@ class _Known:
     Attributes:
         until: Until when this client may have changed it.
         visible: Whether a read has shown it.
+        operation: The last one that began.
+        was_quiet: Whether nothing was changed for a while before that.
     """
 
     until: float = -math.inf
     visible: bool = False
+    operation: Operation | None = None
+    was_quiet: bool = True
 
 
 class OwnChanges:
@@ -39,19 +44,31 @@ class OwnChanges:
         self._known: dict[str, _Known] = {}
         self._room = 0
 
-    def is_quiet(self, vm_id: str, now: float) -> bool:
-        """Return whether this client changed nothing about a VM that a read may still show."""
+    def is_quiet(self, vm_id: str, now: float, *, besides: Operation | None = None) -> bool:
+        """Return whether this client changed nothing about a VM that a read may still show.
+
+        Args:
+            vm_id: The VM.
+            now: The loop's time.
+            besides: An operation under way that does not count, since it is the one in question.
+        """
         known = self._known.get(vm_id)
-        return known is None or now - known.until >= self._max_staleness
+        if known is None:
+            return True
+        if besides is not None and known.operation == besides and known.until > now:
+            return known.was_quiet
+        return now - known.until >= self._max_staleness
 
     def is_visible(self, vm_id: str) -> bool:
         """Return whether this client has seen a VM."""
         known = self._known.get(vm_id)
         return known is not None and known.visible
 
-    def begin(self, vm_id: str, now: float, until: float) -> None:
+    def begin(self, vm_id: str, operation: Operation, now: float, until: float) -> None:
         """Note an operation; without an `end` it may change the VM until then."""
         known = self._known.setdefault(vm_id, _Known())
+        known.was_quiet = self.is_quiet(vm_id, now, besides=operation)
+        known.operation = operation
         known.until = max(until, known.until)
         self._tidy(now)
 

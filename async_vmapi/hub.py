@@ -176,7 +176,8 @@ class PollHub:
         *,
         elapsed: float = 0.0,
         visible: bool = False,
-        is_new: bool = True,
+        resumed: bool = False,
+        reconciled: bool = False,
     ) -> Watch:
         """Return what observes one operation.
 
@@ -185,12 +186,14 @@ class PollHub:
             target: What was requested.
             elapsed: Seconds since the request was accepted.
             visible: Whether some read has shown the VM until then.
-            is_new: Whether the request was accepted just now; False for a resumed one.
+            resumed: Whether the request was accepted some time ago.
+            reconciled: Whether it may have been sent, and even carried out, before.
         """
         now = asyncio.get_running_loop().time()
-        quiet = is_new and self._changes.is_quiet(vm_id, now)
-        visible = visible or (is_new and self._changes.is_visible(vm_id))
-        self._changes.begin(vm_id, now, now + target.timeout)
+        besides = target.operation if reconciled else None
+        quiet = not resumed and self._changes.is_quiet(vm_id, now, besides=besides)
+        visible = visible or (not resumed and self._changes.is_visible(vm_id))
+        self._changes.begin(vm_id, target.operation, now, now + target.timeout)
         return Watch(
             vm_id,
             target,
@@ -203,7 +206,7 @@ class PollHub:
     def may_have_changed(self, vm_id: str, target: Target) -> None:
         """Note a write on a VM whose outcome is not known."""
         now = asyncio.get_running_loop().time()
-        self._changes.begin(vm_id, now, now + target.timeout)
+        self._changes.begin(vm_id, target.operation, now, now + target.timeout)
 
     def end(self, watch: Watch, *, until: float | None = None) -> Awaitable[bool]:
         """Wait until a watch ends that has not ended.

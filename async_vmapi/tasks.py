@@ -273,7 +273,7 @@ def start(
 
     `visible` says whether some read has shown the VM before.
     """
-    watch = hub.watch(vm_id, target, visible=visible)
+    watch = hub.watch(vm_id, target, visible=visible, reconciled=adopted)
     return Task(hub, watch, origin, _vm_at_end, adopted=adopted)
 
 
@@ -308,7 +308,7 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         target,
         elapsed=max(0.0, content.elapsed),
         visible=content.seen,
-        is_new=False,
+        resumed=True,
     )
     task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
     if hub.observer is not None:

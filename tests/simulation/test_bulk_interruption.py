@@ -207,7 +207,7 @@ class TestCancellation:
         async def ends(steps):
             """Cancel so many steps after the look that shows the end; return what was seen."""
             api = CloudAPI(settings=Settings(shutdown=5, stale=0), seed=1)
-            async with Client.in_memory(api, latency=0.02, seed=1) as client:
+            async with Client.in_memory(api, latency=0.02, seed=1, max_staleness=0.0) as client:
                 vms = await fleet_of(client, 3)
                 tasks = []
 
@@ -223,7 +223,7 @@ class TestCancellation:
 
                 async def look(*args):
                     answer = await send(*args)
-                    if b"offline" in answer.body:
+                    if answer.body.count(b'"offline"') == 3:
                         cancel(steps)
                     return answer
 

@@ -90,7 +90,6 @@ class TestTime:
             "durable/job.py",
             "durable/worker.py",
             "emulator/app.py",  # sends a slow body
-            "hub.py",  # while a server wants to be left alone
             "pace.py",  # holds requests back
         }
 

@@ -366,13 +366,26 @@ class TestOwnChanges:
         """From when it was seen to be over, or until it may last at most."""
         changes = OwnChanges(D)
         assert changes.is_quiet("a", 0.0)
-        changes.begin("a", 0.0, 600.0)
+        changes.begin("a", "shutdown", 0.0, 600.0)
         assert not changes.is_quiet("a", 609.0)
         changes.end("a", 20.0, visible=True)
         assert not changes.is_quiet("a", 29.9)
         assert changes.is_quiet("a", 30.0)
         assert changes.is_visible("a")
         assert not changes.is_visible("b")
+
+    def test_an_operation_in_question_does_not_count_against_itself(self):
+        """A reboot that may have been sent may show; what was changed before it still counts."""
+        changes = OwnChanges(D)
+        changes.begin("a", "reboot", 0.0, 900.0)
+        assert not changes.is_quiet("a", 60.0)
+        assert changes.is_quiet("a", 60.0, besides="reboot")
+        assert not changes.is_quiet("a", 60.0, besides="reset")
+        changes.end("b", 0.0, visible=True)
+        changes.begin("b", "reboot", 5.0, 900.0)
+        assert not changes.is_quiet("b", 60.0, besides="reboot")
+        changes.end("a", 100.0, visible=True)
+        assert not changes.is_quiet("a", 105.0, besides="reboot")
 
     def test_another_clock_makes_all_of_them_recent(self):
         """What another loop's clock said means nothing now."""
@@ -386,6 +399,6 @@ class TestOwnChanges:
         """Old entries go, so a client that lives for months keeps no list of all its VMs."""
         changes = OwnChanges(D)
         for number in range(20_000):
-            changes.begin(f"vm-{number}", float(number), float(number) + 5)
+            changes.begin(f"vm-{number}", "reset", float(number), float(number) + 5)
             changes.end(f"vm-{number}", float(number) + 5, visible=True)
         assert sum(changes.is_visible(f"vm-{number}") for number in range(20_000)) < 2000
