@@ -1,5 +1,6 @@
-"""Draws what an operation passes through from the very table that decides when it is done."""
+"""Draws what an operation passes through, from the table that decides when it is complete."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
@@ -8,51 +9,84 @@ from sphinx.ext.graphviz import graphviz
 from sphinx.util.docutils import SphinxDirective
 
 from async_vmapi.completion import RULES, Rule
+from async_vmapi.models import DELETING
 
 # Both are read well on a light page and on a dark one.
 _INK = "#6e7f91"
-_COLOURS = {"passing": "#4a90d9", "expected": "#2f9e60", "failing": "#d0573f"}
+_COLOURS = {"passing": "#4a90d9", "target": "#2f9e60", "failing": "#d0573f"}
 _STYLE = (
-    'rankdir=LR; bgcolor="transparent"; nodesep=0.15; ranksep=0.5; '
+    'rankdir=LR; bgcolor="transparent"; nodesep=0.15; ranksep=0.3; '
     f'node [shape=box, style="rounded", fontname="sans-serif", fontsize=12, color="{_INK}", '
     f'fontcolor="{_INK}", penwidth=1.5, height=0.3]; '
-    f'edge [color="{_INK}", fontcolor="{_INK}", fontname="sans-serif", fontsize=10, arrowsize=0.7];'
+    f'edge [color="{_INK}", fontcolor="{_INK}", fontname="sans-serif", fontsize=11, arrowsize=0.7];'
 )
 
 
-def _node(name: str, kind: str) -> str:
+def _node(name: str, label: str, kind: str) -> str:
     colour = _COLOURS[kind]
-    ends = ", peripheries=2" if kind == "expected" else ""
-    return f'"{name}" [color="{colour}", fontcolor="{colour}"{ends}];'
+    double = ", peripheries=2" if kind == "target" else ""
+    return f'{name} [label="{label}", color="{colour}", fontcolor="{colour}"{double}];'
+
+
+def _or(states: frozenset[str]) -> str:
+    return r" or\n".join(sorted(states))
+
+
+def _cycle(rule: Rule) -> Iterator[str]:
+    (end,) = rule.expected
+    yield _node("before", end, "passing")
+    yield _node("away", _or(rule.passing), "passing")
+    yield _node("end", end, "target")
+    yield "request -> before -> away -> end;"
+    missed = rf"never seen away:\nassumed after {rule.grace:g} s"
+    yield f'before -> end [style=dashed, label="{missed}"];'
+
+
+def _resize(rule: Rule) -> Iterator[str]:
+    yield _node("before", r"online\nold size", "passing")
+    yield _node("down", r"offline\nany size", "passing")
+    yield "request -> before -> down;"
+    for end in sorted(rule.expected):
+        yield _node(end, rf"{end}\nnew size", "target")
+    yield 'down -> online; down -> offline [label="stays"];'
+    missed = r"never seen down:\nafter wait_for"
+    yield f'before -> online [style=dashed, label="{missed}"];'
+
+
+def _one_way(rule: Rule) -> Iterator[str]:
+    yield _node("end", _or(rule.expected) or "absent", "target")
+    yield _node("before", _or(rule.passing - {DELETING}), "passing")
+    if rule.new_vm:
+        yield f'hidden [label="not found\\nyet", color="{_INK}", style="rounded,dashed"];'
+        yield "request -> hidden -> before -> end;"
+    elif DELETING in rule.passing:
+        yield _node("deleting", DELETING, "passing")
+        yield "request -> before -> deleting -> end; before -> end;"
+    else:
+        yield "request -> before -> end;"
 
 
 def picture(operation: str, rule: Rule) -> str:
     """Return an operation's states as a graph in DOT."""
-    lines = [f'"{operation}" [shape=plaintext, fontsize=13];']
-    ends = sorted(rule.expected) or ["not found"]
-    passing = sorted(rule.passing - rule.expected)
-    lines += [_node(state, "passing") for state in passing]
-    lines += [_node(state, "expected") for state in ends]
-    failing = ", ".join(sorted(rule.failing)) or None
-    for end in ends:
-        if rule.cycle:
-            lines.append(f'"{operation}" -> "{end}";')
-            lines += [f'"{end}" -> "{state}" [dir=both];' for state in passing]
-        elif passing:
-            lines += [f'"{state}" -> "{end}";' for state in passing]
-        else:
-            held = "wanted size" if rule.resized else ""
-            lines.append(f'"{operation}" -> "{end}" [label="{held}"];')
-    if not rule.cycle:
-        lines += [f'"{operation}" -> "{state}";' for state in passing]
-    if rule.fresh:
-        lines.append(f'"not found yet" [color="{_INK}", style="rounded,dashed"];')
-        lines.append(f'"{operation}" -> "not found yet";')
-        lines += [f'"not found yet" -> "{state}";' for state in passing]
-    if failing:
-        lines.append(_node(failing, "failing"))
-        lines.append(f'"{operation}" -> "{failing}" [style=dashed];')
+    lines = [f'request [label="{operation}", shape=plaintext, fontsize=13];']
+    lines += _cycle(rule) if rule.cycle else _resize(rule) if rule.resized else _one_way(rule)
+    if rule.failing:
+        lines.append(_node("failing", _or(rule.failing), "failing"))
+        lines.append("request -> failing [style=dashed];")
     return f"digraph {operation} {{ {_STYLE} {' '.join(lines)} }}"
+
+
+def words(operation: str, rule: Rule) -> str:
+    """Return what the picture shows, for those who cannot see it."""
+    target = " or ".join(sorted(rule.expected)) or "absent"
+    if rule.cycle:
+        target = (
+            f"{target} after having left it, or, if that was never seen, {rule.grace:g} s later"
+        )
+    elif rule.resized:
+        target += " with the new size, after having been down"
+    failing = f"; fails: {', '.join(sorted(rule.failing))}" if rule.failing else ""
+    return f"{operation} is complete: {target}{failing}"
 
 
 class OperationStates(SphinxDirective):
@@ -61,14 +95,13 @@ class OperationStates(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return the picture, with words for who cannot see it."""
+        """Return the picture, with its words."""
         operation = self.arguments[0]
         rule: Rule = {str(name): rule for name, rule in RULES.items()}[operation]
         node = graphviz()
         node["code"] = picture(operation, rule)
         node["options"] = {}
-        ends = " or ".join(sorted(rule.expected)) or "not found"
-        node["alt"] = f"{operation} ends {ends}; failing: {', '.join(sorted(rule.failing))}"
+        node["alt"] = words(operation, rule)
         return [node]
 
 
