@@ -95,6 +95,8 @@ class _PolledVM:
     watches: tuple[Watch, ...] = ()
     state: _State = _State.PLANNED
     timer: asyncio.TimerHandle | None = None
+    # When its timer goes off.
+    due: float = math.inf
     # What the last list showed: None for absent, _NEVER before the first.
     listed: Glimpse | None = _NEVER
     # From then on, report unchanged lists too; and whether nothing earlier can complete it.
@@ -241,9 +243,9 @@ class PollHub:
         if len(watch.waiters) + len(watch.readers) == 1:
             self._join(watch, loop)
         # Cancelled waiters get no result.
-        result: VMAPIError | bool | None = None
+        reported: VMAPIError | bool | None = None
         try:
-            result = await waiter
+            result = reported = await waiter
         finally:
             if timer is not None:
                 timer.cancel()
@@ -252,8 +254,8 @@ class PollHub:
                 waiters.remove(waiter)
                 if not (watch.waiters or watch.readers):
                     self._leave(watch, loop)
-                    if watch.observer is not None and result is not True:
-                        _report_leaving(watch.observer, result)
+                    if watch.observer is not None and reported is not True:
+                        _report_leaving(watch.observer, reported)
         if isinstance(result, VMAPIError):
             raise result
         return result
@@ -313,8 +315,7 @@ class PollHub:
         if not self._listing and vm.state in (_State.PLANNED, _State.LISTED):
             # From the last poll on, and never later than it was: else one that waits a little,
             # again and again, would put the next poll off each time, for the others too.
-            due = vm.timer.when() if vm.timer is not None else math.inf
-            self._plan(vm, min(now, watch.started + watch.elapsed), latest=due)
+            self._plan(vm, min(now, watch.started + watch.elapsed), latest=vm.due)
         if self._listing and self._list_put_off:
             self._list_put_off = False
             self._list_by(now + self._between_lists())
@@ -405,6 +406,7 @@ class PollHub:
         if vm.timer is not None:
             vm.timer.cancel()
             vm.timer = None
+        vm.due = math.inf
         vm.state = state
 
     def _choose(self) -> None:
@@ -424,8 +426,8 @@ class PollHub:
         self._listing = listing
         if listing:
             # When the first GET would have come: what was accepted just now has no news yet.
-            timers = (vm.timer.when() for vm in self._vms.values() if vm.timer is not None)
-            due = min(timers, default=now)
+            due = min(vm.due for vm in self._vms.values())
+            due = due if due < math.inf else now
             for vm in self._vms.values():
                 if vm.state is not _State.IN_FLIGHT:
                     self._set(vm, _State.LISTED)
@@ -465,6 +467,7 @@ class PollHub:
         due = min(latest, max(due, now + self._schedule.after_failures(vm.failures)))
         self._set(vm, _State.PLANNED)
         if due < math.inf and self._loop is not None:
+            vm.due = due
             vm.timer = self._loop.call_at(due, self._enqueue, vm, context=self._context)
 
     def _enqueue(self, vm: _PolledVM, *, first: bool = False) -> None:

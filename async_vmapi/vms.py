@@ -319,7 +319,7 @@ class VirtualMachines:
             )
 
         call = Call("delete", "DELETE", _path_of(vm), body, repeat=Repeat.REPEATABLE)
-        return await self._writes.repeatable(call, vm_id, begin)
+        return await self._writes.repeatable(call, vm_id, Target("delete"), begin)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
         vm_id, operation = _id_of(vm), target.operation
@@ -332,13 +332,14 @@ class VirtualMachines:
 
         path = f"{_path_of(vm)}/{_VERBS.get(operation, operation)}"
         call = Call(operation, "POST", path, body, repeat=Repeat.REPEATABLE)
-        return await self._writes.repeatable(call, vm_id, begin)
+        return await self._writes.repeatable(call, vm_id, target, begin)
 
     async def _once(
         self, vm: VMOrId, operation: Literal["reboot", "reset"]
     ) -> Task[VirtualMachine]:
         call = Call(operation, "POST", f"{_path_of(vm)}/{operation}", repeat=Repeat.ONCE)
-        return await self._writes.once(operation, call, _id_of(vm))
+        visible = isinstance(vm, VirtualMachine)
+        return await self._writes.once(operation, call, _id_of(vm), visible=visible)
 
 
 _VERBS: Final[dict[Operation, str]] = {"power_on": "poweron", "power_off": "poweroff"}

@@ -215,6 +215,7 @@ class Writes:
         self,
         call: Call,
         vm_id: str,
+        target: Target,
         begin: Callable[[bool], Task[T]],
     ) -> Task[T]:
         """Make a write that names its end; on doubt it is repeated.
@@ -222,6 +223,7 @@ class Writes:
         Args:
             call: The call.
             vm_id: The machine.
+            target: What is requested.
             begin: Makes the task, told whether the answer that accepted it was lost.
         """
         trail = _repeatable_trail()
@@ -230,8 +232,11 @@ class Writes:
         async def make() -> Task[T]:
             try:
                 await self._pipeline.call(call, codec.ACCEPTED, write.trail)
-            except (Conflict, NotFound) as error:
-                if not (write.trail.doubtful and _is_explained(call, error)):
+            except VMAPIError as error:
+                if not write.trail.doubtful:
+                    raise
+                if not _is_explained(call, error):
+                    self._hub.may_have_changed(vm_id, target)
                     raise
                 return begin(True)
             return begin(False)
@@ -254,7 +259,7 @@ class Writes:
         await self._shielded(write, make())
 
     async def once(
-        self, operation: Literal["reboot", "reset"], call: Call, vm_id: str
+        self, operation: Literal["reboot", "reset"], call: Call, vm_id: str, *, visible: bool
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never repeated on doubt."""
         trail = Trail(before_sending=BEFORE_SENDING.get())
@@ -272,7 +277,9 @@ class Writes:
                     raise
                 cause = error
             else:
-                return tasks.start(self._hub, self._pipeline.origin, vm_id, Target(operation))
+                return tasks.start(
+                    self._hub, self._pipeline.origin, vm_id, Target(operation), visible=visible
+                )
             return await self._watch_for(token(), cause)
 
         return await self._shielded(write, make())
@@ -474,8 +481,8 @@ def _repeatable_trail() -> Trail:
     return Trail(doubts=int(PERHAPS_SENT.get()), before_sending=BEFORE_SENDING.get())
 
 
-def _is_explained(call: Call, error: Conflict | NotFound) -> bool:
-    """Return whether a refusal is what comes of an earlier attempt that was carried out."""
+def _is_explained(call: Call, error: VMAPIError) -> bool:
+    """Return whether an error is what comes of an earlier attempt that was carried out."""
     if isinstance(error, NotFound):
         return call.name == "delete" and error.from_api
-    return True
+    return isinstance(error, Conflict)

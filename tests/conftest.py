@@ -67,6 +67,7 @@ async def client(emulator):
         api_key=emulator.api_key,
         api_secret=emulator.api_secret,
         poll_floor=0.002,
+        max_staleness=0.0,
         poll_ceiling=0.01,
     ) as client:
         yield client

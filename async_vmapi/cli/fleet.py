@@ -24,6 +24,7 @@ from async_vmapi.cli.requests import looked_up, names_of
 from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.jobs import LOWERING, REPEATABLE
 from async_vmapi.report import BulkReport
+from async_vmapi.vms import VMOrId
 
 __all__ = ["app"]
 
@@ -213,11 +214,14 @@ def _operate(
 
     meant, missing = selection.of(ask(client, lambda client: client.vms.list()))
     labels = {vm.id: vm.label or vm.id for vm in meant}
+    # As machines, for a list has shown them: one that is absent later is gone.
+    items: list[VMOrId] = [*meant]
     if missing and selection.has_conditions:
         say(f"not in the list, and so left out: {some_of(missing)}")
     else:
         # The API says of each whether it is there; a list may lag behind.
         labels |= {vm_id: vm_id for vm_id in missing}
+        items += missing
     if operation in LOWERING and not plan.dry_run:
         ask_first(operation, [who(*named) for named in labels.items()], yes=yes)
     if how.durable is not None:
@@ -228,7 +232,7 @@ def _operate(
         Work(
             operation=operation,
             total=len(labels),
-            call=lambda bulk: bulk.run(list(labels), operation, **keywords),
+            call=lambda bulk: bulk.run(items, operation, **keywords),
             plan=plan,
             labels=labels,
             json=told.json,

@@ -43,6 +43,8 @@ QUICK: Final = Settings().changed(
 
 _QUICK_CLIENT: Final[ClientOptions] = {
     "seed": 1,
+    # A quick cloud shows what is so: nothing is gained by waiting for what reads may hide.
+    "max_staleness": 0.0,
     "poll_floor": 0.005,
     "poll_ceiling": 0.02,
     "lookup_window": 0.5,

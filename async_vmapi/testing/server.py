@@ -19,6 +19,7 @@ _PATIENCE: Final = 60.0
 """Seconds in which the thread must answer, even on a machine that is very busy."""
 
 _QUICK_CLIENT: Final[ClientOptions] = {
+    "max_staleness": 0.0,
     "poll_floor": 0.005,
     "poll_ceiling": 0.02,
     "lookup_window": 2.0,

@@ -87,7 +87,13 @@ def client_of(emulator, **options):
     """Return what makes clients of a cloud, that look as often as things happen there."""
 
     def make():
-        fast = {"poll_floor": 0.02, "poll_ceiling": 0.2, "lookup_window": 2.0, "timeout": 3.0}
+        fast = {
+            "max_staleness": 0.0,
+            "poll_floor": 0.02,
+            "poll_ceiling": 0.2,
+            "lookup_window": 2.0,
+            "timeout": 3.0,
+        }
         return Client(
             emulator.url,
             api_key=emulator.api_key,

@@ -15,6 +15,7 @@ async def main(database_url, url, api_key, api_secret):
             api_key=api_key,
             api_secret=api_secret,
             poll_floor=0.02,
+            max_staleness=0.0,
             poll_ceiling=0.2,
             lookup_window=2.0,
             timeout=3.0,

@@ -157,6 +157,7 @@ class TestLifecycle:
             api_key=emulator.api_key,
             api_secret=emulator.api_secret,
             poll_floor=0.002,
+            max_staleness=0.0,
             poll_ceiling=0.01,
         )
         await asyncio.create_task(client.__aenter__())
@@ -180,6 +181,7 @@ class TestLifecycle:
                     api_key=api.api_key,
                     api_secret=api.api_secret,
                     poll_floor=0.002,
+                    max_staleness=0.0,
                     poll_ceiling=0.01,
                 )
                 clients.append(client)
@@ -228,6 +230,7 @@ class TestLifecycle:
                     api_key=emulator.api_key,
                     api_secret=emulator.api_secret,
                     poll_floor=0.002,
+                    max_staleness=0.0,
                     poll_ceiling=0.01,
                 ) as client,
             ):

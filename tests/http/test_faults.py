@@ -52,6 +52,7 @@ async def client(emulator):
         retries=0,
         lookup_window=0,
         poll_floor=0.01,
+        max_staleness=0.0,
     ) as client:
         yield client
 

@@ -68,6 +68,7 @@ class TestStorm:
                 max_body=2**20,
                 lookup_window=2.0,
                 poll_floor=0.05,
+                max_staleness=0.0,
                 poll_ceiling=0.2,
             ) as client:
                 storm = storms.Storm(client, emulator.cloud, seed=3)

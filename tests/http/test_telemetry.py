@@ -31,6 +31,7 @@ class TestOverHTTP:
             api_key=emulator.api_key,
             api_secret=emulator.api_secret,
             poll_floor=0.01,
+            max_staleness=0.0,
             telemetry=telemetry,
         ) as client:
             task = await client.vms.create(request_for(), unique_name=True)
