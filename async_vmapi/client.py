@@ -225,7 +225,7 @@ class Client:
         """Return a client set up by environment variables.
 
         Reads ``VMAPI_API_KEY``, ``VMAPI_API_SECRET`` and either ``VMAPI_URL`` or
-        ``VMAPI_REGION``.
+        ``VMAPI_REGION``; and ``VMAPI_MAX_STALENESS``, in seconds, for `max_staleness`.
 
         Args:
             options: What else `Client` takes, by keyword.
@@ -247,6 +247,11 @@ class Client:
             raise InvalidArgument(
                 "VMAPI_URL and VMAPI_REGION are both set; set one", argument="VMAPI_URL"
             )
+        if old := os.environ.get(_MAX_STALENESS):
+            try:
+                options.setdefault("max_staleness", float(old))
+            except ValueError:
+                raise arguments.refuse(_MAX_STALENESS, old, "a number of seconds") from None
         if region is not None:
             return cls.for_region(region, api_key=key, api_secret=secret, **options)
         return cls(url or "", api_key=key, api_secret=secret, **options)
@@ -408,3 +413,4 @@ class Client:
 
 
 _VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
+_MAX_STALENESS: Final = "VMAPI_MAX_STALENESS"

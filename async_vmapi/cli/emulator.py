@@ -57,7 +57,8 @@ def emulator(
 ) -> None:
     """Serve a local cloud until interrupted.
 
-    Prints three lines for a shell to eval. The credentials are those in the environment, or
+    Prints four lines for a shell to eval: where it is, how to sign, and that its reads are not
+    old (VMAPI_MAX_STALENESS=0). The credentials are those in the environment, or
     else new ones.
     """
     # It brings an HTTP server with it.
@@ -125,6 +126,7 @@ async def _serve(
             ("VMAPI_URL", emulator.url),
             ("VMAPI_API_KEY", emulator.api_key),
             ("VMAPI_API_SECRET", emulator.api_secret),
+            ("VMAPI_MAX_STALENESS", "0"),
         ):
             print(f"export {name}={shlex.quote(value)}", flush=True)
         say("the cloud is there for whoever has these; Ctrl-C ends it, and its machines")

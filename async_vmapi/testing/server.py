@@ -78,6 +78,7 @@ class VMServer:
             "VMAPI_URL": self.url,
             "VMAPI_API_KEY": self.api_key,
             "VMAPI_API_SECRET": self.api_secret,
+            "VMAPI_MAX_STALENESS": "0",
         }
 
     def client(self, **options: Unpack[ClientOptions]) -> Client:

@@ -116,11 +116,12 @@ class TestEmulator:
         )
 
     @pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, []), (signal.SIGTERM, ["--uvloop"])])
-    def test_three_lines_for_a_shell_and_then_it_serves(self, how, more, monkeypatch):
+    def test_four_lines_for_a_shell_and_then_it_serves(self, how, more, monkeypatch):
         """What it prints sets up a client by the environment; a signal ends it well."""
         process = self.start("--port", "0", "--speed", "1000", "--seed", "1", *more)
         try:
-            lines = [process.stdout.readline() for _ in range(3)]
+            lines = [process.stdout.readline() for _ in range(4)]
+            assert lines.pop() == "export VMAPI_MAX_STALENESS=0\n"
             script = (
                 "".join(lines) + 'printf "%s\\n" "$VMAPI_URL" "$VMAPI_API_KEY" "$VMAPI_API_SECRET"'
             )
@@ -156,7 +157,7 @@ class TestEmulator:
         secret = "it's $ecret"
         process = self.start("--port", "0", VMAPI_API_KEY="my-key", VMAPI_API_SECRET=secret)
         try:
-            lines = [process.stdout.readline() for _ in range(3)]
+            lines = [process.stdout.readline() for _ in range(4)]
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)

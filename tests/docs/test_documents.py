@@ -37,6 +37,7 @@ class TestDocuments:
             monkeypatch.setenv("VMAPI_URL", emulator.url)
             monkeypatch.setenv("VMAPI_API_KEY", emulator.api_key)
             monkeypatch.setenv("VMAPI_API_SECRET", emulator.api_secret)
+            monkeypatch.setenv("VMAPI_MAX_STALENESS", "0")
             shell = Shell(tmp_path, os.environ)
             document = documents(shell).parse(file)
             names = {name: getattr(async_vmapi, name) for name in async_vmapi.__all__}

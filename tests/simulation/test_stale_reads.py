@@ -11,6 +11,7 @@ from async_vmapi import (
     CreateRequest,
     Evidence,
     ImageBoot,
+    InvalidArgument,
     TaskTimeout,
     TransportTimeout,
     VMVanished,
@@ -269,6 +270,41 @@ class TestDeadlines:
             api.faults.fail_next("reboot", "drop_after")
             task = await client.vms.reboot(vm_id)
         assert task.adopted
+
+
+class TestSetting:
+    @pytest.fixture
+    def api(self, monkeypatch):
+        """A cloud of quick operations, and an environment for it."""
+        api = CloudAPI(settings=Settings(power_off=1, stale=0), seed=1)
+        monkeypatch.setenv("VMAPI_URL", "https://vm.example.com")
+        monkeypatch.delenv("VMAPI_REGION", raising=False)
+        monkeypatch.setenv("VMAPI_API_KEY", api.api_key)
+        monkeypatch.setenv("VMAPI_API_SECRET", api.api_secret)
+        return api
+
+    @pytest.mark.parametrize(
+        ("variable", "options", "expected"),
+        [(None, {}, 10), ("", {}, 10), ("4", {}, 4), ("4", {"max_staleness": 7}, 7)],
+    )
+    async def test_it_comes_from_the_environment_too(
+        self, api, monkeypatch, variable, options, expected
+    ):
+        """An option of the call wins."""
+        monkeypatch.delenv("VMAPI_MAX_STALENESS", raising=False)
+        if variable is not None:
+            monkeypatch.setenv("VMAPI_MAX_STALENESS", variable)
+        async with Client.from_env(transport=InMemoryTransport(api), **options) as client:
+            task = await client.vms.power_off(place(api, 1)[0])
+            await task
+        assert expected <= task.history[-1].elapsed < expected + 2
+
+    @pytest.mark.parametrize("wrong", ["soon", "-1", "nan"])
+    def test_what_is_no_number_of_seconds_is_refused(self, api, monkeypatch, wrong):
+        """By its name, with its value."""
+        monkeypatch.setenv("VMAPI_MAX_STALENESS", wrong)
+        with pytest.raises(InvalidArgument, match=f"(?i)max_staleness.*{wrong}"):
+            Client.from_env()
 
 
 class Stopped(looptime.make_event_loop_class(asyncio.SelectorEventLoop)):
