@@ -10,7 +10,7 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -40,9 +40,6 @@ __all__ = ["Call", "Pipeline"]
 T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
-
-# Where no logging is set up, stamina's lines about every repetition would come out on stderr.
-logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 _UNTOLD_HOLD: Final = 1.0
 """Seconds to hold back for a 429 that does not say how long."""
@@ -141,44 +138,35 @@ class Pipeline:
         try:
             return await self._attempt(call, shape, trail, again=False)
         except VMAPIError as error:
-            # Looks are repeated by the hub, which knows better when.
+            # The hub polls again by itself, and knows better when.
             if call.lane is Lane.LOOKS:
                 raise
-            failures = [error]
-        # Most programs repeat nothing, and need none of it in memory.
-        import stamina
+            failure = error
+        return await self._retry(call, shape, trail, failure)
 
-        retries = stamina.retry_context(on=self._hook(call), attempts=None, timeout=None)
-        async for attempt in retries:
-            with attempt:
-                if failures:
-                    # Of the first attempt, made above: most calls need none of this.
-                    raise failures.pop()
-                return await self._attempt(call, shape, trail, again=True)
-        raise AssertionError("unreachable")  # pragma: no cover - the last attempt returns or raises
-
-    def _hook(self, call: Call) -> Callable[[Exception], bool | float]:
+    async def _retry(
+        self, call: Call, shape: Shape[T], trail: Trail, failure: VMAPIError
+    ) -> tuple[T, bytes]:
+        """Make a call again that has failed, for as long as that is allowed and of use."""
         loop = asyncio.get_running_loop()
-        began, made, told = loop.time(), 0, False
-
-        def wait(error: Exception) -> bool | float:
-            nonlocal made, told
-            if not isinstance(error, VMAPIError):
-                return False
-            seconds = self._retries.wait(error, call.repeat, made, loop.time() - began)
+        began, made, informed = loop.time(), 0, False
+        while True:
+            seconds = self._retries.wait(failure, call.repeat, made, loop.time() - began)
             if seconds is None:
-                return False
-            about = {"vmapi_call": call.name, "vmapi_pause": seconds}
-            if not told and isinstance(error, ConnectFailed):
-                told = True
-                about |= {"vmapi_error": type(error).__name__}
-                _log.info("%s; it is tried again in %.1f s", error, seconds, extra=about)
+                raise failure
+            fields = {"vmapi_call": call.name, "vmapi_pause": seconds}
+            if not informed and isinstance(failure, ConnectFailed):
+                informed = True
+                fields |= {"vmapi_error": type(failure).__name__}
+                _log.info("%s; retrying in %.1f s", failure, seconds, extra=fields)
             else:
-                _log.debug("%s is repeated in %.1f s", call.name, seconds, extra=about)
+                _log.debug("%s is retried in %.1f s", call.name, seconds, extra=fields)
             made += 1
-            return seconds
-
-        return wait
+            await asyncio.sleep(seconds)
+            try:
+                return await self._attempt(call, shape, trail, again=True)
+            except VMAPIError as error:
+                failure = error
 
     async def _attempt(
         self, call: Call, shape: Shape[T], trail: Trail, *, again: bool

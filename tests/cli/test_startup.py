@@ -34,7 +34,7 @@ class TestImport:
     # Each was in memory once, for something that most programs do not do.
     UNWANTED = frozenset(
         {
-            *("stamina", "tenacity", "cattrs", "statistics", "importlib.metadata"),
+            *("cattrs", "statistics", "importlib.metadata"),
             *("aiohttp.web", "async_vmapi.emulator", "async_vmapi.cli", "async_vmapi.durable"),
         }
     )

@@ -37,7 +37,7 @@ class TestLooking:
         program.write_profile(retries=6)
         cloud.api.faults.fail_next("list", "refuse", seconds=2.0)
         told = program("vms", "list").stderr
-        assert told.count("it is tried again in") == told.count("\n") == 1
+        assert told.count("retrying in") == told.count("\n") == 1
         assert told.startswith("async-vmapi: GET /v2/virtual-machines got no answer: ")
 
     def test_one_machine(self, program):

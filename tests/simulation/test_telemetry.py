@@ -692,7 +692,7 @@ class TestLogging:
         (told,) = (r for r in caplog.records if r.name == "async_vmapi.pipeline")
         assert told.levelno == logging.INFO
         assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectFailed")
-        assert "the connection was refused; it is tried again in" in told.getMessage()
+        assert "the connection was refused; retrying in" in told.getMessage()
 
     async def test_at_info_requests_are_silent(self, client, caplog):
         """What is normal and often is for DEBUG alone."""
