@@ -114,6 +114,7 @@ class Pipeline:
         self.origin = origin
         self.observer = observer
         self.requests: Counter[str] = Counter()
+        self._answered: tuple[float, Mapping[str, str]] | None = None
 
     async def call(self, call: Call, shape: Shape[T], trail: Trail | None = None) -> T:
         """Make a call and return what `shape` wants of its response.
@@ -199,6 +200,7 @@ class Pipeline:
                     _log_failure(call, error)
                 raise
         trail.in_air = False
+        self._answered = loop.time(), response.headers
         seconds = loop.time() - began
         if _log.isEnabledFor(logging.DEBUG):
             _log_response(call, response, seconds)
@@ -251,6 +253,14 @@ class Pipeline:
             return f"the body is larger than {self._max_body} bytes"
         return None
 
+    def server_date(self) -> tuple[float, str] | None:
+        """Return the loop's time when the last response arrived, and its ``Date`` if it had one."""
+        if self._answered is None:
+            return None
+        at, headers = self._answered
+        date = _header(headers, "date")
+        return None if date is None else (at, date)
+
     def _heed(self, error: VMAPIError) -> None:
         """Hold the whole client back where the server asks for it (WIRE §1)."""
         if isinstance(error, RateLimited):
@@ -281,6 +291,7 @@ class Pipeline:
 
     async def close(self) -> None:
         """Close the transport."""
+        self._answered = None
         if self.observer is not None:
             self.observer.close()
         await self._transport.close()

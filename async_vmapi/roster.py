@@ -1,19 +1,18 @@
-"""Which machines bear which name: one list for all who ask at the same time.
+"""Which VMs there are, by name: one list for all who ask at the same time.
 
-A create must know the machines that bore its name before, and one in doubt must find what
-appeared. A list is dear, so it serves all who ask, and no two are asked for within one polling
-interval, the poll hub's among them.
+A create must know the VMs that were there before it, and one whose outcome is unknown must find
+what appeared. A list is expensive, so it serves all who ask, and no two are asked for within one
+polling interval, the poll hub's among them.
 """
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
-
-import attrs
 
 from async_vmapi.codec import NAMES, Named
 from async_vmapi.errors import InvalidState
+from async_vmapi.names import Labels
 from async_vmapi.pipeline import Call, Pipeline
 
 __all__ = ["FRESH", "Roster", "Rosters"]
@@ -24,21 +23,46 @@ FRESH: Final = 5.0
 _LIST: Final = Call("list", "GET", "/v2/virtual-machines", shared=True)
 
 
-@attrs.frozen
 class Roster:
-    """The machines by their names, as a list showed them.
+    """The VMs that a list showed.
+
+    Args:
+        asked: The loop's time when the list was asked for.
+        vms: The VMs, in the list's order.
 
     Attributes:
-        asked: The loop's time when the list was asked for.
-        machines: The machines of each name.
+        asked: As above. No VM is shown as it was earlier than ``max_staleness`` before.
+        vms: The VMs of each label. A list may show a VM more than once.
+        ids: The ids of all VMs.
     """
 
-    asked: float
-    machines: Mapping[str, Sequence[Named]] = attrs.field(repr=False)
+    def __init__(self, asked: float, vms: Sequence[Named]) -> None:
+        self.asked = asked
+        self.vms: dict[str | None, list[Named]] = {}
+        for vm in vms:
+            self.vms.setdefault(vm.label, []).append(vm)
+        self.ids = frozenset(vm.id for vm in vms)
+        self._ids: dict[str, frozenset[str]] = {}
+        self._new: dict[int, tuple[frozenset[str], Labels]] = {}
 
     def named(self, name: str) -> Sequence[Named]:
-        """Return the machines that bear a name."""
-        return self.machines.get(name, ())
+        """Return the VMs that have a name."""
+        return self.vms.get(name, ())
+
+    def ids_named(self, name: str) -> frozenset[str]:
+        """Return the ids of the VMs that have a name: one set for all who ask."""
+        if (ids := self._ids.get(name)) is None:
+            ids = self._ids[name] = frozenset(vm.id for vm in self.named(name))
+        return ids
+
+    def new_since(self, baseline: frozenset[str]) -> Labels:
+        """Return the VMs that are not in the baseline, worked out once for all who share it."""
+        # The baseline is kept too, else another one could get its identity.
+        found = self._new.get(id(baseline))
+        if found is None:
+            vms = [vm for vms in self.vms.values() for vm in vms if vm.id not in baseline]
+            found = self._new[id(baseline)] = baseline, Labels(vms, among=filter(None, self.vms))
+        return found[1]
 
 
 class Rosters:
@@ -66,12 +90,22 @@ class Rosters:
         self._asking: asyncio.Task[Roster] | None = None
         self._awaiting = 0
 
-    async def get(self, since: float) -> Roster:
-        """Return a roster that was asked for at `since` or later; raises as a call does."""
+    def recent(self) -> Roster | None:
+        """Return the list of the last five seconds, if there is one; ask for nothing."""
         loop = asyncio.get_running_loop()
+        self._settle_in(loop)
+        latest = self._latest
+        return latest if latest is not None and latest.asked >= loop.time() - FRESH else None
+
+    def _settle_in(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:
             self._loop = loop
             self._forget()
+
+    async def get(self, since: float) -> Roster:
+        """Return a roster that was asked for at `since` or later; raises as a call does."""
+        loop = asyncio.get_running_loop()
+        self._settle_in(loop)
         while True:
             if self._latest is not None and self._latest.asked >= since:
                 return self._latest
@@ -99,7 +133,7 @@ class Rosters:
         self.asked = asked = loop.time()
         names, body = await self._pipeline.call_raw(_LIST, NAMES)
         self.size = len(body)
-        roster = Roster(asked, _by_name(names))
+        roster = Roster(asked, names)
         self._latest = roster
         # A whole fleet's names are not kept for longer than they are of use.
         loop.call_later(FRESH, self._drop, roster)
@@ -120,11 +154,3 @@ def _retrieve(asking: asyncio.Task[Roster]) -> None:
     # Else it would be complained of where all who asked are gone.
     if not asking.cancelled():
         asking.exception()
-
-
-def _by_name(machines: list[Named]) -> dict[str, list[Named]]:
-    found: dict[str, list[Named]] = {}
-    for machine in machines:
-        if machine.label is not None:
-            found.setdefault(machine.label, []).append(machine)
-    return found

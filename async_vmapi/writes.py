@@ -1,8 +1,8 @@
 """Make writes so that none is carried out twice and none is lost (WIRE §5.4, §5.5).
 
 A write runs in a task of its own, so that cancelling its caller does not tear it off the wire.
-One whose outcome the wire does not tell is in doubt: a write that names its end is repeated; a
-create is looked for, a reboot or reset is watched for, and neither is ever sent again on doubt.
+If its outcome is unknown, an idempotent write is retried; a create is looked for, a reboot or
+reset is watched for, and none of these is ever sent again without proof.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 import anyio
 import anyio.lowlevel
 
-from async_vmapi import codec, doubt, tasks
+from async_vmapi import codec, tasks
 from async_vmapi.accounts import WRITES, UnresolvedWrite, Write
 from async_vmapi.completion import Target
 from async_vmapi.doubt import Creates, Creation
@@ -32,14 +32,15 @@ from async_vmapi.errors import (
     VMAPIError,
 )
 from async_vmapi.hub import PollHub
+from async_vmapi.lookup import Found, Lookup, unknown
 from async_vmapi.models import CreateRequest, VirtualMachine
 from async_vmapi.pipeline import Call, Pipeline
 from async_vmapi.retries import Trail
-from async_vmapi.roster import FRESH, Rosters
+from async_vmapi.roster import FRESH, Roster, Rosters
 from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, read, seal
 
-__all__ = ["BEFORE_SENDING", "CANCEL_GRACE", "PERHAPS_SENT", "Writes"]
+__all__ = ["BEFORE_SENDING", "CANCEL_GRACE", "PERHAPS_SENT", "Writes", "is_explained"]
 
 T = TypeVar("T")
 
@@ -66,9 +67,9 @@ class Writes:
     Args:
         pipeline: What sends.
         hub: What watches.
-        rosters: What tells names.
-        window: Seconds for which the outcome of a write in doubt is looked for.
-        max_staleness: Seconds by which the response to any read may be old.
+        rosters: What lists the VMs.
+        window: Seconds for which the outcome of a write is looked for.
+        max_staleness: How old a response's content can be, in seconds.
     """
 
     def __init__(
@@ -81,11 +82,10 @@ class Writes:
         max_staleness: float = 10.0,
     ) -> None:
         self._pipeline = pipeline
-        self._max_staleness = max_staleness
         self._hub = hub
         self._rosters = rosters
         self._window = window
-        self._creates = Creates(rosters, window=window)
+        self._creates = Creates(pipeline, window=window, max_staleness=max_staleness)
         self._running: dict[asyncio.Task[Any], Write] = {}
         self._unresolved: list[UnresolvedWrite] = []
         self._closing = False
@@ -99,12 +99,12 @@ class Writes:
 
     async def intend(self, request: CreateRequest, *, unique: bool) -> str:
         """Return the token of a create that is about to be made; see `VirtualMachines.intend`."""
-        known: frozenset[str] | None = frozenset()
-        if not unique:
-            known = await self._known_before(request.name)
         creation = Creation(request.name, request.cpus, request.ram, unique, self._pipeline.origin)
-        creation.known = known
-        return seal(creation.token)
+        if unique:
+            creation.known = frozenset()
+        elif (roster := await self._list_before(creation)) is not None:
+            creation.known = roster.ids_named(creation.name)
+        return seal(self._creates.token(creation))
 
     async def create(
         self,
@@ -121,20 +121,29 @@ class Writes:
         creation = self._creates.begin(
             request.name, request.cpus, request.ram, unique=unique, origin=self._pipeline.origin
         )
-        creation.trail.before_sending = BEFORE_SENDING.get()
+        check = BEFORE_SENDING.get()
+
+        def before_sending() -> None:
+            if check is not None:
+                check()
+            self._creates.sets_out(creation)
+
+        creation.trail.before_sending = before_sending
         if intended is not None and intended.known is not None:
             creation.known = frozenset(intended.known)
         write = Write(
-            "create", name=request.name, trail=creation.trail, token=lambda: seal(creation.token)
+            "create",
+            name=request.name,
+            trail=creation.trail,
+            token=lambda: seal(self._creates.token(creation)),
         )
         try:
             if perhaps_sent:
-                creation.in_doubt = True
-                creation.answered.set()
+                self._creates.resume(creation)
                 body = self._create_on_doubt(creation, call, None, retry=retry)
             else:
-                looked = creation.unique or intended is not None
-                body = self._create(creation, call, retry=retry, looked=looked)
+                ask = retry or creation.known is None
+                body = self._create(creation, call, retry=retry, ask=ask)
             return await self._shielded(write, body)
         finally:
             self._creates.end(creation)
@@ -151,10 +160,13 @@ class Writes:
         return token
 
     async def _create(
-        self, creation: Creation, call: Call, *, retry: bool, looked: bool
+        self, creation: Creation, call: Call, *, retry: bool, ask: bool
     ) -> Task[VirtualMachine]:
-        if not looked:
-            creation.known = await self._known_before(creation.name)
+        roster = await self._list_before(creation) if ask else self._rosters.recent()
+        if roster is not None:
+            creation.baseline = roster.ids
+            if creation.known is None:
+                creation.known = roster.ids_named(creation.name)
         try:
             return self._created(await self._send(creation, call))
         except VMAPIError as error:
@@ -165,40 +177,43 @@ class Writes:
     async def _create_on_doubt(
         self, creation: Creation, call: Call, cause: VMAPIError | None, *, retry: bool
     ) -> Task[VirtualMachine]:
-        found = await self._creates.look_for(creation)
-        if found.vm_id is None and retry and found.is_proof:
+        found = await self._look_for(creation, retry=retry)
+        if retry and found.is_proof:
             about = {"vmapi_call": call.name, "vmapi_name": creation.name}
-            told = "no machine named %r has appeared; it is created anew"
-            _log.info(told, creation.name, extra=about)
+            _log.info("there is no VM %r; its create is retried", creation.name, extra=about)
             try:
                 return self._created(await self._send(creation, call))
             except VMAPIError as error:
                 cause = error
-            found = await self._creates.look_for(creation)
+            found = await self._look_for(creation)
         if found.vm_id is None:
-            raise doubt.unknown(creation, found) from cause
+            raise unknown(self._creates, creation, found) from cause
         return self._created(found.vm_id, adopted=True)
 
-    async def _known_before(self, name: str) -> frozenset[str] | None:
+    async def _look_for(self, creation: Creation, *, retry: bool = False) -> Found:
+        return await Lookup(
+            self._creates, creation, self._pipeline, self._rosters, retry=retry
+        ).run()
+
+    async def _list_before(self, creation: Creation) -> Roster | None:
         try:
-            roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
+            return await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
         except (ConnectFailed, RateLimited):
             # So would the create fail.
             raise
         except (APIError, DecodingError, TransportError) as error:
-            # Not reason enough to create nothing; but on doubt nothing can be adopted then.
+            # Not reason enough to create nothing; but then its VM may not be recognized.
             kind = type(error).__name__
-            about = {"vmapi_name": name, "vmapi_error": kind}
-            _log.debug("names are not known before a create: %s", kind, extra=about)
+            about = {"vmapi_name": creation.name, "vmapi_error": kind}
+            _log.debug("the list before a create failed: %s", kind, extra=about)
             return None
-        return self._creates.known(roster, name)
 
     async def _send(self, creation: Creation, call: Call) -> str:
         creation.answered.clear()
         creation.in_doubt = False
         try:
             vm_id = await self._pipeline.call(call, codec.CREATED, creation.trail)
-            self._creates.claim(creation, vm_id)
+            self._creates.history.created(vm_id, creation.name)
         except VMAPIError:
             creation.in_doubt = creation.trail.doubtful
             raise
@@ -230,12 +245,17 @@ class Writes:
         write = Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
+            # Its VM is no create's, from now on: the request may be carried out at any moment.
+            noted = call.name == "delete" and self._creates.history.deleted(vm_id)
             try:
                 await self._pipeline.call(call, codec.ACCEPTED, write.trail)
             except VMAPIError as error:
+                explained = is_explained(call.name, error)
                 if not write.trail.doubtful:
+                    if noted and not explained:
+                        self._creates.history.not_deleted(vm_id)
                     raise
-                if not _is_explained(call, error):
+                if not explained:
                     self._hub.may_have_changed(vm_id, target)
                     raise
                 return begin(True)
@@ -246,6 +266,7 @@ class Writes:
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
         """Make a rename; `get` is the call that shows the machine."""
         write = Write("rename", vm_id=vm_id, name=name, trail=_repeatable_trail())
+        self._creates.history.renamed(vm_id)
 
         async def make() -> None:
             try:
@@ -344,9 +365,9 @@ class Writes:
     async def _found(self, token: DoubtToken, besides: frozenset[str]) -> Task[VirtualMachine]:
         creation = self._creates.take_up(token, besides)
         try:
-            found = await self._creates.look_for(creation)
+            found = await self._look_for(creation)
             if found.vm_id is None:
-                raise doubt.unknown(creation, found)
+                raise unknown(self._creates, creation, found)
         finally:
             self._creates.end(creation)
         return self._created(found.vm_id, adopted=True)
@@ -481,8 +502,10 @@ def _repeatable_trail() -> Trail:
     return Trail(doubts=int(PERHAPS_SENT.get()), before_sending=BEFORE_SENDING.get())
 
 
-def _is_explained(call: Call, error: VMAPIError) -> bool:
-    """Return whether an error is what comes of an earlier attempt that was carried out."""
-    if isinstance(error, NotFound):
-        return call.name == "delete" and error.from_api
+def is_explained(operation: str, error: VMAPIError) -> bool:
+    """Return whether an earlier attempt that was carried out explains the refusal of a retry."""
+    if operation == "delete" and isinstance(error, APIError):
+        # An unknown VM is refused in any of these forms (WIRE §1).
+        refused_with_200 = 200 <= error.status < 300
+        return isinstance(error, Conflict | NotFound) or refused_with_200
     return isinstance(error, Conflict)

@@ -21,12 +21,12 @@ from async_vmapi.client import Client
 from async_vmapi.durable.database import operation_id
 from async_vmapi.durable.references import Secrets, resolved
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
-from async_vmapi.errors import Conflict, NotFound, OutcomeUnknown, VMAPIError
+from async_vmapi.errors import APIError, OutcomeUnknown, VMAPIError
 from async_vmapi.jobs import Job
 from async_vmapi.models import VirtualMachine
 from async_vmapi.outcomes import Ended
 from async_vmapi.tasks import Task
-from async_vmapi.writes import BEFORE_SENDING, PERHAPS_SENT
+from async_vmapi.writes import BEFORE_SENDING, PERHAPS_SENT, is_explained
 
 __all__ = ["CANCELLED", "Host", "Operation"]
 
@@ -181,8 +181,10 @@ class Operation:
     async def _start_or_go_on(self, intent: str | None) -> Any:
         try:
             return await self._start(intent)
-        except (Conflict, NotFound):
-            if intent is not None or not await self._host.has_begun_before():
+        except APIError as error:
+            if intent is not None or not is_explained(self._order.operation, error):
+                raise
+            if not await self._host.has_begun_before():
                 raise
         # The refusal may come of what an earlier worker sent; so it is asked with that in mind.
         marked = PERHAPS_SENT.set(True)

@@ -169,7 +169,7 @@ class TestCreateOnDoubt:
         making = asyncio.create_task(client.vms.create(request_for()))
         await asyncio.sleep(1)
         theirs = await other.vms.create(request_for(cpus=2))
-        with pytest.raises(OutcomeUnknown, match="1 machines appeared") as caught:
+        with pytest.raises(OutcomeUnknown, match="1 VM may be it") as caught:
             await making
         assert caught.value.candidates == (theirs.vm_id,)
         await other.close()
@@ -182,7 +182,7 @@ class TestCreateOnDoubt:
         making = asyncio.create_task(client.vms.create(request_for()))
         await asyncio.sleep(0.5)
         await other.vms.create(request_for())
-        with pytest.raises(OutcomeUnknown, match="2 machines appeared") as caught:
+        with pytest.raises(OutcomeUnknown, match="2 VMs may be it") as caught:
             await making
         assert sorted(caught.value.candidates) == sorted(cloud_api.cloud.vms)
         await other.close()
@@ -224,7 +224,7 @@ class TestCreateOnDoubt:
                 Fault(kind="drop_after", call="create", nth=(1,)),
             ]
         )
-        with pytest.raises(OutcomeUnknown, match="not known which did before") as caught:
+        with pytest.raises(OutcomeUnknown, match="not known which there were before") as caught:
             await client.vms.create(request_for())
         assert list(caught.value.candidates) == list(cloud_api.cloud.vms)
 
@@ -616,7 +616,9 @@ class TestCancellation:
                 (vm_id,) = cloud_api.cloud.vms
                 task = await client.settle(write.token)
                 assert task.vm_id == vm_id
-                assert write.vm_id == (None if stall == 100 else vm_id)
+                # What is looked for is not sure before `max_staleness` has passed, which is longer
+                # than a cancellation waits.
+                assert write.vm_id == (None if stall else vm_id)
             assert client.unresolved == ()
 
     @pytest.mark.parametrize("how", ["anyio", "timeout", "wait_for", "group"])

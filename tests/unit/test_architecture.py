@@ -85,11 +85,11 @@ class TestTime:
             "cli/jobs.py",  # shows workers again and again
             "cli/progress.py",  # draws frames
             "cli/watch.py",  # the command that looks again and again
-            "doubt.py",  # looks for a create's machine, by lists that all share
             "durable/coordinator.py",  # a database tells nobody of a change
             "durable/job.py",
             "durable/worker.py",
             "emulator/app.py",  # sends a slow body
+            "lookup.py",  # looks for a create's VM, by lists that all share
             "pace.py",  # holds requests back
             "pipeline.py",  # retries
         }
@@ -97,7 +97,7 @@ class TestTime:
     def test_machines_are_looked_at_by_two_modules_alone(self):
         """What shows how an operation goes comes through the hub; names, through the rosters."""
         assert modules_that_call("look_at", "look_at_all") == {"hub.py"}
-        assert modules_that_call("self._rosters.get") == {"doubt.py", "writes.py"}
+        assert modules_that_call("self._rosters.get") == {"lookup.py", "writes.py"}
 
 
 class TestShowing:
