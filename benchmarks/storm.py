@@ -190,6 +190,8 @@ async def over_http(count, seed, *, plainly=False, speed=SPEED, window=30.0):
             connect_timeout=2.0,
             max_body=8 * 2**20,
             lookup_window=window,
+            # The oldest list that a fault sends again.
+            max_staleness=5.0 / speed,
             poll_floor=0.1,
             poll_ceiling=1.0,
         ) as client:

@@ -67,6 +67,8 @@ class TestStorm:
                 timeout=0.5,
                 max_body=2**20,
                 lookup_window=2.0,
+                # The oldest list that a fault sends again, at ten times the speed.
+                max_staleness=0.5,
                 poll_floor=0.05,
                 max_staleness=0.0,
                 poll_ceiling=0.2,
