@@ -70,7 +70,6 @@ class TestStorm:
                 # The oldest list that a fault sends again, at ten times the speed.
                 max_staleness=0.5,
                 poll_floor=0.05,
-                max_staleness=0.0,
                 poll_ceiling=0.2,
             ) as client:
                 storm = storms.Storm(client, emulator.cloud, seed=3)

@@ -385,8 +385,9 @@ class TestRebootOnDoubt:
     async def test_it_is_known_if_the_state_shows_it(
         self, client, cloud_api, broken, request_for, operation
     ):
-        """It was sent once, and was seen to happen."""
+        """It was sent once, and was observed for longer than reads may be old."""
         vm = await (await client.vms.create(request_for()))
+        cloud_api.cloud.adjust("*", reboot=40, reset=40)
         broken(operation, "drop_after")
         task = await getattr(client.vms, operation)(vm)
         assert task.adopted
