@@ -41,6 +41,7 @@ class Creation:
         trail: What became of its attempts.
         answered: Set unless an attempt is under way.
         in_doubt: Whether its VM is looked for.
+        retried: Whether it was sent again as it was proved that there was no VM.
         sent: The loop's time when the last attempt set out; None if none did here.
         server_sent: The server's time when the first attempt set out whose outcome is unknown.
     """
@@ -56,6 +57,7 @@ class Creation:
     trail: Trail = attrs.field(factory=Trail)
     answered: asyncio.Event = attrs.field(factory=asyncio.Event)
     in_doubt: bool = False
+    retried: bool = False
     sent: float | None = None
     server_sent: datetime | None = None
 

@@ -5,6 +5,7 @@ create whose response was lost must adopt none of them.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Collection
 from typing import Final, Generic, TypeVar
@@ -37,7 +38,7 @@ class History:
         self._by_name: dict[str, set[str]] = {}
         # The labels that VMs must show unless the provider changes names.
         self._labels: dict[str, str] = {}
-        self._compared: Roster | None = None
+        self._compared = -math.inf
 
     def created(self, vm_id: str, name: str) -> None:
         """Note what a create made."""
@@ -77,9 +78,9 @@ class History:
 
     def compare(self, roster: Roster) -> None:
         """Find out by a list whether the provider changes names."""
-        if self.changes_names or self._compared is roster:
+        if self.changes_names or self._compared == roster.asked:
             return
-        self._compared = roster
+        self._compared = roster.asked
         expected = self._labels
         self.changes_names = any(
             expected.get(vm.id, label) != label for label, vms in roster.vms.items() for vm in vms

@@ -276,9 +276,9 @@ def unknown(creates: Creates, creation: Creation, found: Found) -> OutcomeUnknow
     if found.last_error is not None:
         seen += f" (the last read that failed: {found.last_error})"
     return OutcomeUnknown(
-        f"the outcome of the create of {creation.name!r} is unknown: there was no response, and "
-        f"{seen}; it was not retried. Call client.settle(error.token) to look again, or check the "
-        f"candidates yourself before you create it again",
+        f"the outcome of the create of {creation.name!r} is unknown: no response told it, and "
+        f"{seen}; it was {'retried once' if creation.retried else 'not retried'}. Call "
+        f"client.settle(error.token) to look again, or check yourself before you create it again",
         operation="create",
         name=creation.name,
         candidates=found.candidates,

@@ -39,12 +39,11 @@ class Labels:
         vms: As above.
     """
 
-    def __init__(self, vms: Sequence[Named], *, among: Iterable[str]) -> None:
+    def __init__(self, vms: Sequence[Named], *, among: Sequence[str]) -> None:
         self.vms = vms
-        self._longest = self._longest_bytes = 0
-        for label in among:
-            self._longest = max(self._longest, len(label))
-            self._longest_bytes = max(self._longest_bytes, len(label.encode()))
+        self._longest = max(map(len, among), default=0)
+        beyond_ascii = (len(label.encode()) for label in among if not label.isascii())
+        self._longest_bytes = max(beyond_ascii, default=0)
         self._by_key: dict[str, list[Named]] = {}
         for vm in vms:
             self._by_key.setdefault(key(vm.label or ""), []).append(vm)
@@ -59,6 +58,7 @@ class Labels:
             cut = name[:length]
             if length >= self._longest or (
                 # Cut by bytes; the last character may be left out as it did not fit.
-                not name.isascii() and len(cut.encode()) + 3 >= self._longest_bytes
+                not name.isascii()
+                and len(cut.encode()) + 3 >= max(self._longest, self._longest_bytes)
             ):
                 yield from self._by_key.get(key(cut), ())

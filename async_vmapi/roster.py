@@ -61,7 +61,7 @@ class Roster:
         found = self._new.get(id(baseline))
         if found is None:
             vms = [vm for vms in self.vms.values() for vm in vms if vm.id not in baseline]
-            found = self._new[id(baseline)] = baseline, Labels(vms, among=filter(None, self.vms))
+            found = self._new[id(baseline)] = baseline, Labels(vms, among=[*filter(None, self.vms)])
         return found[1]
 
 

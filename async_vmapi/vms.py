@@ -102,25 +102,28 @@ class VirtualMachines:
 
         Its address can come later than that (WIRE §4).
 
-        The API has no idempotency key, so a create whose answer is lost is not sent again: the
-        machine is looked for, for the client's ``lookup_window``, among those that bear the name
-        and did not bear it before. One that is found is adopted, and `Task.adopted` says so.
+        The API has no idempotency key, so a create whose outcome is unknown is not sent again:
+        the client looks for its VM for ``lookup_window`` seconds. One that has exactly the name
+        and was not there before is adopted, and `Task.adopted` is True; that takes until
+        ``max_staleness`` seconds after the request was sent, or twice as long with
+        `unique_name`. Everything else that may be the VM is named as a candidate.
 
-        What holds: on doubt the request is sent once, unless ``on_doubt="retry"`` allows a second
-        one; a refusal (4xx, 429 included, or ``success: false``) is believed, and only 429 and a
-        connection that was never made lead to another attempt. What cannot hold: a machine of the
-        same name and size that somebody else creates in the same seconds may be adopted in place
-        of yours; with ``on_doubt="retry"``, a create that stays hidden for longer than the window
-        is there twice. See docs/guarantees.md.
+        What holds: the request is carried out once at most, unless ``on_doubt="retry"`` allows a
+        second one. A refusal (4xx, 429 included, or ``success: false``) is believed, and only
+        429 and a connection that was never made lead to another attempt. What cannot be
+        excluded: somebody else makes the same name and size within max_staleness before or
+        during the unknown outcome; and with ``on_doubt="retry"``, a VM that stays hidden for
+        longer than the window is there twice. See docs/guarantees.md.
 
         Args:
             request: All of it in one value.
             keywords: Or the fields of a `CreateRequest`, each by its name.
-            unique_name: Whether a machine of that name can only be this one, ever. Then nothing
-                is asked before the create; else a list is, which creates of the same five seconds
-                share.
-            on_doubt: ``"retry"`` sends the create once more if it is in doubt and no machine has
-                appeared in the whole window; it takes ``unique_name``.
+            unique_name: Whether a VM of that name can only be this one, ever. Then nothing is
+                asked before the create, unless it may be sent again; else a list is, which
+                creates of the same five seconds share.
+            on_doubt: ``"retry"`` sends the create once more if its outcome is unknown and lists
+                prove that there is no VM; it takes ``unique_name``, and a ``lookup_window`` that
+                is some seconds longer than ``max_staleness``.
             intent: What `intend` returned for this request; the list that it was made from is not
                 asked for again.
             perhaps_sent: Whether a process that is gone may have sent the request of this
@@ -128,7 +131,7 @@ class VirtualMachines:
                 ``on_doubt`` allows.
 
         Raises:
-            OutcomeUnknown: If nobody can tell whether the machine was created.
+            OutcomeUnknown: If it is not known whether the VM was created.
         """
         request = _request(request, keywords)
         unique = arguments.boolean("unique_name", unique_name)

@@ -181,6 +181,7 @@ class Writes:
         if retry and found.is_proof:
             about = {"vmapi_call": call.name, "vmapi_name": creation.name}
             _log.info("there is no VM %r; its create is retried", creation.name, extra=about)
+            creation.retried = True
             try:
                 return self._created(await self._send(creation, call))
             except VMAPIError as error:
@@ -197,7 +198,7 @@ class Writes:
 
     async def _list_before(self, creation: Creation) -> Roster | None:
         try:
-            return await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
+            roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
         except (ConnectFailed, RateLimited):
             # So would the create fail.
             raise
@@ -207,6 +208,8 @@ class Writes:
             about = {"vmapi_name": creation.name, "vmapi_error": kind}
             _log.debug("the list before a create failed: %s", kind, extra=about)
             return None
+        self._creates.history.compare(roster)
+        return roster
 
     async def _send(self, creation: Creation, call: Call) -> str:
         creation.answered.clear()

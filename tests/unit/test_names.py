@@ -1,0 +1,67 @@
+"""Which labels can be what a provider made of a name."""
+
+import pytest
+
+from async_vmapi.codec import Named
+from async_vmapi.names import Labels, key
+
+
+def like(name, *labels):
+    vms = [Named(str(n), "online", 1, 1024, label) for n, label in enumerate(labels)]
+    found = Labels(vms, among=[label for label in labels if label]).like(name)
+    return {vm.label for vm in found}
+
+
+class TestKey:
+    @pytest.mark.parametrize(
+        "label",
+        [
+            "web-01",
+            "WEB-01",
+            " web-01 ",
+            "web 01",
+            "Web_01",
+            "\uff57eb-01",
+            "we\u0301b-01",
+            "w\u00e9b-01",
+        ],
+    )
+    def test_a_changed_name_has_the_same(self, label):
+        """Case, white space, punctuation, width and accents do not count."""
+        assert key(label) == key("web-01") == "web01"
+
+    def test_letters_of_any_script_count(self):
+        """And ligatures and sharp s in their long form."""
+        assert key("Größe ﬁ") == key("GRÖSSE FI")
+        assert key("сервер-1") != key("сервер-2")
+        assert key("🚀") == ""
+
+
+class TestLike:
+    @pytest.mark.parametrize("label", [None, "", " ", "???"])
+    def test_a_label_that_says_nothing_can_be_any_names(self, label):
+        """Null was seen (WIRE §3)."""
+        assert like("web-01", label, "db") == {label}
+
+    def test_a_cut_name(self):
+        """Where no label is longer."""
+        assert like("web-01-berlin", "web-01-b", "web-02-b", "db") == {"web-01-b"}
+        assert like("web-01-berlin", "WEB-01", "web-02", "db") == {"WEB-01"}
+        assert like("web 01 berlin", "web 01", "web-02x") == {"web 01"}
+
+    def test_no_cut_where_a_label_is_longer(self):
+        """Else ``vm-1`` would be taken for ``vm-17`` in every fleet."""
+        assert like("vm-17", "vm-1", "vm-10", "vm-1700") == set()
+
+    def test_a_longer_label_is_no_cut_name(self):
+        """Nor one that only begins alike."""
+        assert like("web-01", "web-01-b", "web-1") == set()
+
+    def test_a_cut_by_bytes(self):
+        """Then the longest label in characters is not the longest in bytes."""
+        assert like("żółta-łódź-01", "żółta-ł", "0123456789") == {"żółta-ł"}
+        assert like("żółta-łódź-01", "żółta-ł", "0123456789abcdef") == set()
+
+    def test_a_very_long_name(self):
+        """Is compared in its first part."""
+        assert like("x" * 100_000, "x" * 512) == {"x" * 512}
