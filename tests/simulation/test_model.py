@@ -11,10 +11,20 @@ import itertools
 import random
 from collections import Counter
 
+import looptime
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from async_vmapi import Client, TaskError, VMAPIError, VMVanished
+from async_vmapi import (
+    Client,
+    CreateRequest,
+    ImageBoot,
+    TaskError,
+    VMAPIError,
+    VMVanished,
+)
 from async_vmapi.completion import (
     Completion,
     Done,
@@ -29,6 +39,7 @@ from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.emulator.vm import Refused
 
 ZONE = next(iter(ZONES.values()))
+JumpingLoop = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
 OPERATIONS = [
     "create",
     "resize",
@@ -356,3 +367,81 @@ class TestWholeClient:
         assert evidence["inferred"] > 100
         assert api.requests["list"] > 0
         assert api.requests["get"] > 0
+
+
+OLD = st.sampled_from([0.0, 3.0, 10.0])
+STEPS = st.lists(
+    st.tuples(st.floats(0.0, 40.0), st.sampled_from(OPERATIONS), st.integers(0, 5)),
+    min_size=1,
+    max_size=12,
+)
+
+
+class TestFleets:
+    @given(seed=st.integers(0, 2**31 - 1), old=OLD, absence=st.sampled_from([0.0, 0.05]), steps=STEPS)
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    def test_any_operations_on_a_small_fleet(self, seed, old, absence, steps):
+        """One after the other on each VM, as soon as the one before is said to be over."""
+        cloud_settings = draw_settings(random.Random(seed), old).changed(
+            absence=absence, fail_state=None, legacy_fields=True
+        )
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            api = CloudAPI(settings=cloud_settings, seed=seed)
+            cloud, false = api.cloud, []
+            where = {"zone": ZONE, "template": TEMPLATES[0]}
+            ids = [
+                cloud.place(loop.time(), label=f"w-{n}", cores=1, ram=1024, **where).id
+                for n in range(6)
+            ]
+            async with Client.in_memory(api, latency=0.05, seed=seed, max_staleness=old) as client:
+                turns = [asyncio.Lock() for _ in range(6)]
+
+                async def one(number, delay, kind, which):
+                    await asyncio.sleep(delay)
+                    async with turns[which]:
+                        if kind == "create":
+                            request = CreateRequest(
+                                name=f"new-{number}",
+                                cpus=1,
+                                ram=512,
+                                zone_id=ZONE["id"],
+                                boot=ImageBoot(os=TEMPLATES[0]["id"]),
+                            )
+                            task = await client.vms.create(request, unique_name=True)
+                        else:
+                            arguments = arguments_of(kind, random.Random(number))
+                            try:
+                                task = await getattr(client.vms, kind)(ids[which], **arguments)
+                            except VMAPIError:  # it is deleted
+                                return
+                        began, error = loop.time(), None
+                        try:
+                            await task
+                        except TaskError as failure:
+                            error = failure
+                        if not task.done():
+                            return
+                        operation = next(
+                            o
+                            for o in reversed(cloud.operations)
+                            if o.vm_id == task.vm_id and o.kind == kind
+                        )
+                        # Each VM's operations are alone: none begins before the last is over,
+                        # unless that was assumed, or waited for in vain.
+                        alone = all(
+                            o.finished_at is not None and o.finished_at <= operation.accepted_at
+                            for o in cloud.operations
+                            if o.vm_id == task.vm_id and o is not operation
+                        )
+                        truth = Truth(cloud, task.vm_id, operation, old=old, alone=alone)
+                        at = began + task.history[-1].elapsed + 0.025
+                        if why := truth.contradicts(kind, verdict_of(task, error), at):
+                            false.append((kind, task, why))
+
+                await asyncio.gather(*(one(n, *step) for n, step in enumerate(steps)))
+            return false
+
+        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+            assert runner.run(main()) == []
