@@ -6,7 +6,7 @@ import json
 import attrs
 import pytest
 
-from async_vmapi import Client, OutcomeUnknown
+from async_vmapi import Client, OutcomeUnknown, RateLimited
 from async_vmapi.emulator import CloudAPI, Settings
 
 pytestmark = pytest.mark.looptime
@@ -407,6 +407,21 @@ class TestDeleting:
             task = await client.vms.delete(vm)
             assert (task.adopted, client.requests["delete"]) == (True, 2)
             await task
+
+    async def test_a_refused_delete_leaves_a_vm_a_candidate(self, request_for):
+        """It surely was not carried out."""
+        api = cloud()
+        async with client_of(api) as client, Client.in_memory(api, seed=2) as other:
+            api.faults.fail_next("create", "drop_before")
+            creating = asyncio.create_task(client.vms.create(request_for("web-01", cpus=2)))
+            await asyncio.sleep(10)
+            theirs = await other.vms.create(request_for())
+            await asyncio.sleep(5)
+            client._pipeline._retries.limit = 0
+            api.faults.fail_next("delete", "rate_limited")
+            with pytest.raises(RateLimited):
+                await client.vms.delete(theirs.vm_id)
+            assert await outcome_of(creating) == (None, (theirs.vm_id,))
 
     async def test_a_refusal_with_200_explains_no_other_write(self, request_for):
         """It may have any reason."""
