@@ -301,6 +301,20 @@ class TestProof:
                 assert not (await create).adopted
             assert client.requests["create"] == sent
 
+    async def test_one_list_after_a_jump_of_the_clock_is_no_proof(self, request_for, monkeypatch):
+        """It may be wrong, and nothing else was asked for late enough."""
+        api = cloud()
+        loop = asyncio.get_running_loop()
+        time, jumped = loop.time, 0.0
+        async with client_of(api) as client:
+            api.faults.fail_next("create", "drop_before")
+            creating = asyncio.create_task(client.vms.create(request_for(), **RETRY))
+            await asyncio.sleep(3)
+            jumped = 1000.0
+            monkeypatch.setattr(loop, "time", lambda: time() + jumped)
+            assert await outcome_of(creating) == (None, ())
+            assert client.requests["create"] == 1
+
     async def test_what_was_shown_once_is_no_proof_of_absence(self, request_for):
         """However often it is not shown later: reads may be wrong, too."""
         api = cloud(not_found=0, stale=0)
