@@ -6,7 +6,7 @@ import json
 import attrs
 import pytest
 
-from async_vmapi import Client, OutcomeUnknown
+from async_vmapi import Client, OutcomeUnknown, RateLimited
 from async_vmapi.emulator import CloudAPI, Settings
 
 pytestmark = pytest.mark.looptime
@@ -301,6 +301,20 @@ class TestProof:
                 assert not (await create).adopted
             assert client.requests["create"] == sent
 
+    async def test_one_list_after_a_jump_of_the_clock_is_no_proof(self, request_for, monkeypatch):
+        """It may be wrong, and nothing else was asked for late enough."""
+        api = cloud()
+        loop = asyncio.get_running_loop()
+        time, jumped = loop.time, 0.0
+        async with client_of(api) as client:
+            api.faults.fail_next("create", "drop_before")
+            creating = asyncio.create_task(client.vms.create(request_for(), **RETRY))
+            await asyncio.sleep(3)
+            jumped = 1000.0
+            monkeypatch.setattr(loop, "time", lambda: time() + jumped)
+            assert await outcome_of(creating) == (None, ())
+            assert client.requests["create"] == 1
+
     async def test_what_was_shown_once_is_no_proof_of_absence(self, request_for):
         """However often it is not shown later: reads may be wrong, too."""
         api = cloud(not_found=0, stale=0)
@@ -407,6 +421,21 @@ class TestDeleting:
             task = await client.vms.delete(vm)
             assert (task.adopted, client.requests["delete"]) == (True, 2)
             await task
+
+    async def test_a_refused_delete_leaves_a_vm_a_candidate(self, request_for):
+        """It surely was not carried out."""
+        api = cloud()
+        async with client_of(api) as client, Client.in_memory(api, seed=2) as other:
+            api.faults.fail_next("create", "drop_before")
+            creating = asyncio.create_task(client.vms.create(request_for("web-01", cpus=2)))
+            await asyncio.sleep(10)
+            theirs = await other.vms.create(request_for())
+            await asyncio.sleep(5)
+            client._pipeline._retries.limit = 0
+            api.faults.fail_next("delete", "rate_limited")
+            with pytest.raises(RateLimited):
+                await client.vms.delete(theirs.vm_id)
+            assert await outcome_of(creating) == (None, (theirs.vm_id,))
 
     async def test_a_refusal_with_200_explains_no_other_write(self, request_for):
         """It may have any reason."""
