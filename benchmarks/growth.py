@@ -24,8 +24,8 @@ import looptime
 from results import draw, keep, kept
 
 import async_vmapi.emulator
-from async_vmapi import Client, CreateRequest, ImageBoot, memory
-from async_vmapi.emulator import CloudAPI, Settings
+from async_vmapi import Client, CreateRequest, ImageBoot
+from async_vmapi.emulator import CloudAPI, Settings, in_memory
 from async_vmapi.emulator.catalogue import ZONES
 
 COUNTS = (100, 1_000, 10_000, 100_000)
@@ -240,7 +240,7 @@ def main():
     parser.add_argument("--traced", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measured:
-        memory.deliver = timed(memory.deliver)
+        in_memory.deliver = timed(in_memory.deliver)
         collect_timed()
         run(measured(options.measured))
     elif options.traced:

@@ -24,8 +24,8 @@ import anyio.lowlevel
 import looptime
 
 import async_vmapi.emulator
-from async_vmapi import Client, CreateRequest, ImageBoot, codec, memory
-from async_vmapi.emulator import CloudAPI
+from async_vmapi import Client, CreateRequest, ImageBoot, codec
+from async_vmapi.emulator import CloudAPI, in_memory
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.envelope import open_envelope
 from async_vmapi.tokens import TaskToken, seal
@@ -111,7 +111,7 @@ class Instructions:
 @contextmanager
 def emulator_uncounted():
     """Leave out also what the emulator itself calls."""
-    deliver = memory.deliver
+    deliver = in_memory.deliver
 
     def delivered(*arguments, **keywords):
         Instructions.answering = True
@@ -120,11 +120,11 @@ def emulator_uncounted():
         finally:
             Instructions.answering = False
 
-    memory.deliver = delivered
+    in_memory.deliver = delivered
     try:
         yield
     finally:
-        memory.deliver = deliver
+        in_memory.deliver = deliver
 
 
 async def executed(work, per=1):
@@ -216,13 +216,11 @@ async def a_tick_of_a_thousand_watchers():
         ]
         waiting = [asyncio.ensure_future(client.resume(token).wait()) for token in tokens]
         await asyncio.sleep(0)
-        hub, driver = client._hub, client._hub._driver
+        hub = client._hub
         # By hand, so that what else goes on is no part of it.
-        hub._driver, hub._listing = loop.create_future(), True
-        driver.cancel()
-        await asyncio.wait({driver})
+        hub._list_timer.cancel()
         for name in ("everything is new", "nothing has changed"):
-            yield f"instructions, {name}", await executed(hub._look_at_all(loop))
+            yield f"instructions, {name}", await executed(hub._list(loop))
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

@@ -10,54 +10,38 @@ import platform
 import statistics
 import time
 
-import looptime
+from staleness import client_of, on_a_virtual_clock, request, run_fleet, spread_of
 
-from async_vmapi import Client, CreateRequest, ImageBoot
 from async_vmapi.codec import GLIMPSES, Glimpse
 from async_vmapi.emulator import CloudAPI
-from async_vmapi.emulator.catalogue import ZONES
 from async_vmapi.envelope import open_envelope
 from async_vmapi.hub import PollHub
 from async_vmapi.looks import Listing
 
-REQUEST = CreateRequest(
-    name="w", cpus=1, ram=1024, zone_id=next(iter(ZONES)), boot=ImageBoot(os="2268")
-)
 
-
-async def rollout(floor, count=1000, seconds=10.0):
-    """Create machines, and return what it cost and how late their ends were seen."""
+async def rollout(floor, count=1000):
+    """Create VMs, and return what it cost and how late their ends were seen."""
     api = CloudAPI(seed=1)
-    clock = asyncio.get_running_loop().time
-    woke = {}
-    async with Client.in_memory(api, latency=0.02, poll_floor=floor, seed=1) as client:
-
-        async def one(number):
-            await asyncio.sleep(seconds * number / count)
-            vm = await (await client.vms.create(REQUEST))
-            woke[vm.id] = clock()
-
-        await asyncio.gather(*(one(number) for number in range(count)))
-    created = [o for o in api.cloud.operations if o.kind == "create"]
-    delays = sorted(woke[o.vm_id] - o.finished_at for o in created)
-    requests = api.requests.total() - count
-    alone = sum(int((o.finished_at - o.accepted_at) / floor) + 1 for o in created)
-    median = statistics.median(delays)
+    async with client_of(api, poll_floor=floor, seed=1) as client:
+        found, sent = await run_fleet(client, api, "create", count)
+    delays = spread_of([delay for _, delay, _, _ in found])
+    requests = sent.total() - count
+    alone = sum(int((o.finished_at - o.accepted_at) / floor) + 1 for o, *_ in found)
     return {
         "floor_seconds": floor,
         "requests_beyond_the_creates": requests,
         "requests_of_a_loop_per_task": alone,
-        "median_delay_seconds": round(median, 2),
-        "p95_delay_seconds": round(delays[int(0.95 * count)], 2),
-        "requests_times_median_delay": round(requests * median, 1),
+        "median_delay_seconds": delays["median"],
+        "p95_delay_seconds": delays["p95"],
+        "requests_times_median_delay": round(requests * delays["median"], 1),
     }
 
 
 async def tick(count):
     """Return the CPU milliseconds of a tick beyond decoding, by how much has changed."""
     api = CloudAPI()
-    async with Client.in_memory(api) as client:
-        template = (await client.vms.create(REQUEST)).token()
+    async with client_of(api) as client:
+        template = (await client.vms.create(request(0))).token()
         tasks = [client.resume(template) for _ in range(count)]
         for number, task in enumerate(tasks):
             task._watch.vm_id = f"vm-{number}"
@@ -73,7 +57,7 @@ async def tick(count):
             glimpses: list[Glimpse] = open_envelope(GLIMPSES, 200, body, method="GET", path="/")
             hub._listing = True
             began = time.process_time()
-            await hub._compare(Listing(glimpses, body), at)
+            await hub._compare(Listing(glimpses, body), at, at)
             return 1000 * (time.process_time() - began)
 
         now = asyncio.get_running_loop().time()
@@ -94,9 +78,7 @@ async def tick(count):
 
 
 def main():
-    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
-    with asyncio.Runner(loop_factory=loop_class) as runner:
-        rollouts = [runner.run(rollout(floor)) for floor in (0.5, 1.0, 2.0, 5.0)]
+    rollouts = [on_a_virtual_clock(rollout(floor)) for floor in (0.5, 1.0, 2.0, 5.0)]
     with asyncio.Runner() as runner:
         ticks = [runner.run(tick(count)) for count in (1_000, 10_000, 100_000)]
     figures = {

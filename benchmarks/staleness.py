@@ -1,0 +1,463 @@
+"""What ``max_staleness`` costs: how late each operation's end is seen, and with how many requests.
+
+Run it with ``python benchmarks/staleness.py``, where the package and looptime are installed. All
+on the emulator in memory, its default durations and a virtual clock, so that the figures do not
+depend on the machine. Each operation runs in fleets, started within 10 s, and on VMs alone, each
+with a seed of its own; with fresh reads, and with reads that are old by ``Settings(staleness=)``.
+Delays are from the true end to the waiter's waking. A false verdict is one before the true end, or
+a failure, since no operation fails. The command fails if there is one where the client was given
+the staleness that reads really have, or more.
+
+``--keep`` writes the figures to ``results/staleness.json`` and the tables into
+``docs/completion.md``. The figures to compare with are taken from the former, unless ``--before``
+names a commit: then its client is measured too, on today's emulator.
+"""
+
+import argparse
+import asyncio
+import inspect
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import looptime
+from results import FOLDER, keep, kept
+
+# For the emulator of today beneath a client from before `async_vmapi.Response`.
+import async_vmapi.transport
+
+if not hasattr(async_vmapi.transport, "Response"):
+    from async_vmapi.wire import Answer
+
+    async_vmapi.transport.Response = Answer
+
+from async_vmapi import Client, CreateRequest, Evidence, ImageBoot, VMAPIError
+from async_vmapi.emulator import CloudAPI, Settings
+from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "completion.md"
+MARKERS = "<!-- staleness table -->\n", "<!-- end -->\n"
+
+KINDS = ("create", "shutdown", "power_off", "power_on", "reboot", "reset", "resize", "delete")
+UNSHOWN = "reboot, not shown"
+ROWS = (*KINDS, UNSHOWN)
+STALENESS = (0, 3, 10)
+LIMITS = (50, 500, 10_000)
+SIZES = ("count", "fleets", "alone", "bulk")
+WITHIN = 10.0
+LATENCY = 0.02
+HAS_STALENESS = "max_staleness" in inspect.signature(Client).parameters
+"""Whether the client is one of today."""
+
+
+# --- running operations ---------------------------------------------------------------------------
+
+
+def request(number):
+    return CreateRequest(
+        name=f"w-{number}",
+        cpus=1,
+        ram=1024,
+        zone_id=next(iter(ZONES)),
+        boot=ImageBoot(os=TEMPLATES[0]["id"]),
+    )
+
+
+def cloud_of(count, *, settings=None, state="online", seed=1):
+    """Return a cloud of so many VMs that have been there for long."""
+    api = CloudAPI(settings=settings, seed=seed)
+    zone, template = next(iter(ZONES.values())), TEMPLATES[0]
+    for number in range(count):
+        label = f"w-{number}"
+        api.cloud.place(
+            0.0, label=label, cores=1, ram=1024, zone=zone, template=template, state=state
+        )
+    return api
+
+
+def client_of(api, max_staleness=None, **options):
+    if max_staleness is not None and HAS_STALENESS:
+        options["max_staleness"] = max_staleness
+    return Client.in_memory(api, latency=LATENCY, **options)
+
+
+async def started(client, kind, number, vm):
+    if kind == "create":
+        return await client.vms.create(request(number))
+    if kind == "resize":
+        return await client.vms.resize(vm, cores=2, ram=2048)
+    return await getattr(client.vms, kind)(vm)
+
+
+async def run_fleet(client, api, kind, count, seconds=WITHIN):
+    """Start an operation on so many VMs within so many seconds and await them.
+
+    Returns the operations, each with its delay and evidence, or the error in place of both; and
+    the requests by the call's name.
+    """
+    clock = asyncio.get_running_loop().time
+    vms = [None] * count if kind == "create" else await client.vms.list()
+    # What was read before has nothing to do with what comes.
+    await asyncio.sleep(60)
+    before = Counter(client.requests)
+    ended = {}
+
+    async def one(number):
+        await asyncio.sleep(seconds * number / count)
+        task = await started(client, kind, number, vms[number])
+        error = None
+        try:
+            await task
+        except VMAPIError as problem:
+            error = type(problem).__name__
+        ended[task.vm_id] = clock(), task.evidence, error
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    requests = Counter(client.requests) - before
+    # Until what ended too early has really ended.
+    await asyncio.sleep(1000)
+    api.cloud.advance(clock())
+    found = []
+    for operation in api.cloud.operations:
+        woke, evidence, error = ended[operation.vm_id]
+        found.append((operation, woke - operation.finished_at, evidence, error))
+    return found, requests
+
+
+def on_a_virtual_clock(body):
+    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
+    with asyncio.Runner(loop_factory=loop_class) as runner:
+        return runner.run(body)
+
+
+async def one_run(row, count, *, max_staleness, staleness, seed):
+    kind = row.partition(",")[0]
+    # Without `staleness` where it is 0: then it runs on an older emulator, too.
+    behaviour = {"staleness": (0, staleness)} if staleness else {}
+    settings = Settings(reboot_visible=row != UNSHOWN, **behaviour)
+    state = "offline" if kind == "power_on" else "online"
+    api = cloud_of(0 if kind == "create" else count, settings=settings, state=state, seed=seed)
+    async with client_of(api, max_staleness, seed=seed) as client:
+        return await run_fleet(client, api, kind, count)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def spread_of(delays):
+    delays = sorted(delays)
+    if not delays:
+        return None
+    return {
+        "median": round(statistics.median(delays), 2),
+        "p95": round(delays[int(0.95 * len(delays))], 2),
+        "most": round(delays[-1], 2),
+    }
+
+
+def figures_of(runs):
+    """Return the figures of the runs of one operation."""
+    found = [entry for operations, _ in runs for entry in operations]
+    requests = sum((requests for _, requests in runs), Counter())
+    polls = requests["get"] + requests["list"]
+    done = [(delay, evidence) for _, delay, evidence, error in found if error is None]
+    return {
+        "delay_seconds": spread_of([delay for delay, _ in done]),
+        "delay_seconds_if_assumed": spread_of(
+            [delay for delay, evidence in done if evidence is Evidence.ASSUMED]
+        ),
+        "polls_per_vm": round(polls / len(found), 3),
+        "requests_per_vm": round(requests.total() / len(found), 3),
+        "evidence": dict(sorted(Counter(str(evidence) for _, evidence in done).items())),
+        "errors": dict(Counter(error for *_, error in found if error is not None)),
+        "false": sum(delay < 0 for delay, _ in done) + len(found) - len(done),
+    }
+
+
+def measure_operation(row, options, **staleness):
+    sizes = {"fleet": (options.fleets, options.count), "alone": (options.alone, 1)}
+    return {
+        size: figures_of(
+            [
+                on_a_virtual_clock(one_run(row, count, seed=seed, **staleness))
+                for seed in range(runs)
+            ]
+        )
+        for size, (runs, count) in sizes.items()
+    }
+
+
+async def bulk_power_off(count, limit, max_staleness):
+    api = cloud_of(count)
+    async with client_of(api, max_staleness, seed=1) as client:
+        report = await client.bulk(limit=limit).power_off(list(api.cloud.vms))
+        clock = asyncio.get_running_loop().time
+        report.raise_on_failure()
+        seconds, requests = clock(), sum(client.requests.values())
+    last = max(operation.finished_at for operation in api.cloud.operations)
+    return {
+        "requests_per_vm": round(requests / count, 3),
+        "seconds": round(seconds, 1),
+        "seconds_after_the_last_end": round(seconds - last, 2),
+    }
+
+
+def measure(options):
+    """Return all figures of the package that is imported."""
+    # Today's clients are told something; one from before `max_staleness` is not.
+    told = STALENESS if HAS_STALENESS else (None,)
+    real = STALENESS if hasattr(Settings(), "staleness") else (0,)
+    operations = {
+        row: {
+            f"{'any' if max_staleness is None else max_staleness}, reads {staleness}": (
+                measure_operation(row, options, max_staleness=max_staleness, staleness=staleness)
+            )
+            for max_staleness in told
+            for staleness in real
+        }
+        for row in options.only
+    }
+    bulk = {
+        limit: {
+            "any" if max_staleness is None else max_staleness: on_a_virtual_clock(
+                bulk_power_off(options.bulk, limit, max_staleness)
+            )
+            for max_staleness in told
+        }
+        for limit in (limit for limit in LIMITS if limit <= options.bulk)
+    }
+    # As they come back from a file.
+    figures = json.loads(json.dumps({"operations": operations, "bulk_power_off": bulk}))
+    return {name: getattr(options, name) for name in SIZES} | figures
+
+
+def measure_commit(commit, arguments):
+    """Return the figures of another commit's client, on today's emulator."""
+
+    def unpack(of, path, folder):
+        command = ["git", "-C", str(ROOT), "archive", of, path]
+        archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        file = Path(folder, "archive.tar")
+        file.write_bytes(archive)
+        with tarfile.open(file) as content:
+            content.extractall(folder, filter="data")
+
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(commit, "async_vmapi", folder)
+        emulator = Path(folder, "async_vmapi", "emulator")
+        shutil.rmtree(emulator)
+        shutil.copytree(ROOT / "async_vmapi" / "emulator", emulator)
+        result = subprocess.run(
+            [sys.executable, __file__, "--json", *arguments],
+            env=os.environ | {"PYTHONPATH": folder},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    return {"commit": commit, **json.loads(result.stdout)}
+
+
+def false_verdicts(figures):
+    """Return in words where a client was wrong that was given the staleness of its reads."""
+    wrong = []
+    for row, by_staleness in figures["operations"].items():
+        for setting, sizes in by_staleness.items():
+            told, _, real = setting.partition(", reads ")
+            for size, found in sizes.items():
+                if told != "any" and int(told) >= int(real) and found["false"]:
+                    words = f"{row}, {size}, max_staleness {told}, reads up to {real} s old"
+                    wrong.append(f"{words}: {found['false']} false verdicts {found['errors']}")
+    return wrong
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def cell(figures):
+    delay = figures["delay_seconds"]
+    return f"{delay['median']:.2f} / {delay['p95']:.2f} · {figures['requests_per_vm']:.2f}"
+
+
+def name_of(row):
+    return row.replace("_", " ")
+
+
+def delays_table(figures, before, size):
+    head = ["operation", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+    rows = [
+        [
+            name_of(row),
+            cell(before["operations"][row]["any, reads 0"][size]),
+            *(cell(found[f"{told}, reads 0"][size]) for told in STALENESS),
+        ]
+        for row, found in figures["operations"].items()
+    ]
+    return table(head, rows)
+
+
+def stale_table(figures, before):
+    stale = [staleness for staleness in STALENESS if staleness]
+    head = ["operation"]
+    for staleness in stale:
+        head += [
+            f"before, reads 0 to {staleness} s old",
+            f"`max_staleness={staleness}`, same reads",
+        ]
+
+    def with_false(sizes):
+        false = sum(found["false"] for found in sizes.values())
+        return f"{cell(sizes['fleet'])}, {false} false"
+
+    rows = []
+    for row, found in figures["operations"].items():
+        line = [name_of(row)]
+        for staleness in stale:
+            line.append(with_false(before["operations"][row][f"any, reads {staleness}"]))
+            line.append(with_false(found[f"{staleness}, reads {staleness}"]))
+        rows.append(line)
+    return table(head, rows)
+
+
+def false_table(figures, before):
+    """Return false verdicts of all operations, by what clients were given and what reads are."""
+
+    def count(found, told, real):
+        return sum(
+            size["false"]
+            for by_staleness in found["operations"].values()
+            for size in by_staleness[f"{told}, reads {real}"].values()
+        )
+
+    head = ["reads", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+    rows = [
+        [
+            f"0 to {real} s old" if real else "fresh",
+            count(before, "any", real),
+            *(count(figures, told, real) for told in STALENESS),
+        ]
+        for real in STALENESS
+    ]
+    return table(head, rows)
+
+
+def evidence_table(figures, before):
+    words = [str(evidence) for evidence in Evidence]
+    head = ["operation", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+
+    def counts(found):
+        return " / ".join(str(found["fleet"]["evidence"].get(word, 0)) for word in words)
+
+    rows = [
+        [
+            name_of(row),
+            counts(before["operations"][row]["any, reads 0"]),
+            *(counts(found[f"{told}, reads 0"]) for told in STALENESS),
+        ]
+        for row, found in figures["operations"].items()
+    ]
+    return table(head, rows)
+
+
+def bulk_table(figures, before):
+    head = ["`limit`", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+
+    def counts(found):
+        return f"{found['requests_per_vm']:.2f} in {found['seconds']:.0f} s"
+
+    rows = [
+        [
+            f"{int(limit):,}",
+            counts(before["bulk_power_off"][limit]["any"]),
+            *(counts(found[str(told)]) for told in STALENESS),
+        ]
+        for limit, found in figures["bulk_power_off"].items()
+    ]
+    return table(head, rows)
+
+
+def tables(figures, before):
+    count, fleets, alone, bulk = (figures[name] for name in SIZES)
+    operations = len(figures["operations"]) * (fleets * count + alone)
+    return f"""\
+`python benchmarks/staleness.py --keep` measured this (x86_64, 2 cores, Python 3.11). The clock is
+virtual, so the figures do not depend on the machine. "Before" is commit `{before["commit"]}`,
+without this model of reads. A cell has the delay from the true end to the waiter's waking in
+seconds, median / 95 %, and the requests for each VM, the write included.
+
+{count} VMs, started within 10 s, with fresh reads, {fleets} fleets:
+
+{delays_table(figures, before, "fleet")}
+One VM alone, with fresh reads, {alone} runs:
+
+{delays_table(figures, before, "alone")}
+The same fleets where reads are old. False verdicts are those before the true end, and failures,
+since no operation fails; of the fleets and of the VMs alone:
+
+{stale_table(figures, before)}
+False verdicts of all these operations, of {operations:,} in each cell. There may be some only where
+reads are older than the client was given:
+
+{false_table(figures, before)}
+Evidence in the fleets with fresh reads, observed / inferred / assumed:
+
+{evidence_table(figures, before)}
+A bulk power off of {bulk:,} VMs, requests for each VM and the time that it took:
+
+{bulk_table(figures, before)}"""
+
+
+def write_into_page(text):
+    page = PAGE.read_text()
+    (above, rest), end = page.split(MARKERS[0]), MARKERS[1]
+    PAGE.write_text(f"{above}{MARKERS[0]}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=500, help="VMs of a fleet")
+    parser.add_argument("--fleets", type=int, default=5, help="runs of a fleet")
+    parser.add_argument("--alone", type=int, default=200, help="runs of a VM alone")
+    parser.add_argument("--bulk", type=int, default=10_000, help="VMs of the bulk power off")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="OPERATION")
+    parser.add_argument("--before", metavar="COMMIT", help="measure this commit's client, too")
+    parser.add_argument("--json", action="store_true", help="print figures in place of tables")
+    parser.add_argument("--keep", action="store_true", help="write the figures and the tables")
+    parser.add_argument("--draw", action="store_true", help="write the kept figures' tables again")
+    options = parser.parse_args()
+    if options.draw:
+        write_into_page(tables(kept("staleness")["now"], kept("staleness")["before"]))
+        return
+    before = None
+    if options.before:
+        same = [f"--{name}={getattr(options, name)}" for name in SIZES]
+        before = measure_commit(options.before, [*same, "--only", *options.only])
+    elif (FOLDER / "staleness.json").exists():
+        before = kept("staleness")["before"]
+    figures = measure(options)
+    if options.json or before is None:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(tables(figures, before))
+    if options.keep and before is not None:
+        keep("staleness", {"now": figures, "before": before})
+        write_into_page(tables(figures, before))
+    if wrong := false_verdicts(figures):
+        sys.exit("false verdicts:\n" + "\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
