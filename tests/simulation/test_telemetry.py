@@ -323,8 +323,9 @@ class TestEndings:
             ("vms.reset", "closed"): 1,
             ("vms.power_off", "closed"): 1,
         }
-        # The client can be used again, and what is gone on with is another span.
-        await kept
+        # The client can be opened again, and what is gone on with is another span.
+        async with client:
+            await kept
         assert recorded.operations()["vms.reset", "done"] == 1
 
     async def test_a_write_that_is_cancelled_before_it_is_sent(self, api, recorded):
