@@ -44,6 +44,7 @@ from async_vmapi.jobs import (
 from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.operations import Operations
 from async_vmapi.outcomes import INTERRUPTED
+from async_vmapi.pipeline import running_loop
 from async_vmapi.plan import BulkPlan
 from async_vmapi.report import BulkReport, Outcome
 from async_vmapi.rollout import Rollout
@@ -366,7 +367,7 @@ class BulkExecutor(Operations[BulkReport]):
     async def _stream(self, fleet: _Fleet, kept: list[Outcome]) -> AsyncGenerator[Outcome, None]:
         if self._rollout is not None:
             raise InvalidState("this executor is at work on another call; make one more")
-        clock = asyncio.get_running_loop().time
+        clock = running_loop().time
         began, sent = clock(), Counter(self._requests())
         # What a function does before it returns is not known, nor how much of it is requests.
         at_once = None if fleet.operation == GENERAL else _at_once(self._connections)

@@ -19,7 +19,7 @@ from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
 from async_vmapi.observers import Telemetry
 from async_vmapi.pace import Pace
-from async_vmapi.pipeline import Pipeline
+from async_vmapi.pipeline import Pipeline, running_loop
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.roster import Rosters
 from async_vmapi.signing import Credentials
@@ -59,7 +59,8 @@ class Client:
     """A connection to the API of one region.
 
     Use it as an async context manager, or call `close` at the end. It may be entered in one
-    asyncio task and left in another, and, once closed, be used in another event loop.
+    asyncio task and left in another. Once left or closed it raises `InvalidState`, until it is
+    entered again, in the same event loop or in another. It needs asyncio; trio is not supported.
 
     Args:
         base_url: Scheme and host, and a port if need be, like
@@ -351,7 +352,9 @@ class Client:
 
         Raises:
             InvalidArgument: If the token is damaged, or belongs to another endpoint.
+            InvalidState: If no asyncio event loop is running.
         """
+        running_loop()
         task = tasks.resume(self._hub, self._pipeline.origin, token)
         self._writes.taken_up(token)
         return task
@@ -390,7 +393,7 @@ class Client:
 
         Writes in flight get ten seconds for their responses. A warning is logged if some are left
         in `unresolved`. A transport that was given is closed too; a session that was given stays
-        open. Using the client again opens it again.
+        open. Until the client is entered again, all that would use it raises `InvalidState`.
         """
         self._hub.close()
         try:
@@ -401,6 +404,8 @@ class Client:
             await self._pipeline.close()
 
     async def __aenter__(self) -> Self:
+        running_loop()
+        self._pipeline.closed = False
         return self
 
     async def __aexit__(

@@ -120,6 +120,9 @@ class PollHub:
         ceiling: Seconds between two polls of the same VM at most.
         seed: Makes the jitter repeatable.
         rate: How many requests a second there are for everything; None for no limit.
+
+    Attributes:
+        min_interval: The `floor`.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class PollHub:
         self._pipeline = pipeline
         self._rosters = rosters
         self._max_staleness = max_staleness
+        self.min_interval = floor
         self._schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
         self._changes = OwnChanges(max_staleness)
         self._vms: dict[str, _PolledVM] = {}
@@ -214,11 +218,12 @@ class PollHub:
         """Wait until a watch ends that has not ended.
 
         Returns False where the time was over first. Before that the VM is polled once more: the
-        request is sent at that time, and gets a few seconds to be answered.
+        request is sent at that time or later, and gets a few seconds to be answered.
 
         Args:
             watch: What to wait for.
-            until: The loop's time at which to give up; None for never.
+            until: The loop's time at which to give up; None for never. With a time that is past,
+                a poll that has been in flight since then is enough.
 
         Raises:
             AuthenticationError: If the API does not let this client read.
@@ -231,14 +236,17 @@ class PollHub:
         return self._wait(watch, watch.readers, until)
 
     async def _wait(self, watch: Watch, waiters: list[Waiter], until: float | None) -> bool:
+        self._pipeline.ensure_usable()
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._move_to(loop)
         waiter: Waiter = loop.create_future()
         timer = None
+        # A refresh: whoever takes what one poll shows is no awaiter that gives up.
+        in_passing = until is not None and until < loop.time()
         if until is not None:
             # Of a whole fleet's timers none needs a copy of its waiter's context.
-            timer = loop.call_at(until, self._deadline, watch, waiter, context=self._context)
+            timer = loop.call_at(until, self._deadline, watch, waiter, until, context=self._context)
         waiters.append(waiter)
         if len(watch.waiters) + len(watch.readers) == 1:
             self._join(watch, loop)
@@ -254,7 +262,7 @@ class PollHub:
                 waiters.remove(waiter)
                 if not (watch.waiters or watch.readers):
                     self._leave(watch, loop)
-                    if watch.observer is not None and reported is not True:
+                    if watch.observer is not None and not (reported is True or in_passing):
                         _report_leaving(watch.observer, reported)
         if isinstance(result, VMAPIError):
             raise result
@@ -363,12 +371,12 @@ class PollHub:
 
     # --- deadlines --------------------------------------------------------------------------
 
-    def _deadline(self, watch: Watch, waiter: Waiter) -> None:
+    def _deadline(self, watch: Watch, waiter: Waiter, until: float) -> None:
         """Poll once more for a waiter whose time is over."""
         vm, loop = self._vms.get(watch.vm_id), self._loop
         if waiter.done() or vm is None or loop is None:
             return
-        vm.last_polls.append((loop.time(), waiter))
+        vm.last_polls.append((min(until, loop.time()), waiter))
         # Timed from here: a process that was stopped reads before it judges.
         loop.call_later(_LAST_POLL, _give_up, waiter, context=self._context)
         if not self._deadlines:

@@ -10,9 +10,9 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -35,7 +35,7 @@ from async_vmapi.retries import Repeat, Retries, Trail, may_have_happened
 from async_vmapi.signing import Credentials, Signer
 from async_vmapi.transport import Response, Transport
 
-__all__ = ["Call", "Pipeline"]
+__all__ = ["Call", "Pipeline", "running_loop"]
 
 T = TypeVar("T")
 
@@ -90,6 +90,7 @@ class Pipeline:
         origin: As above.
         observer: As above.
         requests: How many requests were sent, by the call's name.
+        closed: Whether it is closed; to be reset by whoever opens it again.
     """
 
     def __init__(
@@ -115,6 +116,28 @@ class Pipeline:
         self.observer = observer
         self.requests: Counter[str] = Counter()
         self._answered: tuple[float, Mapping[str, str]] | None = None
+        self.closed = False
+
+    def ensure_usable(self, unstarted: Coroutine[Any, Any, object] | None = None) -> None:
+        """Check that the client is open, and that asyncio runs.
+
+        Args:
+            unstarted: A coroutine that is not needed if it is not so.
+
+        Raises:
+            InvalidState: If it is not so.
+        """
+        try:
+            if self.closed:
+                raise InvalidState(
+                    "this client is closed: use it inside its `async with` block, or open it "
+                    "again with `async with client:`"
+                )
+            running_loop()
+        except InvalidState:
+            if unstarted is not None:
+                unstarted.close()
+            raise
 
     async def call(self, call: Call, shape: Shape[T], trail: Trail | None = None) -> T:
         """Make a call and return what `shape` wants of its response.
@@ -135,6 +158,7 @@ class Pipeline:
         self, call: Call, shape: Shape[T], trail: Trail | None = None
     ) -> tuple[T, bytes]:
         """Make a call like `call`, and return the response's body besides."""
+        self.ensure_usable()
         trail = trail or Trail()
         try:
             return await self._attempt(call, shape, trail, again=False)
@@ -292,9 +316,21 @@ class Pipeline:
     async def close(self) -> None:
         """Close the transport."""
         self._answered = None
+        self.closed = True
         if self.observer is not None:
             self.observer.close()
         await self._transport.close()
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop; raises `InvalidState` if asyncio runs none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidState(
+            "this client needs a running asyncio event loop, and none is running here: use "
+            "asyncio.run, or anyio.run with its asyncio backend (trio is not supported)"
+        ) from None
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:

@@ -1,6 +1,5 @@
 """`Task`: an operation that the API accepted, to be awaited until it is really finished."""
 
-import asyncio
 import enum
 import math
 from collections.abc import AsyncIterator, Callable, Generator
@@ -19,6 +18,7 @@ from async_vmapi.errors import (
 from async_vmapi.hub import PollHub
 from async_vmapi.models import Operation, VirtualMachine
 from async_vmapi.observers import OperationObserver
+from async_vmapi.pipeline import running_loop
 from async_vmapi.tokens import DoubtToken, TaskToken
 from async_vmapi.watch import TaskEvent, Watch
 
@@ -42,7 +42,11 @@ class Task(Generic[T_co]):
     ``await task`` waits until the operation is really finished, and returns the machine as it
     was seen at the end (a deletion returns None). Nothing is asked of the API while nobody
     awaits, nor after the end; any number may await, at no further cost. Cancelling an await
-    stops the waiting, never the operation, and never another's waiting.
+    stops the waiting, never the operation, and never another's waiting. `refresh` asks once.
+
+    A task is no coroutine, for it can be awaited any number of times: `asyncio.gather`,
+    `asyncio.wait_for` and `asyncio.ensure_future` take it; for `asyncio.create_task` and
+    `asyncio.TaskGroup` write ``create_task(task.wait())``.
 
     Tasks come from the methods of ``client.vms`` and from `Client.resume`.
     """
@@ -78,7 +82,9 @@ class Task(Generic[T_co]):
         elif self.done():
             how = "failed"
         else:
-            how = f"pending, last seen {self._last_state() or 'never'}"
+            # asyncio shows it in its error where a coroutine is expected.
+            seen = self._last_state() or "never"
+            how = f"pending, last seen {seen}; await it, or create_task(task.wait())"
         return f"<Task {self.operation} of {self.vm_id}: {how}>"
 
     @property
@@ -108,7 +114,10 @@ class Task(Generic[T_co]):
         return verdict.evidence if isinstance(verdict, Done) else None
 
     def done(self) -> bool:
-        """Return whether the operation has ended, well or not."""
+        """Return whether the operation has ended, well or not, as far as was seen.
+
+        That changes only while somebody awaits the task, or by `refresh`.
+        """
         return self._watch.ended
 
     def result(self) -> T_co:
@@ -152,12 +161,35 @@ class Task(Generic[T_co]):
             limit = self._watch.target.timeout
         else:
             limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
-        until = asyncio.get_running_loop().time() + limit if limit < math.inf else None
+        until = running_loop().time() + limit if limit < math.inf else None
         while not self._watch.ended:
             in_time = await self._hub.end(self._watch, until=until)
             if not (in_time or self._watch.ended):
                 raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
         return self.result()
+
+    async def refresh(self) -> bool:
+        """Poll once, unless that was done just now, and return whether the operation has ended.
+
+        Call it where somebody asks again and again and nothing awaits the task, as in a status
+        endpoint: ``if await task.refresh(): ...``. Keep the task for that, and not its token
+        alone: only a task knows how much time has passed and what was seen until now.
+
+        At most one request is sent, for all that refresh or await the same task at the same
+        moment; none if the last observation was asked less than ``poll_floor`` seconds ago, or if
+        the operation has ended. Many tasks are polled by one list. A poll that fails raises
+        nothing: it is retried as for any awaiter, and given up after five seconds.
+
+        Raises:
+            AuthenticationError: If the API does not let this client read.
+            InvalidState: If the client is closed.
+        """
+        watch, loop = self._watch, running_loop()
+        since = loop.time() - self._hub.min_interval
+        fresh = watch.loop is loop and watch.asked > since
+        if not (watch.ended or fresh):
+            await self._hub.end(watch, until=since)
+        return watch.ended
 
     async def has_begun(self, *, within: float) -> bool:
         """Wait until a reboot or reset is seen to have left ``online``; return whether it was.
@@ -169,7 +201,7 @@ class Task(Generic[T_co]):
             AuthenticationError: If the API does not let this client look.
         """
         watch = self._watch
-        until = asyncio.get_running_loop().time() + within
+        until = running_loop().time() + within
         while not (watch.left_online or watch.ended):
             if not await self._hub.news(watch, until=until):
                 break

@@ -1,9 +1,12 @@
 """Small texts to go on from, in this process or another: of tasks, and of writes in doubt. Pure.
 
-A token is JSON with a version and a checksum. It names the endpoint that it belongs to and holds
-no secret.
+A token is URL-safe text: base64url, without padding, of a version byte, a checksum and JSON. It
+names the endpoint that it belongs to and holds no secret.
 """
 
+import base64
+import binascii
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
@@ -14,13 +17,38 @@ from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import Operation
 
-__all__ = ["DoubtToken", "TaskToken", "Token", "read", "seal"]
+__all__ = ["DoubtToken", "TaskToken", "Token", "peek", "read", "seal"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+_HEAD: Final = struct.Struct(">BI")
+"""The version and the checksum of what follows."""
+
+_SHORT: Final = {
+    "origin": "o",
+    "operation": "p",
+    "vm": "v",
+    "elapsed": "e",
+    "cores": "c",
+    "ram": "r",
+    "wait_for": "w",
+    "seen": "s",
+    "adopted": "a",
+    "trace": "t",
+    "name": "n",
+    "unique": "u",
+    "known": "k",
+}
+"""Short names keep tokens small."""
 
 
 class TaskToken(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="task"
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename=_SHORT,
+    tag_field="y",
+    tag="t",
 ):
     """What a task is about, and how much of it is known.
 
@@ -41,7 +69,13 @@ class TaskToken(
 
 
 class DoubtToken(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="doubt"
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename=_SHORT,
+    tag_field="y",
+    tag="d",
 ):
     """A write of which nobody knows whether it was carried out.
 
@@ -64,22 +98,13 @@ class DoubtToken(
 Token: TypeAlias = TaskToken | DoubtToken
 
 
-class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    # The sum is of the content's very bytes, so those are kept as they came.
-    v: int
-    sum: int
-    about: msgspec.Raw
-
-
-_decode_sealed = msgspec.json.Decoder(_Sealed).decode
-_decode_token: Callable[[msgspec.Raw], Token] = msgspec.json.Decoder(Token).decode
+_decode: Callable[[bytes], Token] = msgspec.json.Decoder(Token).decode
 
 
 def seal(token: Token) -> str:
-    """Return a token's text."""
+    """Return a token's text: letters, digits, ``-`` and ``_``; the first is always a letter."""
     body = msgspec.json.encode(token)
-    sealed = _Sealed(v=_VERSION, sum=zlib.crc32(body), about=msgspec.Raw(body))
-    return msgspec.json.encode(sealed).decode()
+    return _text_of(_HEAD.pack(_VERSION, zlib.crc32(body)) + body)
 
 
 def read(text: object, origin: str) -> Token:
@@ -98,19 +123,44 @@ def read(text: object, origin: str) -> Token:
 
     if not isinstance(text, str):
         raise refuse(f"of type {type(text).__name__} is not a text")
+    content = _bytes_of(text)
+    if content is None:
+        raise refuse("is damaged, or is no token")
+    version, checksum = _HEAD.unpack_from(content)
+    body = content[_HEAD.size :]
+    if checksum != zlib.crc32(body):
+        raise refuse("is damaged, or is no token")
+    if version != _VERSION:
+        raise refuse(f"is of version {version}; this release reads version {_VERSION}")
     try:
-        sealed = _decode_sealed(text)
-        version_fits = sealed.v == _VERSION
-        intact = sealed.sum == zlib.crc32(sealed.about)
-        token = _decode_token(sealed.about) if version_fits and intact else None
-    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+        token = _decode(body)
+    except (msgspec.MsgspecError, RecursionError):
         raise refuse("is damaged, or is no token") from None
-    if not version_fits:
-        raise refuse(f"is of version {sealed.v}; this release reads version {_VERSION}")
-    if token is None:
-        raise refuse("is damaged: its sum does not fit")
     if token.origin != origin:
         raise refuse(f"belongs to {token.origin}, and this client talks to {origin}")
     if isinstance(token, TaskToken) or token.vm:
         arguments.identifier("token's vm", token.vm)
     return token
+
+
+def peek(text: str) -> Token | None:
+    """Return what a token says, whatever its endpoint; None if it cannot be read."""
+    content = _bytes_of(text)
+    try:
+        return None if content is None else _decode(content[_HEAD.size :])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _text_of(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _bytes_of(text: str) -> bytes | None:
+    text = text.strip()  # a file's last line has an end
+    try:
+        content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        return None
+    # Python skips what is not of the alphabet, and bits that are left over.
+    return content if len(content) >= _HEAD.size and _text_of(content) == text else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import attrs
@@ -82,6 +83,7 @@ class Watch:
     __slots__ = (
         "_completion",
         "_last",
+        "asked",
         "elapsed",
         "failed_looks",
         "history",
@@ -111,6 +113,8 @@ class Watch:
         self.elapsed = elapsed
         self.loop = asyncio.get_running_loop()
         self.started = self.loop.time() - elapsed
+        # The loop's time at which the last observation was asked.
+        self.asked = -math.inf
         self.verdict: Verdict = _PENDING
         self.history: list[TaskEvent] = []
         # Those that wait for the end alone, and those that wait for every change.
@@ -127,6 +131,7 @@ class Watch:
         """Go on in another event loop: its clock counts from what is known to have passed."""
         if self.loop is not loop:
             self.loop, self.started = loop, loop.time() - self.elapsed
+            self.asked = -math.inf
 
     @property
     def ended(self) -> bool:
@@ -162,7 +167,7 @@ class Watch:
         at = asked - self.started
         if self.ended or at < self.elapsed:
             return self.ended
-        self.elapsed = at
+        self.elapsed, self.asked = at, asked
         state, cores, ram = (None, 0, 0) if seen is None else seen
         observation = Observation(at, answered - self.started, state, cores, ram)
         self.verdict = self._completion.observe(observation)

@@ -388,6 +388,7 @@ class Writes:
     # --- cancellation ---------------------------------------------------------------------------
 
     async def _shielded(self, write: Write, body: Coroutine[Any, Any, T]) -> T:
+        self._pipeline.ensure_usable(body)
         context = None
         if (observer := self._pipeline.observer) is not None:
             write.observer = observer.operation(write.operation, write.vm_id)

@@ -143,7 +143,7 @@ def tell(console: Console, how: Result, report: BulkReport) -> None:
         leave(sys.stdout)
     say(str(report))
     for outcome in report.unknown:
-        say(f"{outcome.item} is unknown; look on with: async-vmapi wait '{outcome.token}'")
+        say(f"{outcome.item} is unknown; look on with: async-vmapi wait {outcome.token}")
 
 
 def _show(console: Console, how: Result, report: BulkReport) -> None:

@@ -163,7 +163,7 @@ def show_report(console: Console, report: BulkReport, labels: Mapping[str, str])
     _show_some(console, "failed", report.failed, labels)
     _show_some(console, "not started", report.not_started, labels)
     if report.unknown:
-        console.print(Text("\nunknown; look on with: async-vmapi wait 'TOKEN'", STYLES["unknown"]))
+        console.print(Text("\nunknown; look on with: async-vmapi wait TOKEN", STYLES["unknown"]))
     for outcome in report.unknown:
         console.print(f"  {_told(outcome, labels)}")
         if outcome.token:
@@ -218,7 +218,7 @@ def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) 
     if outcome.reason:
         console.print(f"  {_why(outcome)}")
     if outcome.token:
-        console.print(f"  look on with: async-vmapi wait '{outcome.token}'")
+        console.print(f"  look on with: async-vmapi wait {outcome.token}")
     if isinstance(outcome.value, VirtualMachine):
         console.print(machine_table([outcome.value]))
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
+from async_vmapi import tokens
 from async_vmapi.cli.operations import Work, carry_out
 from async_vmapi.cli.options import JSON, command, read_text
 from async_vmapi.cli.profiles import client_for
@@ -42,8 +42,6 @@ def wait(
 
 def _about(token: str) -> str:
     """Return what a token is about; the client tells whether it is a good one."""
-    try:
-        about = msgspec.json.decode(token)["about"]
-        return str(about.get("vm") or about["name"])
-    except (msgspec.MsgspecError, LookupError, TypeError, AttributeError, UnicodeEncodeError):
-        return "token"
+    content = tokens.peek(token)
+    name = content.name if isinstance(content, tokens.DoubtToken) else ""
+    return (content.vm if content is not None else "") or name or "token"

@@ -2,18 +2,18 @@
 
 import asyncio
 import contextlib
-import ipaddress
-import json
 import math
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
+import msgspec
 from aiohttp import web
 
 from async_vmapi.emulator.api import CloudAPI, Request
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.delivery import Delivery, deliver
+from async_vmapi.emulator.doors import is_loopback, names_this_server
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.whole import whole
@@ -33,7 +33,9 @@ class Emulator:
         api: What answers; a new cloud's API if it is not given.
         host: The address to listen on.
         port: The port; 0 for any that is free.
-        allow_remote: Whether `host` may be other than loopback.
+        allow_remote: Whether `host` may be other than loopback. Without it a request is refused
+            with 421 whose ``Host`` is no loopback name or address with the port that it listens
+            on, so that no web page gets in by DNS rebinding.
         speed: How many seconds pass on the cloud's clock in one second.
         settings: How a new cloud behaves.
         seed: Makes a new cloud repeatable.
@@ -43,6 +45,8 @@ class Emulator:
         admin: Whether ``/_emulator/faults`` answers, from this machine alone: GET shows the
             plan and what it did, PUT sets a plan (a JSON object like the TOML file of
             `FaultPlan.load`), POST adds one fault for a call's next request, DELETE clears all.
+        patience: Seconds in which a request's head must have arrived, and its body; an idle
+            connection is closed after as long.
 
     Raises:
         ValueError: If an argument is not as said above.
@@ -65,14 +69,17 @@ class Emulator:
         api_secret: str | None = None,
         faults: FaultPlan | None = None,
         admin: bool = False,
+        patience: float = 75.0,
     ) -> None:
-        if not (allow_remote or _is_loopback(host)):
+        if not (allow_remote or is_loopback(host)):
             raise ValueError(
                 f"host {host!r} is not a loopback address; whoever can reach it could use this "
                 "cloud, so it takes allow_remote"
             )
         if not 0 < speed < math.inf:
             raise ValueError(f"speed must be above 0, not {speed!r}")
+        if not 0 < patience < math.inf:
+            raise ValueError(f"patience must be a number of seconds above 0, not {patience!r}")
         new = (settings, seed, api_key, api_secret, faults)
         if api is not None and any(x is not None for x in new):
             raise ValueError(
@@ -82,6 +89,8 @@ class Emulator:
             settings=settings, seed=seed, api_key=api_key, api_secret=api_secret, faults=faults
         )
         self._admin = admin
+        self._allow_remote = allow_remote
+        self._patience = patience
         self._server: asyncio.Server | None = None
         self._reopening: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -120,15 +129,18 @@ class Emulator:
         return self._start + (asyncio.get_running_loop().time() - self._began) * self._speed
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not (self._allow_remote or self._names_me(request)):
+            port = self._listening_port
+            return self._turn_away(421, f"Host must be a loopback name or address with port {port}")
         body = b""
         if request.body_exists:
             try:
-                body = await request.read()
+                async with asyncio.timeout(self._patience):
+                    body = await request.read()
             except web.HTTPRequestEntityTooLarge:
-                self.api.requests["refused"] += 1
-                words = {"success": False, "error": "body is too large"}
-                headers = {"Date": self.api.headers(self.now)["Date"]}
-                return web.json_response(words, status=413, headers=headers)
+                return self._turn_away(413, "body is too large")
+            except TimeoutError:
+                return self._turn_away(408, f"no whole body within {self._patience:g} s")
         if self._admin and request.path == _ADMIN:
             return self._administer(request, body)
         asked = Request(request.method, request.raw_path, request.headers, body)
@@ -149,6 +161,19 @@ class Emulator:
         # Who asked may not want to hear the end of it.
         with contextlib.suppress(ConnectionError):
             await _send_broken(request, response, delivery, answer.body)
+        return response
+
+    def _names_me(self, request: web.BaseRequest) -> bool:
+        host = request.headers.get("Host")
+        return names_this_server(host, request.raw_path, self._listening_port)
+
+    def _turn_away(self, status: int, words: str) -> web.Response:
+        """Refuse a request before it reaches the cloud; the connection is closed behind it."""
+        self.api.requests["refused"] += 1
+        headers = {"Date": self.api.headers(self.now)["Date"]}
+        content = {"success": False, "error": words}
+        response = web.json_response(content, status=status, headers=headers)
+        response.force_close()
         return response
 
     async def _listen(self, port: int) -> None:
@@ -177,8 +202,8 @@ class Emulator:
 
     def _administer(self, request: web.BaseRequest, body: bytes) -> web.Response:
         """Show or change the faults."""
-        # A page in a browser must not reach it by a name that resolves to this machine.
-        if not (_is_loopback(request.remote or "") and _is_loopback(request.url.host or "")):
+        # Also where others are let in, a page in a browser must not reach it.
+        if not (is_loopback(request.remote or "") and self._names_me(request)):
             return web.json_response({"error": "this is for the local machine"}, status=403)
         api = self.api
         try:
@@ -193,13 +218,14 @@ class Emulator:
                     words = "Content-Type must be application/json"
                     return web.json_response({"error": words}, status=415)
                 case "PUT":
-                    api.faults = FaultPlan.from_dict(json.loads(body))
+                    api.faults = FaultPlan.from_dict(msgspec.json.decode(body))
                 case "POST":
-                    fields: Any = json.loads(body)
+                    fields = msgspec.json.decode(body, type=dict[str, Any])
+                    FaultPlan.from_dict({"fault": [{"kind": "html", **fields, "probability": 1}]})
                     api.faults.fail_next(**fields)
                 case _:
                     return web.json_response({"error": "GET, PUT, POST or DELETE"}, status=405)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"success": True})
 
@@ -210,7 +236,13 @@ class Emulator:
         # The cloud may have been used before, and its clock must not go back.
         self._start = self.cloud.now
         # A body is signed as it was sent, so it is not to be unpacked here.
-        server = web.Server(self._handle, access_log=None, auto_decompress=False)
+        server = web.Server(
+            self._handle,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=self._patience,
+            lingering_time=min(10.0, self._patience),
+        )
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         try:
             await self._runner.setup()
@@ -259,12 +291,3 @@ async def _send_broken(
         await response.write_eof()
     if (delivery.cut or delivery.close_after) and request.transport is not None:
         request.transport.close()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

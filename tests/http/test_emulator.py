@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import hashlib
 import hmac
@@ -148,7 +149,7 @@ class TestSignature:
             case "date":
                 headers["X-Date"] = formatdate(time.time() + 60, usegmt=True)
             case "host":
-                headers["Host"] = headers["Host"].replace("127", "128")
+                headers["Host"] = headers["Host"].replace("127.0.0.1", "127.0.0.2")
             case "method":
                 method = "POST"
             case "key":
@@ -529,6 +530,7 @@ class TestLifecycle:
             ({"host": "example.com"}, "loopback"),
             ({"speed": 0}, "speed"),
             ({"speed": float("inf")}, "speed"),
+            ({"patience": 0}, "patience"),
             ({"api": CloudAPI(), "seed": 1}, "seed"),
             ({"api": CloudAPI(), "api_key": "k"}, "credentials"),
         ],
@@ -537,3 +539,138 @@ class TestLifecycle:
         """What does not fit is told before anything listens."""
         with pytest.raises(ValueError, match=words):
             Emulator(**arguments)
+
+
+HEAD = b"PUT / HTTP/1.1\r\nHost: localhost:{port}\r\n"
+
+
+class TestDoors:
+    """What a web page, by a name that resolves to this machine, or a slow peer must not get."""
+
+    async def raw(self, emulator, request, *, within=20):
+        """Send bytes as they are; return the response's status, and whether it was closed."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(emulator))
+        writer.write(request)
+        async with asyncio.timeout(within):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return int(answer.split(b" ")[1]) if answer else None
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("127.0.0.1:{port}", 200),
+            ("localhost:{port}", 200),
+            ("LocalHost:{port}", 200),
+            ("127.9.9.9:{port}", 200),
+            ("[::1]:{port}", 200),
+            ("evil.example:{port}", 421),
+            ("evil.example", 421),
+            ("localhost.evil.example:{port}", 421),
+            ("127.0.0.1.evil.example:{port}", 421),
+            ("localhost@evil.example:{port}", 421),
+            ("192.168.0.1:{port}", 421),
+            ("0.0.0.0:{port}", 421),
+            ("[127.0.0.1]:{port}", 421),
+            ("localhost", 421),
+            ("localhost:1", 421),
+            ("localhost:{port}0", 421),
+            ("localhost:", 421),
+            ("localhost :{port}", 421),
+            ("localhost:{port}, evil.example", 421),
+            ("", 421),
+            (None, 421),
+        ],
+    )
+    @pytest.mark.parametrize("version", ["1.1", "1.0"])
+    async def test_the_host_header(self, emulator, host, status, version):
+        """It must be of this machine's loopback and this port; well signed or not."""
+        host = host and host.format(port=port_of(emulator))
+        plain = PlainClient(emulator)
+        headers = plain.signed("GET", VMS, host=host or "x") | {"Connection": "close"}
+        headers["Host"] = host
+        lines = "".join(f"{n}: {v}\r\n" for n, v in headers.items() if v is not None)
+        before = emulator.api.requests.copy()
+        answered = await self.raw(emulator, f"GET {VMS} HTTP/{version}\r\n{lines}\r\n".encode())
+        # What is no header at all is refused by the parser.
+        assert answered == status or (status == 421 and answered == 400)
+        assert (emulator.api.requests - before).get("list", 0) == (status == 200)
+
+    @pytest.mark.parametrize("path", ["/_emulator/faults", VMS])
+    async def test_an_absolute_request_line(self, path):
+        """Neither a good URL in it nor a good header makes up for the other."""
+        async with Emulator(admin=True) as emulator:
+            good, evil = f"localhost:{port_of(emulator)}", f"evil.example:{port_of(emulator)}"
+            for url, host, refused in (
+                (good, good, False),
+                (good, evil, True),
+                (evil, good, True),
+                (evil, evil, True),
+                (f"{evil}@{good}", good, True),
+                (good.partition(":")[0], good, True),
+            ):
+                line = f"GET http://{url}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+                answered = await self.raw(emulator, f"{line}\r\n".encode())
+                assert (answered in (400, 421)) is refused, (url, host)
+
+    async def test_two_host_headers(self, emulator):
+        """Are none."""
+        good = f"Host: localhost:{port_of(emulator)}\r\n"
+        for both in (f"{good}Host: evil.example\r\n", f"Host: evil.example\r\n{good}"):
+            sent = f"GET {VMS} HTTP/1.1\r\n{both}Connection: close\r\n\r\n".encode()
+            assert await self.raw(emulator, sent) in (400, 421)
+
+    async def test_others_are_let_in_where_that_is_allowed(self):
+        """But not to the faults."""
+        async with Emulator(allow_remote=True, admin=True) as emulator:
+            plain = PlainClient(emulator)
+            headers = plain.signed("GET", VMS, host="emulator.lan:8024")
+            assert (await plain.asend("GET", VMS, b"", headers))[0] == 200
+            admin = "GET /_emulator/faults HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n"
+            there = admin.format("emulator.lan:8024").encode()
+            assert await self.raw(emulator, there) == 403
+            here = admin.format(f"localhost:{port_of(emulator)}").encode()
+            assert await self.raw(emulator, here) == 200
+
+    @pytest.mark.parametrize(
+        ("sent", "status"),
+        [
+            (b"", None),
+            (b"GET / HTTP/1.1\r\nX-A: ", None),
+            (HEAD + b"X-A: ", None),
+            (HEAD + b"Content-Length: 900000\r\n\r\n{", 408),
+            (HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n{", 408),
+        ],
+    )
+    @pytest.mark.parametrize("trickles", [False, True])
+    async def test_a_request_that_does_not_end(self, sent, status, trickles):
+        """It is closed after a while, also if some of it comes again and again."""
+        async with Emulator(patience=0.2) as emulator:
+            port = port_of(emulator)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent.replace(b"{port}", str(port).encode()))
+
+            async def trickle():
+                with contextlib.suppress(ConnectionError):
+                    while trickles and sent:
+                        await asyncio.sleep(0.02)
+                        writer.write(b"a")
+                        await writer.drain()
+
+            trickling = asyncio.create_task(trickle())
+            answer = b""
+            async with asyncio.timeout(20):
+                with contextlib.suppress(ConnectionResetError):
+                    answer = await reader.read()
+            trickling.cancel()
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            assert (int(answer.split(b" ")[1]) if answer else None) == status
+            # Others are served meanwhile and after.
+            assert (await PlainClient(emulator).acall("GET", VMS))[0] == 200
+
+
+def port_of(emulator):
+    return int(emulator.url.rpartition(":")[2])

@@ -557,14 +557,14 @@ class TestSessions:
                 await client.vms.list()
             await server.drained()
 
-    async def test_a_closed_client_opens_again_when_it_is_used(self):
+    async def test_a_closed_client_opens_again_when_it_is_entered(self):
         """Closing gives connections back, and closing twice or unused does nothing."""
         async with OddServer(EMPTY_LIST) as server:
             client = client_of(server)
             await client.close()
             for _ in range(2):
-                assert await client.vms.list() == []
-                await client.close()
+                async with client:
+                    assert await client.vms.list() == []
                 await client.close()
             await server.drained()
             assert server.connections == 2
@@ -575,7 +575,8 @@ class TestSessions:
             async with client_of(server, session=session) as client:
                 assert await client.vms.list() == []
             assert not session.closed
-            assert await client.vms.list() == []
+            async with client:
+                assert await client.vms.list() == []
 
     async def test_a_lent_session_that_is_closed_is_an_invalid_state(self):
         """The client cannot open it again."""
@@ -678,6 +679,9 @@ class TestEventLoops:
             with pytest.raises(InvalidState, match="another event loop"):
                 second.run(use(client, port))
             first.run(client.close())
+            with pytest.raises(InvalidState, match="closed"):
+                second.run(use(client, port))
+            second.run(client.__aenter__())
             assert second.run(use(client, port)) == []
             second.run(client.close())
 

@@ -785,7 +785,12 @@ def test_a_loop_that_was_closed_under_awaiters():
     with pytest.raises(InvalidState, match="another event loop"):
         asyncio.run(task.wait())
     asyncio.run(client.close())
-    assert asyncio.run(task.wait()).state == "online"
+
+    async def wait_again():
+        async with client:
+            return await task
+
+    assert asyncio.run(wait_again()).state == "online"
     for left in everything:
         # They can never end; nothing is to be logged when they are thrown away.
         left._log_destroy_pending = False

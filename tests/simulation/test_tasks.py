@@ -1,7 +1,12 @@
 """Tasks against a lifelike cloud, on a clock that jumps."""
 
 import asyncio
+import base64
+import json
 import math
+import re
+import shlex
+from urllib.parse import quote
 
 import anyio
 import pytest
@@ -17,6 +22,7 @@ from async_vmapi import (
     TaskFailed,
     TaskTimeout,
     VMVanished,
+    tokens,
 )
 from async_vmapi.emulator import CloudAPI, Settings
 
@@ -424,11 +430,26 @@ class TestTokens:
         assert await memory_client.resume(delete.token()) is None
 
     async def test_a_token_holds_no_secret(self, memory_client, cloud_api, request_for):
-        """A token is a small text without the credentials."""
+        """A token is a small text without the credentials, however it is encoded."""
         token = (await memory_client.vms.create(request_for())).token()
-        assert len(token) < 300
-        assert cloud_api.api_secret not in token
-        assert cloud_api.api_key not in token
+        content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        for secret in (cloud_api.api_secret, cloud_api.api_key):
+            assert secret not in token
+            assert secret.encode() not in content
+
+    async def test_a_token_is_url_safe(self, memory_client, request_for):
+        """A path, a query and a shell take it as it is; it is not larger than plain JSON."""
+        token = (await memory_client.vms.create(request_for())).token()
+        assert re.fullmatch("[A-Za-z][A-Za-z0-9_-]+", token)
+        assert quote(token, safe="") == shlex.quote(token) == token
+        content = tokens.peek(token)
+        plain = {name: getattr(content, name) for name in ("origin", "operation", "vm", "elapsed")}
+        assert len(token) <= len(json.dumps(plain)) + len('{"v":1,"sum":4294967295,"about":}')
+
+    async def test_a_line_end_does_not_matter(self, memory_client, request_for):
+        """Files and shells add one."""
+        task = await memory_client.vms.create(request_for())
+        assert memory_client.resume(f"{task.token()}\n").vm_id == task.vm_id
 
     async def test_a_damaged_token_is_refused(self, memory_client, request_for):
         """Whatever single character is changed or lost, the token is refused."""
@@ -439,7 +460,10 @@ class TestTokens:
                 with pytest.raises(InvalidArgument, match="token"):
                     memory_client.resume(damaged)
 
-    @pytest.mark.parametrize("token", ["", "{}", "null", "[1]", "x" * 100, "\ud800", b"{}", None])
+    @pytest.mark.parametrize(
+        "token",
+        ["", "{}", "null", "[1]", "x", "x" * 100, "A" * 9, "AgAAAAA", "\ud800", b"{}", None],
+    )
     async def test_what_is_no_token_is_refused(self, memory_client, token):
         """Something else in place of a token gets a clear error."""
         with pytest.raises(InvalidArgument, match="token"):
@@ -453,10 +477,14 @@ class TestTokens:
                 other.resume(token)
 
     async def test_a_token_of_another_version_is_refused(self, memory_client, request_for):
-        """A token of a later release says so."""
+        """A token of a later release says so; one of an earlier form is none."""
         token = (await memory_client.vms.create(request_for())).token()
-        with pytest.raises(InvalidArgument, match="version 2"):
-            memory_client.resume(token.replace('"v":1', '"v":2'))
+        content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        later = base64.urlsafe_b64encode(b"\3" + content[1:]).decode().rstrip("=")
+        with pytest.raises(InvalidArgument, match="version 3; this release reads version 2"):
+            memory_client.resume(later)
+        with pytest.raises(InvalidArgument, match="no token"):
+            memory_client.resume(content[5:].decode())
 
 
 class TestCancellation:

@@ -789,7 +789,8 @@ class TestClosing:
         """Closing ends looking for what was, not for what will be."""
         await client.close()
         broken("create", "drop_after")
-        assert (await client.vms.create(request_for())).adopted
+        async with client:
+            assert (await client.vms.create(request_for())).adopted
 
     async def test_bad_requests_are_bad(self, client, request_for):
         """A refusal by the API passes through untouched."""
