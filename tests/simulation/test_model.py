@@ -369,6 +369,7 @@ class TestWholeClient:
         assert api.requests["get"] > 0
 
 
+SEEDS = st.integers(0, 2**31 - 1)
 OLD = st.sampled_from([0.0, 3.0, 10.0])
 STEPS = st.lists(
     st.tuples(st.floats(0.0, 40.0), st.sampled_from(OPERATIONS), st.integers(0, 5)),
@@ -378,7 +379,9 @@ STEPS = st.lists(
 
 
 class TestFleets:
-    @given(seed=st.integers(0, 2**31 - 1), old=OLD, absence=st.sampled_from([0.0, 0.05]), steps=STEPS)
+    @given(
+        seed=st.integers(0, 2**31 - 1), old=OLD, absence=st.sampled_from([0.0, 0.05]), steps=STEPS
+    )
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     def test_any_operations_on_a_small_fleet(self, seed, old, absence, steps):
         """One after the other on each VM, as soon as the one before is said to be over."""
