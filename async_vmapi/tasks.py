@@ -154,7 +154,7 @@ class Task(Generic[T_co]):
             limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
         until = asyncio.get_running_loop().time() + limit if limit < math.inf else None
         while not self._watch.ended:
-            in_time = await self._hub.end(self._watch, until=until)
+            in_time = await self._hub.wait(self._watch, until=until)
             if not (in_time or self._watch.ended):
                 raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
         return self.result()
@@ -171,7 +171,7 @@ class Task(Generic[T_co]):
         watch = self._watch
         until = asyncio.get_running_loop().time() + within
         while not (watch.left_online or watch.ended):
-            if not await self._hub.news(watch, until=until):
+            if not await self._hub.wait(watch, until=until, news=True):
                 break
         return watch.left_online
 
@@ -241,7 +241,7 @@ class _Events:
         while self._next >= len(watch.history):
             if watch.ended:
                 raise StopAsyncIteration
-            await self._hub.news(watch)
+            await self._hub.wait(watch, news=True)
         self._next += 1
         return watch.history[self._next - 1]
 
