@@ -22,6 +22,7 @@ from async_vmapi.pace import Pace
 from async_vmapi.pipeline import Pipeline, running_loop
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.roster import Rosters
+from async_vmapi.schedule import Schedule
 from async_vmapi.signing import Credentials
 from async_vmapi.tasks import Task
 from async_vmapi.transport import Transport
@@ -182,15 +183,8 @@ class Client:
             observer=None if telemetry is None else telemetry.observe(own_origin),
         )
         self._rosters = Rosters(self._pipeline, floor=floor)
-        self._hub = PollHub(
-            self._pipeline,
-            self._rosters,
-            floor=floor,
-            ceiling=ceiling,
-            max_staleness=staleness,
-            seed=seed,
-            rate=rate,
-        )
+        schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
+        self._hub = PollHub(self._pipeline, self._rosters, schedule, max_staleness=staleness)
         self._writes = Writes(
             self._pipeline, self._hub, self._rosters, window=window, max_staleness=staleness
         )

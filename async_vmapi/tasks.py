@@ -163,7 +163,7 @@ class Task(Generic[T_co]):
             limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
         until = running_loop().time() + limit if limit < math.inf else None
         while not self._watch.ended:
-            in_time = await self._hub.end(self._watch, until=until)
+            in_time = await self._hub.wait(self._watch, until=until)
             if not (in_time or self._watch.ended):
                 raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
         return self.result()
@@ -188,7 +188,7 @@ class Task(Generic[T_co]):
         since = loop.time() - self._hub.min_interval
         fresh = watch.loop is loop and watch.asked > since
         if not (watch.ended or fresh):
-            await self._hub.end(watch, until=since)
+            await self._hub.wait(watch, until=since)
         return watch.ended
 
     async def has_begun(self, *, within: float) -> bool:
@@ -203,7 +203,7 @@ class Task(Generic[T_co]):
         watch = self._watch
         until = running_loop().time() + within
         while not (watch.left_online or watch.ended):
-            if not await self._hub.news(watch, until=until):
+            if not await self._hub.wait(watch, until=until, news=True):
                 break
         return watch.left_online
 
@@ -273,7 +273,7 @@ class _Events:
         while self._next >= len(watch.history):
             if watch.ended:
                 raise StopAsyncIteration
-            await self._hub.news(watch)
+            await self._hub.wait(watch, news=True)
         self._next += 1
         return watch.history[self._next - 1]
 

@@ -96,7 +96,8 @@ class TestTime:
 
     def test_machines_are_looked_at_by_two_modules_alone(self):
         """What shows how an operation goes comes through the hub; names, through the rosters."""
-        assert modules_that_call("look_at", "look_at_all") == {"hub.py"}
+        assert modules_that_call("look_at") == {"poller.py"}
+        assert modules_that_call("look_at_all") == {"list_poller.py"}
         assert modules_that_call("self._rosters.get") == {"lookup.py", "writes.py"}
 
 
@@ -174,10 +175,7 @@ class TestTasks:
             for node in ast.walk(tree):
                 if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                     name = ast.unparse(node.value.func)
-                    # A task group keeps its own.
-                    assert not name.endswith(("create_task", "ensure_future")) or (
-                        (path, name) == ("hub.py", "looks.create_task")
-                    ), path
+                    assert not name.endswith(("create_task", "ensure_future")), path
 
     def test_only_two_have_threads(self):
         """Leases are renewed where a caller's code blocks the loop; a test's server outlives it."""
