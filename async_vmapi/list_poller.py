@@ -19,9 +19,6 @@ __all__ = ["ListPoller"]
 _AT_A_STRETCH: Final = 50
 """Yield to the event loop after this many updates: what waits for them runs too."""
 
-_IN_ONE_GO: Final = 5000
-"""Yield to the event loop after going through this many VMs."""
-
 
 @attrs.define(eq=False)
 class ListPoller:
@@ -56,6 +53,9 @@ class ListPoller:
     _is_put_off: bool = False
     _unreadable_until: float = -math.inf
     _failures: int = 0
+    # No VM's `recheck_at` is earlier.
+    _recheck_at: float = math.inf
+    _at_deadline: set[PolledVM] = attrs.field(factory=set[PolledVM])
 
     @property
     def is_readable(self) -> bool:
@@ -76,6 +76,14 @@ class ListPoller:
             self._is_put_off = False
             self.poll_by(self._polls.now + self._between())
 
+    def planned(self, vm: PolledVM) -> None:
+        """Note from when on a VM needs unchanged lists, too."""
+        self._recheck_at = min(self._recheck_at, vm.recheck_at)
+
+    def needed_by(self, vm: PolledVM) -> None:
+        """Report the next list to a VM in any case: it is the last poll for one of its waiters."""
+        self._at_deadline.add(vm)
+
     def poll_by(self, due: float) -> None:
         """Send a list at this time, or earlier if that is planned."""
         self._due = min(self._due, due)
@@ -91,6 +99,7 @@ class ListPoller:
     def stop(self) -> None:
         """Forget what is planned and what was in flight."""
         self._in_flight = False
+        self._at_deadline.clear()
         self.end_mode()
 
     def _between(self) -> float:
@@ -148,18 +157,26 @@ class ListPoller:
         # To decode a large fleet's list and to compare it take some milliseconds each.
         await anyio.lowlevel.checkpoint()
         await self._compare(listing, asked, answered)
-        due = await self._next_due(asked, answered)
         if self.active:
-            self.poll_by(due)
+            self.poll_by(self._next_due(asked, answered))
 
     async def _compare(self, listing: Listing, asked: float, answered: float) -> None:
         """Report what changed since the last list, or counts now."""
         shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
-        vms = [
-            vm
-            for vm in self._polls.vms.values()
-            if asked >= vm.recheck_at or vm.last_polls or shown.get(vm.vm_id) != vm.listed
-        ]
+        all_vms = self._polls.vms.values()
+        if asked < self._recheck_at:
+            # As cheap as can be: of a large fleet most lists show nothing new.
+            vms = [vm for vm in all_vms if shown.get(vm.vm_id) != vm.listed]
+        else:
+            vms = [
+                vm for vm in all_vms if asked >= vm.recheck_at or shown.get(vm.vm_id) != vm.listed
+            ]
+            self._recheck_at = min(
+                (vm.recheck_at for vm in all_vms if vm.recheck_at > asked), default=math.inf
+            )
+        if self._at_deadline:
+            vms = list(dict.fromkeys([*vms, *self._at_deadline]))
+            self._at_deadline.clear()
         if not vms:
             return
         await anyio.lowlevel.checkpoint()
@@ -180,17 +197,19 @@ class ListPoller:
             if vm.state is State.PLANNED or (self.active and vm.state is not State.IN_FLIGHT):
                 self._plan(vm, answered)
 
-    async def _next_due(self, asked: float, answered: float) -> float:
+    def _next_due(self, asked: float, answered: float) -> float:
         """Return when the next list can be of use, given one that took as long as this."""
         due = asked + max(self._between(), 2 * (answered - asked))
-        earliest, all_wait = math.inf, True
-        vms = tuple(self._polls.vms.values())
-        for start in range(0, len(vms), _IN_ONE_GO):
-            await anyio.lowlevel.checkpoint()
-            some = vms[start : start + _IN_ONE_GO]
-            earliest = min(earliest, min(vm.recheck_at for vm in some))
-            all_wait = all_wait and all(vm.waiting for vm in some)
-        self._is_put_off = all_wait and due < earliest < math.inf
-        if self._is_put_off:
-            return earliest
-        return min(due, max(earliest, asked + self._polls.schedule.floor))
+        recheck_at = self._recheck_at
+        if due < recheck_at < math.inf:
+            self._is_put_off = all(vm.waiting for vm in self._polls.vms.values())
+            return recheck_at if self._is_put_off else due
+        self._is_put_off = False
+        soonest = asked + self._polls.schedule.floor
+        # VMs that were seen to change by one list can use the same later one: it comes a little
+        # later than it could rather than a moment too early for all of them.
+        latest = soonest + self._polls.schedule.floor / 10
+        if recheck_at <= latest:
+            usable = (vm.recheck_at for vm in self._polls.vms.values() if vm.recheck_at <= latest)
+            soonest = max(soonest, *usable)
+        return min(due, max(recheck_at, soonest))

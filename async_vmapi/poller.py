@@ -121,6 +121,7 @@ class Poller:
             # After all those of the same moment.
             self.polls.loop.call_soon(self._poll_at_deadlines, context=self.polls.context)
         self._deadlines.append(vm)
+        self.lists.needed_by(vm)
 
     def _poll_at_deadlines(self) -> None:
         vms = [vm for vm in dict.fromkeys(self._deadlines) if vm.last_polls]
@@ -163,6 +164,7 @@ class Poller:
 
     def _plan(self, vm: PolledVM, now: float, latest: float = math.inf) -> None:
         vm.plan(now, self.polls.schedule, listing=self.lists.active, latest=latest)
+        self.lists.planned(vm)
         if vm.due < math.inf:
             vm.timer = self.polls.call_at(vm.due, self._enqueue, vm)
 

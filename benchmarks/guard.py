@@ -208,7 +208,6 @@ async def decoding_a_thousand():
 
 async def a_tick_of_a_thousand_watchers():
     api = cloud_of(WATCHERS)
-    loop = asyncio.get_running_loop()
     async with client_of(api) as client:
         tokens = [
             seal(TaskToken(client.origin, "shutdown", vm=vm_id, elapsed=100.0))
@@ -216,11 +215,11 @@ async def a_tick_of_a_thousand_watchers():
         ]
         waiting = [asyncio.ensure_future(client.resume(token).wait()) for token in tokens]
         await asyncio.sleep(0)
-        hub = client._hub
+        lists = client._hub._poller.lists
         # By hand, so that what else goes on is no part of it.
-        hub._list_timer.cancel()
+        lists._timer.cancel()
         for name in ("everything is new", "nothing has changed"):
-            yield f"instructions, {name}", await executed(hub._list(loop))
+            yield f"instructions, {name}", await executed(lists._poll())
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

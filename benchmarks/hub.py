@@ -15,7 +15,6 @@ from staleness import client_of, on_a_virtual_clock, request, run_fleet, spread_
 from async_vmapi.codec import GLIMPSES, Glimpse
 from async_vmapi.emulator import CloudAPI
 from async_vmapi.envelope import open_envelope
-from async_vmapi.hub import PollHub
 from async_vmapi.looks import Listing
 
 
@@ -47,7 +46,7 @@ async def tick(count):
             task._watch.vm_id = f"vm-{number}"
         waiting = [asyncio.ensure_future(task.wait()) for task in tasks]
         await asyncio.sleep(0)
-        hub: PollHub = client._hub
+        lists = client._hub._poller.lists
         state = [
             {"id": f"vm-{n}", "state": "installing", "cores": 1, "ram": 1} for n in range(count)
         ]
@@ -55,9 +54,9 @@ async def tick(count):
         async def look(at):
             body = json.dumps({"success": True, "virtual_machines": state}).encode()
             glimpses: list[Glimpse] = open_envelope(GLIMPSES, 200, body, method="GET", path="/")
-            hub._listing = True
+            lists.active = True
             began = time.process_time()
-            await hub._compare(Listing(glimpses, body), at, at)
+            await lists._compare(Listing(glimpses, body), at, at)
             return 1000 * (time.process_time() - began)
 
         now = asyncio.get_running_loop().time()
