@@ -85,6 +85,6 @@ class OwnChanges:
         # As seldom as makes the cost of each entry constant.
         if len(self._known) <= 2 * self._room + 1000:
             return
-        old = now - (1 + APPEARS_WITHIN) * self._max_staleness
+        old = now - APPEARS_WITHIN - self._max_staleness
         self._known = {vm_id: known for vm_id, known in self._known.items() if known.until > old}
         self._room = len(self._known)

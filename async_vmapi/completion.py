@@ -41,11 +41,8 @@ __all__ = [
     "Verdict",
 ]
 
-APPEARS_WITHIN: Final = 6.0
-"""After how many times max_staleness a VM that was never visible does not appear any more.
-
-WIRE §4 gives no figure. With the default of ten seconds it is a minute.
-"""
+APPEARS_WITHIN: Final = 60.0
+"""Seconds after which a VM that was never visible does not appear any more (WIRE §4: "[?]")."""
 
 _FAILURE_HOLD: Final = 5.0
 """Seconds for which a failing state must be shown before it is believed."""
@@ -268,7 +265,7 @@ class Completion:
     _was_down_before: bool = attrs.field(default=False, init=False)
     # Absences in a row, and when the first was asked.
     _absences: tuple[int, float] = attrs.field(default=(0, 0.0), init=False)
-    # The failing state of the observations in a row, and when the first was asked.
+    # The failing state of the observations in a row, and when the first was answered.
     _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
     # The unknown word of this observation, if it is one, and how often it came in a row.
     _odd: str | None = attrs.field(default=None, init=False)
@@ -360,7 +357,7 @@ class Completion:
             return _PENDING
         since = math.inf if self.visible_at is None else self.visible_at
         if not self.rule.new_vm:
-            since = min(since, APPEARS_WITHIN * self.max_staleness)
+            since = min(since, APPEARS_WITHIN)
         since += self.max_staleness
         if seen.asked < since:
             self._absences = (0, 0.0)
@@ -370,9 +367,10 @@ class Completion:
         count, first = count + 1, first if count else seen.asked
         self._absences = (count, first)
         # So that one replica without it, or one wrong response, decides nothing.
-        enough = first + self.max_staleness / 2
-        if count < self.rule.absences or seen.asked < enough:
-            return Pending(recheck_at=seen.asked)
+        span, least = self.max_staleness / 2, self.rule.absences
+        if count < least or seen.asked < first + span:
+            next_at = first + span * min(1.0, count / (least - 1)) if least > 1 else first + span
+            return Pending(recheck_at=max(seen.asked, next_at), waiting=deleting)
         if deleting:
             return Done(self._evidence(certain=self.seen))
         return Failed("the VM is gone", gone=True)
@@ -380,10 +378,8 @@ class Completion:
     def _fails(self, seen: Observation, state: str) -> Verdict:
         self._offline = None
         if self._failing is None or self._failing[0] != state:
-            self._failing = (state, seen.asked)
-        believed_at = self._failing[1] + _FAILURE_HOLD
-        if not self.rule.new_vm:
-            believed_at = max(believed_at, self.max_staleness)
+            self._failing = (state, seen.answered)
+        believed_at = self._failing[1] + _FAILURE_HOLD + self.max_staleness
         if seen.asked < believed_at:
             return Pending(recheck_at=believed_at, waiting=True)
         return Failed(f"the VM is {state!r}")

@@ -147,7 +147,7 @@ class ListPoller:
             if self.active:
                 self.poll_by(self._polls.now + self._polls.schedule.after_failures(self._failures))
             return
-        answered = self._polls.now
+        answered = self._polls.read_at = self._polls.now
         self._failures = 0
         self._polls.succeeded()
         if self._polls.pipeline.observer is not None:
@@ -193,7 +193,7 @@ class ListPoller:
             took = self._show(vm, Look(glimpse, raw), asked, answered)
             # A watch that came while the list was in flight needs the next one.
             vm.listed = glimpse if took else NOT_LISTED
-            vm.by_list = vm.by_list and glimpse is None
+            vm.by_list = vm.is_unclear and glimpse is None
             if vm.state is State.PLANNED or (self.active and vm.state is not State.IN_FLIGHT):
                 self._plan(vm, answered)
 
@@ -211,5 +211,5 @@ class ListPoller:
         latest = soonest + self._polls.schedule.floor / 10
         if recheck_at <= latest:
             usable = (vm.recheck_at for vm in self._polls.vms.values() if vm.recheck_at <= latest)
-            soonest = max(soonest, *usable)
+            soonest = max(soonest, max(usable, default=soonest))
         return min(due, max(recheck_at, soonest))

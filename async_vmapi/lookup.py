@@ -35,6 +35,10 @@ _MOST_READ: Final = 8
 
 _MOST_CANDIDATES: Final = 100
 _LONGEST: Final = 600.0
+
+_LAST_LIST: Final = 5.0
+"""Seconds that the list at the end of the window gets to be answered."""
+
 _CLOCK: Final = 0.001
 _NO_IDS: Final = frozenset[str]()
 
@@ -109,12 +113,15 @@ class Lookup:
             # One list is asked for at the end in any case, also after the clock has jumped there.
             last, proof = now >= until - _CLOCK, False
             try:
-                roster = await self._rosters.get(now)
+                async with asyncio.timeout_at(max(until, now) + _LAST_LIST):
+                    roster = await self._rosters.get(now)
             except AuthenticationError as error:
                 self._last_error = str(error)
                 return self._found()
             except VMAPIError as error:
                 self._last_error = str(error)
+            except TimeoutError:
+                self._last_error = f"a list took longer than {_LAST_LIST:g} s"
             else:
                 answered = await self._creates.others_answered(self._creation, until)
                 self._lists += 1

@@ -81,6 +81,8 @@ class PolledVM:
             their last.
         by_list: Whether only a list can show whether it is there: its GET was refused without
             saying so.
+        is_unclear: Whether that GET can be any refusal, by its form.
+        absent_since: When the first of the GETs in a row was asked that showed it absent.
         failures: GETs in a row that failed.
     """
 
@@ -94,6 +96,8 @@ class PolledVM:
     waiting: bool = False
     last_polls: list[tuple[float, Waiter]] = attrs.field(factory=list[tuple[float, Waiter]])
     by_list: bool = False
+    is_unclear: bool = False
+    absent_since: float | None = None
     failures: int = 0
 
     def move_to(self, state: State) -> None:

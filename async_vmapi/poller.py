@@ -25,6 +25,9 @@ __all__ = ["Poller"]
 _LAST_POLL: Final = 5.0
 """Seconds that the poll at a deadline gets to be answered."""
 
+_MOST_PATIENCE: Final = 1.0
+"""Seconds that the poll at a deadline waits for another of the same VM, at most."""
+
 _GETS_AT_ONCE: Final = 16
 
 
@@ -111,10 +114,27 @@ class Poller:
         if waiter.done():
             return
         vm = self.polls.vms[watch.vm_id]
-        vm.last_polls.append((min(until, self.polls.now), waiter))
+        now = self.polls.now
+        vm.last_polls.append((min(until, now), waiter))
         # Timed from here: a process that was stopped reads before it judges.
-        self.polls.call_at(self.polls.now + _LAST_POLL, give_up, waiter)
-        self._poll_at_deadline(vm)
+        self.polls.call_at(now + _LAST_POLL, give_up, waiter)
+        # However short the waits are, a VM is polled no more often than usual.
+        last = max(watch.asked for watch in vm.watches)
+        soonest = last + min(self.polls.schedule.floor, _MOST_PATIENCE)
+        if soonest > now:
+            self.polls.call_at(soonest, self._poll_at_deadline, vm)
+        else:
+            self._poll_at_deadline(vm)
+        self.polls.call_at(max(now, soonest) + 2 * _MOST_PATIENCE, self._poll_otherwise, vm)
+
+    def _poll_otherwise(self, vm: PolledVM) -> None:
+        """Poll by the other means where the last poll of a VM hangs, or has to wait."""
+        if not vm.last_polls:
+            return
+        if vm.state is State.IN_FLIGHT:
+            self.lists.poll_by(self.polls.now)
+        elif not vm.by_list:
+            self._enqueue(vm, first=True)
 
     def _poll_at_deadline(self, vm: PolledVM) -> None:
         if not self._deadlines:
@@ -199,10 +219,14 @@ class Poller:
 
     def _got(self, vm: PolledVM) -> None:
         del self._in_flight[vm.vm_id]
-        if vm.watches:
-            self._plan(vm, self.polls.now)
-        else:
+        if not vm.watches:
             vm.move_to(State.LEFT)
+        elif vm.last_polls:
+            # This one was sent before their deadline.
+            self._plan(vm, self.polls.now)
+            self._poll_at_deadline(vm)
+        else:
+            self._plan(vm, self.polls.now)
         self._choose()
         self._pump()
 
@@ -223,10 +247,20 @@ class Poller:
             self.polls.schedule.measured_get(look.size)
         if self.polls.pipeline.observer is not None:
             self.polls.pipeline.observer.looked("get", len(vm.watches))
-        vm.by_list = look.unclear is not None
+        vm.by_list = vm.is_unclear = look.unclear is not None
         if look.unclear is not None:
             vm.missed(look.unclear)
             return
+        if look.glimpse is not None:
+            vm.absent_since, self.polls.read_at = None, self.polls.now
+        elif any(watch.absence_counts for watch in vm.watches):
+            if vm.absent_since is None:
+                vm.absent_since = asked
+            if self.polls.read_at < vm.absent_since:
+                # A server that says so of everything says nothing: a list must be readable.
+                vm.by_list = True
+                vm.missed("the API says that the VM is not there, and has shown no other since")
+                return
         if look.glimpse is None or look.glimpse != vm.listed:
             # One of the two is old: what the next list shows is news, new or not.
             vm.listed = NOT_LISTED
@@ -243,10 +277,13 @@ class Poller:
             verdict = watch.verdict
             if not took or isinstance(verdict, Pending):
                 continue
-            self._changes.end(vm.vm_id, answered, visible=seen is not None)
-            if isinstance(verdict, Done) and verdict.evidence is Evidence.OBSERVED:
+            evidence = verdict.evidence if isinstance(verdict, Done) else None
+            if evidence is not Evidence.ASSUMED:
+                # What is assumed to be over may still go on.
+                self._changes.end(vm.vm_id, answered, visible=seen is not None)
+            if evidence is Evidence.OBSERVED:
                 self.polls.schedule.took(watch.target.operation, watch.elapsed)
-        if vm.answer_last_polls(asked):
-            # This one was sent before their deadline.
+        if vm.answer_last_polls(asked) and vm.state is not State.IN_FLIGHT:
+            # This list was sent before their deadline.
             self._poll_at_deadline(vm)
         return all_took

@@ -44,6 +44,7 @@ class Polls:
         loop: The event loop.
         vms: The awaited VMs by their ids.
         hold_until: The loop's time before which no poll is sent.
+        read_at: The loop's time when a read last showed anything but an absence.
         context: What callbacks run in: polling is no part of what its first waiter does.
     """
 
@@ -52,6 +53,7 @@ class Polls:
     loop: asyncio.AbstractEventLoop
     vms: dict[str, PolledVM] = attrs.field(factory=dict[str, PolledVM])
     hold_until: float = -math.inf
+    read_at: float = -math.inf
     context: contextvars.Context = attrs.field(factory=contextvars.Context)
     _failures: int = 0
     _in_flight: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])

@@ -144,6 +144,11 @@ class Watch:
         return self._completion.visible_at is not None
 
     @property
+    def absence_counts(self) -> bool:
+        """Whether the VM can be gone: a new one that was never visible is yet to appear."""
+        return self.seen or not self.target.rule.new_vm
+
+    @property
     def left_online(self) -> bool:
         """Whether a reboot or reset was seen to have begun."""
         return self._completion.left_online

@@ -225,8 +225,14 @@ class Writes:
         return vm_id
 
     def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
+        # Of one that is adopted, reads have shown that it is there.
         return tasks.start(
-            self._hub, self._pipeline.origin, vm_id, Target("create"), adopted=adopted
+            self._hub,
+            self._pipeline.origin,
+            vm_id,
+            Target("create"),
+            visible=adopted,
+            adopted=adopted,
         )
 
     async def repeatable(
@@ -262,6 +268,9 @@ class Writes:
                     self._hub.may_have_changed(vm_id, target)
                     raise
                 return begin(True)
+            if write.trail.doubtful:
+                # It may be carried out a second time; what shows early may be of the first.
+                self._hub.may_have_changed(vm_id, target)
             return begin(False)
 
         return await self._shielded(write, make())

@@ -18,7 +18,6 @@ from collections import Counter
 import attrs
 import pytest
 
-from async_vmapi import completion
 from async_vmapi.completion import (
     RULES,
     Completion,
@@ -151,7 +150,7 @@ def walk(target, worlds, steps, *, quiet, max_staleness=OLD * STEP, latency=0, a
             if isinstance(verdict, Pending):
                 complete = all(world.complete <= step + latency for world in here)
                 seen = (when + latency for when, what in past if what is not None)
-                seen_from = 0 if visible_at is not None else min((*seen, OLD))
+                seen_from = 0 if visible_at is not None else min((*seen, MINUTE))
                 if complete and not waits_by_design(rule, past, seen_from):
                     result.late.append((past, verdict))
                 ends += visit(step + 1, after, here, past)
@@ -263,7 +262,7 @@ def deletes(steps, *, hidden):
         ends = [World("online", ((gone, None),), complete=gone) for gone in range(steps + 1)]
         return [World("online"), *ends]
     worlds = []
-    for visible in range(1, OLD + 1):
+    for visible in range(1, MINUTE + 1):
         shown = (visible, "online")
         worlds.append(World(None, (shown,)))
         worlds += [
@@ -309,12 +308,6 @@ CASES = [
         for changed in ("by nobody", "by this client")
     ),
 ]
-
-
-@pytest.fixture(autouse=True)
-def appears_soon(monkeypatch):
-    """A VM appears within max_staleness here, and not within six times as much: fewer steps."""
-    monkeypatch.setattr(completion, "APPEARS_WITHIN", 1.0)
 
 
 class TestEveryWorld:
