@@ -5,6 +5,7 @@ An answer is decoded once, straight into what the caller wants of it: a `Shape`.
 
 import functools
 import gc
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -14,7 +15,6 @@ import msgspec
 from async_vmapi import arguments
 from async_vmapi.errors import DecodingError, InvalidArgument
 from async_vmapi.models import (
-    CdromBoot,
     Console,
     CreateRequest,
     ImageBoot,
@@ -23,6 +23,7 @@ from async_vmapi.models import (
     Template,
     VirtualMachine,
 )
+from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
     "ACCEPTED",
@@ -66,9 +67,6 @@ def _unstructure() -> Callable[[object], dict[str, Any]]:
 
     outward = make_converter(omit_if_default=True)
     outward.register_unstructure_hook(
-        CdromBoot, make_dict_unstructure_fn(CdromBoot, outward, iso=override(rename="cdrom"))
-    )
-    outward.register_unstructure_hook(
         CreateRequest,
         make_dict_unstructure_fn(
             CreateRequest,
@@ -85,13 +83,19 @@ def encode(body: Mapping[str, object]) -> bytes:
     return msgspec.json.encode(body)
 
 
-def encode_create(request: CreateRequest) -> bytes:
+def encode_create(request: CreateRequest) -> HiddenBytes:
     """Return the body of a create (WIRE §2); what was not given is left out."""
     unstructure = _unstructure()
     fields = unstructure(request)
-    fields["boot_type"] = "image" if isinstance(request.boot, ImageBoot) else "cdrom"
-    fields |= unstructure(request.boot)
-    return encode({"create_vm": fields})
+    if isinstance(request.boot, ImageBoot):
+        fields |= {"boot_type": "image", "os": request.boot.os}
+        if request.boot.key_id is not None:
+            fields["key_id"] = request.boot.key_id
+        revealed = {name: secret.text() for name, secret in request.boot.secrets.items()}
+    else:
+        fields |= {"boot_type": "cdrom", "cdrom": request.boot.iso}
+        revealed = {}
+    return HiddenBytes(encode({"create_vm": fields | revealed}))
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -212,15 +216,27 @@ class Shape(Generic[T]):
         take: Picks the wanted value out of what `decode` returned.
         tells_success: Whether the value itself proves that the call was accepted, so that
             ``success`` may be missing (WIRE §2 documents none for console).
+        max_size: Bytes that the answer may have at most to be decoded.
     """
 
     decode: Callable[[bytes], Any]
     take: Callable[[Any], T]
     tells_success: bool = True
+    max_size: float = math.inf
 
 
-def _shape(kind: type[Any], take: Callable[[Any], T], *, tells_success: bool = True) -> Shape[T]:
-    return Shape(msgspec.json.Decoder(kind).decode, take, tells_success)
+_ONE: Final = 1024 * 1024
+"""Bytes of an answer that is about one VM; an observed one has two thousand."""
+
+
+def _shape(
+    kind: type[Any],
+    take: Callable[[Any], T],
+    *,
+    tells_success: bool = True,
+    max_size: float = math.inf,
+) -> Shape[T]:
+    return Shape(msgspec.json.Decoder(kind).decode, take, tells_success, max_size)
 
 
 def _only(found: T | list[T]) -> T:
@@ -312,30 +328,45 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
     raise DecodingError(message, where=where)
 
 
-def decode_vms(raws: Iterable[msgspec.Raw]) -> list[VirtualMachine]:
-    """Decode parts of a list; raises one of `UNREADABLE` if a part is no machine."""
+def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMachine]:
+    """Decode parts of a list, of which the first has the place `first` in it.
+
+    Raises:
+        DecodingError: If a part is no machine.
+    """
+    machines: list[VirtualMachine] = []
     # A machine is a dozen objects. A large list's would set off full collections, each of which
     # walks over everything that the process has, and none of them could find anything here.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return [_decode_listed_vm(raw) for raw in raws]
+        for raw in raws:
+            machines.append(_decode_listed_vm(raw))
+    except UNREADABLE as error:
+        message, where = explain(error)
+    else:
+        return machines
     finally:
         if collecting:
             gc.enable()
+    raise DecodingError(message, where=f"$.virtual_machines[{first + len(machines)}]{where[1:]}")
 
 
-ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
-CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
-VM: Final[Shape[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
+ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False, max_size=_ONE)
+CREATED: Final[Shape[str]] = _shape(
+    _Created, lambda answer: _id(answer.virtual_machine.id), max_size=_ONE
+)
+VM: Final[Shape[VirtualMachine]] = _shape(
+    _VM, lambda answer: _only(answer.virtual_machine), max_size=_ONE
+)
 VMS: Final[Shape[list[VirtualMachine]]] = _shape(_VMs, lambda answer: answer.virtual_machines)
 RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(_raw_vms, lambda answer: answer.virtual_machines)
 GLIMPSE: Final[Shape[Glimpse]] = _shape(
-    _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
+    _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine)), max_size=_ONE
 )
 GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(_glimpses, lambda answer: answer.virtual_machines)
 NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines)
-CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
+CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console, max_size=_ONE)
 REGIONS: Final[Shape[list[Region]]] = _shape(_Regions, lambda answer: answer.regions)
 TEMPLATES: Final[Shape[list[Template]]] = _shape(_Templates, lambda answer: answer.templates)
 SSH_KEYS: Final[Shape[list[SSHKey]]] = _shape(_Account, lambda answer: answer.account.sshkeys)
