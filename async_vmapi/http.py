@@ -189,7 +189,8 @@ class HTTPTransport:
             response.close()
             if not refused:
                 raise DecodingError(f"the body is larger than {limit} bytes")
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return whole[: limit + 1] if refused else whole
 
     async def close(self) -> None:
         """Close the session of its own, if there is one."""

@@ -86,7 +86,8 @@ REPLIES = {
         {"error": "no"}, "400 Bad Request", x_more=r.headers["authorization"]
     ),
     "no HTTP": lambda r: (
-        f"HTTP/1.1 200 OK\r\n{r.headers['authorization'].replace(':', ' ')}{PASSWORD}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 200 OK\r\n{r.headers['authorization'].replace(':', ' ')}{PASSWORD}\r\n"
+        "Connection: close\r\n\r\n"
     ).encode(),
     "a chunk that is none": lambda r: (
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
