@@ -5,7 +5,6 @@ An answer is decoded once, straight into what the caller wants of it: a `Shape`.
 
 import functools
 import gc
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -216,17 +215,13 @@ class Shape(Generic[T]):
         take: Picks the wanted value out of what `decode` returned.
         tells_success: Whether the value itself proves that the call was accepted, so that
             ``success`` may be missing (WIRE §2 documents none for console).
-        max_size: Bytes that the answer may have at most to be decoded.
+        key: The field of a list, which may be large; None for what is about one VM.
     """
 
     decode: Callable[[bytes], Any]
     take: Callable[[Any], T]
     tells_success: bool = True
-    max_size: float = math.inf
-
-
-_ONE: Final = 1024 * 1024
-"""Bytes of an answer that is about one VM; an observed one has two thousand."""
+    key: bytes | None = None
 
 
 def _shape(
@@ -234,9 +229,9 @@ def _shape(
     take: Callable[[Any], T],
     *,
     tells_success: bool = True,
-    max_size: float = math.inf,
+    key: bytes | None = None,
 ) -> Shape[T]:
-    return Shape(msgspec.json.Decoder(kind).decode, take, tells_success, max_size)
+    return Shape(msgspec.json.Decoder(kind).decode, take, tells_success, key)
 
 
 def _only(found: T | list[T]) -> T:
@@ -352,23 +347,31 @@ def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMa
     raise DecodingError(message, where=f"$.virtual_machines[{first + len(machines)}]{where[1:]}")
 
 
-ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False, max_size=_ONE)
-CREATED: Final[Shape[str]] = _shape(
-    _Created, lambda answer: _id(answer.virtual_machine.id), max_size=_ONE
+_LIST: Final = b'"virtual_machines"'
+
+ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
+CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
+VM: Final[Shape[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
+VMS: Final[Shape[list[VirtualMachine]]] = _shape(
+    _VMs, lambda answer: answer.virtual_machines, key=_LIST
 )
-VM: Final[Shape[VirtualMachine]] = _shape(
-    _VM, lambda answer: _only(answer.virtual_machine), max_size=_ONE
+RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(
+    _raw_vms, lambda answer: answer.virtual_machines, key=_LIST
 )
-VMS: Final[Shape[list[VirtualMachine]]] = _shape(_VMs, lambda answer: answer.virtual_machines)
-RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(_raw_vms, lambda answer: answer.virtual_machines)
 GLIMPSE: Final[Shape[Glimpse]] = _shape(
-    _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine)), max_size=_ONE
+    _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
-GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(_glimpses, lambda answer: answer.virtual_machines)
-NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines)
-CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console, max_size=_ONE)
-REGIONS: Final[Shape[list[Region]]] = _shape(_Regions, lambda answer: answer.regions)
-TEMPLATES: Final[Shape[list[Template]]] = _shape(_Templates, lambda answer: answer.templates)
+GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(
+    _glimpses, lambda answer: answer.virtual_machines, key=_LIST
+)
+NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines, key=_LIST)
+CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
+REGIONS: Final[Shape[list[Region]]] = _shape(
+    _Regions, lambda answer: answer.regions, key=b'"regions"'
+)
+TEMPLATES: Final[Shape[list[Template]]] = _shape(
+    _Templates, lambda answer: answer.templates, key=b'"templates"'
+)
 SSH_KEYS: Final[Shape[list[SSHKey]]] = _shape(_Account, lambda answer: answer.account.sshkeys)
 
 

@@ -31,6 +31,11 @@ T = TypeVar("T")
 MAX_REFUSAL: Final = 64 * 1024
 """Bytes of a refusal that are read: more is no explanation, and would hold the event loop."""
 
+MAX_ONE: Final = 1024 * 1024
+"""Bytes of a response that is no list: one about a VM has two thousand."""
+
+_REFUSED: Final = re.compile(rb'\s*\{\s*"success"\s*:\s*false')
+
 _LONGEST_MESSAGE: Final = 500
 
 _VOCABULARY: Final = re.compile(
@@ -82,8 +87,7 @@ def open_envelope(
     problem: DecodingError
     if 200 <= status < 300:
         try:
-            if len(body) > shape.max_size:
-                raise DecodingError(f"{len(body)} bytes, and {shape.max_size} are allowed here")
+            _check_size(shape, body)
             answer = shape.decode(body)
             if answer.success is True or (answer.success is msgspec.UNSET and shape.tells_success):
                 return shape.take(answer)
@@ -100,7 +104,7 @@ def open_envelope(
 
     # Raised out here, so that no exception drags the one that held the body along.
     content = _any_object(body)
-    refused = content is not None and content.get("success") is False
+    refused = (content or {}).get("success") is False or _is_large_refusal(body)
     if 200 <= status < 300 and not refused:
         raise problem
     if 300 <= status < 400:
@@ -126,6 +130,21 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         return max(0.0, (moment - now).total_seconds())
     except (ValueError, OverflowError):
         return None
+
+
+def _check_size(shape: Shape[T], body: bytes) -> None:
+    """Refuse what is too large to be what is wanted, without decoding it."""
+    if len(body) <= MAX_ONE:
+        return
+    if shape.key is None:
+        raise DecodingError(f"{len(body)} bytes, and {MAX_ONE} are allowed here")
+    # A list may be large. But to pass over megabytes of something else takes as long as to read it.
+    if _is_large_refusal(body) or shape.key not in body[:MAX_REFUSAL]:
+        raise DecodingError(f"no list in the first {MAX_REFUSAL} of {len(body)} bytes")
+
+
+def _is_large_refusal(body: bytes) -> bool:
+    return len(body) > MAX_REFUSAL and _REFUSED.match(body, 0, MAX_REFUSAL) is not None
 
 
 def _any_object(body: bytes) -> dict[str, object] | None:

@@ -819,6 +819,7 @@ class TestSize:
         "wide": b'{"success":false,"errors":[' + b'"x",' * 2**21 + b'""]}',
         "deep": b'{"success":false,"errors":' + b"[" * 2**22 + b"]" * 2**22 + b"}",
         "long": b'{"success":false,"error":"' + b"\\u0001" * 2**20 + b'"}',
+        "late": b'{"errors":[' + b"1," * 2**22 + b'1],"success":false}',
         "page": b"<p>" * 2**21,
     }
 
@@ -829,16 +830,32 @@ class TestSize:
         error = refusal(self.BODIES[name], 503, shape=SHAPES[shape])
         assert type(error) is ServerError
         assert error.message == "more than 65536 bytes, which were not read"
-        assert not error.from_api
+        assert error.from_api is (name not in ("page", "late"))
         assert decoded == []
 
     @pytest.mark.parametrize("name", BODIES)
     @pytest.mark.parametrize("shape", sorted(SHAPES))
     def test_of_an_answer_that_cannot_be_read(self, decoded, name, shape):
-        """Whether it is a refusal is not known; it makes no sense."""
+        """One that begins as a refusal is one; the others make no sense."""
         error = refusal(self.BODIES[name], 200, shape=SHAPES[shape])
-        assert type(error) is DecodingError
+        assert type(error) is (DecodingError if name in ("page", "late") else APIError)
         assert decoded == []
+
+    @pytest.mark.parametrize("name", BODIES)
+    @pytest.mark.parametrize("shape", sorted(SHAPES))
+    def test_none_is_even_scanned(self, monkeypatch, name, shape):
+        """To pass over sixty megabytes takes a fifth of a second."""
+        scanned = []
+        counting = attrs.evolve(SHAPES[shape], decode=scanned.append)
+        refusal(self.BODIES[name], 200, shape=counting)
+        assert scanned == []
+
+    @pytest.mark.parametrize("shape", ["GLIMPSES", "NAMES", "RAW_VMS", "VMS"])
+    def test_a_large_list_is_read(self, shape):
+        """It is what large answers are for."""
+        many = pack({"success": True, "virtual_machines": [MACHINE] * 2500})
+        assert len(many) > envelope.MAX_ONE
+        assert len(read(getattr(codec, shape), many)) == 2500
 
     @pytest.mark.parametrize("shape", ["ACCEPTED", "CREATED", "VM", "GLIMPSE", "CONSOLE"])
     def test_an_answer_about_one_machine_is_not_even_scanned(self, monkeypatch, shape):
