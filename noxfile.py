@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import sys
@@ -21,6 +22,12 @@ SOURCES = (
     *("tests", "examples", "benchmarks", "docs", "noxfile.py"),
 )
 TYPED = ("async_vmapi", "pytest_async_vmapi.py", "tests/typing", "examples")
+
+NEEDS = (
+    *PYPROJECT["project"]["dependencies"],
+    *(n for extra in PYPROJECT["project"]["optional-dependencies"].values() for n in extra),
+)
+OLDEST = [re.sub(r"^([\w-]+)>=([\d.]+).*", r"\1==\2", need) for need in NEEDS]
 
 # Built once, by `package`, for every Python of `installed`.
 DIST = Path(".nox/dist").resolve()
@@ -50,7 +57,16 @@ nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
 # Every Python of the classifiers that this machine has; CI machines need not have them all.
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "docs", "tests", "minimum", "package", "installed"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "docs",
+    "tests",
+    "minimum",
+    "audit",
+    "package",
+    "installed",
+]
 
 
 @nox.session
@@ -104,19 +120,50 @@ def minimum(session: nox.Session) -> None:
 
     The tests' own tools are the newest.
     """
-    needs = [
-        *PYPROJECT["project"]["dependencies"],
-        *(n for extra in PYPROJECT["project"]["optional-dependencies"].values() for n in extra),
-    ]
     oldest = Path(session.create_tmp()) / "oldest.txt"
-    pins = [re.sub(r"^([\w-]+)>=([\d.]+).*", r"\1==\2", need) for need in needs]
-    oldest.write_text("\n".join(pins))
+    oldest.write_text("\n".join(OLDEST))
     session.install(*TESTS, "-e", EXTRAS, "--constraint", str(oldest.resolve()))
     session.run(
         *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
         *("-n", "auto", "--dist", "worksteal", "-m", "not programs"),
         *(session.posargs or MINIMUM),
     )
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look for known holes in the oldest dependencies that are allowed, and in the newest.
+
+    Where they cannot be looked up, for want of a network, it says so and fails nothing.
+    """
+    session.install(EXTRAS)
+    installed = session.run(
+        "python", "-m", "pip", "freeze", "--exclude", "async-vmapi", silent=True
+    )
+    session.install("pip-audit")
+    folder = Path(session.create_tmp()).resolve()
+    for name, pins in (("oldest", OLDEST), ("newest", str(installed).split("\n"))):
+        pinned, report = folder / f"{name}.txt", folder / f"{name}.json"
+        pinned.write_text("\n".join(pins))
+        report.unlink(missing_ok=True)
+        session.run(
+            *("pip-audit", "--requirement", str(pinned), "--no-deps", "--disable-pip"),
+            *("--format", "json", "--output", str(report), "--progress-spinner", "off"),
+            *("--timeout", "10"),
+            success_codes=[0, 1],
+            silent=True,
+        )
+        text = report.read_text() if report.exists() else ""
+        found = json.loads(text)["dependencies"] if text.strip() else []
+        # Also where a mirror knows packages, and nothing of their holes.
+        known = [one for one in found if "vulns" in one]
+        if not known:
+            session.warn(f"the {name} dependencies could not be looked up here: NOT AUDITED")
+            continue
+        holes = [f"{d['name']} {d['version']}: {v['id']}" for d in known for v in d["vulns"]]
+        if holes:
+            session.error(f"known holes in the {name} dependencies: {', '.join(holes)}")
+        session.log(f"no known hole in {len(known)} of the {len(found)} {name} dependencies")
 
 
 @nox.session

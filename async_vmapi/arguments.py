@@ -11,6 +11,7 @@ import unicodedata
 from typing import Final
 
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.redaction import Secret
 
 __all__ = ["boolean", "identifier", "number", "refuse", "seconds", "secret", "text", "whole"]
 
@@ -57,16 +58,27 @@ def text(argument: str, value: object) -> str:
     raise refuse(argument, value, "a text that is not blank and has no control characters")
 
 
-def secret(argument: str, value: object) -> str:
+def secret(argument: str, value: object) -> Secret:
     """Check a secret text: not empty, and possible to encode. Its value is never shown."""
-    if isinstance(value, str) and value:
-        with contextlib.suppress(UnicodeEncodeError):
-            value.encode()
-            return str.__str__(value)
+    hidden = Secret.of(value)
+    del value  # no frame of an error may have it
+    if _is_encodable(hidden.reveal()):
+        return Secret(str.__str__(hidden.text()))
     raise InvalidArgument(
         f"{argument} (its value is not shown) is not a text of at least one character in UTF-8",
         argument=argument,
-    ) from None
+    )
+
+
+def _is_encodable(value: object) -> bool:
+    # By itself, so that no frame of an error has the value.
+    if not isinstance(value, str) or not value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def identifier(argument: str, value: object) -> str:

@@ -21,6 +21,7 @@ from async_vmapi.observers import Telemetry
 from async_vmapi.pace import Pace
 from async_vmapi.pipeline import Pipeline, running_loop
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
+from async_vmapi.redaction import Secret
 from async_vmapi.roster import Rosters
 from async_vmapi.schedule import Schedule
 from async_vmapi.signing import Credentials
@@ -129,6 +130,9 @@ class Client:
         telemetry: Telemetry | None = None,
         seed: int | None = None,
     ) -> None:
+        # Before anything can be refused, which would show this frame's variables.
+        secret = Secret(api_secret)
+        del api_secret
         origin = origin_of(base_url)
         max_body = arguments.whole("max_body", max_body, minimum=1)
         max_connections = arguments.whole("max_connections", max_connections, minimum=1)
@@ -175,7 +179,7 @@ class Client:
             transport,
             origin=own_origin,
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
-            credentials=Credentials(key_of(api_key), arguments.secret("api_secret", api_secret)),
+            credentials=Credentials(key_of(api_key), arguments.secret("api_secret", secret)),
             pace=Pace(max_connections, rate),
             retries=arguments.whole("retries", retries, minimum=0),
             max_body=max_body,
@@ -210,10 +214,13 @@ class Client:
             api_secret: Its secret.
             options: What else `Client` takes, by keyword.
         """
+        secret = Secret(api_secret)
+        del api_secret
         if not isinstance(region, str) or not _REGION.fullmatch(region):
             raise arguments.refuse("region", region, "a name of small letters, digits and '-'")
         url = f"https://{region}.api.e24cloud.com"
-        return cls(url, api_key=api_key, api_secret=api_secret, **options)
+        secret = arguments.secret("api_secret", secret)
+        return cls(url, api_key=api_key, api_secret=secret.text(), **options)
 
     @classmethod
     def from_env(cls, **options: Unpack[ClientOptions]) -> Self:
@@ -228,13 +235,13 @@ class Client:
         Raises:
             InvalidArgument: If one of them is missing or wrong, or both URL and region are set.
         """
-        found = {name: os.environ.get(name) or None for name in _VARIABLES}
-        url, region = found["VMAPI_URL"], found["VMAPI_REGION"]
-        key, secret = found["VMAPI_API_KEY"], found["VMAPI_API_SECRET"]
-        missing = [name for name in ("VMAPI_API_KEY", "VMAPI_API_SECRET") if not found[name]]
+        url, region, key = (os.environ.get(name) or None for name in _VARIABLES)
+        secret = Secret(os.environ.get(_API_SECRET) or "")
+        missing = ["VMAPI_API_KEY"] if key is None else []
+        missing += [] if secret.text() else [_API_SECRET]
         if url is None and region is None:
             missing.insert(0, "VMAPI_URL or VMAPI_REGION")
-        if missing or key is None or secret is None:
+        if missing or key is None:
             raise InvalidArgument(
                 f"not set in the environment: {', '.join(missing)}", argument=missing[0]
             )
@@ -248,8 +255,8 @@ class Client:
             except ValueError:
                 raise arguments.refuse(_MAX_STALENESS, old, "a number of seconds") from None
         if region is not None:
-            return cls.for_region(region, api_key=key, api_secret=secret, **options)
-        return cls(url or "", api_key=key, api_secret=secret, **options)
+            return cls.for_region(region, api_key=key, api_secret=secret.text(), **options)
+        return cls(url or "", api_key=key, api_secret=secret.text(), **options)
 
     @classmethod
     def in_memory(
@@ -411,5 +418,6 @@ class Client:
         await self.close()
 
 
-_VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
+_VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY")
+_API_SECRET: Final = "VMAPI_API_SECRET"  # noqa: S105 - its name
 _MAX_STALENESS: Final = "VMAPI_MAX_STALENESS"

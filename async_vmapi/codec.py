@@ -14,7 +14,6 @@ import msgspec
 from async_vmapi import arguments
 from async_vmapi.errors import DecodingError, InvalidArgument
 from async_vmapi.models import (
-    CdromBoot,
     Console,
     CreateRequest,
     ImageBoot,
@@ -23,6 +22,7 @@ from async_vmapi.models import (
     Template,
     VirtualMachine,
 )
+from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
     "ACCEPTED",
@@ -66,9 +66,6 @@ def _unstructure() -> Callable[[object], dict[str, Any]]:
 
     outward = make_converter(omit_if_default=True)
     outward.register_unstructure_hook(
-        CdromBoot, make_dict_unstructure_fn(CdromBoot, outward, iso=override(rename="cdrom"))
-    )
-    outward.register_unstructure_hook(
         CreateRequest,
         make_dict_unstructure_fn(
             CreateRequest,
@@ -85,13 +82,19 @@ def encode(body: Mapping[str, object]) -> bytes:
     return msgspec.json.encode(body)
 
 
-def encode_create(request: CreateRequest) -> bytes:
+def encode_create(request: CreateRequest) -> HiddenBytes:
     """Return the body of a create (WIRE §2); what was not given is left out."""
     unstructure = _unstructure()
     fields = unstructure(request)
-    fields["boot_type"] = "image" if isinstance(request.boot, ImageBoot) else "cdrom"
-    fields |= unstructure(request.boot)
-    return encode({"create_vm": fields})
+    if isinstance(request.boot, ImageBoot):
+        fields |= {"boot_type": "image", "os": request.boot.os}
+        if request.boot.key_id is not None:
+            fields["key_id"] = request.boot.key_id
+        revealed = {name: secret.text() for name, secret in request.boot.secrets.items()}
+    else:
+        fields |= {"boot_type": "cdrom", "cdrom": request.boot.iso}
+        revealed = {}
+    return HiddenBytes(encode({"create_vm": fields | revealed}))
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -212,15 +215,23 @@ class Shape(Generic[T]):
         take: Picks the wanted value out of what `decode` returned.
         tells_success: Whether the value itself proves that the call was accepted, so that
             ``success`` may be missing (WIRE §2 documents none for console).
+        key: The field of a list, which may be large; None for what is about one VM.
     """
 
     decode: Callable[[bytes], Any]
     take: Callable[[Any], T]
     tells_success: bool = True
+    key: bytes | None = None
 
 
-def _shape(kind: type[Any], take: Callable[[Any], T], *, tells_success: bool = True) -> Shape[T]:
-    return Shape(msgspec.json.Decoder(kind).decode, take, tells_success)
+def _shape(
+    kind: type[Any],
+    take: Callable[[Any], T],
+    *,
+    tells_success: bool = True,
+    key: bytes | None = None,
+) -> Shape[T]:
+    return Shape(msgspec.json.Decoder(kind).decode, take, tells_success, key)
 
 
 def _only(found: T | list[T]) -> T:
@@ -312,32 +323,55 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
     raise DecodingError(message, where=where)
 
 
-def decode_vms(raws: Iterable[msgspec.Raw]) -> list[VirtualMachine]:
-    """Decode parts of a list; raises one of `UNREADABLE` if a part is no machine."""
+def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMachine]:
+    """Decode parts of a list, of which the first has the place `first` in it.
+
+    Raises:
+        DecodingError: If a part is no machine.
+    """
+    machines: list[VirtualMachine] = []
     # A machine is a dozen objects. A large list's would set off full collections, each of which
     # walks over everything that the process has, and none of them could find anything here.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return [_decode_listed_vm(raw) for raw in raws]
+        for raw in raws:
+            machines.append(_decode_listed_vm(raw))
+    except UNREADABLE as error:
+        message, where = explain(error)
+    else:
+        return machines
     finally:
         if collecting:
             gc.enable()
+    raise DecodingError(message, where=f"$.virtual_machines[{first + len(machines)}]{where[1:]}")
 
+
+_LIST: Final = b'"virtual_machines"'
 
 ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
 CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
 VM: Final[Shape[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
-VMS: Final[Shape[list[VirtualMachine]]] = _shape(_VMs, lambda answer: answer.virtual_machines)
-RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(_raw_vms, lambda answer: answer.virtual_machines)
+VMS: Final[Shape[list[VirtualMachine]]] = _shape(
+    _VMs, lambda answer: answer.virtual_machines, key=_LIST
+)
+RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(
+    _raw_vms, lambda answer: answer.virtual_machines, key=_LIST
+)
 GLIMPSE: Final[Shape[Glimpse]] = _shape(
     _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
-GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(_glimpses, lambda answer: answer.virtual_machines)
-NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines)
+GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(
+    _glimpses, lambda answer: answer.virtual_machines, key=_LIST
+)
+NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines, key=_LIST)
 CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
-REGIONS: Final[Shape[list[Region]]] = _shape(_Regions, lambda answer: answer.regions)
-TEMPLATES: Final[Shape[list[Template]]] = _shape(_Templates, lambda answer: answer.templates)
+REGIONS: Final[Shape[list[Region]]] = _shape(
+    _Regions, lambda answer: answer.regions, key=b'"regions"'
+)
+TEMPLATES: Final[Shape[list[Template]]] = _shape(
+    _Templates, lambda answer: answer.templates, key=b'"templates"'
+)
 SSH_KEYS: Final[Shape[list[SSHKey]]] = _shape(_Account, lambda answer: answer.account.sshkeys)
 
 

@@ -1,5 +1,6 @@
 """Check where a client connects, with which key, over what, and who observes it."""
 
+import contextlib
 import ipaddress
 import re
 from typing import Final
@@ -77,11 +78,23 @@ def origin_of(base_url: object) -> URL:
         raise refuse(f"{base_url!r} does not start with https:// and a host")
     if url.raw_path not in {"", "/"} or url.raw_query_string or url.raw_fragment:
         raise refuse(f"{base_url!r} has more than scheme, host and port; all paths are the API's")
-    if not _HOST.fullmatch(url.raw_host or ""):
+    if not _is_host(url.raw_host or ""):
         raise refuse(f"{base_url!r} has a host that is no name and no address")
     if url.scheme == "http" and not _is_loopback(url.host):
         raise refuse(f"{base_url!r} is plain http, which is allowed for loopback hosts alone")
     return url.origin()
+
+
+def _is_host(host: str) -> bool:
+    if not _HOST.fullmatch(host):
+        return False
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    # RFC 1035 §2.3.4: what no name server can know is not looked up again and again. Digits at
+    # the end are of an address, and none that is written out.
+    labels = host.removesuffix(".").split(".")
+    fits = len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
+    return fits and not labels[-1].isdigit()
 
 
 def _is_loopback(host: str) -> bool:

@@ -77,7 +77,9 @@ class APIError(VMAPIError):
     status 200, or a redirect, which is never followed.
 
     Attributes:
-        message: The server's own words, shortened; empty if it gave none.
+        message: The server's own words, shortened; empty if it gave none. They are withheld
+            where the call carried a password or user data, or where they repeat the API secret or
+            the signature; then it says so.
         status: The HTTP status.
         method: The HTTP method of the call.
         path: The path of the call.
@@ -168,7 +170,18 @@ class TransportError(VMAPIError):
 
 
 class ConnectFailed(TransportError):
-    """No connection was made, so the request surely never left. It is safe to send again."""
+    """No connection was made, so the request surely never left. It is safe to send again.
+
+    Attributes:
+        permanent: Whether no retry can mend it, for instance a certificate that is not valid:
+            then it is raised at once.
+    """
+
+    def __init__(
+        self, message: str = "", *, method: str = "", path: str = "", permanent: bool = False
+    ) -> None:
+        super().__init__(message, method=method, path=path)
+        self.permanent = permanent
 
 
 class TransportTimeout(TransportError, TimeoutError):

@@ -5,21 +5,26 @@ The only module of the client that knows aiohttp. It neither signs nor decodes n
 
 import asyncio
 import math
+import os
 from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from async_vmapi import arguments
 from async_vmapi.endpoint import check_session, origin_of
+from async_vmapi.envelope import MAX_REFUSAL
 from async_vmapi.errors import (
     ConnectFailed,
     DecodingError,
     InvalidState,
     TransportError,
     TransportTimeout,
+    VMAPIError,
 )
+from async_vmapi.redaction import without_frames
 from async_vmapi.transport import Response
 
 __all__ = ["CONNECT_TIMEOUT", "MAX_BODY", "TIMEOUT", "HTTPTransport"]
@@ -44,7 +49,8 @@ class HTTPTransport:
             Its middlewares are not run: they could change what is signed, or send it twice.
         timeout: Seconds for a whole request, connecting included; infinity for no limit.
         connect_timeout: Seconds to get a connection.
-        max_body: Bytes that a response's body may have at most, decompressed.
+        max_body: Bytes that a response's body may have at most, decompressed. Of a refusal's,
+            64 kB are read.
         max_connections: How many connections a session of its own opens at most.
 
     Raises:
@@ -66,6 +72,8 @@ class HTTPTransport:
         self._lent = session
         self._own: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # An own session is opened by the first request, a lent one is open already.
+        self._process = None if session is None else os.getpid()
         timeout = arguments.seconds("timeout", timeout)
         self._timeout = aiohttp.ClientTimeout(
             total=timeout if timeout < math.inf else None,
@@ -78,7 +86,14 @@ class HTTPTransport:
         return f"<HTTPTransport to {str(self._origin).rstrip('/')}>"
 
     def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
+        loop, process = asyncio.get_running_loop(), os.getpid()
+        if self._process is None:
+            self._process = process
+        elif self._process != process:
+            raise InvalidState(
+                "this client was used before the process forked, and its connections are the "
+                "parent's; make a client of its own in each process"
+            )
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -102,44 +117,50 @@ class HTTPTransport:
     ) -> Response:
         """Send one request and return its response; see `Transport.send`."""
         session = self._session()
-        path = target.partition("?")[0]
-        failure: tuple[type[TransportError], str]
-        limit = self._timeout.total
+        attempt = _Attempt(headers)
+        failure: BaseException
         try:
-            try:
-                response = await session.request(
-                    method,
-                    self._url(target),
-                    data=body or None,
-                    headers=headers,
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    middlewares=(_send_once,),
-                )
-            except RuntimeError as error:
-                # aiohttp's way to say that the session is closed, or of another event loop.
-                raise InvalidState(f"the session cannot be used here: {error}") from None
-            try:
-                content = await self._read(response, method, path)
-                return Response(response.status, response.headers, content)
-            finally:
-                # An answer that was read to its end has given its connection back by itself.
-                if body or not response.closed:
-                    response.release()
-                    await response.wait_for_close()
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            failure = ConnectFailed, _describe(error)
-        except TimeoutError:
-            failure = (
-                TransportTimeout,
-                f"not within {limit:g} s" if limit else "the connection timed out",
-            )
-        except (aiohttp.ClientError, OSError) as error:
-            failure = TransportError, _describe(error)
-        # Raised out here: aiohttp's errors can hold the request's headers, signature included.
-        kind, message = failure
-        raise kind(message, method=method, path=path)
+            return await self._exchange(session, attempt, method, target, body)
+        except asyncio.CancelledError as error:
+            failure = error
+        except (DecodingError, InvalidState) as error:
+            failure = error
+        except Exception as error:
+            known = _error_for(error, attempt, self._timeout.total)
+            if known is None:
+                # One of the caller's own hooks: what calls this knows what to make of it.
+                raise
+            failure = known
+        if isinstance(failure, TransportError | DecodingError):
+            failure.method, failure.path = method, target.partition("?")[0]
+        # Raised out here: aiohttp's errors and frames hold headers, signature included.
+        raise without_frames(failure)
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        attempt: "_Attempt",
+        method: str,
+        target: str,
+        body: bytes,
+    ) -> Response:
+        response = await session.request(
+            method,
+            self._url(target),
+            data=body or None,
+            headers=attempt.headers,
+            timeout=self._timeout,
+            allow_redirects=False,
+            raise_for_status=False,
+            middlewares=(attempt,),
+        )
+        try:
+            return Response(response.status, response.headers, await self._read(response))
+        finally:
+            # An answer that was read to its end has given its connection back by itself.
+            if body or not response.closed:
+                response.release()
+                await response.wait_for_close()
 
     def _url(self, target: str) -> URL:
         if "?" in target:
@@ -147,8 +168,10 @@ class HTTPTransport:
         # A quarter of the time, for the origin is not taken apart again.
         return self._origin.with_path(target, encoded=True)
 
-    async def _read(self, response: aiohttp.ClientResponse, method: str, path: str) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         content = response.content
+        refused = not 200 <= response.status < 300
+        limit = MAX_REFUSAL if refused else self._max_body
         pieces: list[bytes] = []
         size = 0
         if content.is_eof():
@@ -159,19 +182,24 @@ class HTTPTransport:
             async for piece in content.iter_any():
                 pieces.append(piece)
                 size += len(piece)
-                if size > self._max_body:
+                if size > limit:
                     break
-        if size > self._max_body:
+        if size > limit:
             # The rest is not read; the connection cannot be used again.
             response.close()
-            raise DecodingError(
-                f"the body is larger than {self._max_body} bytes", method=method, path=path
-            )
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if not refused:
+                raise DecodingError(f"the body is larger than {limit} bytes")
+        whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return whole[: limit + 1] if refused else whole
 
     async def close(self) -> None:
         """Close the session of its own, if there is one."""
+        if self._process not in (None, os.getpid()):
+            # The connections are another process's: closed here, they would break there.
+            return
         own, self._own, self._loop = self._own, None, None
+        if self._lent is None:
+            self._process = None
         if own is not None:
             await own.close()
 
@@ -180,24 +208,121 @@ class _Interrupted(aiohttp.ClientError):
     """A connection was lost under way."""
 
 
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    # aiohttp itself sends PUT and DELETE a second time when a kept-alive connection turns out
-    # to be closed (RFC 9110 §9.2.2 holds them for idempotent). Here PUT creates a machine
-    # (WIRE §2), so such an error must reach us as one that aiohttp does not repeat.
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        description = _describe(error)
-    raise _Interrupted(description)
+class _Attempt:
+    """One request as aiohttp is to send it: once, and with our authorization.
+
+    It is a middleware. aiohttp itself refuses a request with an ``Authorization`` where a session
+    with ``trust_env`` finds the host in ``.netrc``, so that header is put on here, over what came
+    from there.
+
+    Attributes:
+        headers: All other headers.
+        reached: Whether the request was handed over to be sent; until then surely nothing was.
+    """
+
+    __slots__ = ("_authorization", "headers", "reached")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = dict(headers)
+        self._authorization = self.headers.pop("Authorization", None)
+        self.reached = False
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if self._authorization is not None:
+            request.headers["Authorization"] = self._authorization
+        self.reached = True
+        # aiohttp itself sends PUT and DELETE a second time when a kept-alive connection turns out
+        # to be closed (RFC 9110 §9.2.2 holds them for idempotent). Here PUT creates a machine
+        # (WIRE §2), so such an error must reach us as one that aiohttp does not repeat.
+        try:
+            return await handler(request)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            description = _describe(error)
+        raise _Interrupted(description)
+
+
+_LASTING_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"}
+)
+"""Why a TLS handshake failed that fails again: no TLS on that port, or none that both know."""
+
+_PROXY_MAY_MEND: Final = frozenset({408, 425, 429})
+
+
+def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAPIError | None:
+    """Return the error of this package for one of aiohttp's; None for somebody else's.
+
+    None of the server's or proxy's own text is in it: it can repeat the request. What no retry
+    can mend is `ConnectFailed.permanent`. Not so a host name that is unknown, a connection that is
+    refused or a firewall that forbids it: these pass while a network or server comes up.
+    """
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return ConnectFailed(
+            f"the certificate of {error.host}:{error.port} is not valid: "
+            f"{_reason(error.certificate_error)}",
+            permanent=True,
+        )
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        words = f"the certificate of {error.host}:{error.port} has not the fingerprint expected"
+        return ConnectFailed(words, permanent=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = getattr(error.os_error, "reason", None)
+        return ConnectFailed(_describe(error), permanent=reason in _LASTING_TLS)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ConnectFailed(_describe(error))
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        status = error.status
+        lasting = 400 <= status < 500 and status not in _PROXY_MAY_MEND
+        return ConnectFailed(f"the proxy refused with status {status}", permanent=lasting)
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        # Of a host or a proxy's address; may hold its password.
+        return ConnectFailed("the host's or the proxy's address is not valid", permanent=True)
+    if isinstance(error, TimeoutError):
+        words = f"not within {limit:g} s" if limit else "the connection timed out"
+        return TransportTimeout(words)
+    if isinstance(error, aiohttp.ClientError | OSError | HttpProcessingError):
+        return TransportError(_describe(error))
+    if not attempt.reached:
+        return _unusable(error)
+    return None
+
+
+def _unusable(error: Exception) -> InvalidState:
+    """Return the error for what a session raised before the request was handed over."""
+    words = f"nothing was sent: the session cannot be used here ({type(error).__name__}"
+    if isinstance(error, RuntimeError):
+        # aiohttp's way to say that the session is closed, or of another event loop.
+        words += f": {error}"
+    elif isinstance(error, ValueError):
+        # Its text may hold a proxy's password.
+        words += (
+            ": its default headers and .netrc do not go together, or a proxy's address is wrong"
+        )
+    return InvalidState(f"{words})")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "verify_message", None) or str(error)
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"the answer is no valid HTTP ({error.message})"
-    if isinstance(error, _Interrupted):
+    if isinstance(error, _Interrupted | aiohttp.ClientConnectorError):
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    name = type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        return "the response is not valid HTTP"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return f"{name}: the body ended early, or is not encoded as its headers say"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{name}: {error.strerror}"
+    return f"{name}: {_WORDS.get(type(error), 'the connection failed')}"
+
+
+_WORDS: Final[dict[type[Exception], str]] = {
+    aiohttp.ServerDisconnectedError: "the server closed the connection",
+    aiohttp.ConnectionTimeoutError: "no connection in time",
+}

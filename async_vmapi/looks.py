@@ -76,6 +76,7 @@ async def look_at(pipeline: Pipeline, vm_id: str) -> Look:
             return Look(None, unclear=str(error))
         raise
     if glimpse.id != vm_id:
+        del body  # error trackers keep the local variables of this frame
         raise DecodingError(
             f"it shows another machine, {glimpse.id!r}",
             where="$.virtual_machine.id",

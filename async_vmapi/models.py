@@ -15,6 +15,7 @@ import attrs
 
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.redaction import Secret
 
 __all__ = [
     "Autoscaler",
@@ -297,7 +298,7 @@ class SecretRef:
         _check(self, "name", arguments.text)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class ImageBoot:
     """Boot a new machine from a template (WIRE §2).
 
@@ -313,24 +314,55 @@ class ImageBoot:
     """
 
     os: str
-    password: str | SecretRef | None = attrs.field(default=None, repr=False)
     key_id: str | None = None
-    user_data: str | SecretRef | None = attrs.field(default=None, repr=False)
+    _password: Secret | SecretRef | None = attrs.field(default=None, repr=False)
+    _user_data: Secret | SecretRef | None = attrs.field(default=None, repr=False)
 
-    def __attrs_post_init__(self) -> None:
-        _check(self, "os", arguments.text)
-        if self.key_id is not None:
-            _check(self, "key_id", arguments.text)
-        for name in ("password", "user_data"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, SecretRef):
-                _check(self, name, arguments.secret)
+    def __init__(
+        self,
+        *,
+        os: str,
+        password: str | SecretRef | None = None,
+        key_id: str | None = None,
+        user_data: str | SecretRef | None = None,
+    ) -> None:
+        # Before anything can be refused, which would show this frame's variables.
+        hidden = {"password": _hidden(password), "user_data": _hidden(user_data)}
+        del password, user_data
+        self.__attrs_init__(  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+            os=arguments.text("os", os),
+            key_id=None if key_id is None else arguments.text("key_id", key_id),
+            **{
+                name: arguments.secret(name, value) if isinstance(value, Secret) else value
+                for name, value in hidden.items()
+            },
+        )
+
+    @property
+    def password(self) -> str | SecretRef | None:
+        """The administrator's password."""
+        return self._password.text() if isinstance(self._password, Secret) else self._password
+
+    @property
+    def user_data(self) -> str | SecretRef | None:
+        """The cloud-init text."""
+        return self._user_data.text() if isinstance(self._user_data, Secret) else self._user_data
+
+    @property
+    def secrets(self) -> dict[str, Secret]:
+        """The fields that hold a secret, each with it."""
+        secrets = {"password": self._password, "user_data": self._user_data}
+        return {name: value for name, value in secrets.items() if isinstance(value, Secret)}
 
     @property
     def references(self) -> tuple[str, ...]:
         """The fields that hold a `SecretRef`."""
-        secrets = (("password", self.password), ("user_data", self.user_data))
+        secrets = (("password", self._password), ("user_data", self._user_data))
         return tuple(name for name, value in secrets if isinstance(value, SecretRef))
+
+
+def _hidden(value: object) -> Secret | SecretRef | None:
+    return value if value is None or isinstance(value, SecretRef) else Secret.of(value)
 
 
 @attrs.frozen(kw_only=True)

@@ -19,7 +19,6 @@ import attrs
 from async_vmapi.codec import Shape
 from async_vmapi.envelope import open_envelope, retry_after
 from async_vmapi.errors import (
-    APIError,
     ConnectFailed,
     DecodingError,
     InvalidState,
@@ -31,6 +30,7 @@ from async_vmapi.errors import (
 )
 from async_vmapi.observers import Observer
 from async_vmapi.pace import Lane, Pace
+from async_vmapi.redaction import Secret, without_frames
 from async_vmapi.retries import Repeat, Retries, Trail, may_have_happened
 from async_vmapi.signing import Credentials, Signer
 from async_vmapi.transport import Response, Transport
@@ -54,7 +54,7 @@ class Call:
         method: The HTTP method.
         path: The path, safe to be put on the request line as it is.
         body: The body's bytes; it may hold secrets, so it shows in no ``repr``.
-        secrets: What no error may show, should the server repeat it.
+        secrets: What it carries that no error may show, should the server repeat it.
         repeat: Whether it may be made again when it failed.
         lane: Whose it is, where requests must wait for their turn.
         first: Whether it goes before the others of its lane.
@@ -65,7 +65,7 @@ class Call:
     method: str
     path: str
     body: bytes = attrs.field(default=b"", repr=False)
-    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    secrets: tuple[Secret, ...] = ()
     repeat: Repeat = Repeat.SAFE
     lane: Lane = Lane.CALLS
     first: bool = False
@@ -111,7 +111,9 @@ class Pipeline:
         self._signer = Signer(credentials, host)
         self._credentials = credentials
         self._pace = pace
-        self._retries = Retries(retries, random.Random(seed))  # noqa: S311 - for waits
+        # Not from a generator whose state processes share after a fork: they would wait alike.
+        dice = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
+        self._retries = Retries(retries, dice)
         self.origin = origin
         self.observer = observer
         self.requests: Counter[str] = Counter()
@@ -244,23 +246,25 @@ class Pipeline:
 
     async def _send(self, call: Call, headers: Mapping[str, str]) -> Response:
         """Have a request sent; whatever goes wrong comes out as an error of this package."""
-        failure: VMAPIError
+        failure: BaseException
         try:
             response = await self._transport.send(call.method, call.path, headers, call.body)
         except (TransportError, DecodingError) as error:
             error.method, error.path = error.method or call.method, error.path or call.path
-            raise
-        except InvalidState:
-            raise
+            failure = error
+        except InvalidState as error:
+            failure = error
         except Exception as error:  # noqa: BLE001 - it is a transport of the user's
             failure = _unexpected(error, call)
+        except BaseException as error:  # noqa: BLE001 - a cancellation, raised below
+            failure = error
         else:
             problem = self._problem_of(response)
             if problem is None:
                 return response
             failure = DecodingError(problem, method=call.method, path=call.path)
-        # Raised out here: the transport's own error can hold the headers, signature included.
-        raise failure
+        # Raised out here: a transport's frames and errors can hold the headers and the body.
+        raise without_frames(failure)
 
     def _problem_of(self, response: object) -> str | None:
         """Return why a transport's response cannot be used; None if it can."""
@@ -273,7 +277,7 @@ class Pipeline:
             return f"the response's body is <{type(response.body).__name__}>, not bytes"
         if not isinstance(response.headers, Mapping):
             return f"the response's headers are <{type(response.headers).__name__}>, not a mapping"
-        if len(response.body) > self._max_body:
+        if 200 <= status < 300 and len(response.body) > self._max_body:
             return f"the body is larger than {self._max_body} bytes"
         return None
 
@@ -297,7 +301,7 @@ class Pipeline:
             self._pace.grow()
 
     def _opened(self, call: Call, shape: Shape[T], response: Response, signed: str) -> T:
-        hidden = (*call.secrets, self._credentials.api_secret, signed, signed.rpartition(":")[2])
+        failure: VMAPIError
         try:
             return open_envelope(
                 shape,
@@ -305,13 +309,16 @@ class Pipeline:
                 response.body,
                 method=call.method,
                 path=call.path,
-                secrets=hidden,
+                secrets=call.secrets,
+                credentials=(self._credentials.api_secret, Secret(signed.rpartition(":")[2])),
             )
-        except APIError as error:
+        except VMAPIError as error:
             if isinstance(error, RateLimited | ServerError):
                 asked = _header(response.headers, "retry-after")
                 error.retry_after = retry_after(asked, datetime.now(UTC))
-            raise
+            failure = error
+        # Raised out here: the frames of decoding hold the body.
+        raise without_frames(failure)
 
     async def close(self) -> None:
         """Close the transport."""

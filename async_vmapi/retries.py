@@ -124,7 +124,7 @@ class Retries:
 def _is_worth_it(error: VMAPIError, repeat: Repeat) -> bool:
     if isinstance(error, ConnectFailed | RateLimited):
         # It never left, or was not let in.
-        return True
+        return not (isinstance(error, ConnectFailed) and error.permanent)
     if repeat is Repeat.ONCE:
         return False
     if isinstance(error, ServerError):

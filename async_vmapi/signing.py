@@ -13,6 +13,8 @@ from typing import Final
 
 import attrs
 
+from async_vmapi.redaction import HiddenText, Secret
+
 __all__ = [
     "Credentials",
     "Signer",
@@ -26,12 +28,16 @@ __all__ = [
 _BLOCK: Final = hashlib.sha256().block_size
 
 
+def _hidden(value: str | Secret) -> Secret:
+    return Secret.of(value)
+
+
 @attrs.frozen
 class Credentials:
     """An API key and its secret. The secret shows in no ``repr``."""
 
     api_key: str
-    api_secret: str = attrs.field(repr=False)
+    api_secret: Secret = attrs.field(converter=_hidden)
 
 
 def string_to_sign(method: str, host: str, date: str, target: str, body: bytes) -> bytes:
@@ -93,7 +99,7 @@ class Signer:
     """
 
     def __init__(self, credentials: Credentials, host: str) -> None:
-        self._key = SigningKey(credentials.api_secret)
+        self._key = SigningKey(credentials.api_secret.text())
         self._api_key = credentials.api_key
         self._host = host
         self._second: int | None = None
@@ -124,7 +130,7 @@ class Signer:
             "Host": self._host,
             "Content-Type": "application/json",
             "X-Date": date,
-            "Authorization": f"{self._api_key}:{signed}",
+            "Authorization": HiddenText(f"{self._api_key}:{signed}"),
         }
 
 

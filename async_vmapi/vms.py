@@ -20,8 +20,7 @@ import attrs
 
 from async_vmapi import arguments, codec, tasks
 from async_vmapi.completion import Target
-from async_vmapi.envelope import open_envelope
-from async_vmapi.errors import InvalidArgument
+from async_vmapi.errors import DecodingError, InvalidArgument
 from async_vmapi.hub import PollHub
 from async_vmapi.models import (
     CdromBoot,
@@ -142,13 +141,13 @@ class VirtualMachines:
         if arguments.boolean("perhaps_sent", perhaps_sent) and intent is None:
             raise InvalidArgument("perhaps_sent takes an intent", argument="perhaps_sent")
         boot = request.boot
-        secrets = (boot.password, boot.user_data) if isinstance(boot, ImageBoot) else ()
+        secrets = boot.secrets if isinstance(boot, ImageBoot) else {}
         call = Call(
             "create",
             "PUT",
             _PATH,
             codec.encode_create(request),
-            tuple(secret for secret in secrets if isinstance(secret, str)),
+            tuple(secrets.values()),
             Repeat.ONCE,
         )
         return await self._writes.create(
@@ -195,19 +194,17 @@ class VirtualMachines:
 
     async def list(self) -> list[VirtualMachine]:
         """Return all machines of the region. The API knows no filter and no pages (WIRE §1)."""
-        raws, body = await self._pipeline.call_raw(_LIST, codec.RAW_VMS)
+        raws = await self._pipeline.call(_LIST, codec.RAW_VMS)
         machines: list[VirtualMachine] = []
         try:
             for start in range(0, len(raws), _AT_A_STRETCH):
                 if start:
                     await anyio.lowlevel.checkpoint()
-                machines += codec.decode_vms(raws[start : start + _AT_A_STRETCH])
-        except codec.UNREADABLE:
-            pass
-        else:
-            return machines
-        # Read as a whole, it tells what is wrong, and where in the answer.
-        return open_envelope(codec.VMS, 200, body, method=_LIST.method, path=_LIST.path)
+                machines += codec.decode_vms(raws[start : start + _AT_A_STRETCH], first=start)
+        except DecodingError as error:
+            error.method, error.path = _LIST.method, _LIST.path
+            raise
+        return machines
 
     async def get(self, vm: VMOrId) -> VirtualMachine:
         """Return one machine as it is now.
@@ -362,6 +359,14 @@ def _request(request: object, keywords: dict[str, Any]) -> CreateRequest:
         if missing:
             raise InvalidArgument(
                 f"create needs {', '.join(missing)}, or a CreateRequest", argument=missing[0]
+            )
+        if unknown := [name for name in keywords if name not in attrs.fields_dict(CreateRequest)]:
+            # They may be secrets, and are in `create`'s frame.
+            keywords.clear()
+            raise InvalidArgument(
+                f"create takes no {', '.join(unknown)}; password, key_id and user_data are fields "
+                "of an ImageBoot, as boot",
+                argument=unknown[0],
             )
         return _without_references(CreateRequest(**keywords))
     if not isinstance(request, CreateRequest):

@@ -229,6 +229,7 @@ class TestImports:
     def test_the_contract_of_the_emulator_names_all_that_it_must_not_import(self):
         """It lists what is forbidden; this is the list of what is allowed."""
         allowed = {"emulator", "errors", "signing", "transport", "models", "arguments"}
+        allowed |= {"redaction"}
         found = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith(("_", "."))}
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         (contract,) = (
@@ -238,6 +239,21 @@ class TestImports:
         )
         forbidden = {name.removeprefix("async_vmapi.") for name in contract["forbidden_modules"]}
         assert forbidden == found - allowed - {"py"}  # py.typed
+
+    @pytest.mark.parametrize(
+        ("name", "fixed"),
+        [
+            # CVE-2026-59881, CVE-2026-69243, CVE-2026-69244
+            ("aiohttp", "3.14.3"),
+            # CVE-2026-63374, CVE-2026-64847
+            ("anyio", "4.14.2"),
+        ],
+    )
+    def test_minimums_are_above_known_holes(self, name, fixed):
+        """`nox -s audit` looks for more of them, where it can."""
+        needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        (minimum,) = (need.partition(">=")[2] for need in needs if need.startswith(f"{name}>="))
+        assert [*map(int, minimum.split("."))] >= [*map(int, fixed.split("."))]
 
     def test_every_dependency_has_a_minimum(self):
         """It is what `nox -s minimum` installs."""

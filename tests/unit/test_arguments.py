@@ -145,7 +145,7 @@ class TestSecret:
     @pytest.mark.parametrize("value", ["x", " ", "line\nline", "zażółć", "\0"])
     def test_any_text_of_a_character_is_a_secret(self, value):
         """A password may look like anything, and user data has lines."""
-        assert arguments.secret("password", value) == value
+        assert arguments.secret("password", value).text() == value
 
     @pytest.mark.parametrize(
         "value",

@@ -28,6 +28,7 @@ ALL, NONE = {SAFE, REPEATABLE, ONCE}, set()
 # been carried out.
 TABLE = {
     "connection refused": (ConnectFailed("x"), ALL, False),
+    "a certificate": (ConnectFailed("x", permanent=True), NONE, False),
     "too many requests": (RateLimited("x", status=429), ALL, False),
     "connection lost": (TransportError("x"), {SAFE, REPEATABLE}, True),
     "timeout": (TransportTimeout("x"), {SAFE, REPEATABLE}, True),

@@ -160,4 +160,4 @@ class TestCredentials:
         with pytest.raises(AttributeError) as caught:
             credentials.api_secret = "other"
         assert SECRET not in repr(caught.value)
-        assert credentials.api_secret == SECRET
+        assert credentials.api_secret.text() == SECRET
