@@ -285,8 +285,9 @@ class SecretRef:
     """Where a worker of a durable fleet finds a secret, in place of the secret itself.
 
     Args:
-        name: ``env:NAME`` for an environment variable of the worker's; any other name is handed
-            to the function that the worker was given for secrets.
+        name: ``env:NAME`` for an environment variable that the worker allows, such as
+            ``env:VMAPI_SECRET_ROOT``; any other name is handed to the function that the worker was
+            given for secrets.
 
     Raises:
         InvalidArgument: If it is blank or no text.

@@ -1,7 +1,7 @@
 """The durable fleet that a command is about, and what is wrong with its database, in words."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +22,7 @@ def fleet_of(
     *,
     limit: int | None = None,
     worker_limit: int | None = None,
+    secret_names: Iterable[str] = (),
 ) -> "DurableFleet":
     """Return the fleet of a database; exit where there is none, or no DBOS."""
     if not database:
@@ -37,7 +38,9 @@ def fleet_of(
         from async_vmapi.client import Client
 
         client = Client.from_env
-    return DurableFleet(database, client, limit=limit, worker_limit=worker_limit)
+    return DurableFleet(
+        database, client, limit=limit, worker_limit=worker_limit, secret_names=secret_names
+    )
 
 
 def run_with(database: str, call: "Callable[[DurableFleet], Awaitable[T]]") -> T:

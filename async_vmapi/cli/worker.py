@@ -41,6 +41,14 @@ def worker(
     worker_limit: Annotated[
         int | None, typer.Option(min=1, help="Operations in flight on this worker.")
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="An environment variable that jobs may name as a secret, besides VMAPI_SECRET_*. "
+            "Can be repeated. Never the API's credentials or the database's address.",
+        ),
+    ] = None,
     json: JSON = False,
 ) -> None:
     """Work on durable jobs until interrupted; others go on with what is left then.
@@ -48,7 +56,13 @@ def worker(
     On a terminal it shows what it has in hand; elsewhere a line when a job's state changes, and
     every half minute how it goes on; with --json a line for each change in JSON.
     """
-    fleet = fleet_of(database, partial(client_for, ctx.obj), limit=limit, worker_limit=worker_limit)
+    fleet = fleet_of(
+        database,
+        partial(client_for, ctx.obj),
+        limit=limit,
+        worker_limit=worker_limit,
+        secret_names=secret or (),
+    )
     run(_work(fleet, json=json))
 
 

@@ -17,6 +17,7 @@ from async_vmapi.durable.database import DatabaseUnavailable
 from async_vmapi.durable.fleet import DurableFleet, Submission
 from async_vmapi.durable.job import DurableJob, JobState, JobStatus
 from async_vmapi.durable.ledger import WorkerItem, WorkerStatus
+from async_vmapi.durable.rows import UntrustedData
 
 __all__ = [
     "DatabaseUnavailable",
@@ -25,6 +26,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Submission",
+    "UntrustedData",
     "WorkerItem",
     "WorkerStatus",
 ]

@@ -21,6 +21,7 @@ from async_vmapi.durable.database import (
     OPERATIONS,
     Database,
     is_outage,
+    is_refused,
     job_id,
     operation_id,
 )
@@ -208,10 +209,12 @@ class Coordinator:
                 future.set_result(self._read(index, status))
 
     def _read(self, index: int, status: WorkflowStatus) -> Ended:
-        if isinstance(status.output, str):
-            return decode_ended(status.output).read()
-        # By DBOS's own tools, or by an error that should not be.
         reason = f"its workflow {status.workflow_id} ended as {status.status}"
+        if is_refused(status):
+            reason += ", and its row was refused: this package did not write it"
+        elif isinstance(status.output, str):
+            return decode_ended(status.output).read()
+        # Else by DBOS's own tools, or by an error that should not be.
         return Ended(outcome(self._job(index), "unknown", reason=reason))
 
     async def _publish(self) -> None:

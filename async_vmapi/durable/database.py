@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from dbos import (
     DBOS,
     DBOSClient,
-    DBOSPortableJSONSerializer,
     EnqueueOptions,
     WorkflowStatus,
     WorkflowStatusString,
@@ -20,6 +19,7 @@ from dbos import (
 from sqlalchemy import event, exc
 
 from async_vmapi import arguments
+from async_vmapi.durable.rows import REFUSED, SERIALIZER, Rows, UntrustedData
 from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 
 __all__ = [
@@ -29,13 +29,13 @@ __all__ = [
     "JOBS",
     "OPERATIONS",
     "OPERATION_WORKFLOW",
-    "SERIALIZER",
     "UNDER_WAY",
     "VERSION",
     "WORKFLOW",
     "Database",
     "DatabaseUnavailable",
     "is_outage",
+    "is_refused",
     "job_id",
     "operation_id",
 ]
@@ -51,9 +51,6 @@ JOBS: Final = "async_vmapi_jobs"
 OPERATIONS: Final = "async_vmapi_operations"
 WORKFLOW: Final = "async_vmapi.job"
 OPERATION_WORKFLOW: Final = "async_vmapi.operation"
-
-# DBOS's own default pickles, which neither a person nor a search for secrets can read.
-SERIALIZER: Final = DBOSPortableJSONSerializer()
 
 ENDED: Final = [
     WorkflowStatusString.SUCCESS.value,
@@ -96,6 +93,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, (DatabaseUnavailable, *away))
 
 
+def is_refused(status: WorkflowStatus) -> bool:
+    """Return whether what a workflow's row holds was not written by this package."""
+    return REFUSED in (status.input, status.output, status.error)
+
+
 class _SQLiteConnection(sqlite3.Connection):
     """A connection that waits for others, and that tells parts of a second.
 
@@ -103,8 +105,9 @@ class _SQLiteConnection(sqlite3.Connection):
     NULL, and nothing can be put into a queue.
     """
 
-    def __init__(self, *args: Any, **keywords: Any) -> None:
+    def __init__(self, *args: Any, rows: Rows, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        self.row_factory = rows.sqlite
         try:
             # Writers wait for each other, in place of failing.
             self.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE}")
@@ -189,10 +192,11 @@ class Database:
             raise InvalidState("the fleet is not open: use it as an async context manager")
         return self._client
 
-    @property
-    def connect_args(self) -> dict[str, Any]:
-        """What connections of DBOS take as well as those of this module."""
-        return {"factory": _SQLiteConnection} if self.is_sqlite else {}
+    def connect_args(self, rows: Rows) -> dict[str, Any]:
+        """Return what connections of DBOS take as well as those of this module."""
+        if self.is_sqlite:
+            return {"factory": functools.partial(_SQLiteConnection, rows=rows)}
+        return {"application_name": APPLICATION, "row_factory": rows.psycopg}
 
     async def call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
         """Call a function that blocks in one of this database's own threads.
@@ -217,13 +221,18 @@ class Database:
         await self.call(self._open)
 
     def _open(self) -> None:
+        connect_args = self.connect_args(Rows())
         if self.is_sqlite:
-            self._engine = sa.create_engine(self._parsed, connect_args=self.connect_args)
+            self._engine = sa.create_engine(self._parsed, connect_args=connect_args)
             event.listen(self._engine, "connect", _like_dbos)
         else:
             url = self._parsed.set(drivername="postgresql+psycopg")
             self._engine = sa.create_engine(
-                url, pool_size=_THREADS + 1, max_overflow=0, pool_pre_ping=True
+                url,
+                pool_size=_THREADS + 1,
+                max_overflow=0,
+                pool_pre_ping=True,
+                connect_args=connect_args,
             )
             event.listen(self._engine, "connect", _let_go_of_locks)
         DBOS.migrate(self.url)
@@ -277,6 +286,9 @@ class Database:
         Args:
             workflow_id: Which.
             whole: Whether its argument and its result are wanted too, which may be long.
+
+        Raises:
+            UntrustedData: If this package did not write them.
         """
         found = await self.call(
             self.client.list_workflows,
@@ -284,6 +296,8 @@ class Database:
             load_input=whole,
             load_output=whole,
         )
+        if whole and found and is_refused(found[0]):
+            raise UntrustedData(f"the row of workflow {workflow_id!r} was refused: see the log")
         return found[0] if found else None
 
     async def ended(self, workflow_ids: Sequence[str]) -> list[WorkflowStatus]:

@@ -10,7 +10,7 @@ from async_vmapi.client import Client
 from async_vmapi.durable.database import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
 from async_vmapi.durable.ledger import Ledger, WorkerStatus
-from async_vmapi.durable.references import Secrets
+from async_vmapi.durable.references import Secrets, SecretStore
 from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.worker import Limits, Worker
 from async_vmapi.errors import InvalidArgument
@@ -34,6 +34,9 @@ class DurableFleet:
         secrets: Returns, on a worker, the secret of a `SecretRef` whose name does not begin with
             ``env:``. It may be a coroutine function, which gets a minute; a plain one must not
             wait, for it holds up all that the worker does.
+        secret_names: Environment variables of a worker that a `SecretRef` of ``env:NAME`` may
+            name, besides those that begin with ``VMAPI_SECRET_``. The API's credentials, the
+            database's address and PostgreSQL's own variables never may.
         limit: How many operations are in flight at once at most, of all jobs on all workers; None
             for no more than each job's plan says. Of workers that differ, the last one started
             counts.
@@ -52,17 +55,17 @@ class DurableFleet:
         client: Callable[[], Client] = Client.from_env,
         *,
         secrets: Secrets | None = None,
+        secret_names: Iterable[str] = (),
         limit: int | None = None,
         worker_limit: int | None = None,
         lease: float = 15.0,
         interval: float = 1.0,
     ) -> None:
-        for name, value in (("client", client), ("secrets", secrets)):
-            if not (callable(value) or (name == "secrets" and value is None)):
-                raise arguments.refuse(name, value, "a function")
+        if not callable(client):
+            raise arguments.refuse("client", client, "a function")
         self._database: Final = Database(database_url)
         self._client = client
-        self._secrets = secrets
+        self._secrets = SecretStore(secrets, secret_names)
         self._at_work: dict[asyncio.Event, asyncio.Event] = {}
         self._ledger: Final = Ledger()
         self._limits = Limits(
@@ -227,6 +230,7 @@ class Submission(Operations[DurableJob]):
         Raises:
             InvalidArgument: If something is wrong, is a plain secret, or is not what the job of
                 that name was submitted with; nothing was stored then.
+            UntrustedData: If somebody else has written to the job of that name.
         """
         if isinstance(items, str | bytes | Mapping) or not isinstance(
             items, Iterable | AsyncIterable

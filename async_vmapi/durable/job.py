@@ -7,7 +7,8 @@ from contextlib import aclosing
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
-from dbos import WorkflowStatus
+import msgspec
+from dbos import PortableWorkflowError, WorkflowStatus
 
 from async_vmapi import arguments
 from async_vmapi.durable.database import (
@@ -18,6 +19,7 @@ from async_vmapi.durable.database import (
     job_id,
 )
 from async_vmapi.durable.events import STREAM, Reader
+from async_vmapi.durable.rows import UntrustedData, decoding
 from async_vmapi.errors import InvalidArgument, InvalidState
 from async_vmapi.plan import BulkEvent
 from async_vmapi.report import BulkReport, Status
@@ -120,7 +122,8 @@ class DurableJob:
 
         Raises:
             TimeoutError: If it has not ended in time; it goes on.
-            InvalidState: If its workflow was ended from outside.
+            InvalidState: If its workflow was ended from outside, or by an error.
+            UntrustedData: If somebody else has written it.
         """
         limit = None if timeout is None else arguments.seconds("timeout", timeout)
         async with asyncio.timeout(limit):
@@ -131,13 +134,21 @@ class DurableJob:
                         break
                 await asyncio.sleep(self._interval)
         if not isinstance(whole.output, str):
-            raise InvalidState(f"job {self.name!r} has no report: its workflow is {whole.status}")
+            # Its text may hold anything.
+            error = whole.error
+            why = f" ({error.name})" if isinstance(error, PortableWorkflowError) else ""
+            raise InvalidState(
+                f"job {self.name!r} has no report: its workflow is {whole.status}{why}"
+            )
         return BulkReport.from_json(whole.output)
 
     async def events(self) -> AsyncIterator[BulkEvent]:
         """Iterate over all that happens in it: what was before, then as it comes, to its end.
 
         Each event is told once. There are none of the kind ``accepted``.
+
+        Raises:
+            UntrustedData: If somebody else has written one.
         """
         reader, offset = Reader(), 0
         while True:
@@ -146,16 +157,23 @@ class DurableJob:
             )
             try:
                 async with aclosing(stream) as texts:
-                    async for text in texts:
-                        offset += 1
-                        for event in reader.read(text):
-                            yield event
+                    with decoding(f"an event of job {self.name!r}"):
+                        async for text in texts:
+                            offset += 1
+                            for event in self._events_in(text, reader):
+                                yield event
             except Exception as error:
                 if not is_outage(error):
                     raise
                 await asyncio.sleep(self._interval)
             else:
                 return
+
+    def _events_in(self, text: object, reader: Reader) -> list[BulkEvent]:
+        try:
+            return list(reader.read(cast(str, text)))
+        except (msgspec.DecodeError, TypeError):
+            raise UntrustedData(f"an event of job {self.name!r} is not readable") from None
 
     async def pause(self) -> None:
         """Start nothing new until `resume`; what is in flight goes on.

@@ -19,7 +19,8 @@ from async_vmapi import outcomes
 from async_vmapi.accounts import WRITES, Write, is_task
 from async_vmapi.client import Client
 from async_vmapi.durable.database import operation_id
-from async_vmapi.durable.references import Secrets, resolved
+from async_vmapi.durable.references import SecretStore
+from async_vmapi.durable.rows import decoding
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
 from async_vmapi.errors import APIError, OutcomeUnknown, VMAPIError
 from async_vmapi.jobs import Job
@@ -44,7 +45,7 @@ class Host(Protocol):
     """The worker, as an operation needs it."""
 
     client: Client
-    secrets: Secrets | None
+    secrets: SecretStore
     unrecorded: dict[str, str]
     """What steps returned that could not be written down, by the items' workflows."""
 
@@ -218,7 +219,7 @@ class Operation:
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             return await method(order.item, **order.arguments)
-        request = await resolved(request_of(order.item), self._host.secrets)
+        request = await self._host.secrets.resolved(request_of(order.item))
         rounds = _ROUNDS if order.arguments.get("on_doubt") == "retry" else 1
         while True:
             try:
@@ -283,7 +284,8 @@ async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
     async def run() -> str:
         return encode(await body())
 
-    return _decode(await DBOS.run_step_async({"name": name}, run))
+    with decoding(f"the result of step {name!r}"):
+        return _decode(await DBOS.run_step_async({"name": name}, run))
 
 
 def _written(ended: Ended) -> str:

@@ -196,7 +196,7 @@ def _reference(item: CreateRequest, name: str, value: str | SecretRef | None) ->
     if isinstance(value, str):
         raise InvalidArgument(
             f"the {name} of {item.name!r} is a plain secret, which is not stored: give a "
-            f"SecretRef('env:NAME'), or a name that the workers resolve",
+            f"SecretRef('env:VMAPI_SECRET_NAME'), or a name that the workers resolve",
             argument=name,
         )
     return None if value is None else value.name

@@ -27,7 +27,6 @@ from async_vmapi.durable.database import (
     JOBS,
     OPERATION_WORKFLOW,
     OPERATIONS,
-    SERIALIZER,
     VERSION,
     WORKFLOW,
     Database,
@@ -38,7 +37,8 @@ from async_vmapi.durable.database import (
 from async_vmapi.durable.leases import BEATS, Leases
 from async_vmapi.durable.ledger import Ledger
 from async_vmapi.durable.operation import CANCELLED, Operation
-from async_vmapi.durable.references import Secrets
+from async_vmapi.durable.references import SecretStore
+from async_vmapi.durable.rows import SERIALIZER, Rows, decoding
 from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
 from async_vmapi.errors import AuthenticationError, InvalidState, VMAPIError
 from async_vmapi.models import ONLINE
@@ -109,7 +109,7 @@ class Worker:
         self,
         database: Database,
         client: Callable[[], Client],
-        secrets: Secrets | None,
+        secrets: SecretStore,
         limits: Limits,
         ledger: Ledger,
     ) -> None:
@@ -222,9 +222,8 @@ class Worker:
             "sys_db_idle_transaction_timeout_sec": IDLE_IN_TRANSACTION,
             "max_executor_threads": _THREADS,
             "log_level": "WARNING",
+            "db_engine_kwargs": {"connect_args": self._database.connect_args(Rows())},
         }
-        if self._database.is_sqlite:
-            config["db_engine_kwargs"] = {"connect_args": self._database.connect_args}
         DBOS(config=config)
         # On this loop's own thread: DBOS then runs the workflows on this loop.
         DBOS.launch()
@@ -403,7 +402,7 @@ class Worker:
             return encode(_Begun(time.time(), await self._online(spec)))
 
         with self._present():
-            begun = _decode_begun(await DBOS.run_step_async({"name": "begin"}, begin))
+            begun = _decode_begun(await _recorded("begin", begin))
             coordinator = Coordinator(
                 self._database, name, spec, begun.online, interval=self._limits.interval
             )
@@ -422,7 +421,7 @@ class Worker:
                 )
                 return report.to_json()
 
-            return await DBOS.run_step_async({"name": "roll out"}, roll_out)
+            return await _recorded("roll out", roll_out)
 
     async def _online(self, spec: Spec) -> list[str] | None:
         if not spec.keeps_online:
@@ -438,6 +437,11 @@ class Worker:
                 await asyncio.sleep(self._limits.lease)
             else:
                 return sorted(vm.id for vm in machines if vm.state == ONLINE and vm.id in given)
+
+
+async def _recorded(name: str, body: Callable[[], Coroutine[Any, Any, str]]) -> str:
+    with decoding(f"the result of step {name!r}"):
+        return await DBOS.run_step_async({"name": name}, body)
 
 
 async def _to_its_end(body: Coroutine[Any, Any, None]) -> None:

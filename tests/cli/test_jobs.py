@@ -153,9 +153,14 @@ class TestWrongUse:
         text.write_text("#cloud-config")
         refused = durable(*given, "--user-data", str(text), "--durable", "x", code=2)
         assert "--user-data-env" in refused.stderr
-        named = [*given, "--user-data-env", "TEXT", "--password-env", "ROOT", "--durable", "x"]
-        durable.environment |= {"TEXT": "#cloud-config planted", "ROOT": "planted-password"}
-        with worker(durable):
+        named = [*given, "--user-data-env", "VMAPI_SECRET_TEXT", "--password-env", "ROOT"]
+        named += ["--durable", "x"]
+        durable.environment |= {
+            "VMAPI_SECRET_TEXT": "#cloud-config planted",
+            "ROOT": "planted-word",
+        }
+        assert "credential" in durable("worker", "--secret", "VMAPI_API_KEY", code=2).stderr
+        with worker(durable, "--secret", "ROOT"):
             durable(*named)
         assert len(cloud.cloud.vms) == 3
         for file in tmp_path.glob("jobs.sqlite*"):

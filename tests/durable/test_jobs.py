@@ -218,7 +218,7 @@ class TestSecrets:
         self, database_url, lively, monkeypatch, caplog
     ):
         """The cloud gets the secrets; the database and the log hold none of them."""
-        monkeypatch.setenv("VM_PASSWORD", PASSWORD)
+        monkeypatch.setenv("VMAPI_SECRET_PASSWORD", PASSWORD)
 
         async def vault(name):
             assert name == "vault:boot"
@@ -233,7 +233,9 @@ class TestSecrets:
 
         monkeypatch.setattr(lively.api, "handle", listen)
         boot = ImageBoot(
-            os="2268", password=SecretRef("env:VM_PASSWORD"), user_data=SecretRef("vault:boot")
+            os="2268",
+            password=SecretRef("env:VMAPI_SECRET_PASSWORD"),
+            user_data=SecretRef("vault:boot"),
         )
         options = {"interval": 0.05, "secrets": vault}
         async with DurableFleet(database_url, client_of(lively), **options) as fleet:
@@ -243,7 +245,7 @@ class TestSecrets:
             assert report.counts["succeeded"] == 1
             stored = everything_in(database_url)
         assert any(PASSWORD.encode() in body and b"runcmd" in body for body in bodies)
-        assert b"env:VM_PASSWORD" in stored
+        assert b"env:VMAPI_SECRET_PASSWORD" in stored
         for secret in (PASSWORD.encode(), b"runcmd", lively.api_secret.encode()):
             assert secret not in stored
             assert secret.decode() not in caplog.text
@@ -261,7 +263,9 @@ class TestSecrets:
     @pytest.mark.parametrize(
         ("name", "why"),
         [
-            ("env:NOT_SET_ANYWHERE", "not set on this worker"),
+            ("env:VMAPI_SECRET_NOT_SET", "not set on this worker"),
+            ("env:HOME", "--secret HOME"),
+            ("env:VMAPI_API_SECRET", "credential of the worker"),
             ("vault:none", "no function for secrets"),
         ],
     )
@@ -303,6 +307,9 @@ class TestFleet:
             {"database_url": "not a URL"},
             {"client": "a client"},
             {"secrets": "a secret"},
+            {"secret_names": "ROOT"},
+            {"secret_names": [""]},
+            {"secret_names": ["ROOT", "VMAPI_API_SECRET"]},
             {"limit": 0},
             {"worker_limit": 0},
             {"lease": 0},

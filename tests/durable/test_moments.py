@@ -10,7 +10,7 @@ import pytest
 from async_vmapi import Client, ImageBoot, InvalidArgument, SecretRef
 from async_vmapi.durable import operation
 from async_vmapi.durable.operation import CANCELLED, Operation
-from async_vmapi.durable.references import resolved
+from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.spec import decode_ended, spec_of
 from async_vmapi.emulator import CloudAPI, Settings
 from async_vmapi.plan import BulkPlan
@@ -59,7 +59,7 @@ class Host:
         self.unrecorded = {}
         self.lease = itertools.repeat(True)
         self.client = client
-        self.secrets = None
+        self.secrets = SecretStore()
         self.why = why
 
     async def stopped(self, job):
@@ -331,7 +331,7 @@ class TestEnds:
 
     async def test_a_secret_that_is_missing_is_a_failure(self, steps, api, client):
         """And nothing was sent."""
-        boot = ImageBoot(os="2268", password=SecretRef("env:NOT_SET_ANYWHERE"))
+        boot = ImageBoot(os="2268", password=SecretRef("env:VMAPI_SECRET_NOT_SET"))
         (order,) = orders("create", requests(1, boot=boot), unique_name=True)
         outcome = await outcome_of(Host(client), order)
         assert (outcome.status, outcome.error, creates(api)) == ("failed", "InvalidArgument", 0)
@@ -341,7 +341,7 @@ class TestEnds:
         """Without it a machine would come to be that nobody can enter; the error tells no value."""
         boot = ImageBoot(os="2268", password=SecretRef("vault:root"))
         with pytest.raises(InvalidArgument, match=r"vault:root.* returned no text") as missing:
-            await resolved(requests(1, boot=boot)[0], lambda name: found)
+            await SecretStore(lambda name: found).resolved(requests(1, boot=boot)[0])
         assert not found or str(found) not in str(missing.value)
 
     async def test_a_function_that_never_returns_fails(self):
@@ -352,7 +352,7 @@ class TestEnds:
 
         boot = ImageBoot(os="2268", user_data=SecretRef("vault:boot"))
         with pytest.raises(InvalidArgument, match=r"vault:boot.* raised TimeoutError"):
-            await resolved(requests(1, boot=boot)[0], vault)
+            await SecretStore(vault).resolved(requests(1, boot=boot)[0])
 
 
 def orders(name, items, **keywords):

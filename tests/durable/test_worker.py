@@ -17,6 +17,7 @@ from async_vmapi.durable.database import (
 from async_vmapi.durable.leases import BEATS
 from async_vmapi.durable.ledger import Ledger
 from async_vmapi.durable.operation import CANCELLED
+from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.worker import Limits, Worker
 from async_vmapi.plan import BulkPlan
@@ -55,7 +56,7 @@ def told():
 
 @pytest.fixture
 def asking(told):
-    return Worker(told, lambda: None, None, LIMITS, Ledger())
+    return Worker(told, lambda: None, SecretStore(), LIMITS, Ledger())
 
 
 class TestWhatIsLost:

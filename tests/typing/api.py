@@ -247,7 +247,9 @@ async def use_as_operation() -> Operation:
 
 async def durable(vms: list[VirtualMachine], request: CreateRequest) -> None:
     """A durable job reads as a bulk call does."""
-    async with DurableFleet("sqlite:///fleet.sqlite", secrets=lambda name: name) as fleet:
+    async with DurableFleet(
+        "sqlite:///fleet.sqlite", secrets=lambda name: name, secret_names=["X"]
+    ) as fleet:
         job = await fleet.submit("night", BulkPlan(limit=3)).shutdown(vms, wait_for=4)
         assert_type(job, DurableJob)
         assert_type(await fleet.submit("make", max_failures="5%").create([request]), DurableJob)

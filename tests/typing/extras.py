@@ -15,6 +15,7 @@ from async_vmapi.durable import (
     JobState,
     Submission,
     WorkerItem,
+    UntrustedData,
     WorkerStatus,
 )
 from async_vmapi.emulator import (
@@ -85,8 +86,8 @@ async def durable(fleet: DurableFleet, vms: list[VirtualMachine]) -> None:
     job = await submission.reboot(vms)
     assert_type(job, DurableJob)
     state: JobState = (await job.status()).state
-    error: Exception = DatabaseUnavailable(state)
-    print(error)
+    errors: list[Exception] = [DatabaseUnavailable(state), UntrustedData(state)]
+    print(errors)
     assert_type(fleet.worker_status(), WorkerStatus)
     assert_type(fleet.worker_status().in_flight, tuple[WorkerItem, ...])
 

@@ -44,7 +44,7 @@ FACES = {
     "async_vmapi.durable": {
         *("DurableFleet", "Submission", "DurableJob", "JobState", "JobStatus"),
         *("WorkerItem", "WorkerStatus"),
-        "DatabaseUnavailable",
+        *("DatabaseUnavailable", "UntrustedData"),
     },
     "async_vmapi.otel": {"OpenTelemetry"},
     "async_vmapi.testing": {"QUICK", "VMCloud", "VMServer"},

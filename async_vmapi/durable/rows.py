@@ -1,0 +1,107 @@
+"""Filters the rows that DBOS reads, in the database's driver, before DBOS sees them.
+
+DBOS decodes a value as the ``serialization`` column of its row says, and one of its decoders
+(pickle) runs code. Its public settings choose what it writes, not what it reads. So each
+connection of this package has a row factory, through which every row of every query passes.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from dbos import DBOSPortableJSONSerializer
+
+from async_vmapi.errors import VMAPIError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import psycopg
+
+__all__ = ["REFUSED", "SERIALIZER", "Rows", "UntrustedData", "decoding"]
+
+_log: Final = logging.getLogger(__name__)
+
+# DBOS's own default pickles, which neither a person nor a search for secrets can read.
+SERIALIZER: Final = DBOSPortableJSONSerializer()
+
+REFUSED: Final = "refused: this is not JSON that async_vmapi wrote"
+"""Stands in place of what was not decoded. It is not JSON, so DBOS cannot decode it either."""
+
+_TRUSTED: Final = (None, SERIALIZER.name())
+_PAYLOADS: Final = frozenset({"inputs", "output", "error", "value", "message"})
+_LOGGED: Final = 100
+"""Rows that were refused are logged once each, up to so many."""
+
+_Change: TypeAlias = Callable[[Sequence[Any]], tuple[Any, ...]]
+
+
+class UntrustedData(VMAPIError):
+    """Something in the fleet's database was not written by this package; it was not decoded.
+
+    Somebody else has written to the database: find out who may. What the row belongs to (a job,
+    an item, an event) cannot be read any more.
+    """
+
+
+@contextmanager
+def decoding(what: str) -> Generator[None]:
+    """Raise an `UntrustedData` where DBOS cannot decode what it has read."""
+    try:
+        yield
+    except json.JSONDecodeError:
+        raise UntrustedData(f"{what} was refused: this package did not write it") from None
+
+
+class Rows:
+    """The row factory of a connection, for SQLite and for PostgreSQL."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+        self._plan = lru_cache(maxsize=256)(self._change_of)
+
+    def sqlite(self, cursor: "sqlite3.Cursor", row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a row of SQLite's; a ``Connection.row_factory``."""
+        change = self._plan(tuple(column[0] for column in cursor.description))
+        return row if change is None else change(row)
+
+    def psycopg(self, cursor: "psycopg.Cursor[Any]") -> _Change:
+        """Return what makes the rows of a result; psycopg's ``row_factory``."""
+        columns = cursor.description or ()
+        return self._plan(tuple(column.name for column in columns)) or tuple
+
+    def _change_of(self, names: tuple[str, ...]) -> _Change | None:
+        """Return what is done to rows with these columns; None for nothing."""
+        kinds = [index for index, name in enumerate(names) if "serialization" in name]
+        if not kinds:
+            return None
+        whose = names.index("workflow_uuid") if "workflow_uuid" in names else None
+
+        def change(row: Sequence[Any]) -> tuple[Any, ...]:
+            if all(row[index] in _TRUSTED for index in kinds):
+                return tuple(row)
+            self._log("" if whose is None else str(row[whose]))
+            values = zip(names, row, strict=True)
+            return tuple(_refused(name, value) for name, value in values)
+
+        return change
+
+    def _log(self, workflow_id: str) -> None:
+        workflow_id = workflow_id[:200]
+        if workflow_id in self._logged or len(self._logged) >= _LOGGED:
+            return
+        self._logged.add(workflow_id)
+        about = {"vmapi_workflow": workflow_id}
+        told = "refused a row of the database that is not JSON of this package: workflow %r"
+        _log.error(told, workflow_id, extra=about)
+
+
+def _refused(name: str, value: Any) -> Any:
+    if "serialization" in name:
+        return SERIALIZER.name()
+    # What a function of SQL returns has no name of its own.
+    payload = name in _PAYLOADS or name.startswith("coalesce")
+    return REFUSED if payload and value is not None else value
