@@ -12,9 +12,10 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from async_vmapi.bulk import BulkExecutor
+from async_vmapi.cli.live import is_live
 from async_vmapi.cli.operations import ask_first
 from async_vmapi.cli.options import Yes, command
-from async_vmapi.cli.output import console_for, is_live, printable, show_report, style_of
+from async_vmapi.cli.output import console_for, printable, show_report, style_of
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.running import ExitCode, run

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from async_vmapi.cli.output import STYLES, print_json, printable, table
 from async_vmapi.cli.progress import duration, rate_of
+from async_vmapi.cli.streams import behind
 
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, JobStatus
@@ -195,6 +196,8 @@ class Lines:
     def tell(self, changed: "Iterable[JobStatus]") -> None:
         """Take changes into account, and print what is due."""
         self._untold |= {status.name: status for status in changed}
+        if behind(self._console.file):
+            return
         now = self._clock()
         for name, status in list(self._untold.items()):
             state = (status.state, status.wave, status.stopped)

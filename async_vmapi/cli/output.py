@@ -1,12 +1,10 @@
 """How machines, catalogues and reports are shown: as tables for people, as JSON for machines."""
 
-import contextlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
@@ -19,8 +17,6 @@ from async_vmapi.report import BulkReport, Outcome
 __all__ = [
     "STYLES",
     "console_for",
-    "is_live",
-    "leave",
     "machine_table",
     "outcome_json",
     "print_json",
@@ -69,23 +65,10 @@ def who(item: str, label: str | None) -> str:
     return printable(item if label is None or label == item else f"{label} ({item})")
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Say nothing more: that nobody reads on is no reason to leave machines half changed."""
-        self.quiet = True
-        leave(self.file)
-
-
-def leave(stream: IO[str]) -> None:
-    """Let nothing fail any more for a stream that nobody reads, not even at the very end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def console_for(*, json: bool) -> Console:
     """Return where to tell what happens: beside the JSON, or in its place."""
     stream = sys.stderr if json else sys.stdout
-    return _Console(
+    return Console(
         file=stream,
         highlight=False,
         markup=False,
@@ -94,11 +77,6 @@ def console_for(*, json: bool) -> Console:
         # What other programs read is not to be cut to anybody's screen.
         width=None if stream.isatty() else _UNBOUNDED,
     )
-
-
-def is_live(console: Console) -> bool:
-    """Return whether lines can be drawn anew where this console writes."""
-    return console.file.isatty() and not console.is_dumb_terminal
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

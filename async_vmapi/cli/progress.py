@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
-from async_vmapi.cli.output import STYLES, is_live, printable, style_of, who
+from async_vmapi.cli.live import Live, is_live
+from async_vmapi.cli.output import STYLES, printable, style_of, who
+from async_vmapi.cli.streams import behind
 from async_vmapi.plan import BulkEvent
 from async_vmapi.report import Outcome
 
@@ -126,9 +127,7 @@ class Progress:
         self._entered = self._clock()
         self._began = self._entered - (self._joined.seconds if self._joined else 0.0)
         if is_live(self._console):
-            # Drawn by the event loop alone, so that nothing changes under the drawing.
-            self._live = Live(self, console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
+            self._live = Live(self._console, self)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         return self
 
@@ -143,16 +142,17 @@ class Progress:
             with suppress(asyncio.CancelledError):
                 await self._ticker
         if self._live is not None:
-            self._live.stop()
+            self._live.__exit__(kind, error, trace)
 
     async def _tick(self) -> None:
         while True:
             if self._live is not None:
-                with suppress(OSError):
-                    self._live.refresh()
+                self._live.refresh()
                 await asyncio.sleep(_FRAME)
                 continue
             await asyncio.sleep(_REMINDER)
+            if behind(self._console.file):
+                continue
             for flight in list(self._flights.values())[:_SLOWEST]:
                 # What hangs is named.
                 self._say(f"{flight.name}  {self._operation} under way: {flight.told()}")
@@ -211,8 +211,7 @@ class Progress:
     def _say(self, line: str, *, earlier: bool = False) -> None:
         if self._live is None:
             when = "earlier" if earlier else f"{self._clock() - self._began:.1f} s"
-            with suppress(OSError):  # a full disk, say, ends nothing that is under way
-                self._console.print(f"{when:>10}  {line}")
+            self._console.print(f"{when:>10}  {line}")
 
     # --- the live view --------------------------------------------------------------------------
 

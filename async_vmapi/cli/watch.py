@@ -1,6 +1,7 @@
 """``async-vmapi watch``: the fleet's states as they change."""
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import attrs
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
+from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.options import JSON, Which, command
 from async_vmapi.cli.output import (
     console_for,
-    is_live,
     machine_table,
     print_json,
     printable,
@@ -26,6 +26,7 @@ from async_vmapi.cli.output import (
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import run
 from async_vmapi.cli.selection import Selection
+from async_vmapi.cli.streams import behind, is_lost
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.models import VirtualMachine
 
@@ -71,10 +72,14 @@ async def _watch(client: "Client", selection: Selection, interval: float, *, jso
     live: Live | None = None
     shown: AbstractContextManager[object] = nullcontext()
     if is_live(console) and not json:
-        shown = live = Live(view, console=console, auto_refresh=False, screen=True)
+        shown = live = Live(console, view, full_screen=True)
     async with client:
         with shown:
             while True:
+                if behind(sys.stdout):
+                    # What changes meanwhile is told as one change.
+                    await asyncio.sleep(interval)
+                    continue
                 try:
                     machines, _ = selection.of(await client.vms.list())
                 except AuthenticationError:
@@ -94,7 +99,7 @@ async def _watch(client: "Client", selection: Selection, interval: float, *, jso
                             console.print(_told(change))
                 if live is not None:
                     live.refresh()
-                if console.quiet:
+                if is_lost(sys.stdout):
                     return  # nobody reads on
                 await asyncio.sleep(interval)
 

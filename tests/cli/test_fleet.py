@@ -7,7 +7,7 @@ import pytest
 
 from async_vmapi import BulkReport
 
-from .programs import NEW, ZONE
+from .programs import LONG, NEW, ZONE
 
 pytestmark = pytest.mark.programs
 
@@ -168,7 +168,7 @@ class TestAsking:
         closed = program.popen(
             "fleet", "reset", "--all", preexec_fn=lambda: os.close(0), stdin=None
         )
-        assert "takes --yes" in closed.communicate(timeout=30)[1]
+        assert "takes --yes" in closed.communicate(timeout=LONG)[1]
         for command in (["shutdown"], ["delete"], ["resize", "--cores", "1", "--ram", "1"]):
             operation, *options = command
             program("vms", operation, ids["web-01"], *options, code=2)
