@@ -90,12 +90,23 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:_MOST_NAMED])) + more
 
 
-def ask_first(operation: str, names: Sequence[str], *, yes: bool) -> None:
-    """Ask whether to do that to these machines; exit if not, or if there is nobody to ask."""
+def ask_first(
+    operation: str, names: Sequence[str] | Callable[[], Sequence[str]], *, yes: bool
+) -> None:
+    """Ask whether to do that to these machines; exit if not, or if there is nobody to ask.
+
+    Args:
+        operation: What is to be done.
+        names: To which; or what finds that out, called only if somebody is asked.
+        yes: Whether the answer is known.
+    """
     if yes or not names:
         return
+    asked = sys.stdin is not None and sys.stdin.isatty()
+    if callable(names):
+        names = names() if asked else [""]
     what = f"{_as_typed(operation)} of {len(names)} machine{'s' * (len(names) > 1)}"
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not asked:
         fail(f"{what} takes --yes where there is no terminal to ask at", ExitCode.USAGE)
     typer.echo(f"{what}: {some_of(names)}", err=True)
     try:

@@ -104,6 +104,19 @@ class TestChanging:
         assert "left out: none" in narrowed.stderr
         assert "power_on of 2: 2 succeeded" in narrowed.stdout
 
+    def test_the_first_line_is_the_canary(self, program, tmp_path):
+        """The order of the file is that of the operation, whatever the labels are."""
+        ids = program.fleet(3)
+        file = tmp_path / "ids"
+        file.write_text(f"{ids['web-03']}\nnone\n{ids['web-01']}\n{ids['web-02']}\n")
+        command = ["fleet", "reboot", "--id-file", str(file), "--yes", "--batches", "1,100%"]
+        dry = program.json(*command, "--dry-run")
+        order = [ids["web-03"], "none", ids["web-01"], ids["web-02"]]
+        assert [outcome["item"] for outcome in dry["outcomes"]] == order
+        assert "wave 1" in dry["outcomes"][0]["reason"] or dry["outcomes"][0].get("wave", 1) == 1
+        listed = program.json("vms", "list", "--id-file", str(file))
+        assert [vm["label"] for vm in listed] == ["web-03", "web-01", "web-02"]
+
     def test_a_plan(self, program, cloud):
         """Waves, budget and floor are the bulk call's own."""
         program.fleet(6)
