@@ -109,10 +109,13 @@ class JobsView:
         room = max(1, self._console.height - self._rows - 2)
         if len(found) > room:
             head.append(f"  and {len(found) - room} that do not fit", "dim")
+        head.no_wrap, head.overflow = True, "ellipsis"
         problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
         columns = ("job", "operation", "state", "done", "failed", "unknown", "not started")
         rows = [self._row(status) for status in found[:room]]
-        shown = table((*columns, "in flight", "rate", "left"), rows, fold=False)
+        shown = table(
+            (*columns, "in flight", "rate", "left"), rows, fold=False, width=self._console.width
+        )
         return Group(head, *([problem] if self.problem else []), shown)
 
     def _row(self, status: "JobStatus") -> list[str | Text]:

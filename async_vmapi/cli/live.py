@@ -1,13 +1,12 @@
 """A live view: what it shows is drawn anew where it stood, and nothing ever waits for that."""
 
-import os
-import sys
 import time
 from typing import Final, Self
 
 from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 
+from async_vmapi.cli.output import is_known_terminal
 from async_vmapi.cli.streams import Stream
 from async_vmapi.cli.writer import Frame
 
@@ -19,9 +18,7 @@ _SHORTEST: Final = 0.1
 
 def is_live(console: Console) -> bool:
     """Return whether lines can be drawn anew where this console writes."""
-    # Without TERM nothing is known of the terminal.
-    known = sys.platform == "win32" or bool(os.environ.get("TERM"))
-    drawable = known and not console.is_dumb_terminal and not console.legacy_windows
+    drawable = is_known_terminal() and not console.is_dumb_terminal and not console.legacy_windows
     return isinstance(console.file, Stream) and console.file.isatty() and drawable
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 from rich.console import Console, Group, RenderableType
+from rich.segment import Segment, Segments
 from rich.text import Text
 
 from async_vmapi.cli.live import Live, is_live
@@ -246,11 +247,21 @@ class Progress:
             style = style_of(flight.state) if flight.state else ""
             lines.append(Text(f"  {waits:>6}  {flight.name}  ").append(flight.told(), style))
         lines += [Text(line, "red") for line in self._wrong]
-        for line in lines:
+        for line in (head, *lines):
             line.no_wrap, line.overflow = True, "ellipsis"
-        filled = _BAR * done // max(1, self._total)
-        bar = Text("━" * filled, "green").append("━" * (_BAR - filled), "bright_black")
-        return Group(self._above, head, bar, *lines)
+        width = min(_BAR, self._console.width)
+        filled = width * done // max(1, self._total)
+        # The rest is thinner, for those who see no colours.
+        bar = Text("━" * filled, "green").append("─" * (width - filled), "bright_black")
+        bar.no_wrap, bar.overflow = True, "crop"
+        return Group(self._cut(self._console.height - len(lines) - 2), head, bar, *lines)
+
+    def _cut(self, rows: int) -> RenderableType:
+        """Return of what is shown above as much as there is room for."""
+        shown = self._console.render_lines(self._above, pad=False)
+        if len(shown) <= rows:
+            return self._above
+        return Segments([s for line in shown[: max(0, rows)] for s in (*line, Segment.line())])
 
 
 def _carried_out(done: Mapping[Any, int]) -> int:

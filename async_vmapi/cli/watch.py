@@ -1,6 +1,7 @@
 """``async-vmapi watch``: the fleet's states as they change."""
 
 import asyncio
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from async_vmapi.cli.output import (
     who,
 )
 from async_vmapi.cli.profiles import client_for
-from async_vmapi.cli.running import run
+from async_vmapi.cli.running import ExitCode, fail, run
 from async_vmapi.cli.selection import Selection
 from async_vmapi.cli.streams import behind, is_lost
 from async_vmapi.errors import AuthenticationError, VMAPIError
@@ -50,6 +51,8 @@ def watch(
 
     On a terminal a table; elsewhere a line for each change, with --json in JSON.
     """
+    if not interval < math.inf:
+        fail(f"--interval {interval} is no time to wait", ExitCode.USAGE)
     run(_watch(client_for(ctx.obj), which.selection(), interval, json=json))
 
 
@@ -136,8 +139,11 @@ class _View:
         room = max(1, self._console.height - _FRAME)
         if len(machines) > room:
             head.append(f"  and {len(machines) - room} that do not fit", "dim")
+        head.no_wrap, head.overflow = True, "ellipsis"
         problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
-        return Group(head, problem, machine_table(machines[:room], fold=False))
+        return Group(
+            head, problem, machine_table(machines[:room], fold=False, width=self._console.width)
+        )
 
 
 def _told(change: _Change) -> str:

@@ -45,8 +45,8 @@ class Frame(NamedTuple):
         """Return what takes it off the terminal."""
         if self.full_screen:
             return b"\x1b[H\x1b[J"
-        up = b"\x1b[%dA" % (self.rows - 1) if self.rows > 1 else b""
-        return b"\r" + up + b"\x1b[J"
+        # Line by line: some terminals keep what is cleared at a stroke in their history.
+        return b"\r\x1b[2K" + b"\x1b[1A\x1b[2K" * (self.rows - 1)
 
 
 class Writer:

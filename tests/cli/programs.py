@@ -110,11 +110,11 @@ class Program:
         self.profiles.write_text("[default]\n" + "\n".join(lines) + "\n")
         self.profiles.chmod(mode)
 
-    def popen(self, *arguments, **options):
+    def popen(self, *arguments, command=COMMAND, **options):
         variables = clean_environment(**self.environment, **options.pop("env", {}))
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             env=variables,
             text=True,
             **({"stdin": subprocess.DEVNULL} | pipes | options),
