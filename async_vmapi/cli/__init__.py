@@ -1,18 +1,29 @@
 """The command line, ``async-vmapi``. It needs the extra ``cli``."""
 
-import io
 import logging
 import sys
+
+from async_vmapi.cli.streams import Streams, signals_raised
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line, or say what is missing for it."""
-    for stream in (sys.stdout, sys.stderr):
-        # A label that the terminal cannot show must not end what is under way.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    with Streams() as streams, signals_raised():
+        try:
+            _call()
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        else:
+            code = 0
+        code = streams.settle(code)
+    sys.exit(code)
+
+
+def _call() -> None:
     if logging.lastResort is not None:
         # Warnings are the user's, and a terminal has nowhere else to tell them.
         logging.getLogger("async_vmapi").addHandler(logging.lastResort)

@@ -3,6 +3,7 @@
 import asyncio
 import selectors
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
 import attrs
@@ -12,12 +13,14 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from async_vmapi.bulk import BulkExecutor
+from async_vmapi.cli.live import is_live
 from async_vmapi.cli.operations import ask_first
 from async_vmapi.cli.options import Yes, command
-from async_vmapi.cli.output import console_for, is_live, printable, show_report, style_of
+from async_vmapi.cli.output import console_for, printable, show_report, style_of
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import Progress
-from async_vmapi.cli.running import ExitCode, run
+from async_vmapi.cli.running import ExitCode, run, say
+from async_vmapi.cli.streams import on_loss
 from async_vmapi.client import Client
 from async_vmapi.emulator import Emulator
 from async_vmapi.errors import VMAPIError
@@ -99,6 +102,10 @@ async def on_endpoint(console: Console, client: Client, count: int) -> ExitCode:
     """Run the demo on a real endpoint."""
     async with client:
         return await _Demo(console, client, names(count)).run()
+
+
+def _say_too(words: str, _: str) -> None:
+    say(words)
 
 
 class _Board:
@@ -220,5 +227,7 @@ class _Demo:
         finally:
             # Also by a second Ctrl-C.
             for vm_id in left:
-                self._console.print(f"NOT deleted, look at it yourself: {vm_id}", style="red")
+                words = f"NOT deleted, look at it yourself: {vm_id}"
+                self._console.print(words, style="red")
+                on_loss(partial(_say_too, words))
         return bool(left)

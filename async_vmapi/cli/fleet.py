@@ -35,12 +35,19 @@ app = typer.Typer(help="Create and change many machines at once.", no_args_is_he
 @command
 def create(
     ctx: typer.Context,
-    count: Annotated[int, typer.Option(min=1, help="How many.")],
-    name: Annotated[str, typer.Option(help="A pattern of their labels, like 'web-{:04}'.")],
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")],
+    name: Annotated[
+        str,
+        typer.Option(
+            help="A pattern of their labels, like 'web-{:04}'; at most 255 characters each."
+        ),
+    ],
     new: New,
     how: DurableHow,
     told: Told,
-    first: Annotated[int, typer.Option(min=0, help="The first one's number.")] = 1,
+    first: Annotated[
+        int, typer.Option(min=0, max=1_000_000_000, help="The first one's number.")
+    ] = 1,
     resume: Annotated[
         Path | None, typer.Option(help="Go on from this report of the same command.")
     ] = None,
@@ -213,15 +220,19 @@ def _operate(
         )
 
     meant, missing = selection.of(ask(client, lambda client: client.vms.list()))
-    labels = {vm.id: vm.label or vm.id for vm in meant}
     # As machines, for a list has shown them: one that is absent later is gone.
-    items: list[VMOrId] = [*meant]
+    found: dict[str, VMOrId] = {vm.id: vm for vm in meant}
+    labels = {vm.id: vm.label or vm.id for vm in meant}
     if missing and selection.has_conditions:
         say(f"not in the list, and so left out: {some_of(missing)}")
     else:
         # The API says of each whether it is there; a list may lag behind.
+        found |= {vm_id: vm_id for vm_id in missing}
         labels |= {vm_id: vm_id for vm_id in missing}
-        items += missing
+    if selection.ids is not None:
+        # A canary is the first one of the file, whether a list has it or not.
+        labels = {vm_id: labels[vm_id] for vm_id in selection.ids if vm_id in labels}
+    items = [found[vm_id] for vm_id in labels]
     if operation in LOWERING and not plan.dry_run:
         ask_first(operation, [who(*named) for named in labels.items()], yes=yes)
     if how.durable is not None:

@@ -1,6 +1,7 @@
 """``async-vmapi jobs``: rollouts in a database, submitted by ``fleet ... --durable``."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import attrs
 import typer
 from rich.console import Console
-from rich.live import Live
 
 from async_vmapi.cli.durable import fleet_of, opened, run_with
 from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, has_ended, job_table, print_lines
+from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.operations import Result, exit_code, tell
 from async_vmapi.cli.options import JSON, Database, DurableHow, Told, command
-from async_vmapi.cli.output import console_for, is_live, print_json, printable
+from async_vmapi.cli.output import console_for, print_json, printable
 from async_vmapi.cli.progress import Joined, Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
+from async_vmapi.cli.streams import behind, is_lost
 from async_vmapi.errors import InvalidState, VMAPIError
 from async_vmapi.plan import BulkPlan
 
@@ -93,8 +95,7 @@ async def _follow(job: "DurableJob", shown: Result) -> ExitCode:
     except asyncio.CancelledError:
         say(f"the job goes on; follow it with: async-vmapi jobs watch {job.name}")
         raise
-    tell(console, shown, report)
-    return exit_code(report)
+    return tell(console, shown, report)
 
 
 async def _note_state(job: "DurableJob", progress: Progress) -> None:
@@ -192,17 +193,21 @@ async def _watch_to_the_end(
     view, lines = JobsView(console, jobs), Lines(console, 0.0)
     live: Live | None = None
     shown: AbstractContextManager[object] = nullcontext()
+    names: set[str] = set()
     if is_live(console) and not json:
-        shown = live = Live(view, console=console, auto_refresh=False, transient=True)
+        shown = live = Live(console, view)
     with shown:
         while True:
             if live is not None:
                 live.refresh()
-            elif json:
-                print_lines(changed)
-            else:
+            elif not json:
                 lines.tell(changed)
-            if all(map(has_ended, jobs.seen.values())) or console.quiet:
+            else:
+                names |= {status.name for status in changed}
+                if not behind(sys.stdout):
+                    print_lines([s for n, s in jobs.seen.items() if n in names])
+                    names = set()
+            if all(map(has_ended, jobs.seen.values())) or is_lost(sys.stdout):
                 return
             await asyncio.sleep(_LOOK)
             try:

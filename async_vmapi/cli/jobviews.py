@@ -14,6 +14,7 @@ from rich.text import Text
 
 from async_vmapi.cli.output import STYLES, print_json, printable, table
 from async_vmapi.cli.progress import duration, rate_of
+from async_vmapi.cli.streams import behind
 
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, JobStatus
@@ -108,10 +109,13 @@ class JobsView:
         room = max(1, self._console.height - self._rows - 2)
         if len(found) > room:
             head.append(f"  and {len(found) - room} that do not fit", "dim")
+        head.no_wrap, head.overflow = True, "ellipsis"
         problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
         columns = ("job", "operation", "state", "done", "failed", "unknown", "not started")
         rows = [self._row(status) for status in found[:room]]
-        shown = table((*columns, "in flight", "rate", "left"), rows, fold=False)
+        shown = table(
+            (*columns, "in flight", "rate", "left"), rows, fold=False, width=self._console.width
+        )
         return Group(head, *([problem] if self.problem else []), shown)
 
     def _row(self, status: "JobStatus") -> list[str | Text]:
@@ -195,6 +199,8 @@ class Lines:
     def tell(self, changed: "Iterable[JobStatus]") -> None:
         """Take changes into account, and print what is due."""
         self._untold |= {status.name: status for status in changed}
+        if behind(self._console.file):
+            return
         now = self._clock()
         for name, status in list(self._untold.items()):
             state = (status.state, status.wave, status.stopped)

@@ -1,7 +1,6 @@
 """Carry an operation out on one machine or many: ask, do it, show it, tell the exit code."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from rich.console import Console
 
 from async_vmapi.cli.output import (
     console_for,
-    leave,
     outcome_json,
     print_json,
     printable,
@@ -22,7 +20,9 @@ from async_vmapi.cli.output import (
     show_report,
 )
 from async_vmapi.cli.progress import Progress
+from async_vmapi.cli.reports import keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
+from async_vmapi.cli.streams import on_loss
 from async_vmapi.plan import BulkPlan
 from async_vmapi.report import BulkReport
 
@@ -90,12 +90,23 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:_MOST_NAMED])) + more
 
 
-def ask_first(operation: str, names: Sequence[str], *, yes: bool) -> None:
-    """Ask whether to do that to these machines; exit if not, or if there is nobody to ask."""
+def ask_first(
+    operation: str, names: Sequence[str] | Callable[[], Sequence[str]], *, yes: bool
+) -> None:
+    """Ask whether to do that to these machines; exit if not, or if there is nobody to ask.
+
+    Args:
+        operation: What is to be done.
+        names: To which; or what finds that out, called only if somebody is asked.
+        yes: Whether the answer is known.
+    """
     if yes or not names:
         return
+    asked = sys.stdin is not None and sys.stdin.isatty()
+    if callable(names):
+        names = names() if asked else [""]
     what = f"{_as_typed(operation)} of {len(names)} machine{'s' * (len(names) > 1)}"
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not asked:
         fail(f"{what} takes --yes where there is no terminal to ask at", ExitCode.USAGE)
     typer.echo(f"{what}: {some_of(names)}", err=True)
     try:
@@ -126,24 +137,30 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
                     raise
                 # Told while the client is still open: closing may be cut short.
                 report, interrupted = bulk.report, True
-        tell(console, work, report)
-        return ExitCode.INTERRUPTED if interrupted else exit_code(report)
+        code = tell(console, work, report)
+        return ExitCode.INTERRUPTED if interrupted else code
 
 
-def tell(console: Console, how: Result, report: BulkReport) -> None:
-    """Write the report down and show it; whichever fails, no token is lost."""
-    if how.file is not None:
-        _write(how.file, report)
-    try:
-        _show(console, how, report)
-        if not console.quiet:
-            return
-    except OSError as error:
-        say(f"the report cannot be shown: {error.strerror}")
-        leave(sys.stdout)
-    say(str(report))
-    for outcome in report.unknown:
-        say(f"{outcome.item} is unknown; look on with: async-vmapi wait {outcome.token}")
+def tell(console: Console, how: Result, report: BulkReport) -> ExitCode:
+    """Write the report down and show it; return the exit code for it.
+
+    Where it cannot be shown in the end, it goes into a file, and its tokens to standard error.
+    """
+    written = how.file is None or write_report(how.file, report)
+    file = how.file if written else keep_report(report)
+    if not written and file is not None:
+        say(f"the report is in {file}")
+
+    def rescue(why: str) -> None:
+        place = file or keep_report(report)
+        say(f"standard output: {why}; {report}")
+        say(f"the report: {report.to_json()}" if place is None else f"the report is in {place}")
+        for outcome in report.unknown:
+            say(f"{outcome.item} is unknown; look on with: async-vmapi wait {outcome.token}")
+
+    on_loss(rescue)
+    _show(console, how, report)
+    return exit_code(report) or (ExitCode.OK if written else ExitCode.OUTPUT_LOST)
 
 
 def _show(console: Console, how: Result, report: BulkReport) -> None:
@@ -158,16 +175,6 @@ def _show(console: Console, how: Result, report: BulkReport) -> None:
         print_json(outcome_json(how.operation, outcome))
     else:
         show_outcome(console, how.operation, how.only, outcome)
-
-
-def _write(path: Path, report: BulkReport) -> None:
-    # At once or not at all: it may be the report that this one goes on from.
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(report.to_json(), encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
-        say(f"{path} cannot be written: {error.strerror}")
 
 
 def exit_code(report: BulkReport) -> ExitCode:

@@ -1,12 +1,11 @@
 """How machines, catalogues and reports are shown: as tables for people, as JSON for machines."""
 
-import contextlib
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
@@ -19,8 +18,7 @@ from async_vmapi.report import BulkReport, Outcome
 __all__ = [
     "STYLES",
     "console_for",
-    "is_live",
-    "leave",
+    "is_known_terminal",
     "machine_table",
     "outcome_json",
     "print_json",
@@ -47,16 +45,30 @@ STYLES: Final[Mapping[str, str]] = {
 _MOST_LINES: Final = 20
 _UNBOUNDED: Final = 10_000
 _WIDEST: Final = 40
+_FEWEST: Final = 3
+_GAP: Final = 2
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, without what would steer a terminal.
+    """Return a text on one line, without what would steer a terminal or what it cannot show.
 
     Labels and refusals are other people's words.
     """
-    if text.isprintable():
+    if text.isprintable() and (text.isascii() or _encodable(text)):
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() and _encodable(c) else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def _encodable(text: str) -> bool:
+    # Escaped here, and not when it is written, so that tables know how wide it is.
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def style_of(state: str | None) -> str:
@@ -69,36 +81,24 @@ def who(item: str, label: str | None) -> str:
     return printable(item if label is None or label == item else f"{label} ({item})")
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Say nothing more: that nobody reads on is no reason to leave machines half changed."""
-        self.quiet = True
-        leave(self.file)
-
-
-def leave(stream: IO[str]) -> None:
-    """Let nothing fail any more for a stream that nobody reads, not even at the very end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def is_known_terminal() -> bool:
+    """Return whether something is known of the terminal, if there is one."""
+    return sys.platform == "win32" or bool(os.environ.get("TERM"))
 
 
 def console_for(*, json: bool) -> Console:
     """Return where to tell what happens: beside the JSON, or in its place."""
     stream = sys.stderr if json else sys.stdout
-    return _Console(
+    return Console(
         file=stream,
         highlight=False,
         markup=False,
         emoji=False,
         soft_wrap=True,
+        color_system="auto" if is_known_terminal() or not stream.isatty() else None,
         # What other programs read is not to be cut to anybody's screen.
         width=None if stream.isatty() else _UNBOUNDED,
     )
-
-
-def is_live(console: Console) -> bool:
-    """Return whether lines can be drawn anew where this console writes."""
-    return console.file.isatty() and not console.is_dumb_terminal
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
@@ -108,11 +108,26 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, fold: bool = True
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    fold: bool = True,
+    width: int | None = None,
 ) -> Table:
-    """Return a plain table; what does not fit is folded, or else shortened, the first one last."""
+    """Return a plain table; what does not fit is folded, or else shortened, the first one last.
+
+    Args:
+        columns: Their heads, the most important first.
+        rows: Their cells.
+        fold: Whether to fold what does not fit.
+        width: Leave out the last columns, down to three, that do not fit into so many characters.
+    """
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
+    widths: Sequence[int | None] = [None] * len(columns)
+    if width is not None:
+        widths = _fitting(columns, cells, width)
+        columns, cells = columns[: len(widths)], [row[: len(widths)] for row in cells]
     first = max((row[0].cell_len for row in cells), default=0)
     for number, column in enumerate(columns):
         made.add_column(
@@ -120,13 +135,31 @@ def table(
             overflow="fold" if fold else "ellipsis",
             no_wrap=not fold,
             min_width=None if fold or number else min(first, _WIDEST),
+            max_width=widths[number],
         )
     for row in cells:
         made.add_row(*row)
     return made
 
 
-def machine_table(machines: Iterable[VirtualMachine], *, fold: bool = True) -> Table:
+def _fitting(columns: Sequence[str], cells: Sequence[Sequence[Text]], width: int) -> list[int]:
+    """Return how wide the columns are that fit; the widest of the few that stay gives way."""
+    widths = [
+        max([len(column), *(row[number].cell_len for row in cells)])
+        for number, column in enumerate(columns)
+    ]
+    while len(widths) > _FEWEST and sum(widths) + _GAP * (len(widths) - 1) > width:
+        widths.pop()
+    over = sum(widths) + _GAP * (len(widths) - 1) - width
+    if over > 0 and len(widths) > 1:
+        widest = max(range(1, len(widths)), key=widths.__getitem__)
+        widths[widest] = max(_GAP, widths[widest] - over)
+    return widths
+
+
+def machine_table(
+    machines: Iterable[VirtualMachine], *, fold: bool = True, width: int | None = None
+) -> Table:
     """Return a table of machines; without folding, each has one line."""
     return table(
         ("label", "id", "state", "cores", "ram MB", "address", "zone"),
@@ -143,6 +176,7 @@ def machine_table(machines: Iterable[VirtualMachine], *, fold: bool = True) -> T
             for vm in machines
         ),
         fold=fold,
+        width=width,
     )
 
 

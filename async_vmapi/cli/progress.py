@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.segment import Segment, Segments
 from rich.text import Text
 
-from async_vmapi.cli.output import STYLES, is_live, printable, style_of, who
+from async_vmapi.cli.live import Live, is_live
+from async_vmapi.cli.output import STYLES, printable, style_of, who
+from async_vmapi.cli.streams import behind
 from async_vmapi.plan import BulkEvent
 from async_vmapi.report import Outcome
 
@@ -126,9 +128,7 @@ class Progress:
         self._entered = self._clock()
         self._began = self._entered - (self._joined.seconds if self._joined else 0.0)
         if is_live(self._console):
-            # Drawn by the event loop alone, so that nothing changes under the drawing.
-            self._live = Live(self, console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
+            self._live = Live(self._console, self)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         return self
 
@@ -143,16 +143,17 @@ class Progress:
             with suppress(asyncio.CancelledError):
                 await self._ticker
         if self._live is not None:
-            self._live.stop()
+            self._live.__exit__(kind, error, trace)
 
     async def _tick(self) -> None:
         while True:
             if self._live is not None:
-                with suppress(OSError):
-                    self._live.refresh()
+                self._live.refresh()
                 await asyncio.sleep(_FRAME)
                 continue
             await asyncio.sleep(_REMINDER)
+            if behind(self._console.file):
+                continue
             for flight in list(self._flights.values())[:_SLOWEST]:
                 # What hangs is named.
                 self._say(f"{flight.name}  {self._operation} under way: {flight.told()}")
@@ -211,8 +212,7 @@ class Progress:
     def _say(self, line: str, *, earlier: bool = False) -> None:
         if self._live is None:
             when = "earlier" if earlier else f"{self._clock() - self._began:.1f} s"
-            with suppress(OSError):  # a full disk, say, ends nothing that is under way
-                self._console.print(f"{when:>10}  {line}")
+            self._console.print(f"{when:>10}  {line}")
 
     # --- the live view --------------------------------------------------------------------------
 
@@ -247,11 +247,21 @@ class Progress:
             style = style_of(flight.state) if flight.state else ""
             lines.append(Text(f"  {waits:>6}  {flight.name}  ").append(flight.told(), style))
         lines += [Text(line, "red") for line in self._wrong]
-        for line in lines:
+        for line in (head, *lines):
             line.no_wrap, line.overflow = True, "ellipsis"
-        filled = _BAR * done // max(1, self._total)
-        bar = Text("━" * filled, "green").append("━" * (_BAR - filled), "bright_black")
-        return Group(self._above, head, bar, *lines)
+        width = min(_BAR, self._console.width)
+        filled = width * done // max(1, self._total)
+        # The rest is thinner, for those who see no colours.
+        bar = Text("━" * filled, "green").append("─" * (width - filled), "bright_black")
+        bar.no_wrap, bar.overflow = True, "crop"
+        return Group(self._cut(self._console.height - len(lines) - 2), head, bar, *lines)
+
+    def _cut(self, rows: int) -> RenderableType:
+        """Return of what is shown above as much as there is room for."""
+        shown = self._console.render_lines(self._above, pad=False)
+        if len(shown) <= rows:
+            return self._above
+        return Segments([s for line in shown[: max(0, rows)] for s in (*line, Segment.line())])
 
 
 def _carried_out(done: Mapping[Any, int]) -> int:

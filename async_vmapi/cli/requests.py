@@ -1,8 +1,10 @@
 """Make the requests for new machines from what a command was told."""
 
 import os
+import re
+import string
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from async_vmapi.cli.options import New, read_text
 from async_vmapi.cli.profiles import ask
@@ -12,7 +14,12 @@ from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, T
 if TYPE_CHECKING:
     from async_vmapi.client import Client
 
-__all__ = ["looked_up", "names_of"]
+__all__ = ["MOST_CHARACTERS", "check_name", "looked_up", "names_of"]
+
+MOST_CHARACTERS: Final = 255
+"""Of a name."""
+
+_SHOWN: Final = 60
 
 T = TypeVar("T")
 
@@ -21,21 +28,50 @@ def names_of(pattern: str, count: int, first: int) -> list[str]:
     """Return the names of so many machines, from a pattern like ``web-{:04}``.
 
     Raises:
-        InvalidArgument: If the pattern is wrong, or gives a name twice.
+        InvalidArgument: If the pattern is wrong, gives a name twice, or one that is too long.
     """
+    check_name(pattern)
+    wide = False
     try:
-        names = [pattern.format(number) for number in range(first, first + count)]
+        # Formatting a number to a billion digits would take as long as it says.
+        wide = any(_is_wide(spec or "") for _, _, spec, _ in string.Formatter().parse(pattern))
+        numbers = range(first, first + (0 if wide else count))
+        names = [pattern.format(number) for number in numbers]
     except (ValueError, LookupError, AttributeError, TypeError, MemoryError, OverflowError):
         raise InvalidArgument(
             f"name={pattern!r} is not a pattern with one number in it, like 'web-{{:04}}'",
             argument="name",
         ) from None
+    if wide:
+        raise _too_long(pattern)
     if len(set(names)) < count:
         raise InvalidArgument(
             f"name={pattern!r} gives one name to several machines; put a number like {{:04}} in it",
             argument="name",
         )
+    check_name(max(names, key=len))
     return names
+
+
+def check_name(name: str) -> None:
+    """Raise if a name is longer than any that makes sense.
+
+    Raises:
+        InvalidArgument: If it is.
+    """
+    if len(name) > MOST_CHARACTERS:
+        raise _too_long(name)
+
+
+def _is_wide(spec: str) -> bool:
+    return "{" in spec or any(int(n) > MOST_CHARACTERS for n in re.findall(r"\d+", spec))
+
+
+def _too_long(name: str) -> InvalidArgument:
+    shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+    return InvalidArgument(
+        f"name={shown!r} gives names of more than {MOST_CHARACTERS} characters", argument="name"
+    )
 
 
 def looked_up(

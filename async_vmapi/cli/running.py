@@ -5,6 +5,7 @@ import enum
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import typer
 
 from async_vmapi.cli.output import printable
+from async_vmapi.cli.streams import hurry
 from async_vmapi.errors import ConnectFailed, InvalidArgument, VMAPIError
 
 __all__ = ["ExitCode", "fail", "failures_told", "run", "say"]
@@ -20,6 +22,8 @@ T = TypeVar("T")
 
 # A second Ctrl-C first lets the report be told, then cancels what is left.
 _LEAVING: Final = 0.1
+# A loop that has not heard of a signal for so many seconds is stuck: the next one breaks it off.
+_STUCK: Final = 1.0
 
 
 class ExitCode(enum.IntEnum):
@@ -29,6 +33,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     USAGE = 2
     UNKNOWN = 3
+    OUTPUT_LOST = 4
     INTERRUPTED = 130
 
 
@@ -53,6 +58,9 @@ def failures_told() -> Generator[None]:
         fail(error, ExitCode.USAGE)
     except (VMAPIError, OSError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        # While no event loop runs.
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def run(
@@ -123,12 +131,31 @@ def _handling(loop: asyncio.AbstractEventLoop, interrupt: Callable[[], None]) ->
         # The loop knows no signals there; asyncio.run cancels on Ctrl-C by itself.
         yield
         return
-    # A connection that drops (SIGHUP) is no reason to lose what is in flight.
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # A connection that drops (SIGHUP) is no reason to lose what is in flight; nohup ignores it.
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    unheard: list[float] = []
+
+    def heard() -> None:
+        unheard.clear()
+        interrupt()
+
+    def received(*_: object) -> None:
+        # At once, also in the midst of what keeps the loop from hearing of it.
+        hurry()
+        unheard.append(time.monotonic())
+        if unheard[-1] - unheard[0] >= _STUCK:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
-        loop.add_signal_handler(number, interrupt)
+        # It wakes the loop, and would do nothing until that has its turn.
+        loop.add_signal_handler(number, heard)
+        signal.signal(number, received)
     try:
         yield
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+            signal.signal(number, before[number])

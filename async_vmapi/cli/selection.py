@@ -52,9 +52,16 @@ class Selection:
         )
 
     def of(self, machines: Sequence[VirtualMachine]) -> tuple[list[VirtualMachine], list[str]]:
-        """Return the machines that are meant, by label; and the ids that are not among them."""
-        meant = sorted(filter(self.matches, machines), key=lambda vm: (vm.label or "", vm.id))
-        known = {vm.id for vm in machines}
+        """Return the machines that are meant, and the ids that are not among them.
+
+        They are in the order of the ids, if any are given, and else sorted by label.
+        """
+        known = {vm.id: vm for vm in machines}
+        if self.ids is not None:
+            listed = (known[vm_id] for vm_id in self.ids if vm_id in known)
+            meant = list(filter(self.matches, listed))
+        else:
+            meant = sorted(filter(self.matches, machines), key=lambda vm: (vm.label or "", vm.id))
         return meant, [vm_id for vm_id in self.ids or () if vm_id not in known]
 
 

@@ -1,6 +1,6 @@
 """``async-vmapi vms``: one machine at a time."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
@@ -15,10 +15,15 @@ from async_vmapi.cli.output import (
     printable,
     style_of,
     table,
+    who,
 )
 from async_vmapi.cli.profiles import ask, client_for
-from async_vmapi.cli.requests import looked_up
+from async_vmapi.cli.requests import check_name, looked_up
 from async_vmapi.cli.running import say
+from async_vmapi.errors import VMAPIError
+
+if TYPE_CHECKING:
+    from async_vmapi.client import Client
 
 __all__ = ["app"]
 
@@ -79,6 +84,7 @@ def create(
     json: JSON = False,
 ) -> None:
     """Create a machine, and wait until it is online."""
+    check_name(name)
     client = client_for(ctx.obj)
     requests = looked_up(client, [name], new)
     carry_out(
@@ -168,6 +174,7 @@ def rename(
     json: JSON = False,
 ) -> None:
     """Give a machine another label."""
+    check_name(name)
     _operate(ctx, "rename", vm, yes=True, json=json, names={vm: name})
 
 
@@ -182,11 +189,20 @@ def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
         console_for(json=False).print(table(("", ""), [(k, str(v)) for k, v in opened.items()]))
 
 
+def _named(client: "Client", vm_id: str) -> str:
+    """Return what a VM is called and its state, for the question whether to change it."""
+    try:
+        vm = ask(client, lambda client: client.vms.get(vm_id))
+    except VMAPIError as error:
+        return f"{vm_id} (not read: {error})"
+    return f"{who(vm.id, vm.label)}, {vm.state}"
+
+
 def _operate(
     ctx: typer.Context, operation: str, vm: str, *, yes: bool, json: bool, **keywords: Any
 ) -> None:
     client = client_for(ctx.obj)
-    ask_first(operation, [vm], yes=yes)
+    ask_first(operation, lambda: [_named(client, vm)], yes=yes)
     carry_out(
         client,
         Work(

@@ -1,6 +1,8 @@
 """``async-vmapi watch``: the fleet's states as they change."""
 
 import asyncio
+import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import attrs
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
+from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.options import JSON, Which, command
 from async_vmapi.cli.output import (
     console_for,
-    is_live,
     machine_table,
     print_json,
     printable,
@@ -24,8 +25,9 @@ from async_vmapi.cli.output import (
     who,
 )
 from async_vmapi.cli.profiles import client_for
-from async_vmapi.cli.running import run
+from async_vmapi.cli.running import ExitCode, fail, run
 from async_vmapi.cli.selection import Selection
+from async_vmapi.cli.streams import behind, is_lost
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.models import VirtualMachine
 
@@ -49,6 +51,8 @@ def watch(
 
     On a terminal a table; elsewhere a line for each change, with --json in JSON.
     """
+    if not interval < math.inf:
+        fail(f"--interval {interval} is no time to wait", ExitCode.USAGE)
     run(_watch(client_for(ctx.obj), which.selection(), interval, json=json))
 
 
@@ -71,10 +75,14 @@ async def _watch(client: "Client", selection: Selection, interval: float, *, jso
     live: Live | None = None
     shown: AbstractContextManager[object] = nullcontext()
     if is_live(console) and not json:
-        shown = live = Live(view, console=console, auto_refresh=False, screen=True)
+        shown = live = Live(console, view, full_screen=True)
     async with client:
         with shown:
             while True:
+                if behind(sys.stdout):
+                    # What changes meanwhile is told as one change.
+                    await asyncio.sleep(interval)
+                    continue
                 try:
                     machines, _ = selection.of(await client.vms.list())
                 except AuthenticationError:
@@ -94,7 +102,7 @@ async def _watch(client: "Client", selection: Selection, interval: float, *, jso
                             console.print(_told(change))
                 if live is not None:
                     live.refresh()
-                if console.quiet:
+                if is_lost(sys.stdout):
                     return  # nobody reads on
                 await asyncio.sleep(interval)
 
@@ -131,8 +139,11 @@ class _View:
         room = max(1, self._console.height - _FRAME)
         if len(machines) > room:
             head.append(f"  and {len(machines) - room} that do not fit", "dim")
+        head.no_wrap, head.overflow = True, "ellipsis"
         problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
-        return Group(head, problem, machine_table(machines[:room], fold=False))
+        return Group(
+            head, problem, machine_table(machines[:room], fold=False, width=self._console.width)
+        )
 
 
 def _told(change: _Change) -> str:

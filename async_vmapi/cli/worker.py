@@ -1,22 +1,24 @@
 """``async-vmapi worker``: work on durable jobs, and show what is in hand."""
 
 import asyncio
-from contextlib import AbstractContextManager, nullcontext, suppress
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from async_vmapi.cli.durable import fleet_of, opened
 from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, print_lines, told_counts
+from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.options import JSON, Database, command
-from async_vmapi.cli.output import STYLES, console_for, is_live, printable, style_of, who
+from async_vmapi.cli.output import STYLES, console_for, printable, style_of, who
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import duration, rate_of
 from async_vmapi.cli.running import run
+from async_vmapi.cli.streams import behind
 from async_vmapi.errors import VMAPIError
 
 if TYPE_CHECKING:
@@ -84,11 +86,12 @@ async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool)
     live: Live | None = None
     shown: AbstractContextManager[object] = nullcontext()
     if is_live(console) and not json:
-        shown = live = Live(view, console=console, auto_refresh=False, transient=True)
+        shown = live = Live(console, view)
     else:
         console.print(f"worker: at work on {printable(fleet.database)}")
     working = asyncio.get_running_loop().create_task(fleet.work())
     before: dict[str, dict[str, Any]] = {}
+    names: set[str] = set()
     try:
         with shown:
             while not working.done():
@@ -98,17 +101,17 @@ async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool)
                 except VMAPIError as error:
                     # Away, the database is waited for.
                     changed, view.jobs.problem = [], str(error)
-                with suppress(OSError):  # a full disk, say, ends nothing that is under way
-                    if live is not None:
-                        live.refresh()
-                    elif json:
+                if live is not None:
+                    live.refresh()
+                elif json:
+                    names |= {status.name for status in changed}
+                    if not behind(sys.stdout):
                         here = _here(fleet.worker_status())
-                        moved = {name for name in here if here[name] != before.get(name)}
-                        before = here
-                        names = moved | {status.name for status in changed}
+                        names |= {name for name in here if here[name] != before.get(name)}
                         print_lines([s for n, s in jobs.seen.items() if n in names], here)
-                    else:
-                        lines.tell(changed)
+                        before, names = here, set()
+                else:
+                    lines.tell(changed)
                 await asyncio.wait({working}, timeout=_LOOK)
         working.result()
     except asyncio.CancelledError:
@@ -119,8 +122,7 @@ async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool)
         status = fleet.worker_status()
         left = len(had.in_flight) + sum(_sums(had).values()) - sum(_sums(status).values())
         if not json:
-            with suppress(OSError):
-                console.print(_end(status, left))
+            console.print(_end(status, left))
         raise
 
 

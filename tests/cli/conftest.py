@@ -15,4 +15,5 @@ def cloud():
 @pytest.fixture
 def program(cloud, tmp_path):
     """The command with a profile of the cloud."""
-    return Program(cloud, tmp_path)
+    with Program(cloud, tmp_path) as program:
+        yield program

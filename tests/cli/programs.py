@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import pty
-import select
 import signal
 import struct
 import subprocess
@@ -13,7 +12,7 @@ import sys
 import termios
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pyte
 
@@ -22,6 +21,8 @@ from async_vmapi.emulator import Emulator, Settings
 COMMAND = [sys.executable, "-m", "async_vmapi"]
 ZONE, TEMPLATE = "DC1/PUBLIC-1", "Debian 12"
 NEW = ["--cpus", "1", "--ram", "1024", "--zone", ZONE, "--template", TEMPLATE]
+# For what ends by itself, on a machine with other work; each test has a limit besides.
+LONG = 120
 SETTINGS = Settings(
     create=0.2,
     not_found=0.02,
@@ -37,9 +38,17 @@ SETTINGS = Settings(
 )
 
 
+def eventually(condition):
+    """Wait until something is so, which another thread or program does."""
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def clean_environment(**variables):
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("VMAPI_", "XDG_"))}
-    return kept | {"COLUMNS": "200"} | variables
+    return kept | {"COLUMNS": "200", "LC_ALL": "C.UTF-8"} | variables
 
 
 @contextmanager
@@ -55,25 +64,43 @@ def emulator_in_thread(**options):
             while not stopping.is_set():  # noqa: ASYNC110 - it is another thread that says so
                 await asyncio.sleep(0.01)
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    started.wait(10)
+    assert started.wait(LONG)
     try:
         yield found[0]
     finally:
         stopping.set()
-        thread.join()
+        thread.join(LONG)
 
 
 class Program:
-    """The command, with a profile of the cloud that looks as often as things happen there."""
+    """The command, with a profile of the cloud that polls as often as things happen there.
+
+    What it has started ends with its block, however a test ends.
+    """
 
     def __init__(self, cloud, home):
         self.cloud = cloud
         self.profiles = home / "async-vmapi" / "profiles.toml"
         self.profiles.parent.mkdir()
         self.write_profile()
-        self.environment = {"XDG_CONFIG_HOME": str(home)}
+        self.state = home / "state"
+        self.environment = {"XDG_CONFIG_HOME": str(home), "XDG_STATE_HOME": str(self.state)}
+        self._processes = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait(LONG)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                with suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
 
     def write_profile(self, mode=0o600, **more):
         settings = {"url": self.cloud.url, "api_key": self.cloud.api_key}
@@ -83,22 +110,24 @@ class Program:
         self.profiles.write_text("[default]\n" + "\n".join(lines) + "\n")
         self.profiles.chmod(mode)
 
-    def popen(self, *arguments, **options):
+    def popen(self, *arguments, command=COMMAND, **options):
         variables = clean_environment(**self.environment, **options.pop("env", {}))
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen(
-            [*COMMAND, *arguments],
+        process = subprocess.Popen(
+            [*command, *arguments],
             env=variables,
             text=True,
             **({"stdin": subprocess.DEVNULL} | pipes | options),
         )
+        self._processes.append(process)
+        return process
 
     def __call__(self, *arguments, code=0, given=None, **env):
         """Run it to its end, which is to have this code."""
         process = self.popen(
             *arguments, env=env, stdin=subprocess.DEVNULL if given is None else subprocess.PIPE
         )
-        out, errors = process.communicate(given, timeout=60)
+        out, errors = process.communicate(given, timeout=LONG)
         assert process.returncode == code, (process.returncode, out, errors)
         assert "Traceback" not in errors
         assert self.cloud.api_secret not in out + errors
@@ -113,52 +142,96 @@ class Program:
         return {outcome["item"]: outcome["vm_id"] for outcome in report["outcomes"]}
 
     @contextmanager
-    def terminal(self, *arguments, columns=100, lines=30, **more):
-        """Run it on a terminal of its own."""
+    def terminal(self, *arguments, columns=100, lines=30, read=True, **more):
+        """Run it on a terminal of its own, which is read from the start or is full already."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        if not read:
+            fill(theirs)
         size = {"COLUMNS": str(columns), "LINES": str(lines), "TERM": "xterm-256color"}
-        size |= more
-        process = self.popen(*arguments, env=size, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
+        ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs} | more.pop("options", {})
         try:
-            yield Terminal(ours, process, columns, lines)
+            process = self.popen(*arguments, env=size | more, **ends)
+        finally:
+            os.close(theirs)
+        terminal = Terminal(ours, process, columns, lines)
+        try:
+            if read:
+                terminal.read()
+            yield terminal
         finally:
             process.kill()
-            process.wait()
-            os.close(ours)
+            process.wait(LONG)
+            terminal.close()
+
+
+def fill(terminal):
+    """Write to a terminal that nobody reads until it takes nothing any more."""
+    os.set_blocking(terminal, False)
+    refused = 0
+    while refused < 10:
+        try:
+            os.write(terminal, b".")
+            refused = 0
+        except BlockingIOError:
+            # The kernel moves on what it has taken, and takes more then.
+            refused += 1
+            time.sleep(0.02)
+    os.set_blocking(terminal, True)
 
 
 class Terminal:
-    """What a program shows on a terminal."""
+    """What a program shows on a terminal. Once it is read, it is read at all times."""
 
     def __init__(self, fd, process, columns, lines):
         self._fd = fd
         self.process = process
         self._screen = pyte.HistoryScreen(columns, lines, history=1000)
         self._stream = pyte.ByteStream(self._screen)
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._wanted = None
+        self._ended = False
         self.raw = b""
+
+    def read(self):
+        self._thread.start()
 
     @property
     def shown(self):
         return "\n".join(line.rstrip() for line in self._screen.display)
 
     def _read(self):
-        try:
-            data = os.read(self._fd, 65536) if select.select([self._fd], [], [], 0.05)[0] else None
-        except OSError:
-            data = b""  # the program is gone
-        self.raw += data or b""
-        self._stream.feed(data or b"")
-        return data != b""
+        while True:
+            try:
+                data = os.read(self._fd, 65536)
+            except OSError:
+                data = b""  # the program is gone
+            with self._changed:
+                self.raw += data
+                # Line by line, so that no state is missed which comes and goes at once.
+                for part in data.splitlines(keepends=True):
+                    self._stream.feed(part)
+                    self._match()
+                self._ended = not data
+                self._changed.notify_all()
+            if not data:
+                return
 
-    def until(self, *words, seconds=30):
-        """Read on until the screen shows these words."""
-        end = time.monotonic() + seconds
-        while not all(word in self.shown for word in words):
-            assert self._read(), self.shown
-            assert time.monotonic() < end, self.shown
-        return self.shown
+    def _match(self):
+        if self._wanted and all(word in self.shown for word in self._wanted[0]):
+            self._wanted[1].append(self.shown)
+            self._wanted = None
+
+    def until(self, *words):
+        """Wait until the screen shows these words."""
+        found = []
+        with self._changed:
+            self._wanted = words, found
+            self._match()
+            self._changed.wait_for(lambda: found or self._ended, LONG)
+            assert found, self.shown
+        return found[0]
 
     def type(self, text):
         os.write(self._fd, text.encode())
@@ -167,7 +240,12 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
 
     def end(self):
-        """Read to the end; return the exit code."""
-        while self._read():
-            pass
-        return self.process.wait(30)
+        """Wait for the program's end; return the exit code."""
+        code = self.process.wait(LONG)
+        self._thread.join(LONG)
+        return code
+
+    def close(self):
+        if self._thread.ident is not None:
+            self._thread.join(LONG)
+        os.close(self._fd)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import aiohttp
 import pytest
@@ -17,7 +18,7 @@ from async_vmapi import Client
 from async_vmapi.cli import demo
 from async_vmapi.emulator import Emulator, Fault, FaultPlan, Settings
 
-from .programs import COMMAND, clean_environment
+from .programs import COMMAND, LONG, clean_environment
 
 S = "s3cr3t"
 
@@ -28,7 +29,7 @@ def run(*arguments, **variables):
         env=clean_environment(**variables),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG,
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -106,19 +107,29 @@ class TestDemo:
 
 
 class TestEmulator:
-    def start(self, *arguments, **variables):
-        return subprocess.Popen(
-            [*COMMAND, "emulator", *arguments],
-            env=clean_environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    @pytest.fixture
+    def start(self):
+        """Start one, which ends with the test."""
+        with ExitStack() as stack:
+
+            def start(*arguments, **variables):
+                process = subprocess.Popen(
+                    [*COMMAND, "emulator", *arguments],
+                    env=clean_environment(**variables),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                stack.enter_context(process)
+                stack.callback(process.kill)
+                return process
+
+            yield start
 
     @pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, []), (signal.SIGTERM, ["--uvloop"])])
-    def test_four_lines_for_a_shell_and_then_it_serves(self, how, more, monkeypatch):
+    def test_four_lines_for_a_shell_and_then_it_serves(self, start, how, more, monkeypatch):
         """What it prints sets up a client by the environment; a signal ends it well."""
-        process = self.start("--port", "0", "--speed", "1000", "--seed", "1", *more)
+        process = start("--port", "0", "--speed", "1000", "--seed", "1", *more)
         try:
             lines = [process.stdout.readline() for _ in range(4)]
             assert lines.pop() == "export VMAPI_MAX_STALENESS=0\n"
@@ -140,7 +151,7 @@ class TestEmulator:
             assert asyncio.run(use()) == []
         finally:
             process.send_signal(how)
-            rest, told = process.communicate(timeout=30)
+            rest, told = process.communicate(timeout=LONG)
         assert process.returncode == 0
         assert rest == ""
         assert "Ctrl-C ends it" in told
@@ -152,15 +163,15 @@ class TestEmulator:
         assert result.returncode == 1
         assert "in use; --port 0 takes any free one" in result.stderr
 
-    def test_credentials_of_the_environment_are_used(self):
+    def test_credentials_of_the_environment_are_used(self, start):
         """Credentials that are set are kept, whatever characters they have."""
         secret = "it's $ecret"
-        process = self.start("--port", "0", VMAPI_API_KEY="my-key", VMAPI_API_SECRET=secret)
+        process = start("--port", "0", VMAPI_API_KEY="my-key", VMAPI_API_SECRET=secret)
         try:
             lines = [process.stdout.readline() for _ in range(4)]
         finally:
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=30)
+            process.communicate(timeout=LONG)
         echoed = subprocess.run(
             ["sh", "-c", "".join(lines) + 'printf %s "$VMAPI_API_KEY:$VMAPI_API_SECRET"'],
             capture_output=True,
@@ -283,7 +294,7 @@ class TestCtrlC:
             while not emulator.cloud.vms:  # noqa: ASYNC110 - it is another process that acts
                 await asyncio.sleep(0.01)
             script.send_signal(signal.SIGINT)
-            _, errors = await asyncio.wait_for(script.communicate(), 20)
+            _, errors = await asyncio.wait_for(script.communicate(), LONG)
         (vm_id,) = emulator.cloud.vms
         assert script.returncode == -signal.SIGINT
         assert errors.decode().rstrip().endswith("KeyboardInterrupt")

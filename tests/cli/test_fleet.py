@@ -7,7 +7,7 @@ import pytest
 
 from async_vmapi import BulkReport
 
-from .programs import NEW, ZONE
+from .programs import LONG, NEW, ZONE
 
 pytestmark = pytest.mark.programs
 
@@ -104,6 +104,19 @@ class TestChanging:
         assert "left out: none" in narrowed.stderr
         assert "power_on of 2: 2 succeeded" in narrowed.stdout
 
+    def test_the_first_line_is_the_canary(self, program, tmp_path):
+        """The order of the file is that of the operation, whatever the labels are."""
+        ids = program.fleet(3)
+        file = tmp_path / "ids"
+        file.write_text(f"{ids['web-03']}\nnone\n{ids['web-01']}\n{ids['web-02']}\n")
+        command = ["fleet", "reboot", "--id-file", str(file), "--yes", "--batches", "1,100%"]
+        dry = program.json(*command, "--dry-run")
+        order = [ids["web-03"], "none", ids["web-01"], ids["web-02"]]
+        assert [outcome["item"] for outcome in dry["outcomes"]] == order
+        assert "wave 1" in dry["outcomes"][0]["reason"] or dry["outcomes"][0].get("wave", 1) == 1
+        listed = program.json("vms", "list", "--id-file", str(file))
+        assert [vm["label"] for vm in listed] == ["web-03", "web-01", "web-02"]
+
     def test_a_plan(self, program, cloud):
         """Waves, budget and floor are the bulk call's own."""
         program.fleet(6)
@@ -168,7 +181,7 @@ class TestAsking:
         closed = program.popen(
             "fleet", "reset", "--all", preexec_fn=lambda: os.close(0), stdin=None
         )
-        assert "takes --yes" in closed.communicate(timeout=30)[1]
+        assert "takes --yes" in closed.communicate(timeout=LONG)[1]
         for command in (["shutdown"], ["delete"], ["resize", "--cores", "1", "--ram", "1"]):
             operation, *options = command
             program("vms", operation, ids["web-01"], *options, code=2)

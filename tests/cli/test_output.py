@@ -72,10 +72,10 @@ class TestSelection:
         assert Selection(labels=["*"]).matches(machine(label=None))
 
     def test_ids_that_are_not_there(self):
-        """They are told, each once, in the order given; machines come by label."""
+        """They are told, each once, in the order given, in which the machines come too."""
         machines = [machine("1", "b"), machine("2", "a"), machine("3", None)]
         meant, missing = Selection(ids=["x", "1", "2", "y", "x"]).of(machines)
-        assert [vm.id for vm in meant] == ["2", "1"]
+        assert [vm.id for vm in meant] == ["1", "2"]
         assert missing == ["x", "y"]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from async_vmapi.cli.app import COMMANDS, Later
 
-from .programs import clean_environment
+from .programs import LONG, clean_environment
 
 LOADED = "import sys, atexit, json; atexit.register(lambda: print(json.dumps([*sys.modules])));"
 
@@ -24,7 +24,7 @@ def loaded(program, *arguments, **variables):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=LONG,
     )
     output, _, modules = result.stdout.rstrip("\n").rpartition("\n")
     return output, set(json.loads(modules))

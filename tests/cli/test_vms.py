@@ -86,6 +86,23 @@ class TestOperations:
         assert f"delete of {vm}: succeeded, observed" in shown
         assert cloud.cloud.vms == {}
 
+    def test_it_asks_by_name(self, program, cloud):
+        """With the label, the id and the state; one that cannot be read is named by its id."""
+        (vm_id,) = program.fleet(1).values()
+        with program.terminal("vms", "delete", vm_id, columns=200) as terminal:
+            shown = terminal.until("[y/N]")
+            assert f"delete of 1 machine: web-01 ({vm_id}), online" in shown
+            terminal.type("n\n")
+            assert terminal.end() == 1
+        assert cloud.cloud.vms
+        with program.terminal("vms", "delete", "none", columns=200) as terminal:
+            assert "delete of 1 machine: none (not read: " in terminal.until("[y/N]")
+            terminal.type("n\n")
+            assert terminal.end() == 1
+        reads = cloud.api.requests["get"]
+        assert "takes --yes" in program("vms", "delete", vm_id, code=2).stderr
+        assert cloud.api.requests["get"] == reads
+
     def test_what_failed(self, program, cloud):
         """It is told with its reason, and the exit code says so."""
         failed = program.json("vms", "reboot", "none", "--yes", code=1)

@@ -1,0 +1,302 @@
+"""Terminals and files of all kinds: unread, narrow, plain, without UTF-8, full, closed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from .programs import LONG, NEW, SETTINGS, Program, emulator_in_thread, eventually, fill
+
+pytestmark = pytest.mark.programs
+
+CREATE = ["fleet", "create", "--count", "3", "--name", "web-{:02}", *NEW]
+
+
+def all_are(cloud, state, count=3):
+    vms = list(cloud.cloud.vms.values())
+    return len(vms) == count and {vm.state for vm in vms} == {state}
+
+
+@pytest.fixture
+def durable(program, tmp_path):
+    program.environment["VMAPI_DATABASE"] = f"sqlite:///{tmp_path}/jobs.sqlite"
+    return program
+
+
+class TestNobodyReads:
+    def test_fleet(self, program, cloud):
+        """The VMs come online, and the report goes into a file."""
+        with program.terminal(*CREATE, read=False) as terminal:
+            assert terminal.process.wait(LONG) == 4
+        assert all_are(cloud, "online")
+        (kept,) = program.state.rglob("*.json")
+        assert json.loads(kept.read_text())["counts"]["succeeded"] == 3
+        assert kept.stat().st_mode & 0o777 == 0o600
+
+    def test_it_is_read_in_the_end(self, program, cloud):
+        """Then the report is shown, and nothing of the frames before is missing."""
+        with program.terminal(*CREATE, read=False) as terminal:
+            eventually(lambda: len(cloud.cloud.vms) == 3)
+            terminal.read()
+            assert terminal.end() == 0
+            assert "create of 3: 3 succeeded" in terminal.shown
+        assert not list(program.state.rglob("*.json"))
+
+    def test_an_interruption(self, tmp_path):
+        """It ends the program, and the tokens of what is in flight are in the file."""
+        with (
+            emulator_in_thread(settings=SETTINGS.changed(create=1000), seed=1) as cloud,
+            Program(cloud, tmp_path) as program,
+            program.terminal(*CREATE, read=False) as terminal,
+        ):
+            eventually(lambda: len(cloud.cloud.vms) == 3)
+            terminal.interrupt()
+            assert terminal.process.wait(LONG) == 130
+            (kept,) = program.state.rglob("*.json")
+            outcomes = json.loads(kept.read_text())["outcomes"]
+            assert {o["vm_id"] for o in outcomes if o["token"]} == set(cloud.cloud.vms)
+
+    def test_watch(self, program, cloud):
+        """It goes on looking, and can be interrupted."""
+        with program.terminal("watch", "--interval", "0.1", read=False) as terminal:
+            eventually(lambda: cloud.api.requests["list"] >= 5)
+            terminal.interrupt()
+            assert terminal.process.wait(LONG) == 130
+
+    def test_worker_and_jobs_watch(self, durable, cloud):
+        """The worker does the job, and who looks on ends with it."""
+        with durable.terminal("worker", read=False) as working:
+            process = durable.popen(*CREATE, "--durable", "make", "--json", "--limit", "1")
+            eventually(lambda: cloud.cloud.vms)
+            with durable.terminal("jobs", "watch", read=False) as watching:
+                out, errors = process.communicate(timeout=LONG)
+                assert json.loads(out)["counts"]["succeeded"] == 3, errors
+                assert watching.process.wait(LONG) in (0, 4)
+            working.interrupt()
+            assert working.process.wait(LONG) == 4
+        assert all_are(cloud, "online")
+
+    def test_jobs_watch_of_one(self, durable, cloud):
+        """It ends with its job."""
+        with durable.terminal("worker"):
+            durable(*CREATE, "--durable", "make")
+            with durable.terminal("jobs", "watch", "make", read=False) as watching:
+                assert watching.process.wait(LONG) == 4
+
+    def test_demo(self, program, cloud):
+        """It creates, reboots and deletes all."""
+        with program.terminal("demo", "--real", "--yes", "--count", "4", read=False) as terminal:
+            assert terminal.process.wait(LONG) == 4
+        assert len(cloud.cloud.gone) == 4
+        assert not cloud.cloud.vms
+
+    def test_a_pipe(self, program, cloud):
+        """Its reader is waited for, as of any program, until a signal comes."""
+        ours, theirs = os.pipe()
+        try:
+            fill(theirs)
+            process = program.popen(*CREATE, stdout=theirs)
+            eventually(lambda: all_are(cloud, "online"))
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=LONG)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert process.returncode in (4, 130)
+        (kept,) = program.state.rglob("*.json")
+        assert str(kept) in errors
+        outcomes = json.loads(kept.read_text())["outcomes"]
+        # Whether it had seen the last one online when the signal came does not matter.
+        assert {o["vm_id"] for o in outcomes} == set(cloud.cloud.vms)
+
+
+class TestOddTerminals:
+    @pytest.mark.parametrize("columns", [10, 40, 80, 300])
+    def test_widths(self, program, columns):
+        """Nothing of a frame is left behind, and the report is there."""
+        with program.terminal(*CREATE, columns=columns, lines=40) as terminal:
+            assert terminal.end() == 0
+            assert b"in flight" in terminal.raw or columns == 10
+        everything = terminal.shown.replace("\n", "")
+        assert "3 succeeded" in everything
+        assert "\u2500" not in everything
+        assert "in flight" not in everything
+
+    @pytest.mark.parametrize("columns", [10, 40, 80, 300])
+    def test_the_most_important_columns_come_first(self, program, columns):
+        """Labels at any width, states from 40 columns on."""
+        program.fleet(2)
+        with program.terminal("watch", "--interval", "0.1", columns=columns) as terminal:
+            shown = terminal.until("web-01", "web-02", *(["online"] if columns > 10 else []))
+            assert ("DC1/PUBLIC-1" in shown) == (columns == 300)
+            terminal.interrupt()
+            assert terminal.end() == 130
+
+    @pytest.mark.parametrize(
+        "variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp437"}]
+    )
+    def test_without_utf_8(self, program, cloud, variables):
+        """Bars and labels are of characters that there are, and nothing is left of the frames."""
+        cloud.cloud.adjust("*", create=1.5)
+        command = [word.replace("web-", "\u017caba-") for word in CREATE]
+        with program.terminal(*command, **variables) as terminal:
+            terminal.until("0/3 done", "\\u017caba-01")
+            assert terminal.end() == 0
+        assert "\\u25" not in terminal.raw.decode("cp437")
+        assert ("-" * 60 if "cp437" not in variables.values() else "\u2500" * 60) in (
+            terminal.raw.decode("cp437")
+        )
+        shown = [line for line in terminal.shown.splitlines() if line]
+        assert shown[0] == "create of 3: 3 succeeded"
+
+    def test_bars_without_colours(self, program, cloud):
+        """What is done is thicker than what is not."""
+        cloud.cloud.adjust("web-01", create=1000)
+        with program.terminal(*CREATE, NO_COLOR="1") as terminal:
+            shown = terminal.until("2/3 done")
+            assert "\u2501" * 40 + "\u2500" * 20 in shown
+            assert b"\x1b[32m" not in terminal.raw
+
+    def test_a_terminal_of_which_nothing_is_known(self, program):
+        """It gets lines, as one that can draw nothing does."""
+        with program.terminal(*CREATE, TERM="") as terminal:
+            assert terminal.end() == 0
+        assert b"\x1b" not in terminal.raw
+        assert "create succeeded in" in terminal.shown
+
+    def test_a_demo_on_a_small_terminal(self, program, cloud):
+        """The progress is shown, and as many of its machines as there is room for."""
+        cloud.cloud.adjust("demo-*", create=1000)
+        command = ["demo", "--real", "--yes", "--count", "60"]
+        with program.terminal(*command, lines=12, columns=80) as terminal:
+            terminal.until("create of 60", "0/60 done", "demo-01")
+
+
+def closed(*numbers):
+    return {"preexec_fn": lambda: [os.close(number) for number in numbers]}
+
+
+class TestOutputThatIsLost:
+    """The report and its tokens are somewhere, and the exit code says so."""
+
+    @pytest.mark.parametrize("more", [[], ["--json"]])
+    def test_standard_output_is_closed(self, program, cloud, more):
+        """The report is in a file, and its name on standard error."""
+        process = program.popen(*CREATE, *more, stdout=None, **closed(1))
+        _, errors = process.communicate(timeout=LONG)
+        assert process.returncode == 4, errors
+        assert "Traceback" not in errors
+        assert "standard output: it is closed; create of 3: 3 succeeded" in errors
+        (kept,) = program.state.rglob("*.json")
+        assert f"the report is in {kept}" in errors
+        assert json.loads(kept.read_text())["counts"]["succeeded"] == 3
+
+    def test_both_are_closed(self, program, cloud):
+        """Then the file alone has it, tokens and all."""
+        program.write_profile(retries=0)
+        program.fleet(1)
+        cloud.api.faults.fail_next("shutdown", "drop_after")
+        command = ["fleet", "shutdown", "--all", "--yes", "--json"]
+        process = program.popen(*command, stdout=None, stderr=None, **closed(0, 1, 2))
+        assert process.wait(LONG) == 3
+        (kept,) = program.state.rglob("*.json")
+        (outcome,) = json.loads(kept.read_text())["outcomes"]
+        assert outcome["token"]
+
+    def test_a_full_disk(self, program):
+        """Also where all went well; without a folder for states it goes where one is."""
+        program.environment["XDG_STATE_HOME"] = "/dev/null/none"
+        here = program.profiles.parent
+        with open("/dev/full", "w") as full:
+            process = program.popen(*CREATE, "--json", stdout=full, cwd=here)
+            _, errors = process.communicate(timeout=LONG)
+        assert process.returncode == 4
+        (kept,) = here.glob("async-vmapi-create-*.json")
+        assert "No space left on device; create of 3: 3 succeeded" in errors
+        assert str(kept) in errors
+
+    def test_what_is_no_report(self, program):
+        """It can be asked for again, and only the exit code and a line tell of it."""
+        process = program.popen("regions", "--json", stdout=None, **closed(1))
+        _, errors = process.communicate(timeout=LONG)
+        assert process.returncode == 4
+        assert errors == "async-vmapi: standard output: it is closed\n"
+        process = program.popen("regions")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(LONG) == 0
+
+    def test_files_of_reports(self, program, tmp_path):
+        """A link, a device, and one that cannot be written."""
+        target, link = tmp_path / "target.json", tmp_path / "link.json"
+        link.symlink_to(target)
+        program(*CREATE, "--report", str(link))
+        assert link.is_symlink()
+        assert json.loads(target.read_text())["operation"] == "create"
+        off = ["fleet", "power-off", "--all", "--yes"]
+        done = program(*off, "--report", "/dev/stderr")
+        assert '"operation":"power_off"' in done.stderr.replace(" ", "")
+        done = program(*off, "--report", "/dev/full", code=4)
+        (kept,) = program.state.rglob("*.json")
+        assert "/dev/full cannot be written: No space left on device" in done.stderr
+        assert str(kept) in done.stderr
+        assert "power_off of 3: 3 succeeded" in done.stdout
+
+
+class TestSignals:
+    """They are heeded at any time."""
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_while_a_file_is_read(self, program, tmp_path, how):
+        """Before there is an event loop: it ends as it always does."""
+        pipe = tmp_path / "ids"
+        os.mkfifo(pipe)
+        process = program.popen("fleet", "reboot", "--id-file", str(pipe))
+        with open(pipe, "w"):  # waits until the program has opened it too
+            process.send_signal(how)
+            _, errors = process.communicate(timeout=LONG)
+        assert process.returncode == 130
+        assert errors == ""
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_while_the_loop_is_stuck(self, program, how):
+        """The first is left to the loop; a later one breaks off what keeps it from hearing."""
+        script = (
+            "import sys, typer\n"
+            "from async_vmapi.cli.running import run\n"
+            "from async_vmapi.cli.streams import signals_raised\n"
+            "async def body():\n"
+            "    print('ready', flush=True)\n"
+            "    while True: pass\n"
+            "with signals_raised():\n"
+            "    try: run(body())\n"
+            "    except typer.Exit as end: sys.exit(end.exit_code)\n"
+        )
+        process = program.popen(command=[sys.executable, "-c", script])
+        assert process.stdout.readline() == "ready\n"
+
+        for _ in range(LONG):
+            process.send_signal(how)
+            with suppress(subprocess.TimeoutExpired):
+                assert process.wait(1.5) == 130
+                return
+        pytest.fail("it goes on")
+
+    def test_too_many(self, program, cloud):
+        """So long that nobody would wait for it, and refused at once."""
+        create = ["fleet", "create", *NEW, "--name"]
+        refused = program(*create, "web-{:010}", "--count", "1000000000", code=2).stderr
+        assert "--count" in refused
+        assert "100000" in refused
+        for pattern in ("web-{:0999999999}", "{0:{0}}", "{:>256}", "x" * 256):
+            refused = program(*create, pattern, "--count", "1", "--first", "9" * 9, code=2).stderr
+            assert "gives names of more than 255 characters" in refused
+        assert "255" in program("vms", "create", *NEW, "--name", "x" * 256, code=2).stderr
+        assert "255" in program("vms", "rename", "any", "x" * 256, code=2).stderr
+        for interval in ("nan", "inf"):
+            assert "--interval" in program("watch", "--interval", interval, code=2).stderr
+        assert not cloud.api.requests
