@@ -14,8 +14,8 @@ from async_vmapi.durable import (
     DurableJob,
     JobState,
     Submission,
-    WorkerItem,
     UntrustedData,
+    WorkerItem,
     WorkerStatus,
 )
 from async_vmapi.emulator import (
