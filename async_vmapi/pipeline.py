@@ -12,7 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -117,7 +117,7 @@ class Pipeline:
         self.origin = origin
         self.observer = observer
         self.requests: Counter[str] = Counter()
-        self._answered: tuple[float, Mapping[str, str]] | None = None
+        self._answered: tuple[float, Secret] | None = None
         self.closed = False
 
     def ensure_usable(self, unstarted: Coroutine[Any, Any, object] | None = None) -> None:
@@ -226,7 +226,8 @@ class Pipeline:
                     _log_failure(call, error)
                 raise
         trail.in_air = False
-        self._answered = loop.time(), response.headers
+        # The headers as a secret: a server can repeat the signature in them.
+        self._answered = loop.time(), Secret(response.headers)
         seconds = loop.time() - began
         if _log.isEnabledFor(logging.DEBUG):
             _log_response(call, response, seconds)
@@ -286,7 +287,7 @@ class Pipeline:
         if self._answered is None:
             return None
         at, headers = self._answered
-        date = _header(headers, "date")
+        date = _header(cast("Mapping[str, str]", headers.reveal()), "date")
         return None if date is None else (at, date)
 
     def _heed(self, error: VMAPIError) -> None:
