@@ -54,7 +54,8 @@ class Wait:
     """One waiter.
 
     Attributes:
-        how: By `Task.wait` or `Task.events`, or by `Task.wait` of a task that was resumed.
+        how: By `Task.wait` or `Task.events`, by `Task.wait` of a task that was resumed, or by
+            `Task.refresh` again and again.
         begins: When it begins to wait.
         timeout: When its time is over, in seconds; None for never.
         cancelled: After how many seconds of waiting it is cancelled; None for never.
@@ -102,7 +103,7 @@ class Story:
     def wait(self, leaves, timeouts):
         chance = self.random
         return Wait(
-            how=chance.choice(["wait", "wait", "resume", "events"]),
+            how=chance.choice(["wait", "wait", "resume", "events", "refresh"]),
             begins=chance.choice([0, 0, chance.uniform(0, 40)]),
             timeout=chance.choice(timeouts),
             cancelled=chance.choice([None, 0.0, 1.1, chance.uniform(0, 10)])
@@ -219,6 +220,7 @@ class Run:
             await asyncio.sleep(story.closes)
             self.closed_at = now()
             await self.client.close()
+            await self.client.__aenter__()
         _, pending = await asyncio.wait(waiters, timeout=story.calm_at + BOUND)
         assert not pending, "a wait did not end"
         await asyncio.gather(*waiters)
@@ -252,6 +254,10 @@ class Run:
             if how == "events":
                 async for _ in task.events():
                     pass
+            elif how == "refresh":
+                await task.refresh()
+                await asyncio.sleep(0.7)
+                return
             else:
                 await task.wait(timeout=timeout)
             assert task.done()
@@ -259,6 +265,8 @@ class Run:
             assert timeout <= now() - began <= timeout + LAST_POLL + 0.01
         except InvalidState:
             assert now() == self.closed_at
+            # It is opened again in the same moment.
+            await asyncio.sleep(0)
         except AuthenticationError:
             # Not again in the same moment.
             await asyncio.sleep(0.5)
