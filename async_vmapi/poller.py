@@ -106,6 +106,8 @@ class Poller:
         for waiting in (self._queue, self._in_flight, self._deadlines):
             waiting.clear()
         for vm in self.polls.vms.values():
+            # Timers that run on for last polls find none.
+            vm.last_polls.clear()
             if vm.timer is not None:
                 vm.timer.cancel()
 
