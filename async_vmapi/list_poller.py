@@ -194,7 +194,9 @@ class ListPoller:
             # A watch that came while the list was in flight needs the next one.
             vm.listed = glimpse if took else NOT_LISTED
             vm.by_list = vm.is_unclear and glimpse is None
-            if vm.state is State.PLANNED or (self.active and vm.state is not State.IN_FLIGHT):
+            if vm.state in (State.LISTED, State.PLANNED) or (
+                self.active and vm.state is State.QUEUED
+            ):
                 self._plan(vm, answered)
 
     def _next_due(self, asked: float, answered: float) -> float:

@@ -223,12 +223,11 @@ class Poller:
         del self._in_flight[vm.vm_id]
         if not vm.watches:
             vm.move_to(State.LEFT)
-        elif vm.last_polls:
-            # This one was sent before their deadline.
-            self._plan(vm, self.polls.now)
-            self._poll_at_deadline(vm)
         else:
             self._plan(vm, self.polls.now)
+            if vm.last_polls and not vm.failures:
+                # This one was sent before their deadline.
+                self._poll_at_deadline(vm)
         self._choose()
         self._pump()
 

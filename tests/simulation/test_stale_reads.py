@@ -155,7 +155,8 @@ class TestNotFound:
             task = await client.vms.delete(vm_id)
             await task.wait(timeout=60)
         assert task.evidence is Evidence.OBSERVED
-        assert api.requests["list"] <= (0 if form == "json" else 8)
+        # One that can be read shows that not everything is refused.
+        assert 1 <= api.requests["list"] <= (1 if form == "json" else 8)
 
     @pytest.mark.parametrize("form", FORMS)
     async def test_a_shutdown_of_a_vm_that_others_deleted_ends(self, form):
