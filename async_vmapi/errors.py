@@ -4,6 +4,8 @@
 
     VMAPIError
     ├── InvalidArgument            (ValueError)    nothing was sent
+    │   ├── JobNotFound                            no durable job has that name
+    │   └── JobExists                              a durable job has that name, and does other work
     ├── InvalidState               (RuntimeError)  the client or task cannot do that now
     ├── APIError                                   the server answered, and refused
     │   ├── BadRequest                             400, 422 and other 4xx
@@ -36,6 +38,8 @@ __all__ = [
     "DecodingError",
     "InvalidArgument",
     "InvalidState",
+    "JobExists",
+    "JobNotFound",
     "NotFound",
     "OutcomeUnknown",
     "RateLimited",
@@ -64,6 +68,33 @@ class InvalidArgument(VMAPIError, ValueError):
     def __init__(self, message: str = "", *, argument: str = "") -> None:
         super().__init__(message)
         self.argument = argument
+
+
+class JobNotFound(InvalidArgument):
+    """The fleet's database has no job of that name. Submit it, or check name and database.
+
+    Attributes:
+        name: The job's name.
+    """
+
+    def __init__(self, message: str = "", *, argument: str = "name", name: str = "") -> None:
+        super().__init__(message, argument=argument)
+        self.name = name
+
+
+class JobExists(InvalidArgument):
+    """A job of that name was submitted with another operation, plan or items.
+
+    Submit under another name; or, if only the items differ, with ``attach=True``, which returns
+    the job that is there.
+
+    Attributes:
+        name: The job's name.
+    """
+
+    def __init__(self, message: str = "", *, argument: str = "name", name: str = "") -> None:
+        super().__init__(message, argument=argument)
+        self.name = name
 
 
 class InvalidState(VMAPIError, RuntimeError):

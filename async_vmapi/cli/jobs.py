@@ -64,14 +64,14 @@ def submit(how: DurableHow, told: Told, order: Order) -> NoReturn:
     fleet = fleet_of(how.database)
     shown = Result(operation=order.operation, labels=order.labels, json=told.json, file=told.report)
     shown.check_file()
-    raise typer.Exit(run(_submit(fleet, how.durable or "", plan, order, shown)))
+    raise typer.Exit(run(_submit(fleet, how, plan, order, shown)))
 
 
 async def _submit(
-    fleet: "DurableFleet", name: str, plan: BulkPlan, order: Order, shown: Result
+    fleet: "DurableFleet", how: DurableHow, plan: BulkPlan, order: Order, shown: Result
 ) -> ExitCode:
     async with opened(fleet):
-        submission = fleet.submit(name, plan)
+        submission = fleet.submit(how.durable or "", plan, attach=how.attach)
         job = await submission.run(order.items, order.operation, **order.keywords)
         return await _follow(job, shown)
 
@@ -134,8 +134,21 @@ def list_(database: Database, json: JSON = False) -> None:
         print_json(found)
     elif found:
         console_for(json=False).print(job_table(found))
+        for version, jobs in _by_version(found).items():
+            say(f"{', '.join(jobs)}: {_WAITS.format(version)}")
     else:
         say(f"there are no jobs in {where}; 'fleet ... --durable NAME' makes one")
+
+
+_WAITS: Final = "submitted by another version; waits for a worker of {!r}"
+
+
+def _by_version(found: "Sequence[JobStatus]") -> dict[str, list[str]]:
+    waiting: dict[str, list[str]] = {}
+    for status in found:
+        if status.waits_for is not None:
+            waiting.setdefault(status.waits_for, []).append(printable(status.name))
+    return waiting
 
 
 @app.command()
@@ -269,6 +282,8 @@ def _show(status: "JobStatus", *, json: bool) -> None:
         return
     console = console_for(json=False)
     console.print(job_table([status]))
+    if status.waits_for is not None:
+        say(_WAITS.format(status.waits_for))
     if status.stopped:
         console.print(f"nothing more is started: {printable(status.stopped)}")
 

@@ -191,12 +191,22 @@ class DurableHow(How):
             rich_help_panel=_DURABLE,
         ),
     ] = None
+    attach: Annotated[
+        bool,
+        typer.Option(
+            "--attach",
+            help="If a job of this name is there, follow it although it has other VMs.",
+            rich_help_panel=_DURABLE,
+        ),
+    ] = False
     database: Database = ""
 
     def check_place(self, ctx: typer.Context) -> None:
         """Exit if it is to be a job and nobody says where, or the reverse."""
         if self.durable is not None and not self.database:
             fail("--durable takes --database, or VMAPI_DATABASE", ExitCode.USAGE)
+        if self.durable is None and self.attach:
+            fail("--attach is for a job: give it a name with --durable NAME", ExitCode.USAGE)
         if self.durable is None and _is_argument(ctx, "database"):
             fail("--database is for a job: give it a name with --durable NAME", ExitCode.USAGE)
 

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final
 
+import attrs
 from dbos import DBOS, WorkflowStatus
 
 from async_vmapi.durable.database import (
@@ -73,6 +74,8 @@ class Coordinator:
         self._more = asyncio.Event()
         self._progress: dict[str, object] = {}
         self._begun: set[int] = set()
+        # When an item was put into the queue here.
+        self._queued: dict[int, float] = {}
         self._labels = spec.labels
         self._rollout = Rollout(
             spec.bulk_plan(on_event=self._events.append),
@@ -100,6 +103,7 @@ class Coordinator:
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._waiting[index] = future
         if index not in self._begun:
+            self._queued[index] = asyncio.get_running_loop().time()
             self._new.append(index)
             self._more.set()
         try:
@@ -185,9 +189,9 @@ class Coordinator:
     async def _heed(self) -> None:
         """Do what was asked for since."""
         found = await self._database.find(job_id(self._name))
-        wanted = (found.attributes or {}).get("wanted") if found else None
-        self._rollout.pause(wanted == "pause")
-        if wanted == "cancel":
+        told = (found.attributes if found else None) or {}
+        self._rollout.pause(bool(told.get("paused")))
+        if told.get("cancelled"):
             self._rollout.stop(CANCELLED)
 
     async def _enqueue(self, new: list[int]) -> None:
@@ -213,9 +217,22 @@ class Coordinator:
         if is_refused(status):
             reason += ", and its row was refused: this package did not write it"
         elif isinstance(status.output, str):
-            return decode_ended(status.output).read()
+            return self._bounded(index, decode_ended(status.output).read())
         # Else by DBOS's own tools, or by an error that should not be.
         return Ended(outcome(self._job(index), "unknown", reason=reason))
+
+    def _bounded(self, index: int, ended: Ended) -> Ended:
+        """Let no item have taken longer than since it was put into the queue.
+
+        If two workers had it, its duration is from the clock on the wall, which may have been set.
+        """
+        queued, seconds = self._queued.pop(index, None), ended.outcome.seconds
+        if queued is None or seconds is None:
+            return ended
+        at_most = round(asyncio.get_running_loop().time() - queued, 3)
+        return attrs.evolve(
+            ended, outcome=attrs.evolve(ended.outcome, seconds=min(seconds, at_most))
+        )
 
     async def _publish(self) -> None:
         """Write down what has happened, as the job's stream and for its status."""

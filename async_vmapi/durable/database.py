@@ -2,8 +2,6 @@
 
 import asyncio
 import functools
-import sqlite3
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
@@ -20,6 +18,7 @@ from sqlalchemy import event, exc
 
 from async_vmapi import arguments
 from async_vmapi.durable.rows import REFUSED, SERIALIZER, Rows, UntrustedData
+from async_vmapi.durable.sqlite import SQLiteConnection, identity_of, like_dbos
 from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 
 __all__ = [
@@ -33,6 +32,7 @@ __all__ = [
     "VERSION",
     "WORKFLOW",
     "Database",
+    "DatabaseLost",
     "DatabaseUnavailable",
     "is_outage",
     "is_refused",
@@ -60,9 +60,6 @@ ENDED: Final = [
 ]
 UNDER_WAY: Final = [status.value for status in WorkflowStatusString if status.value not in ENDED]
 
-_PATIENCE: Final = 30
-"""Seconds for which a lock of SQLite's is waited for; as long as DBOS waits."""
-
 _THREADS: Final = 4
 _AT_ONCE: Final = 500
 
@@ -84,6 +81,14 @@ class DatabaseUnavailable(VMAPIError):
     """The fleet's database cannot be reached or used just now. Workers wait for it."""
 
 
+class DatabaseLost(VMAPIError):
+    """The file of the fleet's database was deleted, moved or replaced while it was in use.
+
+    Its jobs are not in the file that is there now. Restore it and start the workers again; look at
+    the VMs of what was in flight.
+    """
+
+
 def is_outage(error: BaseException) -> bool:
     """Return whether an error, of DBOS or of this module, means that the database is away."""
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
@@ -96,48 +101,6 @@ def is_outage(error: BaseException) -> bool:
 def is_refused(status: WorkflowStatus) -> bool:
     """Return whether what a workflow's row holds was not written by this package."""
     return REFUSED in (status.input, status.output, status.error)
-
-
-class _SQLiteConnection(sqlite3.Connection):
-    """A connection that waits for others, and that tells parts of a second.
-
-    DBOS asks for those from Python 3.12 on, and SQLite knows them since 3.42. Older ones answer
-    NULL, and nothing can be put into a queue.
-    """
-
-    def __init__(self, *args: Any, rows: Rows, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self.row_factory = rows.sqlite
-        try:
-            # Writers wait for each other, in place of failing.
-            self.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE}")
-            self._log_ahead()
-        except sqlite3.Error:
-            # The file is no database, or cannot be written; SQLAlchemy would leave it open.
-            self.close()
-            raise
-        if sqlite3.sqlite_version_info < (3, 42):
-            self.create_function("unixepoch", 1, _unixepoch)
-
-    def _log_ahead(self) -> None:
-        # Readers and the writer do not hold each other up; it stays with the file.
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                self.execute("PRAGMA journal_mode=WAL")
-            except sqlite3.OperationalError as error:
-                # Of two that open a new file at once, SQLite refuses one without any patience.
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-
-def _unixepoch(modifier: str) -> float:
-    now = time.time()
-    return now if modifier.startswith("subsec") else int(now)
 
 
 class Database:
@@ -168,6 +131,7 @@ class Database:
         self._threads: ThreadPoolExecutor | None = None
         self._engine: sa.Engine | None = None
         self._client: DBOSClient | None = None
+        self._file: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         return f"<Database {self.shown}>"
@@ -195,7 +159,7 @@ class Database:
     def connect_args(self, rows: Rows) -> dict[str, Any]:
         """Return what connections of DBOS take as well as those of this module."""
         if self.is_sqlite:
-            return {"factory": functools.partial(_SQLiteConnection, rows=rows)}
+            return {"factory": functools.partial(SQLiteConnection, rows=rows)}
         return {"application_name": APPLICATION, "row_factory": rows.psycopg}
 
     async def call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
@@ -203,17 +167,22 @@ class Database:
 
         Raises:
             DatabaseUnavailable: If the database is away.
+            DatabaseLost: If it is a file, and that is not there any more.
         """
-        # Not in the loop's own threads: DBOS replaces those, and ends them with a worker.
-        call = functools.partial(function, *args, **keywords)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            return await self.in_thread(function, *args, **keywords)
         except Exception as error:
             if not is_outage(error):
                 raise
             raise DatabaseUnavailable(
                 f"the fleet's database is away ({type(error).__name__})"
             ) from error
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
+        """Call a function in one of this database's own threads, and raise what it raises."""
+        # Not in the loop's own threads: DBOS replaces those, and ends them with a worker.
+        call = functools.partial(function, *args, **keywords)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def open(self) -> None:
         """Connect, and create what the database lacks."""
@@ -224,7 +193,7 @@ class Database:
         connect_args = self.connect_args(Rows())
         if self.is_sqlite:
             self._engine = sa.create_engine(self._parsed, connect_args=connect_args)
-            event.listen(self._engine, "connect", _like_dbos)
+            event.listen(self._engine, "connect", like_dbos)
         else:
             url = self._parsed.set(drivername="postgresql+psycopg")
             self._engine = sa.create_engine(
@@ -243,6 +212,17 @@ class Database:
             # Waiting would hold one of few threads; whoever asks knows better what to do.
             retry_connection_errors=False,
         )
+        self._file = identity_of(self._parsed.database) if self.is_sqlite else None
+        if self._file is not None:
+            # SQLite goes on with a file that has no name any more, and nobody would notice.
+            event.listen(self._engine, "checkout", self._check_file)
+
+    def _check_file(self, *_: object) -> None:
+        if identity_of(self._parsed.database) != self._file:
+            raise DatabaseLost(
+                f"the file of {self.shown} was deleted, moved or replaced while it was in use; its "
+                "jobs are lost unless it is restored"
+            )
 
     async def close(self) -> None:
         """Disconnect."""
@@ -254,7 +234,7 @@ class Database:
             self._client.destroy()
         if self._engine is not None:
             self._engine.dispose()
-        self._client = self._engine = None
+        self._client = self._engine = self._file = None
 
     # --- workflows ------------------------------------------------------------------------------
 
@@ -328,6 +308,7 @@ class Database:
             self.client.list_workflows,
             executor_id=executor_id,
             status=WorkflowStatusString.PENDING.value,
+            app_version=VERSION,
             load_input=False,
             load_output=False,
         )
@@ -352,9 +333,26 @@ class Database:
                 connection.scalars(sa.select(status.c.executor_id).where(pending).distinct())
             )
 
+    async def versions_waited_for(self) -> dict[str, int]:
+        """Return for which other versions of worker jobs wait, and how many for each."""
+        return await self.call(self._versions_waited_for)
+
+    def _versions_waited_for(self) -> dict[str, int]:
+        status = sa.table(
+            "workflow_status",
+            *map(sa.column, ("name", "status", "application_version")),
+            schema=None if self.is_sqlite else "dbos",
+        )
+        version = status.c.application_version
+        others = (status.c.name == WORKFLOW) & status.c.status.in_(UNDER_WAY) & (version != VERSION)
+        query = sa.select(version, sa.func.count()).where(others).group_by(version)
+        with self.engine.connect() as connection:
+            return {str(name): int(count) for name, count in connection.execute(query)}
+
     async def put_back(self, workflow_id: str, queue: str, executor_id: str) -> None:
         """Let any worker take a workflow that its own has lost, if it is still that one's."""
-        # DBOS's public way would take it from whoever has it by now.
+        # The one private use of DBOS: its public way (resume_workflow) would take the workflow from
+        # whoever has it by now. tests/durable/test_dbos.py tells what to do when this goes.
         back = self.client._sys_db.reenqueue_for_recovery  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         await self.call(back, workflow_id, [executor_id], queue)
 
@@ -370,11 +368,6 @@ def _options(queue: str, workflow: str, workflow_id: str) -> EnqueueOptions:
         "workflow_id": workflow_id,
         "app_version": VERSION,
     }
-
-
-def _like_dbos(connection: Any, _: object) -> None:
-    # Writers wait for each other from their first statement on.
-    connection.isolation_level = "IMMEDIATE"
 
 
 def _let_go_of_locks(connection: Any, _: object) -> None:

@@ -11,9 +11,9 @@ from async_vmapi.durable.database import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
 from async_vmapi.durable.ledger import Ledger, WorkerStatus
 from async_vmapi.durable.references import Secrets, SecretStore
-from async_vmapi.durable.spec import encode, spec_of
+from async_vmapi.durable.spec import decode_spec, encode, same_but_items, spec_of
 from async_vmapi.durable.worker import Limits, Worker
-from async_vmapi.errors import InvalidArgument
+from async_vmapi.errors import JobExists
 from async_vmapi.jobs import Items
 from async_vmapi.operations import Operations
 from async_vmapi.plan import BulkPlan, Share
@@ -86,7 +86,7 @@ class DurableFleet:
         return self._database.shown
 
     @overload
-    def submit(self, name: str, plan: BulkPlan, /) -> "Submission": ...
+    def submit(self, name: str, plan: BulkPlan, /, *, attach: bool = False) -> "Submission": ...
 
     @overload
     def submit(
@@ -100,34 +100,42 @@ class DurableFleet:
         batches: Sequence[Share] | None = None,
         min_online: Share | None = None,
         dry_run: bool = False,
+        attach: bool = False,
     ) -> "Submission": ...
 
-    def submit(self, name: str, plan: BulkPlan | None = None, /, **fields: Any) -> "Submission":
+    def submit(
+        self, name: str, plan: BulkPlan | None = None, /, *, attach: bool = False, **fields: Any
+    ) -> "Submission":
         """Return what takes a job's operation: ``await fleet.submit(name, plan).shutdown(vms)``.
 
         Its methods are those of ``client.bulk(plan)``, and return the `DurableJob`. Submitting
-        the same once more returns the same job.
+        the same once more returns the same job. A script that selects VMs, submits and is run again
+        after it was killed selects others the second time, for the job has begun: with ``attach``
+        it gets the job that is there.
 
         Args:
             name: The job's name: letters, digits, ``_`` and ``-``.
             plan: How to go about it, in one value.
+            attach: Whether a job of that name that is there is returned although its items are
+                others; its operation, arguments and plan must be the same.
             fields: Or the fields of a `BulkPlan`, each by its name.
 
         Raises:
             InvalidArgument: If one of them is wrong.
         """
         arguments.identifier("name", name)
+        arguments.boolean("attach", attach)
         if plan is None:
             plan = BulkPlan(**fields)
         elif not isinstance(plan, BulkPlan) or fields:
             raise arguments.refuse("plan", plan, "a BulkPlan without further fields")
-        return Submission(self._database, name, plan, interval=self._limits.interval)
+        return Submission(self._database, name, plan, interval=self._limits.interval, attach=attach)
 
     async def job(self, name: str) -> DurableJob:
         """Return the job of a name.
 
         Raises:
-            InvalidArgument: If there is none.
+            JobNotFound: If there is none.
         """
         job = DurableJob(
             self._database, arguments.identifier("name", name), interval=self._limits.interval
@@ -170,7 +178,9 @@ class DurableFleet:
         Raises:
             InvalidState: If another worker is at work in this process, or the database's workers
                 have another endpoint.
-            AuthenticationError: If the API refuses the client's credentials at the start.
+            AuthenticationError: If the API refuses the client's credentials, at the start or
+                later. What this worker had is then other workers', as if it had been stopped.
+            DatabaseLost: If the database's file was deleted or replaced.
         """
         stop, ended = stop or asyncio.Event(), asyncio.Event()
         self._at_work[stop] = ended
@@ -212,9 +222,13 @@ class Submission(Operations[DurableJob]):
         name: The job's name.
         plan: How to go about it.
         interval: Seconds between two looks at it.
+        attach: Whether a job with other items may be there.
     """
 
-    def __init__(self, database: Database, name: str, plan: BulkPlan, *, interval: float) -> None:
+    def __init__(
+        self, database: Database, name: str, plan: BulkPlan, *, interval: float, attach: bool
+    ) -> None:
+        self._attach = attach
         self._database = database
         self._job = DurableJob(database, name, interval=interval)
         self._plan = plan
@@ -228,8 +242,8 @@ class Submission(Operations[DurableJob]):
             keywords: The operation's arguments.
 
         Raises:
-            InvalidArgument: If something is wrong, is a plain secret, or is not what the job of
-                that name was submitted with; nothing was stored then.
+            InvalidArgument: If something is wrong, or is a plain secret.
+            JobExists: If the job of that name was submitted with something else.
             UntrustedData: If somebody else has written to the job of that name.
         """
         if isinstance(items, str | bytes | Mapping) or not isinstance(
@@ -244,9 +258,14 @@ class Submission(Operations[DurableJob]):
         about = {"operation": spec.operation, "total": len(spec.items)}
         await self._database.submit(workflow_id, text, about)
         stored = await self._database.find(workflow_id, whole=True)
-        if stored is None or stored.input is None or stored.input["args"] != (text,):
-            raise InvalidArgument(
-                f"there is a job {self._job.name!r} already, with another operation, plan or items",
-                argument="name",
-            )
-        return self._job
+        (kept,) = stored.input["args"] if stored is not None and stored.input else (None,)
+        if kept == text:
+            return self._job
+        if not self._attach:
+            others = "operation, plan or items"
+        elif not isinstance(kept, str) or not same_but_items(decode_spec(kept), spec):
+            others = "operation or plan"
+        else:
+            return self._job
+        name = self._job.name
+        raise JobExists(f"there is a job {name!r} already, with another {others}", name=name)

@@ -13,6 +13,7 @@ from dbos import PortableWorkflowError, WorkflowStatus
 from async_vmapi import arguments
 from async_vmapi.durable.database import (
     ENDED,
+    VERSION,
     Database,
     DatabaseUnavailable,
     is_outage,
@@ -20,7 +21,7 @@ from async_vmapi.durable.database import (
 )
 from async_vmapi.durable.events import STREAM, Reader
 from async_vmapi.durable.rows import UntrustedData, decoding
-from async_vmapi.errors import InvalidArgument, InvalidState
+from async_vmapi.errors import InvalidState, JobNotFound
 from async_vmapi.plan import BulkEvent
 from async_vmapi.report import BulkReport, Status
 
@@ -47,6 +48,8 @@ class JobStatus:
         stopped: Why nothing new starts any more; None if it does.
         submitted: When it was, in seconds since the epoch.
         changed: When something was last heard of it, in seconds since the epoch.
+        waits_for: The version of worker that it waits for, where it was submitted by another
+            version of this package: workers of this one leave it alone. None otherwise.
     """
 
     name: str
@@ -59,6 +62,7 @@ class JobStatus:
     stopped: str | None
     submitted: float
     changed: float
+    waits_for: str | None = None
 
 
 def status_of(found: WorkflowStatus) -> JobStatus:
@@ -70,9 +74,9 @@ def status_of(found: WorkflowStatus) -> JobStatus:
         state = "finished"
     elif found.status in ENDED:
         state = "broken"
-    elif told.get("wanted") == "cancel":
+    elif told.get("cancelled"):
         state = "cancelling"
-    elif told.get("wanted") == "pause":
+    elif told.get("paused"):
         state = "paused"
     else:
         state = "running" if found.status == "PENDING" or progress else "waiting"
@@ -87,6 +91,9 @@ def status_of(found: WorkflowStatus) -> JobStatus:
         stopped=progress.get("stopped"),
         submitted=(found.created_at or 0) / 1000,
         changed=(found.updated_at or 0) / 1000,
+        waits_for=None
+        if found.status in ENDED or found.app_version == VERSION
+        else found.app_version,
     )
 
 
@@ -181,7 +188,7 @@ class DurableJob:
         Raises:
             InvalidState: If it has ended or was cancelled.
         """
-        await self._want("pause")
+        await self._control(paused=True)
 
     async def resume(self) -> None:
         """End a `pause`.
@@ -189,7 +196,7 @@ class DurableJob:
         Raises:
             InvalidState: If it has ended or was cancelled.
         """
-        await self._want("run")
+        await self._control(paused=False)
 
     async def cancel(self) -> None:
         """Start nothing new for good; what is in flight is watched to its end.
@@ -197,16 +204,17 @@ class DurableJob:
         Raises:
             InvalidState: If it has ended.
         """
-        await self._want("cancel")
+        await self._control(cancelled=True)
 
-    async def _want(self, wanted: Literal["run", "pause", "cancel"]) -> None:
+    async def _control(self, **flag: bool) -> None:
+        """Set a flag of its own: what others set in the same moment is neither read nor lost."""
         state = (await self.status()).state
-        if state in ("finished", "broken") or (state == "cancelling" and wanted != "cancel"):
+        if state in ("finished", "broken") or (state == "cancelling" and "paused" in flag):
             raise InvalidState(f"job {self.name!r} is {state}")
-        await self._database.note(job_id(self.name), wanted=wanted)
+        await self._database.note(job_id(self.name), **flag)
 
     async def _found(self, *, whole: bool = False) -> WorkflowStatus:
         found = await self._database.find(job_id(self.name), whole=whole)
         if found is None:
-            raise InvalidArgument(f"there is no job {self.name!r}", argument="name")
+            raise JobNotFound(f"there is no job {self.name!r}", name=self.name)
         return found

@@ -5,6 +5,7 @@ that must not be sent twice, and the task's token after it. See docs/durable.md 
 at which a worker can die.
 """
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -22,7 +23,7 @@ from async_vmapi.durable.database import operation_id
 from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.rows import decoding
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
-from async_vmapi.errors import APIError, OutcomeUnknown, VMAPIError
+from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
 from async_vmapi.jobs import Job
 from async_vmapi.models import VirtualMachine
 from async_vmapi.outcomes import Ended
@@ -65,6 +66,10 @@ class Host(Protocol):
         """Return whether the running workflow was another worker's, or this one's, before."""
         ...
 
+    async def is_refused(self) -> bool:
+        """Return whether the API lets this worker do nothing any more; then it stops."""
+        ...
+
     def sending(self) -> contextlib.AbstractContextManager[None]:
         """Mark what is not to be torn off while the worker drains."""
         ...
@@ -77,11 +82,14 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         token: Of the write that is intended, or of the task that was accepted.
         ended: How the operation ended, where there is nothing more to do.
         began: When it began, in seconds since the epoch.
+        refused: Whether the API let that worker do nothing any more, and refused the write, too.
+            Then whoever goes on with the item begins anew.
     """
 
     token: str | None = None
     ended: str | None = None
     began: float = 0.0
+    refused: bool = False
 
 
 _decode: Final = msgspec.json.Decoder(_Step).decode
@@ -108,6 +116,9 @@ class Operation:
         self._key = operation_id(order.job, order.index)
         self._intended_here = False
         self._task: Task[Any] | None = None
+        self._refused_here = False
+        # On this process's clock: when it took the item, and when it sent the request.
+        self._taken = self._sent = 0.0
 
     @property
     def task(self) -> Task[Any] | None:
@@ -116,18 +127,29 @@ class Operation:
 
     async def run(self) -> str:
         """Return how it ended, written down."""
-        intent: str | None = None
-        with self._host.sending():
-            if self._order.operation in _ONCE:
-                intended = await _step("intend", self._intend)
-                if intended.ended is not None:
-                    return intended.ended
-                intent = intended.token
-            sent = await _step("send", partial(self._send, intent))
-            self._host.unrecorded.pop(self._key, None)
+        self._taken = _now()
+        turn, sent = 1, await self._intend_and_send("")
+        while sent.refused:
+            if self._refused_here:
+                # It is recorded that nothing was done; the item is for workers that are let in.
+                raise asyncio.CancelledError
+            turn += 1
+            sent = await self._intend_and_send(f" {turn}")
         if sent.ended is not None:
             return sent.ended
         return _written(await self._watch(sent.token or "", sent.began))
+
+    async def _intend_and_send(self, turn: str) -> _Step:
+        intent: str | None = None
+        with self._host.sending():
+            if self._order.operation in _ONCE:
+                intended = await _step(f"intend{turn}", self._intend)
+                if intended.ended is not None:
+                    return intended
+                intent = intended.token
+            sent = await _step(f"send{turn}", partial(self._send, intent))
+            self._host.unrecorded.pop(self._key, None)
+        return sent
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -145,6 +167,7 @@ class Operation:
                 unique = bool(order.arguments.get("unique_name"))
                 token = await vms.intend(operation, request_of(order.item), unique_name=unique)
         except VMAPIError as error:
+            await self._leave_to_others(error)
             # What could be asked for nothing sends nothing.
             return self._failed(error)
         # If this process dies now, the step runs again, and all that was sent is a read.
@@ -154,19 +177,26 @@ class Operation:
     async def _send(self, intent: str | None) -> _Step:
         if (kept := self._host.unrecorded.get(self._key)) is not None:
             return _decode(kept)
+        began, self._sent = time.time(), _now()
         if intent is not None and not self._intended_here:
-            return await self._settle(intent, time.time())
+            return await self._settle(intent, began)
         if intent is None and (early := await self._given_up()) is not None:
             return early
-        began = time.time()
         writes: list[Write] = []
         WRITES.set(writes)
         try:
             started = await self._start_or_go_on(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
-            return self._failed(error, writes[-1] if writes else None)
+            write = writes[-1] if writes else None
+            if intent is None:
+                await self._leave_to_others(error)
+            elif isinstance(error, AuthenticationError) and not (write and write.doubtful):
+                self._refused_here = await self._host.is_refused()
+                if self._refused_here:
+                    return _Step(refused=True)
+            return self._failed(error, write)
         if not is_task(started):
-            seconds = time.time() - began
+            seconds = _now() - self._sent
             done = outcomes.succeeded(self._job, None, started, seconds=seconds, wave=1)
             return _Step(ended=_written(done))
         self._task = started
@@ -239,6 +269,7 @@ class Operation:
             else:
                 self._task = await self._host.client.settle(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, without the token
+            await self._leave_to_others(error)
             if not isinstance(error, OutcomeUnknown):
                 why = str(error) if isinstance(error, VMAPIError) else type(error).__name__
                 error = OutcomeUnknown(
@@ -256,13 +287,27 @@ class Operation:
             task = self._task = task or self._host.client.resume(token)
             value: VirtualMachine | None = await task
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
+            await self._leave_to_others(error)
             if task is None:
                 error = OutcomeUnknown(f"it was accepted, but: {error}", token=token)
             return outcomes.failed(self._job, task, error, wave=1)
-        seconds = max(0.0, time.time() - began)
+        seconds = self._seconds(began)
         return outcomes.succeeded(self._job, task, value, seconds=seconds, wave=1)
 
+    def _seconds(self, began: float) -> float:
+        """Return how long the operation took."""
+        if self._sent:
+            return _now() - self._sent
+        # Another process sent it: there is nothing but clocks on walls, which can be set. The
+        # coordinator, if it has been there all the time, knows how long it was at most.
+        return max(_now() - self._taken, time.time() - began)
+
     # --- ends -----------------------------------------------------------------------------------
+
+    async def _leave_to_others(self, error: Exception) -> None:
+        """Cancel what begins again on a worker that the API lets in, if it refuses this one."""
+        if isinstance(error, AuthenticationError) and await self._host.is_refused():
+            raise asyncio.CancelledError
 
     async def _given_up(self) -> _Step | None:
         if (why := await self._host.stopped(self._order.job)) is None:
@@ -290,6 +335,10 @@ async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
 
 def _written(ended: Ended) -> str:
     return encode(line_of_end(ended))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _never() -> None:

@@ -1,8 +1,12 @@
 """Filters the rows that DBOS reads, in the database's driver, before DBOS sees them.
 
-DBOS decodes a value as the ``serialization`` column of its row says, and one of its decoders
-(pickle) runs code. Its public settings choose what it writes, not what it reads. So each
-connection of this package has a row factory, through which every row of every query passes.
+Each connection of this package has a row factory, through which every row of every query passes.
+It serves two ends for which DBOS has no setting:
+
+- DBOS decodes a value as the ``serialization`` column of its row says, and one of its decoders
+  (pickle) runs code. What it is given decides what it writes, not what it reads.
+- How many workflows of a queue a worker may have at once is a column of the queue's row, which all
+  workers share. Here each reads its own number, also 0 while it is to take nothing.
 """
 
 import json
@@ -57,9 +61,15 @@ def decoding(what: str) -> Generator[None]:
 
 
 class Rows:
-    """The row factory of a connection, for SQLite and for PostgreSQL."""
+    """The row factory of a connection, for SQLite and for PostgreSQL.
 
-    def __init__(self) -> None:
+    Args:
+        concurrency: Returns how many workflows of a queue this worker may have at once, None for
+            no limit; without it the queue's row says so.
+    """
+
+    def __init__(self, concurrency: Callable[[str], int | None] | None = None) -> None:
+        self._concurrency = concurrency
         self._logged: set[str] = set()
         self._plan = lru_cache(maxsize=256)(self._change_of)
 
@@ -77,7 +87,7 @@ class Rows:
         """Return what is done to rows with these columns; None for nothing."""
         kinds = [index for index, name in enumerate(names) if "serialization" in name]
         if not kinds:
-            return None
+            return self._limit_of(names)
         whose = names.index("workflow_uuid") if "workflow_uuid" in names else None
 
         def change(row: Sequence[Any]) -> tuple[Any, ...]:
@@ -86,6 +96,20 @@ class Rows:
             self._log("" if whose is None else str(row[whose]))
             values = zip(names, row, strict=True)
             return tuple(_refused(name, value) for name, value in values)
+
+        return change
+
+    def _limit_of(self, names: tuple[str, ...]) -> _Change | None:
+        if self._concurrency is None or not {"name", "worker_concurrency"} <= set(names):
+            return None
+        at_most, queue, limit = (
+            names.index("worker_concurrency"),
+            names.index("name"),
+            self._concurrency,
+        )
+
+        def change(row: Sequence[Any]) -> tuple[Any, ...]:
+            return (*row[:at_most], limit(str(row[queue])), *row[at_most + 1 :])
 
         return change
 

@@ -23,6 +23,7 @@ __all__ = [
     "encode",
     "line_of_end",
     "request_of",
+    "same_but_items",
     "spec_of",
 ]
 
@@ -138,6 +139,17 @@ def encode(value: msgspec.Struct) -> str:
 def line_of_end(ended: Ended) -> EndedLine:
     """Return how an operation ended, as it is written down."""
     return EndedLine(line_of(ended.outcome), ended.online, ended.untouched)
+
+
+def same_but_items(one: Spec, other: Spec) -> bool:
+    """Return whether two jobs do the same, be it to other items."""
+
+    def rest(spec: Spec) -> Spec:
+        # A rename's new names go with its items.
+        keywords = {name: value for name, value in spec.arguments.items() if name != "names"}
+        return msgspec.structs.replace(spec, arguments=keywords, items=[])
+
+    return encode(rest(one)) == encode(rest(other))
 
 
 def spec_of(

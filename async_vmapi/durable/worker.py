@@ -20,6 +20,7 @@ import msgspec
 from dbos import DBOS, DBOSConfig, WorkflowStatus
 
 from async_vmapi.client import Client
+from async_vmapi.durable.access import Access
 from async_vmapi.durable.coordinator import Coordinator
 from async_vmapi.durable.database import (
     APPLICATION,
@@ -30,6 +31,7 @@ from async_vmapi.durable.database import (
     VERSION,
     WORKFLOW,
     Database,
+    DatabaseLost,
     DatabaseUnavailable,
     is_outage,
     job_id,
@@ -37,6 +39,7 @@ from async_vmapi.durable.database import (
 from async_vmapi.durable.leases import BEATS, Leases
 from async_vmapi.durable.ledger import Ledger
 from async_vmapi.durable.operation import CANCELLED, Operation
+from async_vmapi.durable.recovery import Recovery
 from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.rows import SERIALIZER, Rows, decoding
 from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
@@ -52,10 +55,8 @@ _log: Final = logging.getLogger(__name__)
 
 # A server of PostgreSQL lets in a hundred connections, unless it is told otherwise.
 _CONNECTIONS: Final = 8
+_OWN_CONNECTIONS: Final = 6
 _THREADS: Final = 32
-
-_PATIENCE: Final = 15.0
-"""Seconds to find out whether the API lets this worker in."""
 
 
 @attrs.frozen(kw_only=True)
@@ -74,10 +75,6 @@ class Limits:
     worker_limit: int | None
     lease: float
     interval: float
-
-
-_LOST_FOR_SURE: Final = 10 * BEATS
-"""After so many beats a workflow that does not run is lost, whatever else goes on."""
 
 
 class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +101,7 @@ class Worker:
     """
 
     client: Client
+    _access: Access
 
     def __init__(
         self,
@@ -125,9 +123,8 @@ class Worker:
         self._tasks: dict[asyncio.Task[Any], bool] = {}
         self._executions: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._running: set[str] = set()
-        self._lost: dict[str, int] = {}
-        self._still = 0
-        self._wanted: dict[str, tuple[float, str | None]] = {}
+        self._recovery = Recovery(database, self._leases, self._executor_id, self._running)
+        self._stopped: dict[str, tuple[float, str | None]] = {}
         self._looking = asyncio.Lock()
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -140,7 +137,8 @@ class Worker:
         Raises:
             InvalidState: If another worker is at work in this process, or the database's workers
                 have another endpoint.
-            AuthenticationError: If the API refuses the client's credentials at the start.
+            AuthenticationError: If the API refuses the client's credentials, at the start or later.
+            DatabaseLost: If the database's file was deleted or replaced.
         """
         # DBOS knows one executor in a process, and hands its workflows no more than their text.
         global _working
@@ -149,41 +147,29 @@ class Worker:
         _working = self
         try:
             async with self._make_client() as self.client:
-                await self._be_let_in()
+                self._access = Access(self.client)
+                await self._access.begin()
                 try:
-                    if await self._enter(stop):
-                        self._launch()
+                    if await self._enter(stop) and await self._launch(stop):
                         await self._stay(stop)
                 finally:
                     # Half drained, it would go on to take workflows, and do none of them.
                     await _to_its_end(self._drain())
         finally:
             _working = None
-        if stop.is_set() or not self._leases.lost:
+        if stop.is_set():
+            return False
+        if self._access.refusal is not None:
+            raise self._access.refusal
+        if not self._leases.lost:
             return False
         about = {"vmapi_worker": self._executor_id}
         _log.warning("this worker was taken for dead, and begins again", extra=about)
         return True
 
-    async def _be_let_in(self) -> None:
-        """Fail now with credentials that the API refuses, and not every item that comes here."""
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await self.client.vms.list()
-        except AuthenticationError:
-            raise
-        except (VMAPIError, TimeoutError) as error:
-            # Away, it is waited for.
-            about = {"vmapi_error": type(error).__name__}
-            told = error or "no answer in time"
-            _log.warning("the API does not answer yet: %s", told, extra=about)
-
     async def _enter(self, stop: asyncio.Event) -> bool:
         """Be counted, as soon as the database is there; return whether it was before `stop`."""
         limits, client = self._limits, self._database.client
-        at_most = limits.worker_limit
-        if limits.limit is not None and at_most is not None:
-            at_most = min(at_most, limits.limit)
         while not stop.is_set():
             try:
                 endpoint = await self._leases.endpoint(self.client.origin)
@@ -200,7 +186,6 @@ class Worker:
                     client.register_queue,
                     OPERATIONS,
                     global_concurrency=limits.limit,
-                    worker_concurrency=at_most,
                     polling_interval_sec=limits.interval,
                 )
             except DatabaseUnavailable as error:
@@ -211,7 +196,34 @@ class Worker:
                 return True
         return False
 
-    def _launch(self) -> None:
+    def _at_most(self, queue: str) -> int | None:
+        """Return how many workflows of a queue this worker may have at once."""
+        if self._draining or self._access.refusal:
+            return 0
+        return self._limits.worker_limit if queue == OPERATIONS else None
+
+    async def _launch(self, stop: asyncio.Event) -> bool:
+        """Launch DBOS, as soon as the database lets it; return whether it did before `stop`."""
+        while not stop.is_set():
+            try:
+                # On this loop's own thread: DBOS then runs the workflows on this loop.
+                self._launch_once()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                await self._database.in_thread(DBOS.destroy)
+                why = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+                told = (
+                    "a worker waits to begin: the database has no connection for it (up to %d): %s"
+                )
+                about = {"vmapi_error": type(error).__name__}
+                _log.warning(told, _CONNECTIONS + _OWN_CONNECTIONS, why, extra=about)
+                await self._one_beat(stop)
+            else:
+                return True
+        return False
+
+    def _launch_once(self) -> None:
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": self._database.url,
@@ -222,18 +234,15 @@ class Worker:
             "sys_db_idle_transaction_timeout_sec": IDLE_IN_TRANSACTION,
             "max_executor_threads": _THREADS,
             "log_level": "WARNING",
-            "db_engine_kwargs": {"connect_args": self._database.connect_args(Rows())},
+            "db_engine_kwargs": {"connect_args": self._database.connect_args(Rows(self._at_most))},
         }
         DBOS(config=config)
-        # On this loop's own thread: DBOS then runs the workflows on this loop.
         DBOS.launch()
 
     async def _stay(self, stop: asyncio.Event) -> None:
-        while not (stop.is_set() or self._leases.lost):
+        while not (stop.is_set() or self._leases.lost or self._access.refusal):
             try:
-                for executor_id in await self._leases.dead():
-                    await self._take_over(executor_id)
-                await self._put_back_what_is_lost()
+                await self._recovery.take_care()
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -245,38 +254,6 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.lease / BEATS):
                 await stop.wait()
-
-    async def _take_over(self, executor_id: str) -> None:
-        """Let anybody take what a dead worker had begun."""
-        if not await self._leases.declare_dead(executor_id):
-            return
-        told = "worker %s is gone; what it had begun is taken over"
-        _log.warning(told, executor_id, extra={"vmapi_worker": executor_id})
-        # The one way that DBOS has for it without its own service.
-        recover = DBOS._recover_pending_workflows  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        await self._database.call(recover, [executor_id])
-        await self._leases.bury(executor_id)
-
-    async def _put_back_what_is_lost(self) -> None:
-        """Let workflows begin again that are this worker's, as the database says, and do not run.
-
-        DBOS gives up on a workflow when the database goes away while it writes for it, and then
-        nobody has it.
-        """
-        pending = await self._database.pending_of(self._executor_id)
-        lost = {
-            workflow_id: self._lost.get(workflow_id, 0) + 1
-            for workflow_id in pending
-            if workflow_id not in self._running
-        }
-        # Of thousands that were just taken, or are at their very end, some are written down or
-        # begun at each beat.
-        self._still = self._still + 1 if lost.keys() == self._lost.keys() else 1
-        self._lost = lost
-        for workflow_id, beats in list(lost.items()):
-            if self._still >= BEATS or beats >= _LOST_FOR_SURE:
-                await self._database.put_back(workflow_id, pending[workflow_id], self._executor_id)
-                del lost[workflow_id]
 
     async def _drain(self) -> None:
         """Let writes that are on the wire end, leave the rest to others, and say so."""
@@ -299,14 +276,14 @@ class Worker:
                 task.cancel()
             # DBOS has put threads of its own into the loop, and ends them; others need some.
             loop.set_default_executor(executor)
-            await self._database.call(DBOS.destroy)
+            await self._database.in_thread(DBOS.destroy)
         finally:
             loop.set_default_executor(executor)
             logger.setLevel(level)
             self._leases.end()
         try:
             await self._leases.leave()
-        except DatabaseUnavailable as error:
+        except (DatabaseLost, DatabaseUnavailable) as error:
             told = "a worker has left, which others find out for themselves: %s"
             _log.warning(told, error, extra={"vmapi_error": type(error).__name__})
 
@@ -315,7 +292,7 @@ class Worker:
     @contextlib.contextmanager
     def _present(self) -> Generator[None]:
         task, workflow_id = asyncio.current_task(), DBOS.workflow_id
-        if self._draining or task is None or workflow_id is None:
+        if self._draining or self._access.refusal or task is None or workflow_id is None:
             raise asyncio.CancelledError
         self._tasks[task] = False
         self._executions.add(task)
@@ -352,13 +329,13 @@ class Worker:
         loop = asyncio.get_running_loop()
         # One look is enough for all that wait for it.
         async with self._looking:
-            looked, stopped = self._wanted.get(job, (-1e9, None))
+            looked, stopped = self._stopped.get(job, (-1e9, None))
             if loop.time() - looked > self._limits.interval:
                 found = await self._find(job_id(job))
                 told: dict[str, Any] = (found.attributes if found else None) or {}
                 progress: dict[str, Any] = told.get("progress") or {}
-                stopped = CANCELLED if told.get("wanted") == "cancel" else progress.get("stopped")
-                self._wanted[job] = (loop.time(), stopped)
+                stopped = CANCELLED if told.get("cancelled") else progress.get("stopped")
+                self._stopped[job] = (loop.time(), stopped)
         return stopped
 
     async def _find(self, workflow_id: str) -> WorkflowStatus | None:
@@ -385,6 +362,10 @@ class Worker:
         found = await self._find(DBOS.workflow_id or "")
         return found is not None and (found.recovery_attempts or 0) > 1
 
+    async def is_refused(self) -> bool:
+        """Return whether the API lets this worker do nothing any more; then it stops."""
+        return await self._access.is_refused()
+
     async def operate(self, text: str) -> str:
         """Do what is to be done to one item of a job."""
         order = decode_order(text)
@@ -397,9 +378,19 @@ class Worker:
     async def coordinate(self, text: str, name: str) -> str:
         """Take a job through its items, and return its report."""
         spec = decode_spec(text)
+        loop = asyncio.get_running_loop()
+        entered, here = loop.time(), False
 
         async def begin() -> str:
-            return encode(_Begun(time.time(), await self._online(spec)))
+            nonlocal here
+            begun = _Begun(time.time(), await self._online(spec))
+            here = True
+            return encode(begun)
+
+        def seconds() -> float:
+            # The clock on the wall may be set; it is for what another process began.
+            taken = loop.time() - entered
+            return taken if here else max(taken, time.time() - begun.at)
 
         with self._present():
             begun = _decode_begun(await _recorded("begin", begin))
@@ -417,7 +408,7 @@ class Worker:
                     dry_run=spec.plan.dry_run,
                     complete=True,
                     stopped=coordinator.stopped,
-                    seconds=round(max(0.0, time.time() - begun.at), 3),
+                    seconds=round(seconds(), 3),
                 )
                 return report.to_json()
 
@@ -431,6 +422,8 @@ class Worker:
             try:
                 machines = await self.client.vms.list()
             except VMAPIError as error:
+                if isinstance(error, AuthenticationError) and await self.is_refused():
+                    raise asyncio.CancelledError from None
                 # Nothing has begun, so there is time.
                 about = {"vmapi_error": type(error).__name__}
                 _log.warning("who is online is not known yet: %s", error, extra=about)

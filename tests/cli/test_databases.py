@@ -1,9 +1,14 @@
 """What is said of a database that cannot be used, within this process."""
 
+import asyncio
+import contextlib
+import sqlite3
+
 import pytest
 from typer.testing import CliRunner
 
 from async_vmapi.cli.app import app
+from async_vmapi.durable import DurableFleet
 
 
 @pytest.fixture
@@ -16,9 +21,9 @@ def said(tmp_path, monkeypatch):
     monkeypatch.setenv("VMAPI_API_SECRET", "secret")
     monkeypatch.setenv("COLUMNS", "300")
 
-    def call(*arguments, code):
+    def call(*arguments, code, silent=True):
         result = CliRunner().invoke(app, arguments)
-        assert (result.exit_code, result.stdout) == (code, ""), result.output
+        assert (result.exit_code, result.stdout == "") == (code, silent), result.output
         return result.stderr
 
     return call
@@ -70,6 +75,28 @@ class TestDatabases:
             told = said("jobs", "list", "--database", url, code=2)
             assert "PGPASSWORD" in told
             assert "planted" not in told
+
+    def test_a_job_of_another_version(self, said, tmp_path):
+        """It waits for a worker that reads what it wrote."""
+        url = f"sqlite:///{tmp_path}/jobs"
+
+        async def submit():
+            async with DurableFleet(url) as fleet:
+                await fleet.submit("old").reset([])
+                await fleet.submit("new").reset([])
+
+        asyncio.run(submit())
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs")) as connection, connection:
+            old = (
+                "UPDATE workflow_status SET application_version='v0' WHERE workflow_uuid='job:old'"
+            )
+            connection.execute(old)
+        waits = "waits for a worker of 'v0'"
+        assert said("jobs", "list", "--database", url, code=0, silent=False).splitlines() == [
+            f"async-vmapi: old: submitted by another version; {waits}"
+        ]
+        assert waits in said("jobs", "show", "old", "--database", url, code=0, silent=False)
+        assert waits not in said("jobs", "show", "new", "--database", url, code=0, silent=False)
 
     def test_one_without_jobs(self, said, tmp_path):
         """It is named, for it may be another one than was meant."""

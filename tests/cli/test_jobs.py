@@ -60,6 +60,17 @@ class TestJobs:
         other = [word if word != "3" else "4" for word in CREATE]
         assert "another operation, plan or items" in durable(*other, code=2).stderr
 
+    def test_a_command_that_is_run_again_attaches(self, durable, cloud):
+        """By then it selects other VMs, if any."""
+        off = ["fleet", "shutdown", "--state", "online", "--yes", "--durable", "off"]
+        with worker(durable):
+            durable(*CREATE)
+            first = durable.json(*off, "--attach")
+            assert first["counts"]["succeeded"] == 3
+            assert durable.json(*off, "--attach") == first
+            assert "with another operation" in durable(*off, code=2).stderr
+        assert "--durable NAME" in durable("fleet", "reboot", "--all", "--attach", code=2).stderr
+
     def test_control(self, durable, cloud):
         """A job is paused, resumed and cancelled, and goes on when nobody follows it."""
         cloud.cloud.adjust("web-*", create=1000)

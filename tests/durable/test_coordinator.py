@@ -22,7 +22,8 @@ pytestmark = pytest.mark.looptime
 class Shared:
     """The database, and workers who take what is put into the queue."""
 
-    def __init__(self, *, seed=0, failing=()):
+    def __init__(self, *, seed=0, failing=(), seconds=None):
+        self._seconds = seconds
         self.attributes = {}
         self.operations = {}
         self.in_flight = self.most = 0
@@ -58,7 +59,12 @@ class Shared:
         for workflow_id, text in orders:
             assert workflow_id not in self.operations, "it was started twice"
             self.operations[workflow_id] = taken = SimpleNamespace(
-                workflow_id=workflow_id, status="PENDING", text=text, output=None
+                workflow_id=workflow_id,
+                status="PENDING",
+                text=text,
+                input=None,
+                output=None,
+                error=None,
             )
             self._tasks.add(asyncio.create_task(self._work(taken)))
 
@@ -69,7 +75,8 @@ class Shared:
         await asyncio.sleep(self._draw.uniform(5, 60))
         self.in_flight -= 1
         status = "failed" if order.index in self._failing else "succeeded"
-        found = Outcome(index=order.index, item=order.label, status=status, vm_id=order.label)
+        known = {"index": order.index, "item": order.label, "vm_id": order.label}
+        found = Outcome(status=status, seconds=self._seconds, **known)
         ended = Ended(found, online=order.operation == "reboot" and status == "succeeded")
         taken.output, taken.status = encode(line_of_end(ended)), "SUCCESS"
 
@@ -160,7 +167,7 @@ class TestBegunAgain:
         await asyncio.sleep(2)
         run.cancel()
         await asyncio.wait({run})
-        shared.attributes["wanted"] = "cancel"
+        shared.attributes["cancelled"] = True
         last = make(shared, spec)
         outcomes = await last.run()
         assert [o.status for o in outcomes] == [*["succeeded"] * 5, *["not_started"] * 25]
@@ -173,7 +180,7 @@ class TestBegunAgain:
         # An item takes a minute at most.
         await asyncio.sleep(70)
         assert shared.events()[-1].wave == 2
-        shared.attributes["wanted"] = "cancel"
+        shared.attributes["cancelled"] = True
         await asyncio.sleep(2)
         run.cancel()
         await asyncio.wait({run})
@@ -183,11 +190,11 @@ class TestBegunAgain:
     async def test_a_paused_job_stays_paused(self, make):
         """Until it is resumed."""
         shared, spec = Shared(), spec_for(10, limit=5)
-        shared.attributes["wanted"] = "pause"
+        shared.attributes["paused"] = True
         run = asyncio.create_task(make(shared, spec).run())
         await asyncio.sleep(100)
         assert not shared.operations
-        shared.attributes["wanted"] = "run"
+        shared.attributes["paused"] = False
         assert len(await run) == 10
 
 
@@ -213,12 +220,19 @@ class TestCoordinator:
         with pytest.raises(RuntimeError, match="a bug"):
             await make(shared, spec).run()
 
+    async def test_no_item_took_longer_than_it_was_waited_for(self, make):
+        """Two workers had it, and the clock of one was set in between."""
+        shared, spec = Shared(seconds=1e6), spec_for(3, limit=1)
+        outcomes = await make(shared, spec).run()
+        assert all(5 <= outcome.seconds <= 62 for outcome in outcomes)
+
     async def test_an_operation_that_was_ended_from_outside_is_unknown(self, make, monkeypatch):
         """By DBOS's own tools, for instance."""
         shared, spec = Shared(), spec_for(2)
+        nothing = {"input": None, "output": None, "error": None}
 
         async def ended(ids):
-            return [SimpleNamespace(workflow_id=i, status="CANCELLED", output=None) for i in ids]
+            return [SimpleNamespace(workflow_id=i, status="CANCELLED", **nothing) for i in ids]
 
         monkeypatch.setattr(shared, "ended", ended)
         outcomes = await make(shared, spec).run()

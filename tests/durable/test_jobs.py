@@ -12,6 +12,8 @@ from async_vmapi import (
     ImageBoot,
     InvalidArgument,
     InvalidState,
+    JobExists,
+    JobNotFound,
     SecretRef,
 )
 from async_vmapi.durable import DurableFleet
@@ -176,6 +178,10 @@ async def _in_flight(job):
     return (await job.status()).in_flight == 2
 
 
+async def _some_done(job):
+    return sum((await job.status()).done.values()) > 0
+
+
 async def _idle(job):
     return (await job.status()).in_flight == 0
 
@@ -202,15 +208,49 @@ class TestNames:
                 "arguments": lambda: fleet.submit("night").shutdown(["a", "b"], wait_for=5),
                 "items": lambda: fleet.submit("night").shutdown(["b", "a"], wait_for=4),
             }
-            with pytest.raises(InvalidArgument, match="already"):
+            with pytest.raises(JobExists, match="already") as refused:
                 await other[differing]()
+            assert (refused.value.name, refused.value.argument) == ("night", "name")
             assert [job.state for job in await fleet.jobs()] == ["waiting"]
 
     async def test_a_job_that_nobody_submitted_is_not_known(self, sqlite_url):
         """Asking for it says so."""
         async with DurableFleet(sqlite_url) as fleet:
-            with pytest.raises(InvalidArgument, match="no job 'night'"):
+            with pytest.raises(JobNotFound, match="no job 'night'") as refused:
                 await fleet.job("night")
+            assert refused.value.name == "night"
+
+    async def test_a_script_that_is_run_again_attaches(self, fleet, lively):
+        """It selects what is online, and by then its own job has begun."""
+        ids = await created(fleet, 3)
+        job = await fleet.submit("dev-off", limit=1, attach=True).shutdown(ids)
+        await until(lambda: _some_done(job))
+        still = [vm_id for vm_id in ids if lively.cloud.vms[vm_id].state == "online"]
+        again = await fleet.submit("dev-off", limit=1, attach=True).shutdown(still)
+        assert (await again.report(120)).counts["succeeded"] == 3
+        nothing = await fleet.submit("dev-off", limit=1, attach=True).shutdown([])
+        assert (await nothing.report(120)).counts["succeeded"] == 3
+
+    @pytest.mark.parametrize("differing", ["plan", "operation", "arguments"])
+    async def test_attaching_is_to_the_same_work(self, sqlite_url, differing):
+        """A dry run, say, is not what was asked for."""
+        async with DurableFleet(sqlite_url) as fleet:
+            await fleet.submit("night", attach=True).shutdown(["a", "b"], wait_for=4)
+            other = fleet.submit("night", attach=True, dry_run=differing == "plan")
+            operate = {
+                "plan": lambda: other.shutdown(["a"], wait_for=4),
+                "operation": lambda: other.reboot(["a"]),
+                "arguments": lambda: other.shutdown(["a"], wait_for=5),
+            }[differing]
+            with pytest.raises(JobExists, match="another operation or plan"):
+                await operate()
+
+    async def test_attaching_takes_other_names_of_a_rename(self, sqlite_url):
+        """They go with its items."""
+        async with DurableFleet(sqlite_url) as fleet:
+            await fleet.submit("names", attach=True).rename({"a": "x", "b": "y"})
+            await fleet.submit("names", attach=True).rename({"b": "y"})
+            assert [job.total for job in await fleet.jobs()] == [2]
 
 
 class TestSecrets:

@@ -17,6 +17,7 @@ from async_vmapi.durable.database import (
     is_outage,
 )
 from async_vmapi.durable.leases import BEATS, Leases
+from async_vmapi.durable.rows import Rows
 
 from .fleets import taken_by
 
@@ -195,7 +196,7 @@ class TestDatabase:
         other.execute("BEGIN IMMEDIATE")
         leaving = threading.Timer(0.3, other.execute, ["COMMIT"])
         leaving.start()
-        one = sqlite3.connect(file, **Database(f"sqlite:///{file}").connect_args)
+        one = sqlite3.connect(file, **Database(f"sqlite:///{file}").connect_args(Rows()))
         assert one.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         leaving.join()
         one.close()

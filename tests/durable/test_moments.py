@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,10 +35,12 @@ class Steps:
 
     def __init__(self):
         self.kept = {}
+        self.asked = []
         self.moment = None
 
     async def run_step_async(self, options, body):
         step = options["name"]
+        self.asked.append(step)
         if step in self.kept:
             return self.kept[step]
         self._maybe_die(step, "before")
@@ -54,7 +58,8 @@ class Steps:
 class Host:
     """A worker, as an operation sees it."""
 
-    def __init__(self, client, *, why=None, again=False):
+    def __init__(self, client, *, why=None, again=False, refused=False):
+        self.refused = refused
         self.again = again
         self.unrecorded = {}
         self.lease = itertools.repeat(True)
@@ -76,6 +81,9 @@ class Host:
 
     async def has_begun_before(self):
         return self.again
+
+    async def is_refused(self):
+        return self.refused
 
     def sending(self):
         return contextlib.nullcontext()
@@ -288,6 +296,86 @@ class TestRepeatable:
         (order,) = orders("rename", [vm_id], names={vm_id: "new"})
         outcome = await die_and_go_on(steps, api, order, ("send", "before the record"))
         assert (outcome.status, api.cloud.vms[vm_id].label) == ("succeeded", "new")
+
+
+class TestRefused:
+    """The API lets this worker do nothing any more; the item is for others."""
+
+    @pytest.mark.parametrize("operation", ["create", "reboot", "shutdown", "delete", "resize"])
+    async def test_nothing_is_recorded_and_another_one_begins(
+        self, steps, api, client, operation, monkeypatch
+    ):
+        """Whatever it is: nothing was sent that counts, and so nothing is unknown."""
+        items = requests(1) if operation == "create" else [await online(client)]
+        keywords = {"cores": 2, "ram": 2048} if operation == "resize" else {}
+        (order,) = orders(operation, items, **keywords)
+        secret, api.api_secret = api.api_secret, "another"
+        with pytest.raises(asyncio.CancelledError):
+            await outcome_of(Host(client, refused=True), order)
+        api.api_secret = secret
+        assert api.cloud.operations == [] or operation != "create"
+        outcome = await outcome_of(Host(client, again=True), order)
+        assert (outcome.status, outcome.adopted) == ("succeeded", False)
+
+    async def test_between_the_intent_and_the_write(self, steps, api, client):
+        """The intent is used up: the next one records its own, and there is one VM."""
+        (order,) = orders("create", requests(1), unique_name=True)
+        api.cloud.adjust("*", quota=0)
+        with pytest.raises(asyncio.CancelledError):
+            await outcome_of(Host(client, refused=True), order)
+        api.cloud.adjust("*", quota=99)
+        outcome = await outcome_of(Host(client, again=True), order)
+        assert (outcome.status, outcome.adopted, len(api.cloud.vms)) == ("succeeded", False, 1)
+        assert [*dict.fromkeys(steps.asked)] == ["intend", "send", "intend 2", "send 2"]
+
+    async def test_while_it_watches(self, steps, api, client):
+        """The operation goes on, and whoever is let in watches it."""
+        vm_id = await online(client)
+        (order,) = orders("shutdown", [vm_id], wait_for=1)
+        host = Host(client, refused=True)
+        watching = asyncio.create_task(outcome_of(host, order))
+        await asyncio.sleep(1)
+        secret, api.api_secret = api.api_secret, "another"
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+        api.api_secret = secret
+        assert (await outcome_of(Host(client, again=True), order)).status == "succeeded"
+        assert api.requests["shutdown"] == 1
+
+    async def test_a_refusal_of_one_call_is_the_items(self, steps, api, client):
+        """A quota, say: the API still lets this worker in."""
+        api.cloud.adjust("*", quota=0)
+        (order,) = orders("create", requests(1))
+        outcome = await outcome_of(Host(client), order)
+        assert (outcome.status, outcome.error) == ("failed", "AuthenticationError")
+
+
+class TestDurations:
+    @pytest.mark.parametrize("step", [-3600, 1200])
+    async def test_the_wall_may_be_set(self, steps, api, client, monkeypatch, step):
+        """What one process began and ended took what it took."""
+        vm_id = await online(client)
+        (order,) = orders("shutdown", [vm_id], wait_for=1)
+        now = time.time()
+        walls = iter([now])
+        monkeypatch.setattr(
+            operation, "time", SimpleNamespace(time=lambda: next(walls, now + step))
+        )
+        outcome = await outcome_of(Host(client), order)
+        assert 20 <= outcome.seconds < 60
+
+    async def test_another_process_took_part(self, steps, api, client, monkeypatch):
+        """It is at least as long as this one had it."""
+        vm_id = await online(client)
+        (order,) = orders("shutdown", [vm_id], wait_for=1)
+        steps.moment = ("send", "after")
+        with contextlib.suppress(Died):
+            await outcome_of(Host(client), order)
+        steps.moment = None
+        now = time.time()
+        monkeypatch.setattr(operation, "time", SimpleNamespace(time=lambda: now - 3600))
+        outcome = await outcome_of(Host(client, again=True), order)
+        assert 20 <= outcome.seconds < 60
 
 
 class TestEnds:

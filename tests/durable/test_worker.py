@@ -64,26 +64,26 @@ class TestWhatIsLost:
         """DBOS has given it up; once back, it is counted anew."""
         told.pending = ["op:a:0"]
         for _ in range(BEATS - 1):
-            await asking._put_back_what_is_lost()
+            await asking._recovery.put_back_what_is_lost()
         assert told.back == []
-        await asking._put_back_what_is_lost()
+        await asking._recovery.put_back_what_is_lost()
         assert told.back == ["op:a:0"]
         for _ in range(BEATS - 1):
-            await asking._put_back_what_is_lost()
+            await asking._recovery.put_back_what_is_lost()
         assert told.back == ["op:a:0"]
 
     async def test_what_waits_among_thousands_is_not_lost(self, told, asking):
         """They are begun, or written down, a few at each beat."""
         for beat in range(8 * BEATS):
             told.pending = [f"op:a:{n}" for n in range(beat, 100)]
-            await asking._put_back_what_is_lost()
+            await asking._recovery.put_back_what_is_lost()
         assert told.back == []
 
     async def test_what_is_lost_is_found_though_others_come_and_go(self, told, asking):
         """In the end nothing else can be the reason."""
         for beat in range(20 * BEATS):
             told.pending = ["op:a:0", f"op:b:{beat}"]
-            await asking._put_back_what_is_lost()
+            await asking._recovery.put_back_what_is_lost()
         assert set(told.back) == {"op:a:0"}
 
 
@@ -98,7 +98,7 @@ class TestQuestions:
 
     async def test_whether_a_job_is_stopped_is_not_guessed(self, told, asking):
         """Else an item of a cancelled job would be started while the database is away."""
-        told.outages, told.found.attributes = 3, {"wanted": "cancel"}
+        told.outages, told.found.attributes = 3, {"cancelled": True}
         assert await asyncio.gather(*(asking.stopped("a") for _ in range(9))) == [CANCELLED] * 9
         assert told.outages == 0
 

@@ -252,6 +252,8 @@ async def durable(vms: list[VirtualMachine], request: CreateRequest) -> None:
     ) as fleet:
         job = await fleet.submit("night", BulkPlan(limit=3)).shutdown(vms, wait_for=4)
         assert_type(job, DurableJob)
+        await fleet.submit("night", BulkPlan(limit=3), attach=True).shutdown(vms)
+        await fleet.submit("night", limit=3, attach=True).shutdown(vms)
         assert_type(await fleet.submit("make", max_failures="5%").create([request]), DurableJob)
         assert_type(await job.status(), JobStatus)
         assert_type(await job.report(timeout=60), BulkReport)

@@ -9,9 +9,12 @@ from opentelemetry.trace import TracerProvider
 
 from async_vmapi import Client, Transport, VirtualMachine
 from async_vmapi.durable import (
+    DatabaseLost,
     DatabaseUnavailable,
     DurableFleet,
     DurableJob,
+    JobExists,
+    JobNotFound,
     JobState,
     Submission,
     UntrustedData,
@@ -87,6 +90,8 @@ async def durable(fleet: DurableFleet, vms: list[VirtualMachine]) -> None:
     assert_type(job, DurableJob)
     state: JobState = (await job.status()).state
     errors: list[Exception] = [DatabaseUnavailable(state), UntrustedData(state)]
+    errors += [DatabaseLost(state), JobExists(state, name="x"), JobNotFound(state, name="x")]
+    assert_type((await job.status()).waits_for, str | None)
     print(errors)
     assert_type(fleet.worker_status(), WorkerStatus)
     assert_type(fleet.worker_status().in_flight, tuple[WorkerItem, ...])

@@ -56,7 +56,7 @@ class TestTime:
         assert modules_that_call(
             "time.time", "time.monotonic", "time.perf_counter", "time.time_ns", "time.sleep"
         ) == {
-            *("cli/jobs.py", "durable/database.py", "durable/leases.py"),
+            *("cli/jobs.py", "durable/sqlite.py", "durable/leases.py"),
             # Output goes on where the loop does not.
             *("cli/live.py", "cli/running.py", "cli/writer.py"),
             *("durable/operation.py", "durable/worker.py"),

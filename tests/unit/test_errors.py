@@ -16,6 +16,8 @@ from async_vmapi.errors import (
     DecodingError,
     InvalidArgument,
     InvalidState,
+    JobExists,
+    JobNotFound,
     NotFound,
     OutcomeUnknown,
     RateLimited,
@@ -32,6 +34,8 @@ from async_vmapi.errors import (
 TREE = {
     VMAPIError: {Exception},
     InvalidArgument: {VMAPIError, ValueError},
+    JobNotFound: {InvalidArgument},
+    JobExists: {InvalidArgument},
     InvalidState: {VMAPIError, RuntimeError},
     APIError: {VMAPIError},
     BadRequest: {APIError},
@@ -54,6 +58,8 @@ TREE = {
 FULL = [
     VMAPIError("words"),
     InvalidArgument("words", argument="cpus"),
+    JobNotFound("words", name="night"),
+    JobExists("words", name="night"),
     InvalidState("words"),
     *(
         kind("words", status=418, method="GET", path="/v2/x", from_api=False)

@@ -25,6 +25,7 @@ PUBLIC = {
     *("CreateRequest", "ImageBoot", "CdromBoot", "SecretRef"),
     *("Region", "Zone", "Template", "SSHKey"),
     *("VMAPIError", "InvalidArgument", "InvalidState"),
+    *("JobExists", "JobNotFound"),
     *("APIError", "BadRequest", "AuthenticationError", "NotFound", "Conflict"),
     *("RateLimited", "ServerError"),
     *("Transport", "HTTPTransport", "Response"),
@@ -44,7 +45,7 @@ FACES = {
     "async_vmapi.durable": {
         *("DurableFleet", "Submission", "DurableJob", "JobState", "JobStatus"),
         *("WorkerItem", "WorkerStatus"),
-        *("DatabaseUnavailable", "UntrustedData"),
+        *("DatabaseLost", "DatabaseUnavailable", "UntrustedData", "JobExists", "JobNotFound"),
     },
     "async_vmapi.otel": {"OpenTelemetry"},
     "async_vmapi.testing": {"QUICK", "VMCloud", "VMServer"},
