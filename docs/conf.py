@@ -38,6 +38,8 @@ nitpick_ignore_regex = [
     (r"py:class", r"async_vmapi\.(operations\.R|tasks\.T_co|tasks\._Default)"),
     # What the emulator keeps of a VM for its stale reads: nothing that users touch.
     (r"py:class", r"async_vmapi\.emulator\.versions\.ViewHistory"),
+    # What hides a secret from whoever prints an object.
+    (r"py:class", r"async_vmapi\.redaction\.Secret"),
 ]
 
 autodoc_member_order = "bysource"
