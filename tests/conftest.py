@@ -15,16 +15,6 @@ ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
 TEMPLATE = "2268"
 
 
-# For a test that starts programs, in seconds: each takes a while, longer beside other work.
-PROGRAMS = 180
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("programs") or item.path.parent.name == "cli":
-            item.add_marker(pytest.mark.timeout(PROGRAMS), append=False)
-
-
 @pytest.fixture
 def request_for():
     """Make the request for a machine of a given name."""
