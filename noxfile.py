@@ -127,6 +127,8 @@ def minimum(session: nox.Session) -> None:
         *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
         # The oldest anyio's plugin imports what the newest pytest warns of; nothing here uses it.
         *("-p", "no:anyio"),
+        # The oldest aiohttp's server does not close a head that does not end.
+        *("-k", "not test_a_request_that_does_not_end"),
         *("-n", "auto", "--dist", "worksteal", "-m", "not programs"),
         *(session.posargs or MINIMUM),
     )
