@@ -76,7 +76,9 @@ class Polls:
 
     def send(self, poll: Coroutine[Any, Any, None], done: Callable[[], None]) -> None:
         """Run a poll, and call `done` after it, unless `stop` has let go of it."""
-        request = self.loop.create_task(poll, name="async_vmapi poll", context=self.context)
+        # A copy: an eager task begins here, and a context cannot be entered twice.
+        context = self.context.copy()
+        request = self.loop.create_task(poll, name="async_vmapi poll", context=context)
         self._in_flight.add(request)
         request.add_done_callback(partial(self._ended, done), context=self.context)
 
