@@ -62,6 +62,7 @@ nox.options.sessions = [
     "types",
     "docs",
     "tests",
+    "pythons",
     "minimum",
     "audit",
     "package",
@@ -95,17 +96,27 @@ def docs(session: nox.Session) -> None:
     session.log(f"to be read at {target / 'index.html'}")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=MEASURED)
 def tests(session: nox.Session) -> None:
-    """All tests on one Python, with their coverage; on the others all but those of programs.
+    """All tests on one Python, with their coverage."""
+    session.install(*TESTS, "-e", EXTRAS)
+    session.run("coverage", "erase", silent=True)
+    run_tests(session, "--cov", "--cov-report=term")
 
-    Both take as long as all the rest; what programs do, the other tests do within a process.
+
+@nox.session(python=[python for python in PYTHONS if python != MEASURED])
+def pythons(session: nox.Session) -> None:
+    """The unit tests on the other Pythons; on the oldest and the newest all but those of programs.
+
+    What programs do, the other tests do within a process.
     """
     session.install(*TESTS, "-e", EXTRAS)
-    chosen = ["-m", "not programs"]
-    if session.python == MEASURED:
-        session.run("coverage", "erase", silent=True)
-        chosen = ["--cov", "--cov-report=term"]
+    chosen = () if session.python in (PYTHONS[0], PYTHONS[-1]) else ("tests/unit",)
+    run_tests(session, "-m", "not programs", *chosen)
+
+
+def run_tests(session: nox.Session, *chosen: str) -> None:
+    """Run tests on all cores; a warning is an error."""
     session.run(
         *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
         *("-n", "auto", "--dist", "worksteal"),
@@ -123,15 +134,8 @@ def minimum(session: nox.Session) -> None:
     oldest = Path(session.create_tmp()) / "oldest.txt"
     oldest.write_text("\n".join(OLDEST))
     session.install(*TESTS, "-e", EXTRAS, "--constraint", str(oldest.resolve()))
-    session.run(
-        *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
-        # The oldest anyio's plugin imports what the newest pytest warns of; nothing here uses it.
-        *("-p", "no:anyio"),
-        # The oldest aiohttp's server does not close a head that does not end.
-        *("-k", "not test_a_request_that_does_not_end"),
-        *("-n", "auto", "--dist", "worksteal", "-m", "not programs"),
-        *(session.posargs or MINIMUM),
-    )
+    # The oldest anyio's plugin imports what the newest pytest warns of; nothing here uses it.
+    run_tests(session, *("-p", "no:anyio"), *("-m", "not programs"), *MINIMUM)
 
 
 @nox.session
