@@ -51,7 +51,7 @@ LOWERING: Final = STAYS_DOWN | {"reboot", "reset", "resize"}
 """The operations that take a machine off ``online``, if only for a while."""
 
 REPEATABLE: Final = STAYS_DOWN | {"resize", "power_on", "rename"}
-"""The operations that name their end, so that twice is as once (WIRE §5.5)."""
+"""The operations that name their target state: idempotent in effect (WIRE §5.5)."""
 
 Items: TypeAlias = Iterable[T] | AsyncIterable[T]
 """Anything to iterate over, with or without ``await``."""

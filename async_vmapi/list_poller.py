@@ -117,8 +117,9 @@ class ListPoller:
     def _send(self) -> None:
         if not self._polls.vms:
             return
-        if self._rosters.asked + self._polls.schedule.floor - self._polls.now > CLOCK:
-            # A create has asked for one meanwhile.
+        soonest = max(self._rosters.asked + self._polls.schedule.floor, self._polls.hold_until)
+        if soonest - self._polls.now > CLOCK:
+            # A create has asked for one meanwhile, or the server has asked to wait.
             self._set_timer()
             return
         self._timer, self._due, self._in_flight = None, math.inf, True

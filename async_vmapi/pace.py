@@ -6,13 +6,14 @@ about requests alone.
 
 import asyncio
 import enum
+import math
 from collections import deque
 from types import TracebackType
 from typing import Final
 
 __all__ = ["LONGEST_HOLD", "Lane", "Pace"]
 
-LONGEST_HOLD: Final = 60.0
+LONGEST_HOLD: Final = 300.0
 """Seconds for which a server's ``Retry-After`` holds the client back at most."""
 
 _BURST: Final = 0.05
@@ -62,9 +63,19 @@ class Pace:
         return _Admission(self._gate, lane, first=first)
 
     def hold(self, seconds: float) -> None:
-        """Let nothing out for some seconds, and then little at first."""
+        """Let nothing out for some seconds, `LONGEST_HOLD` at most, and then little at first.
+
+        This alone is what a server's ``Retry-After`` does: no call and no poll is sent earlier.
+        """
         if self._gate is not None:
             self._gate.hold(min(seconds, LONGEST_HOLD))
+
+    @property
+    def held_until(self) -> float:
+        """The running loop's time before which nothing is let out."""
+        if self._gate is None or self._gate.loop is not asyncio.get_running_loop():
+            return -math.inf
+        return self._gate.held_until
 
     def grow(self) -> None:
         """Let one more out at once than before, after a hold: an answer came that was none."""
@@ -106,10 +117,10 @@ class _Gate:
         self.loop = loop
         self._most = self._window = most
         self._out = 0
-        self._held_until = loop.time()
+        self.held_until = loop.time()
         # The time between two requests, and when those let out so far have taken theirs (GCRA).
         self._interval = 0.0 if rate is None else 1 / rate
-        self._spent_until = self._held_until
+        self._spent_until = self.held_until
         # A burst of more at the start would overrun a server that counts strictly.
         burst = 0.0 if rate is None else max(2.0, rate * _BURST)
         self._ahead = (burst - 1) * self._interval
@@ -124,7 +135,7 @@ class _Gate:
             self._busy
             or self._interval > 0
             or self._out >= self._window
-            or self._held_until - self.loop.time() > _CLOCK
+            or self.held_until - self.loop.time() > _CLOCK
         ):
             return False
         self._out += 1
@@ -135,7 +146,7 @@ class _Gate:
         try:
             while True:
                 now = self.loop.time()
-                free = max(self._held_until, self._spent_until - self._ahead)
+                free = max(self.held_until, self._spent_until - self._ahead)
                 if free - now > _CLOCK:
                     await asyncio.sleep(free - now)
                 elif self._out >= self._window:
@@ -154,7 +165,7 @@ class _Gate:
             self._make_room()
 
     def hold(self, seconds: float) -> None:
-        self._held_until = max(self._held_until, self.loop.time() + seconds)
+        self.held_until = max(self.held_until, self.loop.time() + seconds)
         self._window = 1
 
     def grow(self) -> None:

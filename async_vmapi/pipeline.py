@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, cast
 
 import attrs
 
+from async_vmapi.attach_times import server_time
 from async_vmapi.codec import Shape
 from async_vmapi.envelope import open_envelope, retry_after
 from async_vmapi.errors import (
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
 
-_UNTOLD_HOLD: Final = 1.0
+_DEFAULT_HOLD: Final = 1.0
 """Seconds to hold back for a 429 that does not say how long."""
 
 
@@ -178,7 +179,9 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         began, made, informed = loop.time(), 0, False
         while True:
-            seconds = self._retries.wait(failure, call.repeat, made, loop.time() - began)
+            now = loop.time()
+            held = self.held_until - now
+            seconds = self._retries.wait(failure, call.repeat, made, now - began, held=held)
             if seconds is None:
                 raise failure
             fields = {"vmapi_call": call.name, "vmapi_pause": seconds}
@@ -290,16 +293,19 @@ class Pipeline:
         date = _header(cast("Mapping[str, str]", headers.reveal()), "date")
         return None if date is None else (at, date)
 
+    @property
+    def held_until(self) -> float:
+        """The loop's time before which the server asked that nothing be sent."""
+        return self._pace.held_until
+
     def _heed(self, error: VMAPIError) -> None:
         """Hold the whole client back where the server asks for it (WIRE §1)."""
-        if isinstance(error, RateLimited):
-            told = error.retry_after
-            self._pace.hold(_UNTOLD_HOLD if told is None else told)
-        elif isinstance(error, ServerError):
-            if error.status == 503 and error.retry_after is not None:
-                self._pace.hold(error.retry_after)
-        else:
+        if not isinstance(error, RateLimited | ServerError):
             self._pace.grow()
+        elif error.retry_after is not None:
+            self._pace.hold(error.retry_after)
+        elif isinstance(error, RateLimited):
+            self._pace.hold(_DEFAULT_HOLD)
 
     def _opened(self, call: Call, shape: Shape[T], response: Response, signed: str) -> T:
         failure: VMAPIError
@@ -316,7 +322,9 @@ class Pipeline:
         except VMAPIError as error:
             if isinstance(error, RateLimited | ServerError):
                 asked = _header(response.headers, "retry-after")
-                error.retry_after = retry_after(asked, datetime.now(UTC))
+                # By the server's clock, where it shows it: it may differ from ours.
+                now = server_time(_header(response.headers, "date") or "", 0.0)
+                error.retry_after = retry_after(asked, now or datetime.now(UTC))
             failure = error
         # Raised out here: the frames of decoding hold the body.
         raise without_frames(failure)

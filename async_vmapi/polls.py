@@ -30,9 +30,6 @@ _Args = TypeVarTuple("_Args")
 
 _log: Final = logging.getLogger(__name__)
 
-_LONGEST_HOLD: Final = 300.0
-"""Seconds for which a server's ``Retry-After`` is honoured at most."""
-
 
 @attrs.define(eq=False)
 class Polls:
@@ -43,7 +40,6 @@ class Polls:
         schedule: The intervals.
         loop: The event loop.
         vms: The awaited VMs by their ids.
-        hold_until: The loop's time before which no poll is sent.
         read_at: The loop's time when a read last showed anything but an absence.
         context: What callbacks run in: polling is no part of what its first waiter does.
     """
@@ -52,16 +48,21 @@ class Polls:
     schedule: Schedule
     loop: asyncio.AbstractEventLoop
     vms: dict[str, PolledVM] = attrs.field(factory=dict[str, PolledVM])
-    hold_until: float = -math.inf
     read_at: float = -math.inf
     context: contextvars.Context = attrs.field(factory=contextvars.Context)
     _failures: int = 0
+    _backoff_until: float = -math.inf
     _in_flight: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
 
     @property
     def now(self) -> float:
         """The loop's time."""
         return self.loop.time()
+
+    @property
+    def hold_until(self) -> float:
+        """The loop's time before which no poll is sent."""
+        return max(self._backoff_until, self.pipeline.held_until)
 
     @property
     def watches(self) -> Iterator[Watch]:
@@ -95,7 +96,7 @@ class Polls:
     def _broke_off(self, error: BaseException) -> None:
         if isinstance(error, AuthenticationError):
             # The waiters have left by the time that the next poll would come.
-            self.hold_until = self.now + self.schedule.floor
+            self._backoff_until = self.now + self.schedule.floor
             self.release(lambda: copy.copy(error))
             return
         kind = type(error).__name__
@@ -110,12 +111,9 @@ class Polls:
         """Hold back if the server or the network fails, and return whether that is so."""
         if not isinstance(error, ServerError | RateLimited | TransportError):
             return False
-        if self.now >= self.hold_until:
+        if self.now >= self._backoff_until:
             self._failures += 1
-            waiting = self.schedule.after_failures(self._failures)
-            if not isinstance(error, TransportError) and error.retry_after is not None:
-                waiting = max(waiting, min(error.retry_after, _LONGEST_HOLD))
-            self.hold_until = self.now + waiting
+            self._backoff_until = self.now + self.schedule.after_failures(self._failures)
         return True
 
     def release(self, problem: Callable[[], VMAPIError]) -> None:

@@ -16,13 +16,12 @@ from async_vmapi.errors import (
     TransportError,
     VMAPIError,
 )
-from async_vmapi.pace import LONGEST_HOLD
 
 __all__ = ["CALL_BUDGET", "Repeat", "Retries", "Trail", "may_have_happened"]
 
 CALL_BUDGET: Final = 120.0
-"""Seconds in which a call may be retried. They do not count against the first retry: the process
-may have been stopped, or the clock may have jumped, while the first attempt was in flight."""
+"""Seconds in which a call may be retried. What the first attempt took does not count for the first
+retry: the process may have been stopped, or the clock may have jumped, while it was in flight."""
 
 _PASSING: Final = frozenset({500, 502, 503, 504})
 _FIRST_WAIT: Final = 0.5
@@ -38,8 +37,8 @@ class Repeat(enum.Enum):
     """What happens if a call reaches the server twice (WIRE §5.5)."""
 
     SAFE = "it reads"
-    REPEATABLE = "the wanted end is named, so twice is as once"
-    ONCE = "twice is not as once: a second machine, a second reboot"
+    REPEATABLE = "it is idempotent in effect: the target state is named"
+    ONCE = "it is not idempotent: a second VM, a second reboot"
 
 
 @attrs.define
@@ -98,7 +97,9 @@ class Retries:
         """Add to the stock: a request was answered."""
         self._stock = min(_STOCK, self._stock + _REFUND)
 
-    def wait(self, error: VMAPIError, repeat: Repeat, made: int, elapsed: float) -> float | None:
+    def wait(
+        self, error: VMAPIError, repeat: Repeat, made: int, elapsed: float, *, held: float = 0.0
+    ) -> float | None:
         """Return how many seconds to wait before the next attempt, or None for "no more".
 
         Args:
@@ -106,16 +107,15 @@ class Retries:
             repeat: What kind of call it is.
             made: How many repetitions were made.
             elapsed: Seconds since the first attempt.
+            held: Seconds for which `Pace` still lets nothing out.
         """
         if self.limit == 0 or not _is_worth_it(error, repeat):
             return None
         if made >= self.limit and not isinstance(error, RateLimited):
             return None
         longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(made, 10))
-        wait = longest * self._dice.uniform(0.5, 1.0)
-        if isinstance(error, RateLimited | ServerError) and error.retry_after is not None:
-            wait = max(wait, min(error.retry_after, LONGEST_HOLD))
-        if (made and elapsed + wait > CALL_BUDGET) or self._stock < 1:
+        wait = max(held, longest * self._dice.uniform(0.5, 1.0))
+        if (elapsed if made else 0.0) + wait > CALL_BUDGET or self._stock < 1:
             return None
         self._stock -= 1
         return wait

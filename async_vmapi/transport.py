@@ -44,6 +44,10 @@ class Transport(Protocol):
         Never send it again: a second ``PUT`` creates a second VM (WIRE §2). `Client` retries
         where that is safe. Do not follow redirects either: the signature is bound to the host.
 
+        It must return or raise by itself, so give it a timeout: `Client` sets none. A call that
+        never ends keeps its caller waiting, a poll that never ends keeps its VM from being polled
+        by the same means, and each keeps one of ``max_connections``.
+
         Any other exception than those below means that the outcome is unknown, too: `Client`
         raises a `TransportError` in its place, which names its type alone, since its text might
         show a signature. Cancellation passes.

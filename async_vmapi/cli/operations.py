@@ -20,7 +20,7 @@ from async_vmapi.cli.output import (
     show_report,
 )
 from async_vmapi.cli.progress import Progress
-from async_vmapi.cli.reports import keep_report, write_report
+from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import on_loss
 from async_vmapi.plan import BulkPlan
@@ -64,7 +64,7 @@ class Result:
         if self.file is None:
             return
         try:
-            self.file.open("a").close()
+            check_file(self.file)
         except OSError as error:
             fail(f"{self.file} cannot be written: {error.strerror}", ExitCode.USAGE)
 

@@ -17,6 +17,7 @@ import typer
 from async_vmapi.cli.running import ExitCode, fail, failures_told
 from async_vmapi.cli.selection import Selection
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
+from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
     "JSON",
@@ -317,14 +318,16 @@ def read_text(path: Path) -> str:
     """Return a file's text, or standard input's; exit where it cannot be read."""
     try:
         if str(path) != "-":
-            content = path.read_bytes()
+            content = HiddenBytes(path.read_bytes())
         else:
-            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
+            content = HiddenBytes(b"" if sys.stdin is None else sys.stdin.buffer.read())
         return content.decode("utf-8-sig")
     except OSError as error:
-        fail(f"{path} cannot be read: {error.strerror}", ExitCode.USAGE)
+        problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
-        fail(f"{path} is no text in UTF-8", ExitCode.USAGE)
+        problem = "is no text in UTF-8"
+    # Raised out here: it may be user data, and the error holds it.
+    return fail(f"{path} {problem}", ExitCode.USAGE)
 
 
 def _ids(path: Path) -> list[str]:

@@ -23,6 +23,7 @@ from platformdirs import user_config_path
 
 from async_vmapi.cli.running import run
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.redaction import Secret
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
@@ -91,31 +92,38 @@ def _client_of(path: Path, name: str) -> "Client":
     def refuse(why: str) -> InvalidArgument:
         return InvalidArgument(f"profile {name!r} of {path}: {why}", argument="profile")
 
-    settings = _read(path).get(name)
-    if not isinstance(settings, dict):
+    found = _read(path, name)
+    if found is None:
         raise refuse("there is none of that name")
-    found = cast("dict[str, Any]", settings).copy()
-    url, region = found.pop("url", None), found.pop("region", None)
-    key, secret = found.pop("api_key", None), found.pop("api_secret", None)
-    if not key or not secret:
+    url, region, key = (_revealed(found.pop(key, None)) for key in ("url", "region", "api_key"))
+    secret = found.pop("api_secret", Secret(None))
+    if not key or not secret.reveal():
         raise refuse("api_key and api_secret are to be in it")
     if (url is None) == (region is None):
         raise refuse("either url or region is to be in it")
     # The names alone: what stands beside a misspelt one may be the secret.
     if unknown := sorted(found.keys() - _NUMBERS):
         raise refuse(f"{', '.join(unknown)} is nothing that it can hold")
+    numbers = {name: _revealed(value) for name, value in found.items()}
     try:
         if region is not None:
-            return Client.for_region(region, api_key=key, api_secret=secret, **found)
-        return Client(url, api_key=key, api_secret=secret, **found)
+            return Client.for_region(region, api_key=key, api_secret=_revealed(secret), **numbers)
+        return Client(url, api_key=key, api_secret=_revealed(secret), **numbers)
     except InvalidArgument as error:
         raise refuse(str(error)) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _revealed(value: Secret | None) -> Any:
+    return None if value is None else value.reveal()
+
+
+def _read(path: Path, name: str) -> dict[str, Secret] | None:
+    """Return what a profile holds, each value hidden; None if there is no such profile."""
+
     def refuse(why: str) -> InvalidArgument:
         return InvalidArgument(f"{path} {why}", argument="profile")
 
+    problem = ""
     try:
         # Looked at when it is open, so that it is the one that is read.
         with path.open("rb") as file:
@@ -125,9 +133,14 @@ def _read(path: Path) -> dict[str, Any]:
                     raise refuse("belongs to somebody else")
                 if stat.S_IMODE(status.st_mode) & 0o077:
                     raise refuse("is open to others: run chmod 600 on it")
-            return tomllib.load(file)
+            settings = tomllib.load(file).get(name)
     except OSError as error:
-        raise refuse(f"cannot be read: {error.strerror}") from None
+        problem = f"cannot be read: {error.strerror}"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        # Its message could quote a secret.
-        raise refuse("is no TOML") from None
+        problem = "is no TOML"
+    if problem:
+        # Raised out here: the message and the frames of the error could show a secret.
+        raise refuse(problem)
+    if not isinstance(settings, dict):
+        return None
+    return {key: Secret(value) for key, value in cast("dict[str, Any]", settings).items()}

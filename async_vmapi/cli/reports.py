@@ -1,32 +1,82 @@
 """Files of reports: the one that was asked for, and where a report goes that cannot be shown."""
 
+import errno
 import os
+import select
+import sys
 import tempfile
 import time
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from platformdirs import user_state_path
 
 from async_vmapi.cli.running import say
 from async_vmapi.report import BulkReport
 
-__all__ = ["keep_report", "write_report"]
+__all__ = ["check_file", "keep_report", "write_report"]
+
+_PATIENCE: Final = 5.0
+"""Seconds without a byte taken after which no program is taken to read a pipe or a terminal."""
+
+_UNREAD: Final = "no program reads it"
+
+_pipes: Final = dict[Path, int]()
+"""Pipes that were checked, still open: a reader takes a pipe that is closed for its end."""
+
+
+def check_file(path: Path) -> None:
+    """Raise OSError if a report could not be written there; never wait for a pipe's reader."""
+    if not _is_special(path):
+        path.open("a").close()
+    elif path not in _pipes:
+        _pipes[path] = _open(path)
 
 
 def write_report(path: Path, report: BulkReport) -> bool:
     """Write a report into a file, and return whether it is there; say why if it is not."""
     text = report.to_json()
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")  # a pipe, or /dev/stderr
+        if _is_special(path):
+            _write_special(path, text.encode())
         else:
             _replace(path.resolve(), text)
     except OSError as error:
         say(f"{path} cannot be written: {error.strerror}")
         return False
     return True
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether it is a pipe, a terminal or another device, as /dev/stderr may be."""
+    return sys.platform != "win32" and path.exists() and not path.is_file()
+
+
+def _open(path: Path) -> int:
+    try:
+        # Else it waits, perhaps forever, until a program opens the pipe to read it.
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, _UNREAD) from None
+        raise
+
+
+def _write_special(path: Path, text: bytes) -> None:
+    descriptor = _pipes.pop(path, -1)
+    if descriptor < 0:
+        descriptor = _open(path)
+    try:
+        while text:
+            # The event loop stands still meanwhile, but all work is done by now.
+            if not select.select([], [descriptor], [], _PATIENCE)[1]:
+                raise OSError(errno.ETIMEDOUT, _UNREAD)
+            with suppress(BlockingIOError):
+                text = text[os.write(descriptor, text) :]
+    finally:
+        os.close(descriptor)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from async_vmapi.cli.options import New, read_text
 from async_vmapi.cli.profiles import ask
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, Template
+from async_vmapi.redaction import Secret
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
@@ -92,22 +93,26 @@ def looked_up(
     return ask(client, lambda client: _requests(client, names, new, *secrets))
 
 
-def _secrets(new: New) -> tuple[str | None, str | None]:
+def _secrets(new: New) -> tuple[Secret | None, Secret | None]:
     """Return a new machine's password and cloud-init text, from where they were said to be."""
     if new.user_data is not None and new.user_data_env is not None:
         raise InvalidArgument(
             "give either --user-data or --user-data-env", argument="user_data_env"
         )
-    user_data = None if new.user_data is None else read_text(new.user_data)
+    user_data = None if new.user_data is None else Secret(read_text(new.user_data))
     return (
         _variable("password_env", new.password_env),
-        user_data or _variable("user_data_env", new.user_data_env),
+        user_data
+        if user_data is not None and user_data.text()
+        else _variable("user_data_env", new.user_data_env),
     )
 
 
-def _variable(argument: str, name: str | None) -> str | None:
-    value = None if name is None else os.environ.get(name)
-    if name is not None and not value:
+def _variable(argument: str, name: str | None) -> Secret | None:
+    if name is None:
+        return None
+    value = Secret(os.environ.get(name) or "")
+    if not value.text():
         raise InvalidArgument(
             f"{argument}={name!r} is not set in the environment", argument=argument
         )
@@ -132,8 +137,8 @@ async def _requests(
     client: "Client",
     names: Sequence[str],
     new: New,
-    password: str | SecretRef | None,
-    user_data: str | SecretRef | None,
+    password: Secret | SecretRef | None,
+    user_data: Secret | SecretRef | None,
 ) -> list[CreateRequest]:
     zones = [zone for region in await client.regions.list() for zone in region.zones]
     zone = _find("zone", zones, new.zone, lambda zone: (zone.id, zone.label, zone.name))
@@ -149,8 +154,8 @@ async def _requests(
 async def _boot(
     client: "Client",
     new: New,
-    password: str | SecretRef | None,
-    user_data: str | SecretRef | None,
+    password: Secret | SecretRef | None,
+    user_data: Secret | SecretRef | None,
 ) -> ImageBoot | CdromBoot:
     if new.iso is not None and new.template is None:
         if password or user_data or new.key:
@@ -172,7 +177,13 @@ async def _boot(
     if new.key is not None:
         keys = await client.account.ssh_keys()
         key_id = _find("key", keys, new.key, lambda key: (key.id, key.name)).id
-    return ImageBoot(os=template.id, password=password, key_id=key_id, user_data=user_data)
+    return ImageBoot(
+        os=template.id, password=_given(password), key_id=key_id, user_data=_given(user_data)
+    )
+
+
+def _given(value: Secret | SecretRef | None) -> str | SecretRef | None:
+    return value.text() if isinstance(value, Secret) else value
 
 
 def _names_of_template(template: Template) -> Sequence[str]:

@@ -4,13 +4,14 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest, ImageBoot, SecretRef
+from async_vmapi.redaction import Secret
 
 __all__ = ["ENV_PREFIX", "SecretStore", "Secrets"]
 
@@ -66,30 +67,35 @@ class SecretStore:
         boot = request.boot
         if not isinstance(boot, ImageBoot) or not boot.references:
             return request
-        found = {name: await self._find(getattr(boot, name)) for name in boot.references}
+        # Still hidden: an `ImageBoot` takes them so, and no frame shows them if it refuses one.
+        found: dict[str, Any] = {
+            name: await self._find(getattr(boot, name)) for name in boot.references
+        }
         return attrs.evolve(request, boot=attrs.evolve(boot, **found))
 
-    async def _find(self, reference: SecretRef) -> str:
+    async def _find(self, reference: SecretRef) -> Secret:
         name = reference.name
         if name.startswith(_ENVIRONMENT):
             return self._variable(name)
         if self._function is None:
             raise _missing(name, "this worker was given no function for secrets")
+        found, why = Secret(None), ""
         try:
-            found: object = self._function(name)
-            if inspect.isawaitable(found):
+            found = Secret(self._function(name))
+            if inspect.isawaitable(found.reveal()):
                 async with asyncio.timeout(_PATIENCE):
-                    found = await found
+                    found = Secret(await cast("Awaitable[object]", found.reveal()))
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
-            # Its text may hold anything.
+            # Its text may hold anything, and its frames do.
             why = f"the function for secrets raised {type(error).__name__}"
-            raise _missing(name, why) from None
-        if not isinstance(found, str) or not found:
-            # Without it, a VM would come to be that nobody can enter.
-            raise _missing(name, f"the function for secrets returned no text, but {_kind(found)}")
+        if not why and (kind := _unusable(found)):
+            # Without it, nobody could log in to the VM.
+            why = f"the function for secrets returned no text, but {kind}"
+        if why:
+            raise _missing(name, why)
         return found
 
-    def _variable(self, reference: str) -> str:
+    def _variable(self, reference: str) -> Secret:
         name = reference.removeprefix(_ENVIRONMENT)
         if _is_own(name):
             raise _missing(reference, "it is a credential of the worker, which no job gets")
@@ -99,8 +105,8 @@ class SecretStore:
                 f"this worker does not allow it; name the variable {ENV_PREFIX}*, or start the "
                 f"worker with --secret {name} (secret_names=[{name!r}])",
             )
-        value = os.environ.get(name)
-        if not value:
+        value = Secret(os.environ.get(name) or "")
+        if not value.text():
             raise _missing(reference, "it is not set on this worker")
         return value
 
@@ -111,8 +117,12 @@ def _is_own(name: str) -> bool:
     return name in _NEVER or name.startswith(_NEVER_PREFIXES)
 
 
-def _kind(found: object) -> str:
-    return "an empty one" if isinstance(found, str) else f"a {type(found).__name__}"
+def _unusable(found: Secret) -> str:
+    """Return what it is, if it is no secret text; else nothing."""
+    value = found.reveal()
+    if not isinstance(value, str):
+        return f"a {type(value).__name__}"
+    return "" if value else "an empty one"
 
 
 def _missing(name: str, why: str) -> InvalidArgument:

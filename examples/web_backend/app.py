@@ -1,8 +1,8 @@
 """The service's routes. What a worker remembers is a cache: any other worker can do without it.
 
 The client is made when the application starts and closed when it ends; the answer to a request
-that takes time is 202 with a token. The token is the SDK's own, made fit for a path. It holds no
-secret, and from it any worker, of this service or of the next deployment, takes the task up again.
+that takes time is 202 with a token: the SDK's own, with this service's signature. It holds no
+secret, and from it any worker, of this service or of the next deployment, resumes the task.
 """
 
 import contextlib
@@ -28,8 +28,9 @@ from async_vmapi import (
     VMAPIError,
 )
 from web_backend.fleet import Fleet, shown
+from web_backend.seal import Seal
 from web_backend.stream import stream
-from web_backend.tracker import Tracker, pack
+from web_backend.tracker import Tracker
 
 STATIC: Final = Path(__file__).parent / "static"
 
@@ -61,10 +62,11 @@ class Size(BaseModel):
 class Backend:
     """What the requests of one worker share."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, seal: Seal) -> None:
         self.client = client
+        self.seal = seal
         self.fleet = Fleet(client)
-        self.tracker = Tracker(client)
+        self.tracker = Tracker(client, seal)
         self._place: tuple[str, str] | None = None
 
     async def place(self) -> tuple[str, str]:
@@ -93,13 +95,14 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
     """Return the application.
 
     Args:
-        make_client: What makes the client; by default the environment says how.
+        make_client: What makes the client; by default the environment says how, as it does for
+            the key that tokens are signed with.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         async with make_client() as client:
-            app.state.backend = backend = Backend(client)
+            app.state.backend = backend = Backend(client, Seal.from_env())
             try:
                 yield
             finally:
@@ -142,19 +145,20 @@ async def create(new: NewVM, backend: Shared, response: Response) -> dict[str, A
         )
     except OutcomeUnknown as doubt:
         # The machine may be there. This token, too, is for any worker, which looks for it.
-        return accepted(response, doubt.token, operation="create", name=new.name)
-    return accepted_task(response, task, new.name)
+        token = backend.seal.close(doubt.token)
+        return accepted(response, token, operation="create", name=new.name)
+    return accepted_task(backend, response, task, new.name)
 
 
 async def resize(vm_id: str, size: Size, backend: Shared, response: Response) -> dict[str, Any]:
     """Accept another size for a machine."""
     task = await backend.client.vms.resize(vm_id, cores=size.cores, ram=size.ram)
-    return accepted_task(response, task)
+    return accepted_task(backend, response, task)
 
 
 async def delete(vm_id: str, backend: Shared, response: Response) -> dict[str, Any]:
     """Accept the end of a machine."""
-    return accepted_task(response, await backend.client.vms.delete(vm_id))
+    return accepted_task(backend, response, await backend.client.vms.delete(vm_id))
 
 
 async def status(
@@ -167,7 +171,7 @@ async def status(
 async def events(backend: Shared, task: Tokens = ()) -> StreamingResponse:
     """The whole fleet whenever it changes, and each change that these tasks see."""
     for token in task:
-        # What is no token is refused at once, before there is a stream.
+        # What is no token of this service is refused at once, before there is a stream.
         await backend.tracker.find(token, 0.01)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(
@@ -177,16 +181,18 @@ async def events(backend: Shared, task: Tokens = ()) -> StreamingResponse:
     )
 
 
-def accepted_task(response: Response, task: Task[Any], name: str | None = None) -> dict[str, Any]:
-    """Tell of a task that has begun."""
-    return accepted(response, task.token(), operation=task.operation, vm_id=task.vm_id, name=name)
+def accepted_task(
+    backend: Backend, response: Response, task: Task[Any], name: str | None = None
+) -> dict[str, Any]:
+    """Return a task that has begun."""
+    token = backend.seal.close(task.token())
+    return accepted(response, token, operation=task.operation, vm_id=task.vm_id, name=name)
 
 
 def accepted(response: Response, token: str, **about: object) -> dict[str, Any]:
-    """Tell of what has begun, and where to ask about it."""
-    packed = pack(token)
-    response.headers["Location"] = f"/api/tasks/{packed}"
-    return {"token": packed, **about}
+    """Return what has begun, and where to ask about it."""
+    response.headers["Location"] = f"/api/tasks/{token}"
+    return {"token": token, **about}
 
 
 async def refuse(_: Request, error: Exception) -> JSONResponse:

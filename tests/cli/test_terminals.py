@@ -2,12 +2,17 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 
 import pytest
+
+from async_vmapi import BulkReport
+from async_vmapi.cli import reports
 
 from .programs import LONG, NEW, SETTINGS, Program, emulator_in_thread, eventually, fill
 
@@ -19,6 +24,21 @@ CREATE = ["fleet", "create", "--count", "3", "--name", "web-{:02}", *NEW]
 def all_are(cloud, state, count=3):
     vms = list(cloud.cloud.vms.values())
     return len(vms) == count and {vm.state for vm in vms} == {state}
+
+
+def in_thread(function):
+    """Call a function in a thread; return where its result will be, and the thread."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+    return results, thread
+
+
+def is_read(pipe):
+    with suppress(OSError):
+        reports.check_file(pipe)
+        return True
+    return False
 
 
 @pytest.fixture
@@ -245,6 +265,63 @@ class TestOutputThatIsLost:
         assert "/dev/full cannot be written: No space left on device" in done.stderr
         assert str(kept) in done.stderr
         assert "power_off of 3: 3 succeeded" in done.stdout
+
+    def test_a_pipe_that_no_program_reads(self, program, cloud, tmp_path):
+        """It is refused before anything is sent."""
+        os.mkfifo(pipe := tmp_path / "pipe")
+        done = program(*CREATE, "--report", str(pipe), code=2)
+        assert f"{pipe} cannot be written: no program reads it" in done.stderr
+        assert not cloud.cloud.vms
+
+    def test_a_pipe_that_a_program_reads(self, program, tmp_path):
+        """It gets the report, whole, though the file was checked before."""
+        os.mkfifo(pipe := tmp_path / "pipe")
+        with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)) as reader:
+            process = program.popen(*CREATE, "--report", str(pipe))
+            # Neither data nor the pipe's end comes earlier than the report.
+            assert select.select([reader], [], [], LONG)[0]
+            assert json.loads(reader.read())["counts"]["succeeded"] == 3
+            assert process.wait(LONG) == 0
+
+
+class TestPipesOfReports:
+    """In this process, for a reader's whims."""
+
+    REPORT = BulkReport(operation="create", stopped="x" * 300_000)
+
+    @pytest.fixture
+    def pipe(self, tmp_path):
+        os.mkfifo(pipe := tmp_path / "pipe")
+        return pipe
+
+    def test_more_than_a_pipe_holds(self, pipe):
+        """It is written as it is read."""
+        read, reader = in_thread(pipe.read_text)
+        eventually(lambda: is_read(pipe))
+        assert reports.write_report(pipe, self.REPORT)
+        reader.join(LONG)
+        assert read == [self.REPORT.to_json()]
+
+    @pytest.mark.parametrize("is_checked", [True, False])
+    def test_a_reader_that_reads_nothing(self, pipe, capsys, monkeypatch, is_checked):
+        """It is not waited for."""
+        monkeypatch.setattr(reports, "_PATIENCE", 0.3)
+        idle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        if is_checked:
+            reports.check_file(pipe)
+        assert not reports.write_report(pipe, self.REPORT)
+        os.close(idle)
+        assert "pipe cannot be written: no program reads it" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("is_checked", [True, False])
+    def test_a_reader_that_left(self, pipe, capsys, is_checked):
+        """After the check, or before there was one."""
+        idle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        if is_checked:
+            reports.check_file(pipe)
+        os.close(idle)
+        assert not reports.write_report(pipe, self.REPORT)
+        assert "pipe cannot be written" in capsys.readouterr().err
 
 
 class TestSignals:

@@ -3,18 +3,28 @@
 import asyncio
 import base64
 import contextlib
+import hmac
 import json
 
 import httpx
 import pytest
 from web_backend.app import create_app
 from web_backend.fleet import Fleet
+from web_backend.seal import Seal
 from web_backend.stream import stream
-from web_backend.tracker import Tracker, pack
+from web_backend.tracker import Tracker
 
-from async_vmapi import OutcomeUnknown
+from async_vmapi import InvalidArgument, OutcomeUnknown
 
 NEW = {"name": "web-01", "cpus": 1, "ram": 1024}
+SEAL = Seal(b"a key of the tests")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, vm_cloud):
+    """What the service is started with: no key of its own."""
+    monkeypatch.delenv("WEB_BACKEND_KEY", raising=False)
+    monkeypatch.setenv("VMAPI_API_SECRET", vm_cloud.api_secret)
 
 
 @contextlib.asynccontextmanager
@@ -105,21 +115,51 @@ class TestTasks:
             await vm_cloud.client(lookup_window=0.0, retries=0).vms.create(
                 vm_cloud.create_request("web-01")
             )
-        tracker = Tracker(vm_cloud.client(lookup_window=60.0))
-        asking = asyncio.create_task(tracker.status(pack(doubt.value.token), 30.0))
-        following = asyncio.create_task(collect(tracker.changes(pack(doubt.value.token))))
+        tracker = Tracker(vm_cloud.client(lookup_window=60.0), SEAL)
+        token = SEAL.close(doubt.value.token)
+        asking = asyncio.create_task(tracker.status(token, 30.0))
+        following = asyncio.create_task(collect(tracker.changes(token)))
         await asyncio.sleep(1)
         tracker.close()
         assert await asking == {"status": "in doubt"}
         assert await following == [{"status": "in doubt"}]
 
     async def test_no_secret_in_a_token(self, workers, vm_cloud):
-        """It names the endpoint and the machine, and neither key nor secret."""
-        packed = (await workers[0].post("/api/vms", json=NEW)).json()["token"]
-        token = base64.urlsafe_b64decode(packed + "===").decode()
-        assert vm_cloud.api_secret not in token
-        assert vm_cloud.api_key not in token
-        assert json.loads(token)["about"].keys() == {"type", "origin", "operation", "vm", "elapsed"}
+        """It names the endpoint and the VM; the API secret is neither in it nor what signs it."""
+        sealed = (await workers[0].post("/api/vms", json=NEW)).json()["token"]
+        token, _, signature = sealed.partition(".")
+        content = base64.urlsafe_b64decode(token + "===")
+        assert vm_cloud.api_secret.encode() not in content
+        assert vm_cloud.api_key.encode() not in content
+        said = json.loads(content[content.index(b"{") :])
+        assert set(said.values()) >= {
+            "create",
+            vm_cloud.vm("web-01").id,
+            "https://in-memory.invalid",
+        }
+        assert len(said) == 5  # and its kind, and how much time has passed
+        assert (
+            signature != hmac.digest(vm_cloud.api_secret.encode(), token.encode(), "sha256").hex()
+        )
+
+    async def test_a_key_of_its_own(self, vm_cloud, monkeypatch):
+        """`WEB_BACKEND_KEY` goes before the API secret; workers with another refuse the tokens."""
+        monkeypatch.setenv("WEB_BACKEND_KEY", "one")
+        async with worker(vm_cloud.client) as first:
+            where = (await first.post("/api/vms", json=NEW)).headers["Location"]
+        monkeypatch.setenv("VMAPI_API_SECRET", "another")
+        async with worker(vm_cloud.client) as restarted:
+            assert (await restarted.get(where)).status_code == 200
+        monkeypatch.setenv("WEB_BACKEND_KEY", "two")
+        async with worker(vm_cloud.client) as stranger:
+            assert (await stranger.get(where)).status_code == 400
+
+    async def test_no_key(self, vm_cloud, monkeypatch):
+        """A service that could not sign does not start."""
+        monkeypatch.delenv("VMAPI_API_SECRET")
+        with pytest.raises(InvalidArgument, match="WEB_BACKEND_KEY or VMAPI_API_SECRET"):
+            async with worker(vm_cloud.client):
+                pass
 
 
 class TestRefusals:
@@ -146,12 +186,32 @@ class TestRefusals:
         refused = await workers[0].post("/api/vms", json=NEW)
         assert (refused.status_code, "quota" in refused.json()["error"]) == (502, True)
 
-    @pytest.mark.parametrize("token", ["x", "!", "e30", pack('{"v":1,"sum":0,"about":{}}')])
+    @pytest.mark.parametrize("token", ["x", "!", "e30", "x.", ".x", "é.é", SEAL.close("x")])
     async def test_what_is_no_token(self, workers, token):
         """A damaged token is the asker's fault, for a status as for a stream."""
         for path, asked in [(f"/api/tasks/{token}", {}), ("/api/events", {"task": token})]:
             refused = await workers[0].get(path, params=asked)
             assert (refused.status_code, "token" in refused.json()["error"]) == (400, True)
+
+    @pytest.mark.parametrize("forge", ["unsigned", "by another key", "with another's signature"])
+    async def test_a_forged_token(self, workers, vm_cloud, forge):
+        """It sends nothing and blocks no create, although the SDK would take it."""
+        client = vm_cloud.client()
+        token = await client.vms.intend(
+            "create", vm_cloud.create_request("web-01"), unique_name=True
+        )
+        issued = (await workers[0].post("/api/vms", json=NEW | {"name": "other"})).json()["token"]
+        forged = {
+            "unsigned": token,
+            "by another key": SEAL.close(token),
+            "with another's signature": f"{token}.{issued.rpartition('.')[2]}",
+        }[forge]
+        sent = vm_cloud.requests.total()
+        for path, asked in [(f"/api/tasks/{forged}", {}), ("/api/events", {"task": forged})]:
+            refused = await workers[0].get(path, params=asked)
+            assert (refused.status_code, "token" in refused.json()["error"]) == (400, True)
+        assert vm_cloud.requests.total() == sent
+        assert (await workers[0].post("/api/vms", json=NEW)).status_code == 202
 
     async def test_the_page(self, workers):
         """It comes with all that it loads, and may load nothing from elsewhere."""
@@ -175,8 +235,8 @@ class TestStream:
         """A stream tells how all stands, then each change, to the task's end."""
         vm_cloud.add("db-01")
         task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
-        token, seen, fleets = pack(task.token()), [], []
-        events = stream(Fleet(vm_client), Tracker(vm_client), [token])
+        token, seen, fleets = SEAL.close(task.token()), [], []
+        events = stream(Fleet(vm_client), Tracker(vm_client, SEAL), [token])
         async with contextlib.aclosing(events):
             assert await anext(events) == "retry: 500\n\n"
             async with asyncio.timeout(600):
@@ -197,7 +257,7 @@ class TestStream:
         """One look is for all who listen, and nobody looks when they are gone."""
         vm_cloud.add("web-01")
         fleet = Fleet(vm_client, 1.0)
-        streams = [stream(fleet, Tracker(vm_client), []) for _ in range(1000)]
+        streams = [stream(fleet, Tracker(vm_client, SEAL), []) for _ in range(1000)]
         for events in streams:
             await anext(events)
         for events in streams:
@@ -215,7 +275,7 @@ class TestStream:
         """A look that fails is told, and is not the end; silence is filled."""
         vm_cloud.add("web-01")
         client = vm_cloud.client(retries=0)
-        events = stream(Fleet(client), Tracker(client), [])
+        events = stream(Fleet(client), Tracker(client, SEAL), [])
         await anext(events)
         assert "problem" not in parsed(await anext(events))[1]
         vm_cloud.fail_next("list", "server_error")

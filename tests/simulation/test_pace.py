@@ -186,15 +186,96 @@ class TestHolding:
         assert by_round[0] == 1
         assert all(b <= 2 * a for a, b in itertools.pairwise(by_round))
 
-    async def test_an_hour_is_too_long(self):
-        """A server that asks for it is asked again after a minute."""
+    @pytest.mark.parametrize("refused", ["call", "poll"])
+    @pytest.mark.parametrize("polls", ["get", "list"])
+    async def test_neither_calls_nor_polls_are_sent(self, request_for, refused, polls):
+        """Whichever was refused, both wait until then, and no longer."""
+        cloud = Recorder(seed=1, settings=Settings(create=50, not_found=0))
+        if polls == "get":
+            # A list would cost more.
+            for n in range(400):
+                cloud.api.cloud.create(
+                    now() - 1000,
+                    label=f"old-{n}",
+                    cores=1,
+                    ram=1024,
+                    zone=next(iter(ZONES.values())),
+                    template=TEMPLATES[0],
+                )
+        async with cloud.client() as client:
+            tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(3)]
+            waiting = [asyncio.create_task(task.wait()) for task in tasks]
+            await asyncio.sleep(10)
+            assert [call for _, call in cloud.came][-1] == polls
+            hit, is_hit = [], asyncio.Event()
+
+            def answer(number):
+                if not hit and (cloud.came[-1][1] == "regions") == (refused == "call"):
+                    hit.append(now())
+                    is_hit.set()
+                    return refusal(429, **{"Retry-After": "200"})
+                return None
+
+            cloud.answer = answer
+            if refused == "call":
+                with pytest.raises(RateLimited) as caught:
+                    await client.regions.list()
+                assert caught.value.retry_after == 200
+            await is_hit.wait()
+            await asyncio.sleep(1)
+            await asyncio.gather(client.regions.list(), *waiting)
+        later = [(at, call) for at, call in cloud.came if at > hit[0] + 0.05]
+        assert {call for at, call in later if at < hit[0] + 203} >= {"regions", polls}
+        assert min(at for at, _ in later) >= hit[0] + 200
+
+    @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+    async def test_a_call_waits_within_its_time(self, status):
+        """A hundred seconds of the two minutes that it has; then it succeeds."""
         cloud = Recorder()
         cloud.answer = lambda number: (
-            refusal(429, **{"Retry-After": "3600"}) if number == 1 else None
+            refusal(status, **{"Retry-After": "100"}) if number == 1 else None
         )
         async with cloud.client() as client:
             await client.regions.list()
-        assert 60 <= now() <= 62
+        assert [at for at, _ in cloud.came] == pytest.approx([0.01, 100.03], abs=0.05)
+
+    @pytest.mark.parametrize("ahead", [-3600, -40, 40, 3600])
+    async def test_a_date_is_by_the_servers_clock(self, ahead):
+        """Its `Date` says what time it has: a wrong clock, here or there, changes nothing."""
+        there = datetime.now(UTC) + timedelta(seconds=ahead)
+        headers = {
+            "Date": format_datetime(there, usegmt=True),
+            "Retry-After": format_datetime(there + timedelta(seconds=30), usegmt=True),
+        }
+        cloud = Recorder()
+        cloud.answer = lambda number: refusal(503, **headers) if number == 1 else None
+        async with cloud.client() as client:
+            await client.regions.list()
+        assert [at for at, _ in cloud.came] == pytest.approx([0.01, 30.03], abs=0.05)
+
+    @pytest.mark.parametrize("told", ["3600", "9" * 9, "Fri, 31 Dec 9999 23:59:59 GMT"])
+    async def test_an_hour_is_too_long(self, told):
+        """The call fails, as it would have to wait for too long; the next is sent after 5 min."""
+        cloud = Recorder()
+        cloud.answer = lambda number: refusal(429, **{"Retry-After": told}) if number == 1 else None
+        async with cloud.client() as client:
+            with pytest.raises(RateLimited) as caught:
+                await client.regions.list()
+            assert caught.value.retry_after >= 3600
+            await client.regions.list()
+        assert [at for at, _ in cloud.came] == pytest.approx([0.01, 300.03], abs=0.05)
+
+    @pytest.mark.parametrize("told", ["-200", "soon", "", "nan", "1e3", "Mon, 99 Nov 2026"])
+    @pytest.mark.parametrize("status", [429, 503])
+    async def test_what_makes_no_sense_is_ignored(self, status, told):
+        """As if the server had said no time."""
+        cloud = Recorder()
+        cloud.answer = lambda number: (
+            refusal(status, **{"Retry-After": told}) if number == 1 else None
+        )
+        async with cloud.client() as client:
+            await client.regions.list()
+        assert cloud.came[1][0] < 1.1
 
     async def test_a_server_that_always_refuses_is_left(self):
         """The call's own time is limited, and its error tells what the server asked for."""

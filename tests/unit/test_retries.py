@@ -18,7 +18,6 @@ from async_vmapi.errors import (
     TransportError,
     TransportTimeout,
 )
-from async_vmapi.pace import LONGEST_HOLD
 from async_vmapi.retries import CALL_BUDGET, Repeat, Retries, Trail, may_have_happened
 
 SAFE, REPEATABLE, ONCE = Repeat.SAFE, Repeat.REPEATABLE, Repeat.ONCE
@@ -98,14 +97,17 @@ class TestRule:
             assert min(10, 0.5 * 2**made) / 2 <= min(some)
             assert max(some) <= min(10, 0.5 * 2**made)
 
-    @pytest.mark.parametrize("kind", [RateLimited, ServerError])
-    @pytest.mark.parametrize(("told", "least"), [(0, 0.25), (7.5, 7.5), (3600, LONGEST_HOLD)])
-    def test_what_the_server_says_counts(self, retries, kind, told, least):
-        """Its time is waited for, within bounds."""
-        error = kind("x", status=503 if kind is ServerError else 429)
-        error.retry_after = told
-        wait = retries.wait(error, SAFE, 0, 0.0)
+    @pytest.mark.parametrize(("held", "least"), [(-5, 0.25), (0, 0.25), (7.5, 7.5), (120, 120)])
+    def test_a_hold_is_waited_for(self, retries, held, least):
+        """A retry that could not be sent before it ends comes then."""
+        wait = retries.wait(TransportError("x"), SAFE, 0, 0.0, held=held)
         assert least <= wait <= max(least, 0.5)
+
+    @pytest.mark.parametrize("made", [0, 1])
+    def test_a_hold_beyond_the_time_of_the_call_ends_it(self, retries, made):
+        """It raises at once, and does not wait for what it may not do any more."""
+        error = RateLimited("x", status=429)
+        assert retries.wait(error, SAFE, made, 0.0, held=CALL_BUDGET + 1) is None
 
     def test_a_call_has_so_much_time(self, retries):
         """No attempt begins after it, except the first retry: the process may have been stopped."""
