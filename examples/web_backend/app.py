@@ -6,14 +6,17 @@ secret, and from it any worker, of this service or of the next deployment, resum
 """
 
 import contextlib
+import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from async_vmapi import (
     Client,
@@ -108,7 +111,17 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
             finally:
                 backend.tracker.close()
 
-    app = FastAPI(title="Machines", lifespan=lifespan)
+    # No page for trying the API out: FastAPI's loads its scripts from elsewhere.
+    app = FastAPI(
+        title="VMs",
+        lifespan=lifespan,
+        dependencies=[Depends(refuse_other_sites)],
+        docs_url=None,
+        redoc_url=None,
+    )
+    # By any other name, a page of somebody else's could have the browser reach this service.
+    hosts = os.environ.get("WEB_BACKEND_HOSTS", "localhost,127.0.0.1").split(",")
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_exception_handler(VMAPIError, refuse)
     app.add_api_route("/", page, include_in_schema=False)
     app.add_api_route("/api/vms", list_vms, methods=["GET"])
@@ -121,9 +134,16 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
     return app
 
 
+async def refuse_other_sites(request: Request) -> None:
+    """Refuse what another site's page has a browser send; browsers name that site."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers["host"]:
+        raise HTTPException(403, "requests of other sites are refused")
+
+
 async def page() -> FileResponse:
     """The page. It may load nothing that is not from here."""
-    policy = {"Content-Security-Policy": "default-src 'self'"}
+    policy = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'"}
     return FileResponse(STATIC / "index.html", headers=policy)
 
 

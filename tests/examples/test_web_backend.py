@@ -24,6 +24,7 @@ SEAL = Seal(b"a key of the tests")
 def environment(monkeypatch, vm_cloud):
     """What the service is started with: no key of its own."""
     monkeypatch.delenv("WEB_BACKEND_KEY", raising=False)
+    monkeypatch.delenv("WEB_BACKEND_HOSTS", raising=False)
     monkeypatch.setenv("VMAPI_API_SECRET", vm_cloud.api_secret)
 
 
@@ -34,7 +35,7 @@ async def worker(make_client):
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://worker") as asking,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as asking,
     ):
         yield asking
 
@@ -216,7 +217,8 @@ class TestRefusals:
     async def test_the_page(self, workers):
         """It comes with all that it loads, and may load nothing from elsewhere."""
         answer = await workers[0].get("/")
-        assert answer.headers["Content-Security-Policy"] == "default-src 'self'"
+        policy = "default-src 'self'; frame-ancestors 'none'"
+        assert answer.headers["Content-Security-Policy"] == policy
         assert "http" not in answer.text
         for path in ("page.js", "style.css", "icon.svg"):
             assert f"/static/{path}" in answer.text
@@ -227,6 +229,43 @@ def parsed(message):
     """Return an event's kind and content."""
     kind, _, data = message.partition("\n")
     return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+class TestOtherSites:
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:8000", "localhost.evil.example"]
+    )
+    async def test_another_host(self, workers, vm_cloud, host):
+        """A name that somebody points at this machine (DNS rebinding) reaches nothing."""
+        for path in ("/", "/api/vms", "/openapi.json", "/static/page.js"):
+            response = await workers[0].get(path, headers={"Host": host})
+            assert response.status_code == 400
+        response = await workers[0].post("/api/vms", json=NEW, headers={"Host": host})
+        assert response.status_code == 400
+        assert vm_cloud.requests.total() == 0
+
+    async def test_hosts_of_your_own(self, monkeypatch, vm_cloud):
+        """They are the only ones."""
+        monkeypatch.setenv("WEB_BACKEND_HOSTS", "vms.example")
+        async with worker(vm_cloud.client) as asking:
+            assert (await asking.get("/api/vms")).status_code == 400
+            theirs = {"Host": "vms.example"}
+            assert (await asking.get("/api/vms", headers=theirs)).status_code == 200
+
+    @pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:9", "null"])
+    async def test_another_page(self, workers, vm_cloud, origin):
+        """A page of another site can have a browser send requests; none is carried out."""
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        refused = await workers[0].post("/api/vms", content=json.dumps(NEW), headers=headers)
+        assert refused.status_code == 403
+        assert vm_cloud.requests.total() == 0
+        headers = {"Origin": "http://localhost:8000"}
+        assert (await workers[0].post("/api/vms", json=NEW, headers=headers)).status_code == 202
+
+    async def test_no_page_for_the_api(self, workers):
+        """FastAPI's own would load scripts from elsewhere."""
+        for path in ("/docs", "/redoc"):
+            assert (await workers[0].get(path)).status_code == 404
 
 
 class TestStream:
