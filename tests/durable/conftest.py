@@ -69,18 +69,22 @@ class Workers:
     def __init__(self, url, emulator):
         self._arguments = (url, emulator.url, emulator.api_key, emulator.api_secret)
         self.processes = []
+        self._errors = {}
 
     async def start(self, count=1):
         """Start some, and wait until they would heed a signal."""
-        # Not with -X dev: asyncio would write of each moment in which the machine was busy.
-        new = [
-            await asyncio.create_subprocess_exec(
+        new = []
+        for _ in range(count):
+            # Not a pipe, which would stop a worker that logs much until it is read.
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed at its end
+            # Not with -X dev: asyncio would log each moment in which the machine was busy.
+            process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error::ResourceWarning", str(WORKER), *self._arguments),
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
+                stderr=errors,
             )
-            for _ in range(count)
-        ]
+            self._errors[process] = errors
+            new.append(process)
         self.processes += new
         for process in new:
             assert await process.stdout.readline() == b"ready\n"
@@ -88,7 +92,14 @@ class Workers:
     async def kill(self, index):
         process = self.processes.pop(index)
         process.kill()
-        await process.communicate()
+        await self._ended(process)
+
+    async def _ended(self, process):
+        """Wait for a process, and return what it wrote to its standard error."""
+        await asyncio.wait_for(process.communicate(), 30)
+        with self._errors.pop(process) as errors:
+            errors.seek(0)
+            return errors.read().decode()
 
     async def stop(self):
         """Ask all to end, and return what they wrote."""
@@ -98,8 +109,8 @@ class Workers:
             process.terminate()
         written = []
         for process in self.processes:
-            _, errors = await asyncio.wait_for(process.communicate(), 30)
-            written.append((process.returncode, errors.decode()))
+            errors = await self._ended(process)
+            written.append((process.returncode, errors))
         self.processes.clear()
         return written
 
@@ -109,7 +120,6 @@ async def workers(database_url, lively):
     """Processes that work on the database's jobs."""
     workers = Workers(database_url, lively)
     yield workers
-    for process in workers.processes:
+    while workers.processes:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
+            await workers.kill(-1)

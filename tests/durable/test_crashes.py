@@ -46,7 +46,7 @@ class TestKilledWorkers:
                 await asyncio.sleep(draw.uniform(0, 0.3))
                 await workers.kill(draw.randrange(3))
                 await workers.start()
-            report = await job.report(300)
+            report = await job.report(120)
             events = [event async for event in job.events()]
         assert [o.item for o in report.outcomes] == [r.name for r in requests(32)]
         there = machines(lively)
@@ -71,7 +71,7 @@ class TestLimit:
         async with DurableFleet(sqlite_url, interval=0.05) as fleet:
             await workers.start(3)
             job = await fleet.submit("make", limit=6).create(requests(24))
-            report = await job.report(300)
+            report = await job.report(120)
             in_flight = [event.in_flight async for event in job.events()]
         assert report.counts["succeeded"] == 24
         assert most_in_flight(lively) <= 6
@@ -97,7 +97,7 @@ class TestDrain:
             ((code, errors),) = await workers.stop()
             assert (code, errors) == (0, "")
             await workers.start()
-            report = await job.report(300)
+            report = await job.report(120)
         assert report.counts["succeeded"] == 6
         assert lively.api.requests["create"] == 6
         assert not any(outcome.adopted for outcome in report.outcomes)
@@ -124,7 +124,7 @@ class TestSuspendedWorker:
             await workers.start()
             await until(lambda: _sent(lively, 5))
             workers.processes[0].send_signal(signal.SIGCONT)
-            report = await job.report(300)
+            report = await job.report(120)
         assert report.counts["succeeded"] == 8
         assert lively.api.requests["create"] == 8
         assert most_in_flight(lively) <= 4
@@ -154,6 +154,6 @@ class TestDatabaseAway:
             await asyncio.to_thread(postgres.stop)
             await asyncio.sleep(2)
             await asyncio.to_thread(postgres.start)
-            report = await job.report(300)
+            report = await job.report(120)
         assert report.counts["succeeded"] == 12
         assert set(machines(lively).values()) == {1}
