@@ -52,6 +52,7 @@ MINIMUM = (
     *(f"tests/simulation/test_{name}.py" for name in ("pace", "telemetry")),
     *("tests/cli/test_cli.py", "tests/durable/test_moments.py"),
 )
+CAMPAIGNS = ("exhaustion", "model", "hub")
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"
@@ -136,6 +137,14 @@ def minimum(session: nox.Session) -> None:
     session.install(*TESTS, "-e", EXTRAS, "--constraint", str(oldest.resolve()))
     # The oldest anyio's plugin imports what the newest pytest warns of; nothing here uses it.
     run_tests(session, *("-p", "no:anyio"), *("-m", "not programs"), *MINIMUM)
+
+
+@nox.session(python=MEASURED)
+def campaign(session: nox.Session) -> None:
+    """Run every case of what the tests run a tenth of; to be run before a release."""
+    session.install(*TESTS, "-e", EXTRAS)
+    session.env["VMAPI_CAMPAIGN"] = "1"
+    run_tests(session, *(f"tests/simulation/test_{name}.py" for name in CAMPAIGNS))
 
 
 @nox.session

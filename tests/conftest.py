@@ -1,6 +1,7 @@
 """What the tests share: a cloud in memory, a cloud over HTTP, and clients of them."""
 
 import asyncio
+import os
 
 import pytest
 
@@ -13,6 +14,12 @@ asyncio.set_event_loop(None)
 
 ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
 TEMPLATE = "2268"
+
+
+@pytest.fixture(scope="session")
+def stride():
+    """1 in a campaign (`nox -s campaign`), which runs every case; 10 else, for a tenth of them."""
+    return 1 if os.environ.get("VMAPI_CAMPAIGN") == "1" else 10
 
 
 @pytest.fixture

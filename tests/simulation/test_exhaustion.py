@@ -313,8 +313,11 @@ CASES = [
 class TestEveryWorld:
     @pytest.mark.parametrize("latency", [0, 1])
     @pytest.mark.parametrize(("target", "worlds", "steps", "quiet"), CASES)
-    def test_no_verdict_is_false_or_late(self, target, worlds, steps, quiet, latency, request):
+    def test_no_verdict_is_false_or_late(
+        self, target, worlds, steps, quiet, latency, stride, request
+    ):
         """Whatever the order of changes, polls and staleness: what the rules say is so."""
+        steps = steps if stride == 1 else min(steps, 8)
         result = walk(target, worlds, steps, quiet=quiet, latency=latency)
         print(
             f"{request.node.callspec.id}: {result.worlds:,} worlds, {dict(result.verdicts)} "
@@ -324,7 +327,7 @@ class TestEveryWorld:
         assert result.late == []
         # Only slow responses about a VM that was just changed leave no reboot to be observed.
         done = result.verdicts["observed"] + result.verdicts["inferred"]
-        assert done > 50
+        assert done > 50 // stride
 
     @pytest.mark.parametrize(
         ("target", "worlds", "steps", "quiet"),
@@ -332,7 +335,8 @@ class TestEveryWorld:
         [case for case in CASES if case.id != "delete of a visible VM"],
     )
     def test_a_smaller_max_staleness_than_the_worlds_is_found_out(
-        self, target, worlds, steps, quiet
+        self, target, worlds, steps, quiet, stride
     ):
         """The control: told that reads are fresh, the same rules give false verdicts."""
-        assert walk(target, worlds, min(steps, 8), quiet=quiet, max_staleness=0.0).false
+        steps = min(steps, 8 if stride == 1 else 7)
+        assert walk(target, worlds, steps, quiet=quiet, max_staleness=0.0).false

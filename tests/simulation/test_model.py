@@ -1,4 +1,4 @@
-"""Every verdict, compared with what the cloud really did: ten thousand runs.
+"""Every verdict, compared with what the cloud really did: ten thousand runs in a campaign.
 
 Each run draws a cloud (durations, staleness of reads, replicas, guests, early sizes, flapping
 absence, unknown and failing states), an operation, what others and this client do besides, and when
@@ -250,10 +250,10 @@ def run(seed, *, believed=1.0):
 
 
 class TestRules:
-    def test_ten_thousand_runs(self):
+    def test_random_runs(self, stride):
         """No "done" is false, no "observed" was not, and nothing undisturbed goes unseen."""
         verdicts, false = Counter(), []
-        for seed in range(10_000):
+        for seed in range(0, 10_000, stride):
             kind, verdict, why, alone = run(seed)
             if why is not None:
                 false.append((seed, kind, verdict, why, "alone" if alone else "with others"))
@@ -262,7 +262,7 @@ class TestRules:
         print(dict(verdicts))
         assert false == []
         # All of them were reached, or the test proves less than it says.
-        assert min(verdicts[name] for name in ("observed", "inferred", "assumed", "Failed")) > 100
+        assert min(verdicts[name] for name in ("observed", "inferred", "assumed", "Failed")) > 10
 
     def test_rules_that_do_not_know_how_old_reads_are(self):
         """The control: told that reads are fresh, the same rules are wrong."""
@@ -302,8 +302,8 @@ class TestWholeClient:
         ("seed", "faults", "absence"),
         [(1, 0.0, 0.0), (2, 0.0, 0.05), (3, 0.05, 0.0), (4, 0.05, 0.05)],
     )
-    async def test_a_fleet_that_others_change_too(self, seed, faults, absence, request_for):
-        """A thousand tasks, by lists and GETs, stale and unreliable ones: no verdict is false."""
+    async def test_a_fleet_that_others_change_too(self, seed, faults, absence, stride, request_for):
+        """By lists and GETs, stale and unreliable ones: no verdict is false."""
         source = random.Random(seed)
         settings = Settings(
             staleness=(0, 10), stale=(0, 8), not_found=(0, 10), absence=absence, early_size=(0, 5)
@@ -317,7 +317,7 @@ class TestWholeClient:
                 cloud.place(
                     loop.time(), label=f"w-{n}", cores=1, ram=1024, zone=ZONE, template=TEMPLATES[0]
                 ).id
-                for n in range(500)
+                for n in range(500 // stride)
             ]
 
             async def one(number):
@@ -327,7 +327,7 @@ class TestWholeClient:
                     task = await client.vms.create(request_for(f"new-{number}"))
                 else:
                     start = getattr(client.vms, kind)
-                    vm_id = ids[number % 500]
+                    vm_id = ids[number % len(ids)]
                     try:
                         task = await start(vm_id, **arguments_of(kind, source))
                     except VMAPIError:  # it is being deleted, or gone
@@ -356,15 +356,15 @@ class TestWholeClient:
                     false.append((kind, verdict, why))
 
             async def somebody():
-                for _ in range(200):
-                    await asyncio.sleep(source.uniform(0, 3))
+                for _ in range(200 // stride):
+                    await asyncio.sleep(source.uniform(0, 3 * stride))
                     interfere(cloud, source.choice(ids), source, loop.time())
 
-            await asyncio.gather(somebody(), *(one(number) for number in range(1000)))
+            await asyncio.gather(somebody(), *(one(number) for number in range(1000 // stride)))
         print(dict(evidence), dict(api.requests))
         assert false == []
-        assert evidence["observed"] > 200
-        assert evidence["inferred"] > 100
+        assert evidence["observed"] > 200 // stride
+        assert evidence["inferred"] > 100 // stride
         assert api.requests["list"] > 0
         assert api.requests["get"] > 0
 
