@@ -1,7 +1,6 @@
 """`BulkExecutor`: one operation on many machines, so many at once, to the seen end of each."""
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -41,6 +40,7 @@ from async_vmapi.jobs import (
     label_of,
     labels_of,
 )
+from async_vmapi.logs import logger_of
 from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.operations import Operations
 from async_vmapi.outcomes import INTERRUPTED
@@ -53,7 +53,7 @@ from async_vmapi.vms import VirtualMachines, VMOrId
 
 __all__ = ["BulkExecutor", "BulkInterrupted"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 
 class BulkInterrupted(VMAPIError):

@@ -104,7 +104,7 @@ class Lookup:
     async def run(self) -> Found:
         """Look until the VM is found or the window is over."""
         loop = asyncio.get_running_loop()
-        began, window = loop.time(), self._creates.window
+        began, window = loop.time(), self._creation.window
         until, settled = began + window, self._settled(began)
         window = min(window, _LONGEST)
         pause = max(1.0, window / 60)

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from async_vmapi.jobs import Items, check_arguments
 from async_vmapi.models import CreateRequest
-from async_vmapi.vms import VMOrId
+from async_vmapi.requests import VMOrId
 
 __all__ = ["Operations"]
 
