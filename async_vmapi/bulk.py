@@ -24,6 +24,7 @@ import attrs
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 from async_vmapi.jobs import (
+    DEFAULTS,
     GENERAL,
     LOWERING,
     OPERATIONS,
@@ -292,7 +293,7 @@ class BulkExecutor(Operations[BulkReport]):
         method: Start = getattr(self._vms, start)
         if start == "rename":
             return start, partial(self._rename, keywords["names"])
-        return start, partial(method, **keywords)
+        return start, partial(method, **DEFAULTS.get(start, {}) | keywords)
 
     async def _rename(self, names: Mapping[str, str], vm: VMOrId) -> None:
         name = names.get(label_of("rename", vm))

@@ -62,7 +62,6 @@ class Task(Generic[T_co]):
         "_result_of",
         "_watch",
         "adopted",
-        "was_missing",
     )
 
     adopted: bool
@@ -70,12 +69,6 @@ class Task(Generic[T_co]):
 
     Of a create: the machine that appeared. Of the others: what shows that the request was carried
     out, or that a repetition was refused because the first one had been.
-    """
-
-    was_missing: bool
-    """Whether the API refused a delete with ``missing_ok`` because the VM is not there.
-
-    Then nothing was deleted by this call. The task still waits until reads show that it is gone.
     """
 
     def __init__(
@@ -86,10 +79,8 @@ class Task(Generic[T_co]):
         result_of: Callable[[TaskEvent], T_co],
         *,
         adopted: bool = False,
-        was_missing: bool = False,
     ) -> None:
         self.adopted = adopted
-        self.was_missing = was_missing
         self._observer: OperationObserver | None = None
         self._hub = hub
         self._watch = watch
@@ -117,6 +108,14 @@ class Task(Generic[T_co]):
     def operation(self) -> Operation:
         """What was asked of the machine."""
         return self._watch.target.operation
+
+    @property
+    def was_missing(self) -> bool:
+        """Whether the API refused a delete with ``missing_ok`` because the VM is not there.
+
+        Then nothing was deleted by this call. The task waits until reads show that it is gone.
+        """
+        return self._watch.target.was_missing
 
     @property
     def history(self) -> tuple[TaskEvent, ...]:
@@ -262,7 +261,7 @@ class Task(Generic[T_co]):
                 elapsed=round(watch.elapsed, 1),
                 seen=watch.seen,
                 adopted=self.adopted,
-                was_missing=self.was_missing,
+                was_missing=watch.target.was_missing,
                 trace=None if (observer := watch.observer) is None else observer.trace,
             )
         )
@@ -358,9 +357,8 @@ def start_delete(
     was_missing: bool = False,
 ) -> Task[None]:
     """Return the task of a deletion that the API accepted just now, or for which it was late."""
-    watch = hub.watch(vm_id, Target("delete"), visible=visible)
-    again = partial(Task, hub, watch, origin, _nothing, adopted=adopted, was_missing=was_missing)
-    return _listed(hub, watch, again)
+    watch = hub.watch(vm_id, Target("delete", was_missing=was_missing), visible=visible)
+    return _listed(hub, watch, partial(Task, hub, watch, origin, _nothing, adopted=adopted))
 
 
 def _listed(hub: PollHub, watch: Watch, make: Callable[[], Task[T]]) -> Task[T]:
@@ -393,7 +391,11 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
             argument="token",
         )
     target = Target(
-        content.operation, cores=content.cores, ram=content.ram, wait_for=content.wait_for
+        content.operation,
+        cores=content.cores,
+        ram=content.ram,
+        wait_for=content.wait_for,
+        was_missing=content.was_missing,
     )
     watch = hub.watch(
         content.vm,
@@ -402,14 +404,7 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         visible=content.seen,
         resumed=True,
     )
-    task = Task(
-        hub,
-        watch,
-        origin,
-        _vm_if_any,
-        adopted=content.adopted,
-        was_missing=content.was_missing,
-    )
+    task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
     # Only while someone holds it: whoever resumed it has its token.
     hub.pending.add(watch, task, None)
     if hub.observer is not None:

@@ -13,6 +13,7 @@ waits, ``cancel_grace`` seconds at most, for its outcome. What its caller cannot
 ``client.unresolved``.
 """
 
+from functools import partial
 from typing import Any, Final, Literal, overload
 
 import anyio.lowlevel
@@ -317,25 +318,37 @@ class VirtualMachines:
             Call("get", "GET", path),
         )
 
-    async def delete(self, vm: VMOrId, *, delete_resources: bool = False) -> Task[None]:
+    async def delete(
+        self, vm: VMOrId, *, delete_resources: bool = False, missing_ok: bool = False
+    ) -> Task[None]:
         """Delete a machine. The task ends when it is gone.
 
         Args:
             vm: The machine or its id.
             delete_resources: Whether to delete its additional resources too. By default they
                 are detached and stay, and go on costing.
+            missing_ok: Whether a VM that is gone already is a success. By default the API's
+                `NotFound` is raised. With it, there is a task with `Task.was_missing` set, which
+                ends once reads show that the VM is gone; and fails if they show that it is there.
+
+        Raises:
+            NotFound: If the VM is not there, and `missing_ok` is not given.
         """
         flag = int(arguments.boolean("delete_resources", delete_resources))
         body = codec.encode({"deleteResources": flag})
         vm_id, visible = id_of(vm), isinstance(vm, VirtualMachine)
 
+        gone_is_fine = arguments.boolean("missing_ok", missing_ok)
+        start = partial(
+            tasks.start_delete, self._hub, self._pipeline.origin, vm_id, visible=visible
+        )
+
         def begin(adopted: bool) -> Task[None]:
-            return tasks.start_delete(
-                self._hub, self._pipeline.origin, vm_id, visible=visible, adopted=adopted
-            )
+            return start(adopted=adopted)
 
         call = Call("delete", "DELETE", path_of(vm), body, repeat=Repeat.REPEATABLE)
-        return await self._writes.repeatable(call, vm_id, Target("delete"), begin)
+        missing = partial(start, was_missing=True) if gone_is_fine else None
+        return await self._writes.repeatable(call, vm_id, Target("delete"), begin, missing)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
         vm_id, operation = id_of(vm), target.operation

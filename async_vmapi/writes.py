@@ -26,6 +26,7 @@ from async_vmapi.errors import (
 )
 from async_vmapi.hub import PollHub
 from async_vmapi.logs import logger_of
+from async_vmapi.looks import is_missing
 from async_vmapi.lookup import Found, Lookup, unknown
 from async_vmapi.models import CreateRequest, VirtualMachine
 from async_vmapi.pipeline import Call, Pipeline
@@ -236,6 +237,7 @@ class Writes:
         vm_id: str,
         target: Target,
         begin: Callable[[bool], Task[T]],
+        missing: Callable[[], Task[T]] | None = None,
     ) -> Task[T]:
         """Make a write that names its end; on doubt it is repeated.
 
@@ -244,6 +246,7 @@ class Writes:
             vm_id: The machine.
             target: What is requested.
             begin: Makes the task, told whether the answer that accepted it was lost.
+            missing: Makes the task if the API says that the VM is not there; None to raise that.
         """
         trail = repeatable_trail()
         write = Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
@@ -256,6 +259,8 @@ class Writes:
             except VMAPIError as error:
                 explained = is_explained(call.name, error)
                 if not write.trail.doubtful:
+                    if missing and await is_missing(self._pipeline, vm_id, error):
+                        return missing()
                     if noted and not explained:
                         self._creates.history.not_deleted(vm_id)
                     raise

@@ -23,7 +23,7 @@ from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.rows import decoding
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
-from async_vmapi.jobs import Job
+from async_vmapi.jobs import DEFAULTS, Job
 from async_vmapi.logs import logger_of
 from async_vmapi.models import VirtualMachine
 from async_vmapi.outcomes import Ended
@@ -248,7 +248,7 @@ class Operation:
         order, vms = self._order, self._host.client.vms
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
-            return await method(order.item, **order.arguments)
+            return await method(order.item, **DEFAULTS.get(order.operation, {}) | order.arguments)
         request = await self._host.secrets.resolved(request_of(order.item))
         rounds = _ROUNDS if order.arguments.get("on_doubt") == "retry" else 1
         while True:
