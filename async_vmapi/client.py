@@ -22,7 +22,13 @@ from async_vmapi.http import MAX_BODY
 from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
 from async_vmapi.observers import Telemetry
-from async_vmapi.options import ClientOptions, environment, transport_of, url_of_region
+from async_vmapi.options import (
+    ClientOptions,
+    environment,
+    intervals_of,
+    transport_of,
+    url_of_region,
+)
 from async_vmapi.pace import Pace
 from async_vmapi.pipeline import Pipeline, running_loop
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
@@ -138,13 +144,7 @@ class Client:
             max_connections=max_connections,
         )
         host = origin.host_subcomponent or ""
-        floor = arguments.seconds("poll_floor", poll_floor)
-        ceiling = arguments.seconds("poll_ceiling", poll_ceiling)
-        if ceiling < floor:
-            raise InvalidArgument(
-                f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
-                argument="poll_ceiling",
-            )
+        floor, ceiling = intervals_of(poll_floor, poll_ceiling)
         rate = max_requests_per_second
         if rate is not None:
             rate = arguments.number("max_requests_per_second", rate, above=0.0)

@@ -15,11 +15,12 @@ from async_vmapi.attach_times import server_time
 from async_vmapi.codec import Named
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.history import History
+from async_vmapi.models import CreateRequest
 from async_vmapi.pipeline import Pipeline
 from async_vmapi.retries import Trail
-from async_vmapi.tokens import DoubtToken
+from async_vmapi.tokens import DoubtToken, read
 
-__all__ = ["Creates", "Creation"]
+__all__ = ["Creates", "Creation", "intended_by"]
 
 _KEPT: Final = 600.0
 """Seconds for which it is known what this client did to a VM, at least."""
@@ -198,3 +199,20 @@ class Creates:
     def start(self) -> None:
         """Let looking be possible again, in another event loop too."""
         self._stopped = asyncio.Event()
+
+
+def intended_by(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> DoubtToken:
+    """Read the token that was made for a create before it was sent.
+
+    Raises:
+        InvalidArgument: If it was made for something else.
+    """
+    token = read(intent, origin)
+    asked = (request.name, request.cpus, request.ram, unique)
+    if (
+        not isinstance(token, DoubtToken)
+        or token.operation != "create"
+        or (token.name, token.cores, token.ram, token.unique) != asked
+    ):
+        raise InvalidArgument("intent is not that of this create", argument="intent")
+    return token

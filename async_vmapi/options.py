@@ -16,7 +16,14 @@ from async_vmapi.observers import Telemetry
 from async_vmapi.redaction import Secret
 from async_vmapi.transport import Transport
 
-__all__ = ["ClientOptions", "Environment", "environment", "transport_of", "url_of_region"]
+__all__ = [
+    "ClientOptions",
+    "Environment",
+    "environment",
+    "intervals_of",
+    "transport_of",
+    "url_of_region",
+]
 
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
@@ -89,6 +96,22 @@ def transport_of(
                 argument=name,
             )
     return transport
+
+
+def intervals_of(poll_floor: float, poll_ceiling: float) -> tuple[float, float]:
+    """Return the shortest and the longest interval between two polls, in seconds.
+
+    Raises:
+        InvalidArgument: If one of them is none, or they are the wrong way round.
+    """
+    floor = arguments.seconds("poll_floor", poll_floor)
+    ceiling = arguments.seconds("poll_ceiling", poll_ceiling)
+    if ceiling < floor:
+        raise InvalidArgument(
+            f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
+            argument="poll_ceiling",
+        )
+    return floor, ceiling
 
 
 def url_of_region(region: object) -> str:

@@ -12,14 +12,12 @@ from typing import Any, Final, Literal, TypeVar
 from async_vmapi import arguments, codec, tasks
 from async_vmapi.accounts import Write
 from async_vmapi.completion import Target
-from async_vmapi.doubt import Creates, Creation
+from async_vmapi.doubt import Creates, Creation, intended_by
 from async_vmapi.errors import (
     APIError,
     Conflict,
     ConnectFailed,
     DecodingError,
-    InvalidArgument,
-    OutcomeUnknown,
     RateLimited,
     TransportError,
     VMAPIError,
@@ -27,7 +25,7 @@ from async_vmapi.errors import (
 from async_vmapi.hub import PollHub
 from async_vmapi.logs import logger_of
 from async_vmapi.looks import is_missing
-from async_vmapi.lookup import Found, Lookup, unknown
+from async_vmapi.lookup import Found, Lookup, unknown, unnoticed
 from async_vmapi.models import CreateRequest, VirtualMachine
 from async_vmapi.pipeline import Call, Pipeline
 from async_vmapi.retries import BEFORE_SENDING, Trail, is_explained, repeatable_trail
@@ -102,7 +100,11 @@ class Writes:
     ) -> Task[VirtualMachine]:
         """Make a create; see `VirtualMachines.create`."""
         window = self._window_of(lookup_window)
-        intended = None if intent is None else self._intended(request, intent, unique=unique)
+        intended = (
+            None
+            if intent is None
+            else intended_by(intent, request, unique=unique, origin=self._pipeline.origin)
+        )
         creation = self._creates.begin(
             request.name,
             request.cpus,
@@ -142,17 +144,6 @@ class Writes:
         if lookup_window is None:
             return self._window
         return arguments.number("lookup_window", lookup_window, least=0.0)
-
-    def _intended(self, request: CreateRequest, intent: str, *, unique: bool) -> DoubtToken:
-        token = read(intent, self._pipeline.origin)
-        asked = (request.name, request.cpus, request.ram, unique)
-        if (
-            not isinstance(token, DoubtToken)
-            or token.operation != "create"
-            or (token.name, token.cores, token.ram, token.unique) != asked
-        ):
-            raise InvalidArgument("intent is not that of this create", argument="intent")
-        return token
 
     async def _create(
         self, creation: Creation, call: Call, *, retry: bool, ask: bool
@@ -335,14 +326,7 @@ class Writes:
         except VMAPIError as error:
             cause = cause or error
         tasks.forget(task)
-        raise OutcomeUnknown(
-            f"nobody can tell whether the {token.operation} of {token.vm} was carried out: no "
-            f"answer said so, and its state did not show it; it was not sent again. Call "
-            f"client.settle(error.token) to look on, or {token.operation} it once more",
-            operation=token.operation,
-            vm_id=token.vm,
-            token=seal(token),
-        ) from cause
+        raise unnoticed(token) from cause
 
     # --- going on -------------------------------------------------------------------------------
 
