@@ -26,6 +26,8 @@ class UnresolvedWrite:
         reason: What is known of it, in words.
         candidates: Ids of machines that may be what a create made.
         token: To go on with, by ``client.settle``; None for a rename, which is to be repeated.
+        replaces: The token under which it was listed while no response had come; None if it was
+            not. `token` is newer.
     """
 
     operation: str
@@ -34,6 +36,7 @@ class UnresolvedWrite:
     reason: str
     candidates: tuple[str, ...] = ()
     token: str | None = None
+    replaces: str | None = None
 
     def __str__(self) -> str:
         which = self.vm_id if self.name is None else repr(self.name)

@@ -1,7 +1,6 @@
 """`BulkExecutor`: one operation on many machines, so many at once, to the seen end of each."""
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -25,6 +24,7 @@ import attrs
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
 from async_vmapi.jobs import (
+    DEFAULTS,
     GENERAL,
     LOWERING,
     OPERATIONS,
@@ -41,6 +41,7 @@ from async_vmapi.jobs import (
     label_of,
     labels_of,
 )
+from async_vmapi.logs import logger_of
 from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.operations import Operations
 from async_vmapi.outcomes import INTERRUPTED
@@ -53,7 +54,7 @@ from async_vmapi.vms import VirtualMachines, VMOrId
 
 __all__ = ["BulkExecutor", "BulkInterrupted"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 
 class BulkInterrupted(VMAPIError):
@@ -292,7 +293,7 @@ class BulkExecutor(Operations[BulkReport]):
         method: Start = getattr(self._vms, start)
         if start == "rename":
             return start, partial(self._rename, keywords["names"])
-        return start, partial(method, **keywords)
+        return start, partial(method, **DEFAULTS.get(start, {}) | keywords)
 
     async def _rename(self, names: Mapping[str, str], vm: VMOrId) -> None:
         name = names.get(label_of("rename", vm))

@@ -1,10 +1,8 @@
 """`Client`: wires the floors below together and owns what must be closed."""
 
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import aiohttp
 
@@ -12,18 +10,32 @@ from async_vmapi import arguments, tasks
 from async_vmapi.accounts import UnresolvedWrite
 from async_vmapi.bulk import BulkExecutor
 from async_vmapi.catalogue import Account, Regions, Templates
-from async_vmapi.endpoint import check_telemetry, check_transport, key_of, origin_of
+from async_vmapi.endpoint import (
+    check_on_unresolved,
+    check_telemetry,
+    key_of,
+    origin_of,
+)
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.http import CONNECT_TIMEOUT, MAX_BODY, TIMEOUT, HTTPTransport
+from async_vmapi.guards import Guard, GuardedObserver
+from async_vmapi.http import MAX_BODY
 from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
 from async_vmapi.observers import Telemetry
+from async_vmapi.options import (
+    ClientOptions,
+    environment,
+    intervals_of,
+    transport_of,
+    url_of_region,
+)
 from async_vmapi.pace import Pace
 from async_vmapi.pipeline import Pipeline, running_loop
 from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.redaction import Secret
 from async_vmapi.roster import Rosters
 from async_vmapi.schedule import Schedule
+from async_vmapi.shield import CANCEL_GRACE, Shield
 from async_vmapi.signing import Credentials
 from async_vmapi.tasks import Task
 from async_vmapi.transport import Transport
@@ -34,27 +46,6 @@ if TYPE_CHECKING:
     from async_vmapi.emulator.api import CloudAPI
 
 __all__ = ["Client", "ClientOptions"]
-
-_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-
-
-class ClientOptions(TypedDict, total=False):
-    """What a `Client` takes besides where to connect and with which credentials."""
-
-    transport: Transport | None
-    session: aiohttp.ClientSession | None
-    timeout: float | None
-    connect_timeout: float | None
-    max_body: int
-    max_connections: int
-    max_requests_per_second: float | None
-    retries: int
-    lookup_window: float
-    max_staleness: float
-    poll_floor: float
-    poll_ceiling: float
-    telemetry: Telemetry | None
-    seed: int | None
 
 
 class Client:
@@ -85,11 +76,16 @@ class Client:
         retries: How often a call is repeated that failed on the wire, at most; 0 for never. See
             `async_vmapi.vms` for what is repeated.
         lookup_window: Seconds for which a create, reboot or reset whose answer was lost is
-            looked for before it is given up as an `OutcomeUnknown`.
+            looked for before it is given up as an `OutcomeUnknown`. These calls and `settle`
+            take it for one call, too.
+        cancel_grace: Seconds for which a cancelled call, and `close`, wait for the responses to
+            writes in flight, at most; 0 for not at all.
         max_staleness: Seconds by which the response to any read may be old, for each VM. 0 is
             right for a provider that reads its own writes; see docs/completion.md.
         poll_floor: Seconds between two looks at an awaited machine, at least.
         poll_ceiling: Seconds between two looks at an awaited machine, at most.
+        on_unresolved: Called with each `UnresolvedWrite`, in the event loop, at the moment when it
+            is added to `unresolved`. What it raises is logged once, and changes nothing.
         telemetry: Where traces and metrics go: an `async_vmapi.otel.OpenTelemetry`. None for
             nowhere, at no cost.
         seed: Makes the jitter of polling and retries repeatable; None for real chance.
@@ -124,9 +120,11 @@ class Client:
         max_requests_per_second: float | None = None,
         retries: int = 5,
         lookup_window: float = 60.0,
+        cancel_grace: float = CANCEL_GRACE,
         max_staleness: float = 10.0,
         poll_floor: float = 1.0,
         poll_ceiling: float = 15.0,
+        on_unresolved: Callable[[UnresolvedWrite], object] | None = None,
         telemetry: Telemetry | None = None,
         seed: int | None = None,
     ) -> None:
@@ -136,33 +134,17 @@ class Client:
         origin = origin_of(base_url)
         max_body = arguments.whole("max_body", max_body, minimum=1)
         max_connections = arguments.whole("max_connections", max_connections, minimum=1)
-        if transport is None:
-            transport = HTTPTransport(
-                base_url,
-                session=session,
-                timeout=TIMEOUT if timeout is None else timeout,
-                connect_timeout=CONNECT_TIMEOUT if connect_timeout is None else connect_timeout,
-                max_body=max_body,
-                max_connections=max_connections,
-            )
-        else:
-            check_transport(transport)
-            over_http = {"session": session, "timeout": timeout, "connect_timeout": connect_timeout}
-            for name, value in over_http.items():
-                if value is not None:
-                    raise InvalidArgument(
-                        f"{name} is for requests over HTTP, and a transport was given: "
-                        "give it to the transport",
-                        argument=name,
-                    )
+        transport = transport_of(
+            base_url,
+            transport,
+            session=session,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            max_body=max_body,
+            max_connections=max_connections,
+        )
         host = origin.host_subcomponent or ""
-        floor = arguments.seconds("poll_floor", poll_floor)
-        ceiling = arguments.seconds("poll_ceiling", poll_ceiling)
-        if ceiling < floor:
-            raise InvalidArgument(
-                f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
-                argument="poll_ceiling",
-            )
+        floor, ceiling = intervals_of(poll_floor, poll_ceiling)
         rate = max_requests_per_second
         if rate is not None:
             rate = arguments.number("max_requests_per_second", rate, above=0.0)
@@ -172,7 +154,12 @@ class Client:
         )
         if seed is not None:
             seed = arguments.whole("seed", seed, minimum=0)
+        grace = arguments.number(
+            "cancel_grace", cancel_grace, least=0.0, finite=True, what="a number of seconds"
+        )
+        check_on_unresolved(on_unresolved)
         check_telemetry(telemetry)
+        guard = Guard()
         self._max_connections = max_connections
         own_origin = str(origin).rstrip("/")
         self._pipeline = Pipeline(
@@ -184,13 +171,19 @@ class Client:
             retries=arguments.whole("retries", retries, minimum=0),
             max_body=max_body,
             seed=seed,
-            observer=None if telemetry is None else telemetry.observe(own_origin),
+            observer=(None if telemetry is None else GuardedObserver(telemetry, own_origin, guard)),
         )
         self._rosters = Rosters(self._pipeline, floor=floor)
         schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
         self._hub = PollHub(self._pipeline, self._rosters, schedule, max_staleness=staleness)
+        self._shield = Shield(self._pipeline, grace=grace, on_unresolved=on_unresolved, guard=guard)
         self._writes = Writes(
-            self._pipeline, self._hub, self._rosters, window=window, max_staleness=staleness
+            self._pipeline,
+            self._hub,
+            self._rosters,
+            self._shield,
+            window=window,
+            max_staleness=staleness,
         )
         self.vms = VirtualMachines(self._pipeline, self._hub, self._writes)
         self.regions = Regions(self._pipeline)
@@ -216,9 +209,7 @@ class Client:
         """
         secret = Secret(api_secret)
         del api_secret
-        if not isinstance(region, str) or not _REGION.fullmatch(region):
-            raise arguments.refuse("region", region, "a name of small letters, digits and '-'")
-        url = f"https://{region}.api.e24cloud.com"
+        url = url_of_region(region)
         secret = arguments.secret("api_secret", secret)
         return cls(url, api_key=api_key, api_secret=secret.text(), **options)
 
@@ -235,28 +226,9 @@ class Client:
         Raises:
             InvalidArgument: If one of them is missing or wrong, or both URL and region are set.
         """
-        url, region, key = (os.environ.get(name) or None for name in _VARIABLES)
-        secret = Secret(os.environ.get(_API_SECRET) or "")
-        missing = ["VMAPI_API_KEY"] if key is None else []
-        missing += [] if secret.text() else [_API_SECRET]
-        if url is None and region is None:
-            missing.insert(0, "VMAPI_URL or VMAPI_REGION")
-        if missing or key is None:
-            raise InvalidArgument(
-                f"not set in the environment: {', '.join(missing)}", argument=missing[0]
-            )
-        if url is not None and region is not None:
-            raise InvalidArgument(
-                "VMAPI_URL and VMAPI_REGION are both set; set one", argument="VMAPI_URL"
-            )
-        if old := os.environ.get(_MAX_STALENESS):
-            try:
-                options.setdefault("max_staleness", float(old))
-            except ValueError:
-                raise arguments.refuse(_MAX_STALENESS, old, "a number of seconds") from None
-        if region is not None:
-            return cls.for_region(region, api_key=key, api_secret=secret.text(), **options)
-        return cls(url or "", api_key=key, api_secret=secret.text(), **options)
+        found = environment(options)
+        url = found.url or url_of_region(found.region)
+        return cls(url, api_key=found.api_key, api_secret=found.api_secret.text(), **options)
 
     @classmethod
     def in_memory(
@@ -357,29 +329,48 @@ class Client:
         """
         running_loop()
         task = tasks.resume(self._hub, self._pipeline.origin, token)
-        self._writes.taken_up(token)
+        self._shield.taken_up(token)
         return task
 
     @property
     def unresolved(self) -> tuple[UnresolvedWrite, ...]:
-        """Writes whose caller was cancelled before it could be told what came of them.
+        """Writes whose caller was cancelled before their outcome was known.
 
-        A create that was accepted in the last moment is among them, for nobody else knows its
-        machine. Each is there until `settle`, `resume` or `dismiss` takes it off.
+        A write in flight is added at the moment when its caller is cancelled. The response may
+        come in the next `cancel_grace` seconds: then a write that was refused, or whose VM is
+        known anyhow, is removed, and a create that was accepted is there with its VM's id. Each
+        is there until `settle`, `resume` or `dismiss` removes it.
         """
-        return self._writes.unresolved
+        return self._shield.unresolved
 
-    async def settle(self, token: str) -> Task[VirtualMachine | None]:
+    @property
+    def pending(self) -> tuple[Task[Any], ...]:
+        """Tasks that this client returned and that are not complete, the oldest first.
+
+        Also those that your code did not keep, for instance since it was cancelled: they can be
+        awaited. A task is removed when it is seen to be complete, which takes someone who awaits
+        or refreshes it. Of `resume`, only tasks that your code holds are listed, since it has
+        their tokens. The latest 10,000 are kept, after `close` too.
+        """
+        return tuple(self._hub.pending.tasks())
+
+    async def settle(
+        self, token: str, *, lookup_window: float | None = None
+    ) -> Task[VirtualMachine | None]:
         """Find out what became of a write in doubt, from the token of an `OutcomeUnknown`.
 
-        It looks, for ``lookup_window`` at most, and sends nothing; so it may be called any
-        number of times, in this process or another. The token of a task is taken too.
+        It polls, and sends no write; so it may be called any number of times, in this process or
+        another. The token of a task is taken too.
+
+        Args:
+            token: The token.
+            lookup_window: Seconds to look for, at most; None for the client's own.
 
         Raises:
             OutcomeUnknown: If it still cannot be told.
             InvalidArgument: If the token is damaged, or belongs to another endpoint.
         """
-        return await self._writes.settle(token)
+        return await self._writes.settle(token, lookup_window=lookup_window)
 
     def dismiss(self, write: UnresolvedWrite) -> None:
         """Take a write off `unresolved`, having dealt with it.
@@ -387,14 +378,14 @@ class Client:
         Raises:
             InvalidArgument: If it is not there.
         """
-        self._writes.dismiss(write)
+        self._shield.dismiss(write)
 
     async def close(self) -> None:
         """Close the connections; tasks that are awaited end with an `InvalidState`.
 
-        Writes in flight get ten seconds for their responses. A warning is logged if some are left
-        in `unresolved`. A transport that was given is closed too; a session that was given stays
-        open. Until the client is entered again, all that would use it raises `InvalidState`.
+        Writes in flight get `cancel_grace` seconds for their responses. A warning is logged if some
+        are left in `unresolved`. A transport that was given is closed too; a session that was given
+        stays open. Until the client is entered again, all that would use it raises `InvalidState`.
         """
         self._hub.close()
         try:
@@ -416,8 +407,3 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-_VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY")
-_API_SECRET: Final = "VMAPI_API_SECRET"  # noqa: S105 - its name
-_MAX_STALENESS: Final = "VMAPI_MAX_STALENESS"

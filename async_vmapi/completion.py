@@ -211,12 +211,14 @@ class Target:
         cores: The requested number of CPUs of a resize.
         ram: The requested memory in MB of a resize.
         wait_for: Minutes that the guest was given to go down.
+        was_missing: Whether a delete was refused because the VM is not there.
     """
 
     operation: Operation
     cores: int | None = None
     ram: int | None = None
     wait_for: int = 0
+    was_missing: bool = False
 
     @property
     def rule(self) -> Rule:
@@ -289,7 +291,7 @@ class Completion:
             return self._fails(seen, seen.state)
         self._failing = None
         if not self.rule.expected:
-            return _PENDING
+            return self._is_deleting(seen)
         if self.rule.cycle:
             return self._cycled(seen)
         if self.rule.resized:
@@ -374,6 +376,12 @@ class Completion:
         if deleting:
             return Done(self._evidence(certain=self.seen))
         return Failed("the VM is gone", gone=True)
+
+    def _is_deleting(self, seen: Observation) -> Verdict:
+        missing = self.target.was_missing and seen.state != DELETING
+        if missing and self._is_believed and self._is_after_request(seen):
+            return Failed("the API said that the VM was not there, but it is; it is not deleted")
+        return _PENDING
 
     def _fails(self, seen: Observation, state: str) -> Verdict:
         self._offline = None

@@ -15,11 +15,12 @@ from async_vmapi.attach_times import server_time
 from async_vmapi.codec import Named
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.history import History
+from async_vmapi.models import CreateRequest
 from async_vmapi.pipeline import Pipeline
 from async_vmapi.retries import Trail
-from async_vmapi.tokens import DoubtToken
+from async_vmapi.tokens import DoubtToken, read
 
-__all__ = ["Creates", "Creation"]
+__all__ = ["Creates", "Creation", "intended_by"]
 
 _KEPT: Final = 600.0
 """Seconds for which it is known what this client did to a VM, at least."""
@@ -35,6 +36,7 @@ class Creation:
         ram: Its memory in MB.
         unique: Whether a VM of that name can only be what this create made.
         origin: The endpoint.
+        window: Seconds for which its VM is looked for.
         resumed: Whether its first attempt was another process's, or may have been.
         known: Ids that had the name before; None if that is not known.
         baseline: All ids of a list that was asked for before the create; None without one.
@@ -51,6 +53,7 @@ class Creation:
     ram: int
     unique: bool
     origin: str
+    window: float
     resumed: bool = False
     known: frozenset[str] | None = None
     baseline: frozenset[str] | None = None
@@ -71,37 +74,36 @@ class Creates:
 
     Args:
         pipeline: What sends them.
-        window: Seconds for which the VM of one is looked for.
         max_staleness: How old a response's content can be, in seconds.
 
     Attributes:
-        window: As above.
         max_staleness: As above.
         history: What this client did to which VM.
     """
 
-    def __init__(self, pipeline: Pipeline, *, window: float, max_staleness: float = 10.0) -> None:
+    def __init__(self, pipeline: Pipeline, *, max_staleness: float = 10.0) -> None:
         self._pipeline = pipeline
-        self.window = window
         self.max_staleness = max_staleness
         self._under_way: dict[str, dict[Creation, None]] = {}
-        self.history = History(kept=max(_KEPT, window + 2 * max_staleness))
+        self.history = History(kept=max(_KEPT, 2 * max_staleness))
         self._stopped = asyncio.Event()
 
-    def begin(self, name: str, cores: int, ram: int, *, unique: bool, origin: str) -> Creation:
+    def begin(
+        self, name: str, cores: int, ram: int, *, unique: bool, origin: str, window: float
+    ) -> Creation:
         """Note a create.
 
         Raises:
             InvalidArgument: If its name is said to be unique and is in use by another create.
         """
-        creation = Creation(name, cores, ram, unique, origin)
+        creation = Creation(name, cores, ram, unique, origin, window)
         if unique:
             creation.known = frozenset()
         return self._note(creation)
 
-    def take_up(self, token: DoubtToken, besides: frozenset[str]) -> Creation:
+    def take_up(self, token: DoubtToken, besides: frozenset[str], window: float) -> Creation:
         """Note a create of a token, which made none of the VMs `besides`."""
-        creation = Creation(token.name, token.cores, token.ram, token.unique, token.origin)
+        creation = Creation(token.name, token.cores, token.ram, token.unique, token.origin, window)
         creation.known = None if token.known is None else besides.union(token.known)
         self.resume(creation)
         return self._note(creation)
@@ -120,6 +122,8 @@ class Creates:
                 argument="unique_name",
             )
         self._under_way.setdefault(creation.name, {})[creation] = None
+        # For as long as reads can show what was before.
+        self.history.keep_for(creation.window + 2 * self.max_staleness)
         return creation
 
     def end(self, creation: Creation) -> None:
@@ -195,3 +199,20 @@ class Creates:
     def start(self) -> None:
         """Let looking be possible again, in another event loop too."""
         self._stopped = asyncio.Event()
+
+
+def intended_by(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> DoubtToken:
+    """Read the token that was made for a create before it was sent.
+
+    Raises:
+        InvalidArgument: If it was made for something else.
+    """
+    token = read(intent, origin)
+    asked = (request.name, request.cpus, request.ram, unique)
+    if (
+        not isinstance(token, DoubtToken)
+        or token.operation != "create"
+        or (token.name, token.cores, token.ram, token.unique) != asked
+    ):
+        raise InvalidArgument("intent is not that of this create", argument="intent")
+    return token

@@ -1,6 +1,7 @@
 """Check where a client connects, with which key, over what, and who observes it."""
 
 import contextlib
+import inspect
 import ipaddress
 import re
 from typing import Final
@@ -11,7 +12,14 @@ from yarl import URL
 from async_vmapi import arguments
 from async_vmapi.errors import InvalidArgument
 
-__all__ = ["check_session", "check_telemetry", "check_transport", "key_of", "origin_of"]
+__all__ = [
+    "check_on_unresolved",
+    "check_session",
+    "check_telemetry",
+    "check_transport",
+    "key_of",
+    "origin_of",
+]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
@@ -48,6 +56,15 @@ def check_telemetry(telemetry: object) -> None:
     ):
         return
     raise arguments.refuse("telemetry", telemetry, "an async_vmapi.otel.OpenTelemetry()")
+
+
+def check_on_unresolved(function: object) -> None:
+    """Check that something can be called with an unresolved write."""
+    if function is None:
+        return
+    # A coroutine function is the likely mistake: what it returns would never run.
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise arguments.refuse("on_unresolved", function, "a plain function")
 
 
 def key_of(value: object) -> str:

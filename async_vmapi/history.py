@@ -24,7 +24,7 @@ class History:
     """Ids of VMs, each kept for a while after what was done to it.
 
     Args:
-        kept: For how many seconds.
+        kept: For how many seconds, at least.
 
     Attributes:
         changes_names: Whether a VM was shown under another name than its create asked for: then
@@ -39,6 +39,11 @@ class History:
         # The labels that VMs must show unless the provider changes names.
         self._labels: dict[str, str] = {}
         self._compared = -math.inf
+
+    def keep_for(self, seconds: float) -> None:
+        """Keep what is noted for this long, at least."""
+        self._created.kept = max(self._created.kept, seconds)
+        self._deleted.kept = max(self._deleted.kept, seconds)
 
     def created(self, vm_id: str, name: str) -> None:
         """Note what a create made."""
@@ -91,7 +96,7 @@ class _Recent(Generic[T]):
     """Ids with a value each, in the order in which they were added last."""
 
     def __init__(self, kept: float) -> None:
-        self._kept = kept
+        self.kept = kept
         self._noted: OrderedDict[str, tuple[float, T]] = OrderedDict()
 
     def __contains__(self, vm_id: str) -> bool:
@@ -110,7 +115,7 @@ class _Recent(Generic[T]):
         self._noted[vm_id] = now, value
         self._noted.move_to_end(vm_id)
         forgotten: list[tuple[str, T]] = []
-        while now - next(iter(self._noted.values()))[0] > self._kept or len(self._noted) > _MOST:
+        while now - next(iter(self._noted.values()))[0] > self.kept or len(self._noted) > _MOST:
             old, (_, its_value) = self._noted.popitem(last=False)
             forgotten.append((old, its_value))
         return forgotten

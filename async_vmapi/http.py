@@ -6,6 +6,7 @@ The only module of the client that knows aiohttp. It neither signs nor decodes n
 import asyncio
 import math
 import os
+import traceback
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,6 +25,7 @@ from async_vmapi.errors import (
     TransportTimeout,
     VMAPIError,
 )
+from async_vmapi.guards import Guard
 from async_vmapi.redaction import without_frames
 from async_vmapi.transport import Response
 
@@ -32,6 +34,8 @@ __all__ = ["CONNECT_TIMEOUT", "MAX_BODY", "TIMEOUT", "HTTPTransport"]
 TIMEOUT: Final = 30.0
 CONNECT_TIMEOUT: Final = 10.0
 MAX_BODY: Final = 64 * 1024 * 1024
+
+_FRAMES_NAMED: Final = 3
 
 
 class HTTPTransport:
@@ -74,6 +78,7 @@ class HTTPTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         # An own session is opened by the first request, a lent one is open already.
         self._process = None if session is None else os.getpid()
+        self._guard = Guard()
         timeout = arguments.seconds("timeout", timeout)
         self._timeout = aiohttp.ClientTimeout(
             total=timeout if timeout < math.inf else None,
@@ -117,7 +122,7 @@ class HTTPTransport:
     ) -> Response:
         """Send one request and return its response; see `Transport.send`."""
         session = self._session()
-        attempt = _Attempt(headers)
+        attempt = _Attempt(headers, self._max_body)
         failure: BaseException
         try:
             return await self._exchange(session, attempt, method, target, body)
@@ -126,7 +131,7 @@ class HTTPTransport:
         except (DecodingError, InvalidState) as error:
             failure = error
         except Exception as error:
-            known = _error_for(error, attempt, self._timeout.total)
+            known = self._known(error, attempt)
             if known is None:
                 # One of the caller's own hooks: what calls this knows what to make of it.
                 raise
@@ -136,6 +141,16 @@ class HTTPTransport:
         # Raised out here: aiohttp's errors and frames hold headers, signature included.
         raise without_frames(failure)
 
+    def _known(self, error: Exception, attempt: "_Attempt") -> BaseException | None:
+        """Return the error or the cancellation to raise; None for somebody else's error."""
+        cause = attempt.take_cause(error)
+        if cause is not error and error.__cause__ is not cause:
+            # aiohttp names the cause where it wraps an error: this one is a hook's.
+            self._note_hook(error)
+        if isinstance(cause, VMAPIError) or not isinstance(cause, Exception):
+            return cause
+        return _error_for(cause, attempt, self._timeout.total)
+
     async def _exchange(
         self,
         session: aiohttp.ClientSession,
@@ -144,53 +159,47 @@ class HTTPTransport:
         target: str,
         body: bytes,
     ) -> Response:
-        response = await session.request(
-            method,
-            self._url(target),
-            data=body or None,
-            headers=attempt.headers,
-            timeout=self._timeout,
-            allow_redirects=False,
-            raise_for_status=False,
-            middlewares=(attempt,),
-        )
         try:
-            return Response(response.status, response.headers, await self._read(response))
+            response = await session.request(
+                method,
+                self._url(target),
+                data=body or None,
+                headers=attempt.headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=(attempt,),
+            )
+        except Exception as error:
+            if attempt.response is None:
+                raise
+            # Of a hook, or of what else a lent session calls, once the response had been read: it
+            # changes nothing.
+            self._note_hook(error)
+            return attempt.response
+        try:
+            if attempt.response is not None:
+                return attempt.response
+            # A session that is a stand-in in tests (aioresponses) may run no middleware.
+            return Response(
+                response.status, response.headers, await _read(response, self._max_body)
+            )
         finally:
             # An answer that was read to its end has given its connection back by itself.
             if body or not response.closed:
                 response.release()
                 await response.wait_for_close()
 
+    def _note_hook(self, error: Exception) -> None:
+        # Its text can hold the headers, which trace hooks are given.
+        where = "".join(traceback.format_tb(error.__traceback__)[-_FRAMES_NAMED:]).rstrip()
+        self._guard.note("a hook of the aiohttp session", error, where=where)
+
     def _url(self, target: str) -> URL:
         if "?" in target:
             return URL(str(self._origin) + target, encoded=True)
         # A quarter of the time, for the origin is not taken apart again.
         return self._origin.with_path(target, encoded=True)
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        content = response.content
-        refused = not 200 <= response.status < 300
-        limit = MAX_REFUSAL if refused else self._max_body
-        pieces: list[bytes] = []
-        size = 0
-        if content.is_eof():
-            # All of it came along with the head, as with most answers: there is nothing to await.
-            pieces.append(content.read_nowait())
-            size = len(pieces[0])
-        else:
-            async for piece in content.iter_any():
-                pieces.append(piece)
-                size += len(piece)
-                if size > limit:
-                    break
-        if size > limit:
-            # The rest is not read; the connection cannot be used again.
-            response.close()
-            if not refused:
-                raise DecodingError(f"the body is larger than {limit} bytes")
-        whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return whole[: limit + 1] if refused else whole
 
     async def close(self) -> None:
         """Close the session of its own, if there is one."""
@@ -202,6 +211,31 @@ class HTTPTransport:
             self._process = None
         if own is not None:
             await own.close()
+
+
+async def _read(response: aiohttp.ClientResponse, max_body: int) -> bytes:
+    content = response.content
+    refused = not 200 <= response.status < 300
+    limit = MAX_REFUSAL if refused else max_body
+    pieces: list[bytes] = []
+    size = 0
+    if content.is_eof():
+        # All of it came along with the head, as with most answers: there is nothing to await.
+        pieces.append(content.read_nowait())
+        size = len(pieces[0])
+    else:
+        async for piece in content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                break
+    if size > limit:
+        # The rest is not read; the connection cannot be used again.
+        response.close()
+        if not refused:
+            raise DecodingError(f"the body is larger than {limit} bytes")
+    whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return whole[: limit + 1] if refused else whole
 
 
 class _Interrupted(aiohttp.ClientError):
@@ -218,14 +252,27 @@ class _Attempt:
     Attributes:
         headers: All other headers.
         reached: Whether the request was handed over to be sent; until then surely nothing was.
+        response: The response, once all of it was read.
     """
 
-    __slots__ = ("_authorization", "headers", "reached")
+    __slots__ = (
+        "_authorization",
+        "_cancellations",
+        "_failure",
+        "_max_body",
+        "headers",
+        "reached",
+        "response",
+    )
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], max_body: int) -> None:
+        self._max_body = max_body
         self.headers = dict(headers)
         self._authorization = self.headers.pop("Authorization", None)
         self.reached = False
+        self.response: Response | None = None
+        self._failure: BaseException | None = None
+        self._cancellations = _cancellations()
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -237,18 +284,52 @@ class _Attempt:
         # to be closed (RFC 9110 §9.2.2 holds them for idempotent). Here PUT creates a machine
         # (WIRE §2), so such an error must reach us as one that aiohttp does not repeat.
         try:
-            return await handler(request)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            received = await handler(request)
+            try:
+                # Here, before hooks and cookie jars of the session can raise.
+                body = await _read(received, self._max_body)
+            except BaseException:
+                received.close()
+                raise
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            self._failure = error
             raise
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             description = _describe(error)
-        raise _Interrupted(description)
+        except BaseException as error:
+            self._failure = error
+            raise
+        else:
+            self.response = Response(received.status, received.headers, body)
+            return received
+        self._failure = _Interrupted(description)
+        raise self._failure
+
+    def take_cause(self, error: Exception) -> BaseException:
+        """Return what ended the request, where a hook of the session raised `error` after it.
+
+        Else a hook that cannot connect to a collector, say, would make a create look unsent.
+        """
+        # Not kept: its frames hold the headers.
+        failure, self._failure = self._failure, None
+        if failure is None or isinstance(failure, Exception):
+            return failure or error
+        # It was cancelled, by its caller or by aiohttp's timer.
+        return failure if _cancellations() > self._cancellations else TimeoutError()
+
+
+def _cancellations() -> int:
+    """Return how often the running task was cancelled and not uncancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 _LASTING_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"}
 )
 """Why a TLS handshake failed that fails again: no TLS on that port, or none that both know."""
+
+_ADDRESSES: Final = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 
 _PROXY_MAY_MEND: Final = frozenset({408, 425, 429})
 
@@ -278,7 +359,7 @@ def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAP
         status = error.status
         lasting = 400 <= status < 500 and status not in _PROXY_MAY_MEND
         return ConnectFailed(f"the proxy refused with status {status}", permanent=lasting)
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+    if isinstance(error, _ADDRESSES):
         # Of a host or a proxy's address; may hold its password.
         return ConnectFailed("the host's or the proxy's address is not valid", permanent=True)
     if isinstance(error, TimeoutError):

@@ -11,6 +11,7 @@ from async_vmapi.changes import OwnChanges
 from async_vmapi.completion import Target
 from async_vmapi.errors import InvalidState, VMAPIError
 from async_vmapi.observers import Observer
+from async_vmapi.pending import PendingTasks
 from async_vmapi.pipeline import Pipeline
 from async_vmapi.poller import Poller
 from async_vmapi.polls import Polls
@@ -29,6 +30,9 @@ class PollHub:
         rosters: Asks for lists too, of names.
         schedule: The intervals.
         max_staleness: Seconds by which any read may be old.
+
+    Attributes:
+        pending: The tasks that were returned and are not complete.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class PollHub:
         self._schedule = schedule
         self._changes = OwnChanges(max_staleness)
         self._poller: Poller | None = None
+        self.pending = PendingTasks()
 
     @property
     def min_interval(self) -> float:
@@ -152,8 +157,8 @@ class PollHub:
             return
         problem = partial(InvalidState, "the client was closed while this task was awaited")
         for watch in poller.polls.watches:
-            if watch.observer is not None:
-                watch.observer.ended("closed")
+            if (observer := watch.observer) is not None:
+                observer.ended("closed")
         if poller.polls.loop.is_closed() or poller.polls.loop is asyncio.get_running_loop():
             self._start(poller.polls.loop)
             poller.close(problem)
@@ -176,15 +181,15 @@ class PollHub:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> Poller:
         polls = Polls(self._pipeline, self._schedule, loop)
-        self._poller = Poller(polls, self._rosters, self._changes)
+        self._poller = Poller(polls, self._rosters, self._changes, self.pending)
         return self._poller
 
 
 def _report_leaving(watch: Watch, result: VMAPIError | bool | None) -> None:
     """Report why the last waiter left, if it was before the end."""
-    if watch.observer is None or result is True:
+    if (observer := watch.observer) is None or result is True:
         return
     if isinstance(result, VMAPIError):
-        watch.observer.ended("error", result)
+        observer.ended("error", result)
     else:
-        watch.observer.ended("cancelled" if result is None else "timeout")
+        observer.ended("cancelled" if result is None else "timeout")

@@ -22,6 +22,7 @@ from async_vmapi.models import CreateRequest, VirtualMachine
 from async_vmapi.report import Outcome
 
 __all__ = [
+    "DEFAULTS",
     "GENERAL",
     "LOWERING",
     "OPERATIONS",
@@ -52,6 +53,9 @@ LOWERING: Final = STAYS_DOWN | {"reboot", "reset", "resize"}
 
 REPEATABLE: Final = STAYS_DOWN | {"resize", "power_on", "rename"}
 """The operations that name their target state: idempotent in effect (WIRE §5.5)."""
+
+DEFAULTS: Final[dict[str, dict[str, Any]]] = {"delete": {"missing_ok": True}}
+"""Arguments that have another default where an operation is for many VMs."""
 
 Items: TypeAlias = Iterable[T] | AsyncIterable[T]
 """Anything to iterate over, with or without ``await``."""
@@ -223,7 +227,10 @@ OPERATIONS: Final[dict[str, tuple[_Checks, frozenset[str]]]] = {
         frozenset({"cores", "ram"}),
     ),
     "shutdown": ({"wait_for": _wait_for}, frozenset()),
-    "delete": ({"delete_resources": arguments.boolean}, frozenset()),
+    "delete": (
+        {"delete_resources": arguments.boolean, "missing_ok": arguments.boolean},
+        frozenset(),
+    ),
     "rename": ({"names": _names}, frozenset({"names"})),
     "reboot": ({}, frozenset()),
     "reset": ({}, frozenset()),

@@ -9,11 +9,11 @@ import attrs
 import msgspec
 
 from async_vmapi.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
-from async_vmapi.errors import APIError, DecodingError, NotFound
+from async_vmapi.errors import APIError, DecodingError, NotFound, VMAPIError
 from async_vmapi.pace import Lane
 from async_vmapi.pipeline import Call, Pipeline
 
-__all__ = ["Listing", "Look", "look_at", "look_at_all"]
+__all__ = ["Listing", "Look", "is_missing", "look_at", "look_at_all"]
 
 _PATH: Final = "/v2/virtual-machines"
 _LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS, first=True, shared=True)
@@ -55,6 +55,21 @@ async def look_at_all(pipeline: Pipeline) -> Listing:
     """Ask for the list; raises what `Pipeline.call` raises."""
     glimpses, body = await pipeline.call_raw(_LIST, GLIMPSES)
     return Listing(glimpses, body)
+
+
+async def is_missing(pipeline: Pipeline, vm_id: str, refusal: VMAPIError) -> bool:
+    """Return whether a call was refused because its VM is not there (WIRE §1).
+
+    ``success: false`` on 200 says that of an unknown VM, or anything else: then the VM is read.
+    """
+    if isinstance(refusal, NotFound) or not isinstance(refusal, APIError):
+        return isinstance(refusal, NotFound)
+    if not 200 <= refusal.status < 300:
+        return False
+    try:
+        return (await look_at(pipeline, vm_id)).glimpse is None
+    except VMAPIError:
+        return False
 
 
 async def look_at(pipeline: Pipeline, vm_id: str) -> Look:

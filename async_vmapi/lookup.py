@@ -19,9 +19,9 @@ from async_vmapi.errors import AuthenticationError, NotFound, OutcomeUnknown, VM
 from async_vmapi.models import DELETING
 from async_vmapi.pipeline import Call, Pipeline
 from async_vmapi.roster import Roster, Rosters
-from async_vmapi.tokens import seal
+from async_vmapi.tokens import DoubtToken, seal
 
-__all__ = ["Found", "Lookup", "unknown"]
+__all__ = ["Found", "Lookup", "unknown", "unnoticed"]
 
 _PROOF: Final = 3
 """Lists without the VM that are taken as proof that there is none: one may be wrong."""
@@ -104,7 +104,7 @@ class Lookup:
     async def run(self) -> Found:
         """Look until the VM is found or the window is over."""
         loop = asyncio.get_running_loop()
-        began, window = loop.time(), self._creates.window
+        began, window = loop.time(), self._creation.window
         until, settled = began + window, self._settled(began)
         window = min(window, _LONGEST)
         pause = max(1.0, window / 60)
@@ -290,4 +290,16 @@ def unknown(creates: Creates, creation: Creation, found: Found) -> OutcomeUnknow
         name=creation.name,
         candidates=found.candidates,
         token=seal(creates.token(creation)),
+    )
+
+
+def unnoticed(token: DoubtToken) -> OutcomeUnknown:
+    """Return the error for a reboot or reset whose outcome its VM's state did not show."""
+    return OutcomeUnknown(
+        f"nobody can tell whether the {token.operation} of {token.vm} was carried out: no "
+        f"answer said so, and its state did not show it; it was not sent again. Call "
+        f"client.settle(error.token) to look on, or {token.operation} it once more",
+        operation=token.operation,
+        vm_id=token.vm,
+        token=seal(token),
     )

@@ -41,8 +41,11 @@ class OperationObserver(Protocol):
     """
 
     @property
-    def context(self) -> Context:
-        """What to make the write in, so that its requests belong to this operation."""
+    def context(self) -> Context | None:
+        """What to make the write in, so that its requests belong to this operation.
+
+        None for a copy of the caller's context.
+        """
         ...
 
     @property

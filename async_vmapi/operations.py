@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from async_vmapi.jobs import Items, check_arguments
 from async_vmapi.models import CreateRequest
-from async_vmapi.vms import VMOrId
+from async_vmapi.requests import VMOrId
 
 __all__ = ["Operations"]
 
@@ -54,9 +54,16 @@ class Operations(abc.ABC, Generic[R]):
         """Turn machines off; see `VirtualMachines.power_off`."""
         return await self.run(vms, "power_off")
 
-    async def delete(self, vms: Items[VMOrId], *, delete_resources: bool = False) -> R:
-        """Delete machines; see `VirtualMachines.delete`."""
-        return await self.run(vms, "delete", delete_resources=delete_resources)
+    async def delete(
+        self, vms: Items[VMOrId], *, delete_resources: bool = False, missing_ok: bool = True
+    ) -> R:
+        """Delete machines; see `VirtualMachines.delete`.
+
+        One that is gone already has succeeded, unless `missing_ok` is False.
+        """
+        return await self.run(
+            vms, "delete", delete_resources=delete_resources, missing_ok=missing_ok
+        )
 
     async def rename(self, names: Mapping[str, str]) -> R:
         """Give machines other labels, by their ids; see `VirtualMachines.rename`."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, Literal, TypeAlias
 from weakref import WeakSet
 
@@ -29,6 +30,7 @@ from yarl import URL
 
 from async_vmapi import __version__, arguments
 from async_vmapi.errors import RateLimited
+from async_vmapi.guards import Guard
 from async_vmapi.observers import Ending
 
 __all__ = ["OpenTelemetry"]
@@ -108,6 +110,7 @@ class _ClientObserver:
 
     def __init__(self, telemetry: OpenTelemetry, origin: URL) -> None:
         self.telemetry = telemetry
+        self.guard = Guard()
         self.origin = str(origin).rstrip("/")
         self.server: _Attributes = {"server.address": origin.host or ""}
         if origin.port is not None:
@@ -157,7 +160,7 @@ class _ClientObserver:
 
     def close(self) -> None:
         for operation in list(self.open):
-            operation.ended("closed")
+            self.guard.call("OpenTelemetry", partial(operation.ended, "closed"))
 
 
 class _Request:
@@ -176,6 +179,10 @@ class _Request:
         self, seconds: float, *, status: int | None = None, error: BaseException | None = None
     ) -> None:
         telemetry, server = self._client.telemetry, self._client.server
+        # First, whatever else goes wrong: what comes later is no part of this request. A coroutine
+        # that is thrown away is closed in whatever context there is.
+        if self._token is not None and not isinstance(error, GeneratorExit):
+            otel_context.detach(self._token)
         attributes: _Attributes = {}
         if status is not None:
             attributes["http.response.status_code"] = status
@@ -189,9 +196,6 @@ class _Request:
         telemetry.request_seconds.record(seconds, labels)
         if self._span is None:
             return
-        # A coroutine that is thrown away is closed in whatever context there is.
-        if self._token is not None and not isinstance(error, GeneratorExit):
-            otel_context.detach(self._token)
         self._span.set_attributes(attributes)
         if error is not None:
             self._span.set_status(StatusCode.ERROR)
@@ -230,17 +234,19 @@ class _Operation:
         self._span = self._begin(link, again=elapsed is not None)
 
     def _begin(self, link: Link | None, *, again: bool) -> Span:
-        self._over = False
-        self._client.open.add(self)
         attributes: _Attributes = {
             "vmapi.operation": self._name,
             "vmapi.resumed": again,
             **self._client.server,
             **self._accepted,
         }
-        return self._client.telemetry.tracer.start_span(
+        span = self._client.telemetry.tracer.start_span(
             f"vms.{self._name}", attributes=attributes, links=[link] if link else None
         )
+        # Not before: a span processor may have raised.
+        self._over = False
+        self._client.open.add(self)
+        return span
 
     @property
     def context(self) -> contextvars.Context:
@@ -299,11 +305,11 @@ class _Operation:
             self._span.set_attribute("error.type", kind)
             self._span.set_status(StatusCode.ERROR)
             labels["error.type"] = kind
-        self._span.end()
         if seconds is None:
             seconds = max(0.0, self._loop.time() - self._began)
         labels |= self._client.server
         self._client.telemetry.operation_seconds.record(seconds, labels)
+        self._span.end()
 
     def __del__(self) -> None:
         if getattr(self, "_over", True):
@@ -311,9 +317,12 @@ class _Operation:
         # The garbage collector may run within the very lock that ending a span takes, so that is
         # left to the loop.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.ended, "abandoned")
+            self._loop.call_soon_threadsafe(self._abandon)
             return
-        self.ended("abandoned")
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self._client.guard.call("OpenTelemetry", lambda: self.ended("abandoned"))
 
 
 def _link_to(carrier: Mapping[str, str]) -> Link | None:

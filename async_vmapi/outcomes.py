@@ -60,6 +60,7 @@ def succeeded(job: Job, task: Task[Any] | None, value: Any, *, seconds: float, w
         seconds=round(seconds, 3),
         evidence=task.evidence.value if task and task.evidence else None,
         adopted=bool(task and task.adopted),
+        reason="it was gone already" if task and task.was_missing else "",
         value=value,
     )
     return Ended(found, online=isinstance(value, VirtualMachine) and value.state == ONLINE)

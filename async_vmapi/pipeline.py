@@ -29,6 +29,7 @@ from async_vmapi.errors import (
     TransportTimeout,
     VMAPIError,
 )
+from async_vmapi.logs import logger_of
 from async_vmapi.observers import Observer
 from async_vmapi.pace import Lane, Pace
 from async_vmapi.redaction import Secret, without_frames
@@ -40,7 +41,7 @@ __all__ = ["Call", "Pipeline", "running_loop"]
 
 T = TypeVar("T")
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 _DEFAULT_HOLD: Final = 1.0
 """Seconds to hold back for a 429 that does not say how long."""
@@ -221,14 +222,15 @@ class Pipeline:
             try:
                 response = await self._send(call, headers)
             except BaseException as error:
-                if seen is not None:
-                    seen.ended(loop.time() - began, error=error)
                 if isinstance(error, VMAPIError):
                     trail.in_air = False
                     trail.doubts += may_have_happened(error)
                     _log_failure(call, error)
+                if seen is not None:
+                    seen.ended(loop.time() - began, error=error)
                 raise
-        trail.in_air = False
+        # Its attempt stays in flight until the response is understood: whatever goes wrong before
+        # leaves a write in doubt.
         # The headers as a secret: a server can repeat the signature in them.
         self._answered = loop.time(), Secret(response.headers)
         seconds = loop.time() - began
@@ -237,11 +239,13 @@ class Pipeline:
         try:
             opened = self._opened(call, shape, response, signed)
         except VMAPIError as error:
-            if seen is not None:
-                seen.ended(seconds, status=response.status, error=error)
+            trail.in_air = False
             trail.doubts += may_have_happened(error)
             self._heed(error)
+            if seen is not None:
+                seen.ended(seconds, status=response.status, error=error)
             raise
+        trail.in_air = False
         if seen is not None:
             seen.ended(seconds, status=response.status)
         self._retries.succeeded()
@@ -351,9 +355,13 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:
     """Return a header, by its name in small letters; a transport's mapping may be a plain dict."""
-    for key, value in headers.items():
-        if isinstance(key, str) and isinstance(value, str) and key.lower() == name:
-            return value
+    try:
+        for key, value in headers.items():
+            if isinstance(key, str) and isinstance(value, str) and key.lower() == name:
+                return value
+    except Exception as error:  # noqa: BLE001 - it may be a mapping of the user's own
+        kind = type(error).__name__
+        _log.debug("the response's headers raised %s", kind, extra={"vmapi_error": kind})
     return None
 
 

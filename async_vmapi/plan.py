@@ -123,7 +123,8 @@ class BulkPlan:
             at the start, by a list, which may lag behind; a machine counts again when its task
             has ended with it online, an ``assumed`` end included.
         dry_run: Whether to say what would be done, and write nothing.
-        on_event: Called with each `BulkEvent`, in the event loop. What it raises is logged.
+        on_event: Called with each `BulkEvent`, in the event loop. What it raises is logged, once
+            for each kind of exception, and changes nothing.
 
     Raises:
         InvalidArgument: If one of them is not as said above.

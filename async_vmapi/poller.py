@@ -15,6 +15,7 @@ from async_vmapi.completion import Done, Evidence, Pending
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.list_poller import ListPoller
 from async_vmapi.looks import Look, look_at
+from async_vmapi.pending import PendingTasks
 from async_vmapi.polled_vm import CLOCK, NOT_LISTED, PolledVM, State, give_up
 from async_vmapi.polls import Polls
 from async_vmapi.roster import Rosters
@@ -38,13 +39,17 @@ class Poller:
         polls: The awaited VMs; none yet.
         rosters: Asks for lists too, of names.
         changes: Takes note of the operations that are complete.
+        pending: The tasks that are not complete.
 
     Attributes:
         lists: Polls in list mode.
     """
 
-    def __init__(self, polls: Polls, rosters: Rosters, changes: OwnChanges) -> None:
+    def __init__(
+        self, polls: Polls, rosters: Rosters, changes: OwnChanges, pending: PendingTasks
+    ) -> None:
         self.polls = polls
+        self._pending = pending
         self.lists = ListPoller(polls, rosters, self._show, self._plan, self._list_done)
         self._changes = changes
         # VMs whose GET waits for a slot, and those whose GET was sent, abandoned or not.
@@ -62,8 +67,8 @@ class Poller:
             vm = self._in_flight.get(watch.vm_id) or PolledVM(watch.vm_id)
             self.polls.vms[watch.vm_id] = vm
         vm.join(watch)
-        if watch.observer is not None:
-            watch.observer.awaited()
+        if (observer := watch.observer) is not None:
+            observer.awaited()
         self.lists.cycling += watch.target.rule.cycle
         self._choose()
         if not self.lists.active and vm.state in (State.PLANNED, State.LISTED):
@@ -278,6 +283,7 @@ class Poller:
             verdict = watch.verdict
             if not took or isinstance(verdict, Pending):
                 continue
+            self._pending.discard(watch)
             evidence = verdict.evidence if isinstance(verdict, Done) else None
             if evidence is not Evidence.ASSUMED:
                 # What is assumed to be over may still go on.

@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import copy
-import logging
 import math
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
@@ -19,6 +18,7 @@ from async_vmapi.errors import (
     TransportError,
     VMAPIError,
 )
+from async_vmapi.logs import logger_of
 from async_vmapi.pipeline import Pipeline
 from async_vmapi.polled_vm import PolledVM
 from async_vmapi.schedule import Schedule
@@ -28,7 +28,7 @@ __all__ = ["Polls"]
 
 _Args = TypeVarTuple("_Args")
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 
 @attrs.define(eq=False)

@@ -34,7 +34,8 @@ class Outcome:
         token: A text to go on with by ``client.settle``; it holds no secret.
         accepted: Of an unknown one, whether the API accepted it, so that its end can be watched
             for; else nobody knows whether it did.
-        reason: Why it did not succeed, in words.
+        reason: Why it did not succeed, in words; of a delete that did, whether the VM was gone
+            already.
         error: The error's class name.
         value: What the task returned, for instance the machine. Not in JSON.
         exception: The error itself. Not in JSON.

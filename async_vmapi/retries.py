@@ -3,21 +3,34 @@
 import enum
 import random
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Final
 
 import attrs
 
 from async_vmapi.errors import (
     APIError,
+    Conflict,
     ConnectFailed,
     DecodingError,
+    NotFound,
     RateLimited,
     ServerError,
     TransportError,
     VMAPIError,
 )
 
-__all__ = ["CALL_BUDGET", "Repeat", "Retries", "Trail", "may_have_happened"]
+__all__ = [
+    "BEFORE_SENDING",
+    "CALL_BUDGET",
+    "PERHAPS_SENT",
+    "Repeat",
+    "Retries",
+    "Trail",
+    "is_explained",
+    "may_have_happened",
+    "repeatable_trail",
+]
 
 CALL_BUDGET: Final = 120.0
 """Seconds in which a call may be retried. What the first attempt took does not count for the first
@@ -64,6 +77,29 @@ class Trail:
     def doubtful(self) -> bool:
         """Whether the call may have been carried out although no answer says so."""
         return self.in_air or self.doubts > 0
+
+
+BEFORE_SENDING: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
+    "BEFORE_SENDING", default=None
+)
+"""Who is asked at the moment that a write sets out, which may be long after it was made."""
+
+PERHAPS_SENT: Final[ContextVar[bool]] = ContextVar("PERHAPS_SENT", default=False)
+"""Whether a process that is gone may have sent the write already, of one that may be repeated."""
+
+
+def repeatable_trail() -> Trail:
+    """Return what is known of the attempts of a write that may be repeated, before it is made."""
+    return Trail(doubts=int(PERHAPS_SENT.get()), before_sending=BEFORE_SENDING.get())
+
+
+def is_explained(operation: str, error: VMAPIError) -> bool:
+    """Return whether an earlier attempt that was carried out explains the refusal of a retry."""
+    if operation == "delete" and isinstance(error, APIError):
+        # An unknown VM is refused in any of these forms (WIRE §1).
+        refused_with_200 = 200 <= error.status < 300
+        return isinstance(error, Conflict | NotFound) or refused_with_200
+    return isinstance(error, Conflict)
 
 
 def may_have_happened(error: VMAPIError) -> bool:

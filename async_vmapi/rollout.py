@@ -6,7 +6,6 @@ they stop, nothing is left behind.
 """
 
 import asyncio
-import logging
 import math
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -17,6 +16,7 @@ import attrs
 
 from async_vmapi import outcomes
 from async_vmapi.accounts import WRITES, Write, is_task
+from async_vmapi.guards import Guard
 from async_vmapi.jobs import GENERAL, STAYS_DOWN, Job
 from async_vmapi.outcomes import INTERRUPTED, Ended
 from async_vmapi.plan import BulkEvent, BulkPlan, count_of, wave_sizes
@@ -24,8 +24,6 @@ from async_vmapi.report import Outcome, Status
 from async_vmapi.tasks import Task
 
 __all__ = ["Rollout"]
-
-_log: Final = logging.getLogger(__name__)
 
 _UNTAKEN: Final = 1000
 """Outcomes that nobody has taken yet: with more, no further item is taken."""
@@ -95,6 +93,7 @@ class Rollout:
         self._fatal: BaseException | None = None
         self._started = 0
         self._wave = 1
+        self._guard = Guard()
         self.counts: Counter[Status] = Counter()
         self.stopped: str | None = None
         self.complete = False
@@ -435,8 +434,5 @@ class Rollout:
             in_flight=len(self._workers),
             done=dict(self.counts),
         )
-        try:
-            self._plan.on_event(event)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - whatever a caller's raises
-            extra = {"vmapi_operation": self._operation}
-            _log.exception("on_event of a bulk call raised", extra=extra)
+        on_event = self._plan.on_event
+        self._guard.call("on_event", lambda: on_event(event))

@@ -1,8 +1,10 @@
 """`Task`: an operation that the API accepted, to be awaited until it is really finished."""
 
+import asyncio
 import enum
 import math
 from collections.abc import AsyncIterator, Callable, Generator
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from async_vmapi import arguments, tokens
@@ -22,8 +24,9 @@ from async_vmapi.pipeline import running_loop
 from async_vmapi.tokens import DoubtToken, TaskToken
 from async_vmapi.watch import TaskEvent, Watch
 
-__all__ = ["DEFAULT_TIMEOUT", "Task", "follow", "resume", "start", "start_delete"]
+__all__ = ["DEFAULT_TIMEOUT", "Task", "follow", "forget", "resume", "start", "start_delete"]
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=TaskError)
 
@@ -51,7 +54,15 @@ class Task(Generic[T_co]):
     Tasks come from the methods of ``client.vms`` and from `Client.resume`.
     """
 
-    __slots__ = ("_hub", "_origin", "_result_of", "_watch", "adopted")
+    __slots__ = (
+        "__weakref__",
+        "_hub",
+        "_observer",
+        "_origin",
+        "_result_of",
+        "_watch",
+        "adopted",
+    )
 
     adopted: bool
     """Whether the API's answer to the request was lost, and what it started was found by looking.
@@ -70,6 +81,7 @@ class Task(Generic[T_co]):
         adopted: bool = False,
     ) -> None:
         self.adopted = adopted
+        self._observer: OperationObserver | None = None
         self._hub = hub
         self._watch = watch
         self._origin = origin
@@ -96,6 +108,14 @@ class Task(Generic[T_co]):
     def operation(self) -> Operation:
         """What was asked of the machine."""
         return self._watch.target.operation
+
+    @property
+    def was_missing(self) -> bool:
+        """Whether the API refused a delete with ``missing_ok`` because the VM is not there.
+
+        Then nothing was deleted by this call. The task waits until reads show that it is gone.
+        """
+        return self._watch.target.was_missing
 
     @property
     def history(self) -> tuple[TaskEvent, ...]:
@@ -147,6 +167,8 @@ class Task(Generic[T_co]):
                 as the operation may take, which covers its ``wait_for``: half an hour for create
                 and resize, less for the others.
 
+        A cancellation that ends the waiting carries a note with the VM's id and the task's token.
+
         Returns:
             The machine as it was seen at the end; None for a deletion.
 
@@ -163,7 +185,11 @@ class Task(Generic[T_co]):
             limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
         until = running_loop().time() + limit if limit < math.inf else None
         while not self._watch.ended:
-            in_time = await self._hub.wait(self._watch, until=until)
+            try:
+                in_time = await self._hub.wait(self._watch, until=until)
+            except asyncio.CancelledError as cancellation:
+                cancellation.add_note(self._note())
+                raise
             if not (in_time or self._watch.ended):
                 raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
         return self.result()
@@ -216,7 +242,7 @@ class Task(Generic[T_co]):
         Raises:
             AuthenticationError: If the API does not let this client look.
         """
-        return _Events(self._hub, self._watch)
+        return _Events(self, self._hub, self._watch)
 
     def token(self) -> str:
         """Return a small text from which `Client.resume` makes this task again, anywhere.
@@ -235,8 +261,15 @@ class Task(Generic[T_co]):
                 elapsed=round(watch.elapsed, 1),
                 seen=watch.seen,
                 adopted=self.adopted,
-                trace=None if watch.observer is None else watch.observer.trace,
+                was_missing=watch.target.was_missing,
+                trace=None if (observer := watch.observer) is None else observer.trace,
             )
+        )
+
+    def _note(self) -> str:
+        return (
+            f"the {self.operation} of {self.vm_id} was accepted, and goes on; "
+            f"client.resume(token) waits for it, and its token is {self.token()}"
         )
 
     def _last_state(self) -> str | None:
@@ -260,7 +293,8 @@ class Task(Generic[T_co]):
 class _Events:
     """Iterates over a watch's events; it awaits, and so is polled for, within ``anext`` alone."""
 
-    def __init__(self, hub: PollHub, watch: Watch) -> None:
+    def __init__(self, task: Task[Any], hub: PollHub, watch: Watch) -> None:
+        self._task = task
         self._hub = hub
         self._watch = watch
         self._next = 0
@@ -273,7 +307,11 @@ class _Events:
         while self._next >= len(watch.history):
             if watch.ended:
                 raise StopAsyncIteration
-            await self._hub.wait(watch, news=True)
+            try:
+                await self._hub.wait(watch, news=True)
+            except asyncio.CancelledError as cancellation:
+                cancellation.add_note(self._task._note())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+                raise
         self._next += 1
         return watch.history[self._next - 1]
 
@@ -306,21 +344,41 @@ def start(
     `visible` says whether some read has shown the VM before.
     """
     watch = hub.watch(vm_id, target, visible=visible, reconciled=adopted)
-    return Task(hub, watch, origin, _vm_at_end, adopted=adopted)
+    return _listed(hub, watch, partial(Task, hub, watch, origin, _vm_at_end, adopted=adopted))
 
 
 def start_delete(
-    hub: PollHub, origin: str, vm_id: str, *, visible: bool = False, adopted: bool = False
+    hub: PollHub,
+    origin: str,
+    vm_id: str,
+    *,
+    visible: bool = False,
+    adopted: bool = False,
+    was_missing: bool = False,
 ) -> Task[None]:
-    """Return the task of a deletion that the API accepted just now."""
-    watch = hub.watch(vm_id, Target("delete"), visible=visible)
-    return Task(hub, watch, origin, _nothing, adopted=adopted)
+    """Return the task of a deletion that the API accepted just now, or for which it was late."""
+    watch = hub.watch(vm_id, Target("delete", was_missing=was_missing), visible=visible)
+    return _listed(hub, watch, partial(Task, hub, watch, origin, _nothing, adopted=adopted))
+
+
+def _listed(hub: PollHub, watch: Watch, make: Callable[[], Task[T]]) -> Task[T]:
+    """Return a task that is pending until it is complete."""
+    task = make()
+    hub.pending.add(watch, task, make)
+    return task
+
+
+def forget(task: Task[Any]) -> None:
+    """Note that a task is not returned to anyone."""
+    # No part of what users have of a task.
+    task._hub.pending.discard(task._watch)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 def follow(task: Task[Any], observer: OperationObserver) -> None:
     """Let somebody follow a task from here on."""
     observer.accepted(task.vm_id, adopted=task.adopted)
-    # No part of what users have of a task.
+    # Held by the task alone: when that is gone, no one follows the operation.
+    task._observer = observer  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     task._watch.observed_by(observer)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
@@ -333,7 +391,11 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
             argument="token",
         )
     target = Target(
-        content.operation, cores=content.cores, ram=content.ram, wait_for=content.wait_for
+        content.operation,
+        cores=content.cores,
+        ram=content.ram,
+        wait_for=content.wait_for,
+        was_missing=content.was_missing,
     )
     watch = hub.watch(
         content.vm,
@@ -343,6 +405,8 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         resumed=True,
     )
     task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
+    # Only while someone holds it: whoever resumed it has its token.
+    hub.pending.add(watch, task, None)
     if hub.observer is not None:
         followed = hub.observer.operation(
             content.operation, content.vm, elapsed=watch.elapsed, trace=content.trace

@@ -33,6 +33,7 @@ _SHORT: Final = {
     "wait_for": "w",
     "seen": "s",
     "adopted": "a",
+    "was_missing": "m",
     "trace": "t",
     "name": "n",
     "unique": "u",
@@ -65,6 +66,7 @@ class TaskToken(
     wait_for: int = 0
     seen: bool = False
     adopted: bool = False
+    was_missing: bool = False
     trace: str | None = None
 
 

@@ -9,14 +9,14 @@ of those means that the call failed several times, and it is safe to make it aga
 `reboot` and `reset` are never sent again on doubt; they raise `OutcomeUnknown`.
 
 A method that changes something, once it is sent, is not torn off the wire by cancellation: it
-waits, ten seconds at most, for its outcome. What its caller cannot be told is kept in
+waits, ``cancel_grace`` seconds at most, for its outcome. What its caller cannot be told is kept in
 ``client.unresolved``.
 """
 
-from typing import Any, Final, Literal, TypeAlias, overload
+from functools import partial
+from typing import Any, Final, Literal, overload
 
 import anyio.lowlevel
-import attrs
 
 from async_vmapi import arguments, codec, tasks
 from async_vmapi.completion import Target
@@ -31,6 +31,7 @@ from async_vmapi.models import (
     VirtualMachine,
 )
 from async_vmapi.pipeline import Call, Pipeline
+from async_vmapi.requests import PATH, VMOrId, id_of, path_of, request_of
 from async_vmapi.retries import Repeat
 from async_vmapi.tasks import Task
 from async_vmapi.tokens import DoubtToken, seal
@@ -38,11 +39,7 @@ from async_vmapi.writes import Writes
 
 __all__ = ["VMOrId", "VirtualMachines"]
 
-VMOrId: TypeAlias = VirtualMachine | str
-"""A machine, or its id."""
-
-_PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH)
+_LIST: Final = Call("list", "GET", PATH)
 
 _AT_A_STRETCH: Final = 250
 """Machines read before others get their turn on the event loop; each takes some 15 µs."""
@@ -66,6 +63,7 @@ class VirtualMachines:
         on_doubt: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
         perhaps_sent: bool = False,
+        lookup_window: float | None = None,
     ) -> Task[VirtualMachine]: ...
 
     # The None is for mypy, which else finds that the implementation does not fit.
@@ -84,6 +82,7 @@ class VirtualMachines:
         on_doubt: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
         perhaps_sent: bool = False,
+        lookup_window: float | None = None,
     ) -> Task[VirtualMachine]: ...
 
     async def create(
@@ -95,6 +94,7 @@ class VirtualMachines:
         on_doubt: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
         perhaps_sent: bool = False,
+        lookup_window: float | None = None,
         **keywords: Any,
     ) -> Task[VirtualMachine]:
         """Create a machine. The task ends when it is online.
@@ -128,11 +128,14 @@ class VirtualMachines:
             perhaps_sent: Whether a process that is gone may have sent the request of this
                 `intent`. Then it is in doubt from the start: looked for, and sent only as
                 ``on_doubt`` allows.
+            lookup_window: Seconds to look for the VM of this create, in place of the client's
+                ``lookup_window``; None for that. With one shorter than ``max_staleness``, no VM is
+                adopted: the call returns sooner, by `OutcomeUnknown` with a token for `settle`.
 
         Raises:
             OutcomeUnknown: If it is not known whether the VM was created.
         """
-        request = _request(request, keywords)
+        request = request_of(request, keywords)
         unique = arguments.boolean("unique_name", unique_name)
         if on_doubt not in ("raise", "retry"):
             raise arguments.refuse("on_doubt", on_doubt, "'raise' or 'retry'")
@@ -145,7 +148,7 @@ class VirtualMachines:
         call = Call(
             "create",
             "PUT",
-            _PATH,
+            PATH,
             codec.encode_create(request),
             tuple(secrets.values()),
             Repeat.ONCE,
@@ -157,6 +160,7 @@ class VirtualMachines:
             retry=on_doubt == "retry",
             intent=intent,
             perhaps_sent=perhaps_sent,
+            lookup_window=lookup_window,
         )
 
     async def intend(
@@ -190,7 +194,7 @@ class VirtualMachines:
             raise arguments.refuse("operation", operation, "'create', 'reboot' or 'reset'")
         if isinstance(item, CreateRequest):
             raise arguments.refuse("item", item, "a machine or its id")
-        return seal(DoubtToken(self._pipeline.origin, operation, vm=_id_of(item)))
+        return seal(DoubtToken(self._pipeline.origin, operation, vm=id_of(item)))
 
     async def list(self) -> list[VirtualMachine]:
         """Return all machines of the region. The API knows no filter and no pages (WIRE §1)."""
@@ -212,7 +216,7 @@ class VirtualMachines:
         Raises:
             NotFound: If there is none; just after a create, perhaps not yet (WIRE §5.3).
         """
-        return await self._pipeline.call(Call("get", "GET", _path_of(vm)), codec.VM)
+        return await self._pipeline.call(Call("get", "GET", path_of(vm)), codec.VM)
 
     async def resize(
         self, vm: VMOrId, *, cores: int, ram: int, wait_for: int = 4
@@ -248,26 +252,39 @@ class VirtualMachines:
         body = codec.encode({"wait_for": arguments.whole("wait_for", wait_for, minimum=0)})
         return await self._start(vm, Target("shutdown", wait_for=wait_for), body)
 
-    async def reboot(self, vm: VMOrId) -> Task[VirtualMachine]:
+    async def reboot(
+        self, vm: VMOrId, *, lookup_window: float | None = None
+    ) -> Task[VirtualMachine]:
         """Ask the guest to reboot. A guest that ignores ACPI may never do so (WIRE §4).
 
         Whether a reboot shows is not known. The task ends when the machine has left ``online``
         and come back; or, if it never was seen to leave, after 60 seconds, and then its
         `Task.evidence` is ``assumed``.
 
-        Raises:
-            OutcomeUnknown: If the answer was lost, and the machine was not seen to reboot within
-                the client's ``lookup_window``.
-        """
-        return await self._once(vm, "reboot")
+        Args:
+            vm: The VM or its id.
+            lookup_window: Seconds to watch for a reboot whose outcome is unknown; None for the
+                client's ``lookup_window``.
 
-    async def reset(self, vm: VMOrId) -> Task[VirtualMachine]:
+        Raises:
+            OutcomeUnknown: If the response was lost, and the VM was not seen to reboot within
+                ``lookup_window``.
+        """
+        return await self._once(vm, "reboot", lookup_window)
+
+    async def reset(
+        self, vm: VMOrId, *, lookup_window: float | None = None
+    ) -> Task[VirtualMachine]:
         """Turn a machine off and on again, hard. The task ends as that of `reboot` does.
+
+        Args:
+            vm: The VM or its id.
+            lookup_window: Seconds, as `reboot` takes it.
 
         Raises:
             OutcomeUnknown: As `reboot` does.
         """
-        return await self._once(vm, "reset")
+        return await self._once(vm, "reset", lookup_window)
 
     async def power_on(self, vm: VMOrId) -> Task[VirtualMachine]:
         """Start a machine. The task ends when it is online.
@@ -286,43 +303,55 @@ class VirtualMachines:
     async def console(self, vm: VMOrId) -> Console:
         """Open a machine's console and return where it answers."""
         return await self._pipeline.call(
-            Call("console", "POST", f"{_path_of(vm)}/console", repeat=Repeat.REPEATABLE),
+            Call("console", "POST", f"{path_of(vm)}/console", repeat=Repeat.REPEATABLE),
             codec.CONSOLE,
         )
 
     async def rename(self, vm: VMOrId, name: str) -> None:
         """Give a machine another label."""
         body = codec.encode({"name": arguments.text("name", name)})
-        path = _path_of(vm)
+        path = path_of(vm)
         await self._writes.rename(
             Call("rename", "POST", f"{path}/rename", body, repeat=Repeat.REPEATABLE),
-            _id_of(vm),
+            id_of(vm),
             name,
             Call("get", "GET", path),
         )
 
-    async def delete(self, vm: VMOrId, *, delete_resources: bool = False) -> Task[None]:
+    async def delete(
+        self, vm: VMOrId, *, delete_resources: bool = False, missing_ok: bool = False
+    ) -> Task[None]:
         """Delete a machine. The task ends when it is gone.
 
         Args:
             vm: The machine or its id.
             delete_resources: Whether to delete its additional resources too. By default they
                 are detached and stay, and go on costing.
+            missing_ok: Whether a VM that is gone already is a success. By default the API's
+                `NotFound` is raised. With it, there is a task with `Task.was_missing` set, which
+                ends once reads show that the VM is gone; and fails if they show that it is there.
+
+        Raises:
+            NotFound: If the VM is not there, and `missing_ok` is not given.
         """
         flag = int(arguments.boolean("delete_resources", delete_resources))
         body = codec.encode({"deleteResources": flag})
-        vm_id, visible = _id_of(vm), isinstance(vm, VirtualMachine)
+        vm_id, visible = id_of(vm), isinstance(vm, VirtualMachine)
+
+        gone_is_fine = arguments.boolean("missing_ok", missing_ok)
+        start = partial(
+            tasks.start_delete, self._hub, self._pipeline.origin, vm_id, visible=visible
+        )
 
         def begin(adopted: bool) -> Task[None]:
-            return tasks.start_delete(
-                self._hub, self._pipeline.origin, vm_id, visible=visible, adopted=adopted
-            )
+            return start(adopted=adopted)
 
-        call = Call("delete", "DELETE", _path_of(vm), body, repeat=Repeat.REPEATABLE)
-        return await self._writes.repeatable(call, vm_id, Target("delete"), begin)
+        call = Call("delete", "DELETE", path_of(vm), body, repeat=Repeat.REPEATABLE)
+        missing = partial(start, was_missing=True) if gone_is_fine else None
+        return await self._writes.repeatable(call, vm_id, Target("delete"), begin, missing)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
-        vm_id, operation = _id_of(vm), target.operation
+        vm_id, operation = id_of(vm), target.operation
         visible = isinstance(vm, VirtualMachine)
 
         def begin(adopted: bool) -> Task[VirtualMachine]:
@@ -330,61 +359,21 @@ class VirtualMachines:
                 self._hub, self._pipeline.origin, vm_id, target, visible=visible, adopted=adopted
             )
 
-        path = f"{_path_of(vm)}/{_VERBS.get(operation, operation)}"
+        path = f"{path_of(vm)}/{_VERBS.get(operation, operation)}"
         call = Call(operation, "POST", path, body, repeat=Repeat.REPEATABLE)
         return await self._writes.repeatable(call, vm_id, target, begin)
 
     async def _once(
-        self, vm: VMOrId, operation: Literal["reboot", "reset"]
+        self,
+        vm: VMOrId,
+        operation: Literal["reboot", "reset"],
+        lookup_window: float | None,
     ) -> Task[VirtualMachine]:
-        call = Call(operation, "POST", f"{_path_of(vm)}/{operation}", repeat=Repeat.ONCE)
+        call = Call(operation, "POST", f"{path_of(vm)}/{operation}", repeat=Repeat.ONCE)
         visible = isinstance(vm, VirtualMachine)
-        return await self._writes.once(operation, call, _id_of(vm), visible=visible)
+        return await self._writes.once(
+            operation, call, id_of(vm), visible=visible, lookup_window=lookup_window
+        )
 
 
 _VERBS: Final[dict[Operation, str]] = {"power_on": "poweron", "power_off": "poweroff"}
-
-
-def _id_of(vm: VMOrId) -> str:
-    return arguments.identifier("vm", vm.id if isinstance(vm, VirtualMachine) else vm)
-
-
-def _path_of(vm: VMOrId) -> str:
-    return f"{_PATH}/{_id_of(vm)}"
-
-
-def _request(request: object, keywords: dict[str, Any]) -> CreateRequest:
-    if request is None:
-        missing = [f.name for f in attrs.fields(CreateRequest) if f.name not in keywords]
-        if missing:
-            raise InvalidArgument(
-                f"create needs {', '.join(missing)}, or a CreateRequest", argument=missing[0]
-            )
-        if unknown := [name for name in keywords if name not in attrs.fields_dict(CreateRequest)]:
-            # They may be secrets, and are in `create`'s frame.
-            keywords.clear()
-            raise InvalidArgument(
-                f"create takes no {', '.join(unknown)}; password, key_id and user_data are fields "
-                "of an ImageBoot, as boot",
-                argument=unknown[0],
-            )
-        return _without_references(CreateRequest(**keywords))
-    if not isinstance(request, CreateRequest):
-        raise InvalidArgument(
-            f"request of type {type(request).__name__} is not a CreateRequest", argument="request"
-        )
-    if keywords:
-        raise InvalidArgument(
-            "create takes a CreateRequest or keywords, not both", argument="request"
-        )
-    return _without_references(request)
-
-
-def _without_references(request: CreateRequest) -> CreateRequest:
-    if isinstance(request.boot, ImageBoot) and request.boot.references:
-        name = request.boot.references[0]
-        raise InvalidArgument(
-            f"{name} is a SecretRef, which only a durable fleet resolves; give the {name} itself",
-            argument=name,
-        )
-    return request

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import weakref
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import attrs
@@ -18,12 +19,13 @@ from async_vmapi.completion import (
     Verdict,
 )
 from async_vmapi.errors import VMAPIError
+from async_vmapi.logs import logger_of
 from async_vmapi.models import VirtualMachine
 from async_vmapi.observers import OperationObserver
 
 __all__ = ["Condition", "TaskEvent", "Waiter", "Watch"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 _PENDING: Final = Pending()
 
@@ -83,13 +85,13 @@ class Watch:
     __slots__ = (
         "_completion",
         "_last",
+        "_observer",
         "asked",
         "elapsed",
         "failed_looks",
         "history",
         "last_error",
         "loop",
-        "observer",
         "readers",
         "started",
         "target",
@@ -122,8 +124,8 @@ class Watch:
         self.readers: list[Waiter] = []
         self.failed_looks = 0
         self.last_error: str | None = None
-        # Is told what is seen; None for nothing.
-        self.observer: OperationObserver | None = None
+        # Whoever can await the operation holds it; else it is no longer followed.
+        self._observer: weakref.ref[OperationObserver] | None = None
         self._completion = Completion(target, max_staleness, visible_at=visible_at, quiet=quiet)
         self._last: Condition | None = None
 
@@ -196,15 +198,20 @@ class Watch:
             _wake(self.readers, True)
         return True
 
+    @property
+    def observer(self) -> OperationObserver | None:
+        """What is told what is seen; None for nothing, or if no one holds it any more."""
+        return None if self._observer is None else self._observer()
+
     def observed_by(self, observer: OperationObserver) -> None:
-        """Tell an observer what was seen so far, and what will be."""
-        self.observer = observer
+        """Tell an observer what was seen so far, and what will be as long as someone holds it."""
+        self._observer = weakref.ref(observer)
         for event in self.history:
             observer.seen(event.elapsed, event.state, event.evidence, end=event.final)
 
     def _tell(self, event: TaskEvent) -> None:
-        if self.observer is not None:
-            self.observer.seen(event.elapsed, event.state, event.evidence, end=event.final)
+        if (observer := self.observer) is not None:
+            observer.seen(event.elapsed, event.state, event.evidence, end=event.final)
         if not _log.isEnabledFor(logging.INFO if event.final else logging.DEBUG):
             return
         operation, state = self.target.operation, event.state or "gone"

@@ -24,7 +24,7 @@ from async_vmapi.cli.requests import looked_up, names_of
 from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.jobs import LOWERING, REPEATABLE
 from async_vmapi.report import BulkReport
-from async_vmapi.vms import VMOrId
+from async_vmapi.requests import VMOrId
 
 __all__ = ["app"]
 

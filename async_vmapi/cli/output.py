@@ -209,6 +209,8 @@ def _durations(report: BulkReport) -> str:
     parts = [f"{n} {how}" for how, n in sorted(evidence.items())]
     if (adopted := sum(outcome.adopted for outcome in report.succeeded)) > 0:
         parts.append(f"{adopted} adopted")
+    if (gone := sum(bool(outcome.reason) for outcome in report.succeeded)) > 0:
+        parts.append(f"{gone} gone already")
     if report.median_seconds is not None:
         parts.append(f"median {report.median_seconds:.1f} s")
         parts.append(f"95 % within {report.p95_seconds or 0.0:.1f} s")

@@ -158,11 +158,15 @@ def delete(
     delete_resources: Annotated[
         bool, typer.Option("--delete-resources", help="Delete its additional resources too.")
     ] = False,
+    missing_ok: Annotated[
+        bool, typer.Option("--missing-ok", help="Succeed if it is gone already.")
+    ] = False,
     yes: Yes = False,
     json: JSON = False,
 ) -> None:
     """Delete a machine."""
-    _operate(ctx, "delete", vm, yes=yes, json=json, delete_resources=delete_resources)
+    keywords = {"delete_resources": delete_resources, "missing_ok": missing_ok}
+    _operate(ctx, "delete", vm, yes=yes, json=json, **keywords)
 
 
 @app.command()

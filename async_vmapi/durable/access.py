@@ -1,16 +1,16 @@
 """Whether the API lets a worker in: at its start, and when it refuses something later."""
 
 import asyncio
-import logging
 import math
 from typing import Final
 
 from async_vmapi.client import Client
 from async_vmapi.errors import AuthenticationError, VMAPIError
+from async_vmapi.logs import logger_of
 
 __all__ = ["Access"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 _PATIENCE: Final = 15.0
 """Seconds that the API gets to answer whether it lets a worker in."""

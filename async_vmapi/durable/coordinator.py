@@ -7,7 +7,6 @@ waited for, and as the rules are the same, they come to the same place.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -30,6 +29,7 @@ from async_vmapi.durable.events import STREAM, written
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.spec import Spec, decode_ended, encode
 from async_vmapi.jobs import Job
+from async_vmapi.logs import logger_of
 from async_vmapi.outcomes import Ended, outcome
 from async_vmapi.plan import BulkEvent
 from async_vmapi.report import Outcome
@@ -37,7 +37,7 @@ from async_vmapi.rollout import Rollout
 
 __all__ = ["Coordinator"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 # For items that may start at once to be put into the queue together.
 _TOGETHER: Final = 0.02

@@ -11,7 +11,6 @@ not be sent twice.
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from typing import Final
@@ -20,10 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from async_vmapi.durable.database import Database
+from async_vmapi.logs import logger_of
 
 __all__ = ["BEATS", "Leases"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 BEATS: Final = 5
 """So many times in a row the same number is read of a worker that is dead."""

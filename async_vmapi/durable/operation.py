@@ -7,7 +7,6 @@ at which a worker can die.
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -24,15 +23,16 @@ from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.rows import decoding
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
-from async_vmapi.jobs import Job
+from async_vmapi.jobs import DEFAULTS, Job
+from async_vmapi.logs import logger_of
 from async_vmapi.models import VirtualMachine
 from async_vmapi.outcomes import Ended
+from async_vmapi.retries import BEFORE_SENDING, PERHAPS_SENT, is_explained
 from async_vmapi.tasks import Task
-from async_vmapi.writes import BEFORE_SENDING, PERHAPS_SENT, is_explained
 
 __all__ = ["CANCELLED", "Host", "Operation"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 CANCELLED: Final = "the job was cancelled"
 
@@ -248,7 +248,7 @@ class Operation:
         order, vms = self._order, self._host.client.vms
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
-            return await method(order.item, **order.arguments)
+            return await method(order.item, **DEFAULTS.get(order.operation, {}) | order.arguments)
         request = await self._host.secrets.resolved(request_of(order.item))
         rounds = _ROUNDS if order.arguments.get("on_doubt") == "retry" else 1
         while True:

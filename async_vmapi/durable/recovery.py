@@ -1,15 +1,15 @@
 """What nobody works on any more is made to begin again: at each beat of a worker."""
 
-import logging
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 from async_vmapi.durable.database import VERSION, Database
 from async_vmapi.durable.leases import BEATS, Leases
+from async_vmapi.logs import logger_of
 
 __all__ = ["Recovery"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 _LOST_FOR_SURE: Final = 10 * BEATS
 """After so many beats a workflow that does not run is lost, whatever else goes on."""

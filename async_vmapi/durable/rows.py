@@ -10,7 +10,6 @@ It serves two ends for which DBOS has no setting:
 """
 
 import json
-import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from dbos import DBOSPortableJSONSerializer
 
 from async_vmapi.errors import VMAPIError
+from async_vmapi.logs import logger_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REFUSED", "SERIALIZER", "Rows", "UntrustedData", "decoding"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 # DBOS's own default pickles, which neither a person nor a search for secrets can read.
 SERIALIZER: Final = DBOSPortableJSONSerializer()

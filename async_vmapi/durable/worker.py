@@ -44,13 +44,14 @@ from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.rows import SERIALIZER, Rows, decoding
 from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
 from async_vmapi.errors import AuthenticationError, InvalidState, VMAPIError
+from async_vmapi.logs import logger_of
 from async_vmapi.models import ONLINE
 from async_vmapi.report import BulkReport
-from async_vmapi.writes import CANCEL_GRACE
+from async_vmapi.shield import CANCEL_GRACE
 
 __all__ = ["Limits", "Worker"]
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = logger_of(__name__)
 
 
 # A server of PostgreSQL lets in a hundred connections, unless it is told otherwise.

@@ -127,6 +127,19 @@ class TestReports:
         assert all(f"token-{n}\n" in shown for n in range(25))
         assert "took 0.0 s and 2 requests: 2 get" in shown
 
+    def test_deletes_of_what_was_gone_already(self):
+        """They have succeeded, and are counted by themselves."""
+        known = {"status": "succeeded", "seconds": 2.0, "evidence": "inferred"}
+        outcomes = (
+            Outcome(index=0, item="a", reason="it was gone already", **known),
+            Outcome(index=1, item="b", **known),
+        )
+        shown = self.show(show_report, BulkReport(operation="delete", outcomes=outcomes), {})
+        assert "delete of 2: 2 succeeded" in shown
+        assert "2 inferred, 1 gone already, median 2.0 s" in shown
+        shown = self.show(show_outcome, "delete", "a", outcomes[0])
+        assert "succeeded, inferred in 2.0 s\n  it was gone already" in shown
+
     def test_what_is_known_of_successes(self):
         """How their ends are known, and whose answers were lost."""
         outcomes = (

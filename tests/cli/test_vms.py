@@ -86,6 +86,13 @@ class TestOperations:
         assert f"delete of {vm}: succeeded, observed" in shown
         assert cloud.cloud.vms == {}
 
+    def test_deleting_one_that_is_not_there(self, program, cloud):
+        """An id that is mistyped is an error, unless it is said to be none."""
+        refused = program("vms", "delete", "none", "--yes", code=1).stdout
+        assert "NotFound" in refused
+        assert cloud.api.requests["delete"] == 1
+        assert "--missing-ok" in program("vms", "delete", "--help").stdout
+
     def test_it_asks_by_name(self, program, cloud):
         """With the label, the id and the state; one that cannot be read is named by its id."""
         (vm_id,) = program.fleet(1).values()

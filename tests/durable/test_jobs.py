@@ -66,6 +66,20 @@ class TestJobs:
         assert gone.counts["succeeded"] == 8
         assert not lively.cloud.vms
 
+    async def test_deleting_what_is_gone_already_has_succeeded(self, fleet, lively, monkeypatch):
+        """Also with a job that may have no failure; the report says of which VMs."""
+        # For this long, a VM that no read has shown may be one that is not visible yet.
+        monkeypatch.setattr("async_vmapi.completion.APPEARS_WITHIN", 0.2)
+        ids = await created(fleet, 4)
+        await (await fleet.submit("some").delete(ids[:2])).report(120)
+        job = await fleet.submit("all", max_failures=0).delete(ids)
+        report = await job.report(120)
+        assert (report.counts["succeeded"], report.stopped) == (4, None)
+        assert [o.reason for o in report.outcomes] == ["it was gone already"] * 2 + [""] * 2
+        assert not lively.cloud.vms
+        strict = await fleet.submit("strict").delete(ids[:1], missing_ok=False)
+        assert [o.error for o in (await strict.report(120)).failed] == ["NotFound"]
+
     async def test_its_events_are_told_once_each_and_to_the_end(self, fleet):
         """Whoever listens hears of each start and each end; also who listens afterwards."""
         job = await fleet.submit("make", limit=2, batches=[1, "100%"]).create(requests(4))

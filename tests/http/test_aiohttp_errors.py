@@ -234,23 +234,6 @@ class TestUnsent:
             assert not report.unknown
             assert server.requests == []
 
-    async def test_a_hook_that_raises_afterwards(self):
-        """Whatever it raises: the write may have been carried out."""
-
-        async def hook(*_):
-            raise RuntimeError("hook")
-
-        tracing = aiohttp.TraceConfig()
-        tracing.on_request_end.append(hook)
-        async with (
-            OddServer() as server,
-            aiohttp.ClientSession(trace_configs=[tracing]) as session,
-            client_of(server, session=session) as client,
-        ):
-            error = await error_of(client.vms.rename("17", "x"))
-            assert type(error) is TransportError
-            assert len(server.requests) == 1
-
     @pytest.mark.parametrize("headers", [None, {"Authorization": "Basic eDp5"}])
     async def test_netrc(self, monkeypatch, tmp_path, headers):
         """A host that is in it gets our signature; with another default header it is refused."""

@@ -16,6 +16,7 @@ from async_vmapi import (
     HTTPTransport,
     ImageBoot,
     InvalidArgument,
+    NotFound,
     TransportError,
     VMAPIError,
 )
@@ -185,7 +186,7 @@ class TestOverHTTP:
             aiohttp.ClientSession(trace_configs=[tracing]) as session,
             client_of(server, session=session) as client,
         ):
-            with pytest.raises(TransportError) as caught:
+            with pytest.raises(NotFound) as caught:
                 await client.vms.get("17")
             assert leaks(caught.value, planted(server), besides=OURS) == []
 

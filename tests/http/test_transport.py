@@ -470,7 +470,7 @@ class TestConnections:
             raise RuntimeError("read() called twice")
 
         async with OddServer(CREATED) as server, client_of(server) as client:
-            monkeypatch.setattr(HTTPTransport, "_read", broken)
+            monkeypatch.setattr("async_vmapi.http._read", broken)
             error = await error_of(client.vms.create(**CREATE, unique_name=True))
             assert sum(request.method == "PUT" for request in server.requests) == 1
         assert type(error) is OutcomeUnknown

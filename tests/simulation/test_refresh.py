@@ -138,7 +138,8 @@ class TestRefresh:
         client = Client.in_memory(api, seed=1)
         async with client:
             task = await client.vms.create(request_for())
-            task._watch.observed_by(Operation())
+            operation = Operation()
+            task._watch.observed_by(operation)
             assert await task.refresh() is False
             assert ended == []
             with pytest.raises(TimeoutError):

@@ -429,7 +429,7 @@ class TestTokens:
         """Also in another process: the token carries what the link needs, and no more."""
         task = await client.vms.power_off(add(api))
         token = task.token()
-        first = task._watch.observer._span.get_span_context()
+        first = task._watch.observer._inner._span.get_span_context()
         assert tokens.peek(token).trace == (
             f"00-{first.trace_id:032x}-{first.span_id:016x}-{first.trace_flags:02x}"
         )
@@ -645,7 +645,10 @@ class TestSettingUp:
         """Each has its own server, and closing one leaves the other's operations alone."""
         assert Client(
             "https://vm.example.com:8443", api_key="k", api_secret="s", telemetry=recorded.telemetry
-        )._pipeline.observer.server == {"server.address": "vm.example.com", "server.port": 8443}
+        )._pipeline.observer._inner.server == {
+            "server.address": "vm.example.com",
+            "server.port": 8443,
+        }
 
 
 class TestLogging:

@@ -82,7 +82,11 @@ def interrupted(error: BaseException) -> BulkReport | None:
 async def go_on(client: Client, error: OutcomeUnknown) -> None:
     assert_type(error.candidates, tuple[str, ...])
     assert_type(await client.settle(error.token), Task[VirtualMachine | None])
+    assert_type(await client.settle("token", lookup_window=5), Task[VirtualMachine | None])
+    assert_type(client.pending, tuple[Task[Any], ...])
+    await client.vms.reboot("17", lookup_window=5)
     for write in client.unresolved:
+        assert_type(write.replaces, str | None)
         assert_type(write, UnresolvedWrite)
         assert_type(write.token, str | None)
         assert_type(client.dismiss(write), None)

@@ -1,0 +1,153 @@
+"""What a `Client` is made from: keywords, regions' names and environment variables."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypedDict
+
+import aiohttp
+
+from async_vmapi import arguments
+from async_vmapi.accounts import UnresolvedWrite
+from async_vmapi.endpoint import check_transport
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.http import CONNECT_TIMEOUT, TIMEOUT, HTTPTransport
+from async_vmapi.observers import Telemetry
+from async_vmapi.redaction import Secret
+from async_vmapi.transport import Transport
+
+__all__ = [
+    "ClientOptions",
+    "Environment",
+    "environment",
+    "intervals_of",
+    "transport_of",
+    "url_of_region",
+]
+
+_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+_VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY")
+_API_SECRET: Final = "VMAPI_API_SECRET"  # noqa: S105 - its name
+_MAX_STALENESS: Final = "VMAPI_MAX_STALENESS"
+
+
+class ClientOptions(TypedDict, total=False):
+    """What a `Client` takes besides where to connect and with which credentials."""
+
+    transport: Transport | None
+    session: aiohttp.ClientSession | None
+    timeout: float | None
+    connect_timeout: float | None
+    max_body: int
+    max_connections: int
+    max_requests_per_second: float | None
+    retries: int
+    lookup_window: float
+    cancel_grace: float
+    max_staleness: float
+    poll_floor: float
+    poll_ceiling: float
+    on_unresolved: Callable[[UnresolvedWrite], object] | None
+    telemetry: Telemetry | None
+    seed: int | None
+
+
+class Environment(NamedTuple):
+    """What the environment says: one of `url` and `region` is set."""
+
+    url: str | None
+    region: str | None
+    api_key: str
+    api_secret: Secret
+
+
+def transport_of(
+    base_url: str,
+    transport: Transport | None,
+    *,
+    session: aiohttp.ClientSession | None,
+    timeout: float | None,
+    connect_timeout: float | None,
+    max_body: int,
+    max_connections: int,
+) -> Transport:
+    """Return the transport that a client was given, or one over HTTP.
+
+    Raises:
+        InvalidArgument: If an argument is wrong, or is for HTTP and a transport was given.
+    """
+    if transport is None:
+        return HTTPTransport(
+            base_url,
+            session=session,
+            timeout=TIMEOUT if timeout is None else timeout,
+            connect_timeout=CONNECT_TIMEOUT if connect_timeout is None else connect_timeout,
+            max_body=max_body,
+            max_connections=max_connections,
+        )
+    check_transport(transport)
+    over_http = {"session": session, "timeout": timeout, "connect_timeout": connect_timeout}
+    for name, value in over_http.items():
+        if value is not None:
+            raise InvalidArgument(
+                f"{name} is for requests over HTTP, and a transport was given: "
+                "give it to the transport",
+                argument=name,
+            )
+    return transport
+
+
+def intervals_of(poll_floor: float, poll_ceiling: float) -> tuple[float, float]:
+    """Return the shortest and the longest interval between two polls, in seconds.
+
+    Raises:
+        InvalidArgument: If one of them is none, or they are the wrong way round.
+    """
+    floor = arguments.seconds("poll_floor", poll_floor)
+    ceiling = arguments.seconds("poll_ceiling", poll_ceiling)
+    if ceiling < floor:
+        raise InvalidArgument(
+            f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
+            argument="poll_ceiling",
+        )
+    return floor, ceiling
+
+
+def url_of_region(region: object) -> str:
+    """Return the endpoint of a region (WIRE §1).
+
+    Raises:
+        InvalidArgument: If it is not the name of one.
+    """
+    if not isinstance(region, str) or not _REGION.fullmatch(region):
+        raise arguments.refuse("region", region, "a name of small letters, digits and '-'")
+    return f"https://{region}.api.e24cloud.com"
+
+
+def environment(options: ClientOptions) -> Environment:
+    """Read the environment variables of `Client.from_env`, and add to `options` what is one.
+
+    Raises:
+        InvalidArgument: If one of them is missing or wrong, or both URL and region are set.
+    """
+    url, region, key = (os.environ.get(name) or None for name in _VARIABLES)
+    secret = Secret(os.environ.get(_API_SECRET) or "")
+    missing = ["VMAPI_API_KEY"] if key is None else []
+    missing += [] if secret.text() else [_API_SECRET]
+    if url is None and region is None:
+        missing.insert(0, "VMAPI_URL or VMAPI_REGION")
+    if missing or key is None:
+        raise InvalidArgument(
+            f"not set in the environment: {', '.join(missing)}", argument=missing[0]
+        )
+    if url is not None and region is not None:
+        raise InvalidArgument(
+            "VMAPI_URL and VMAPI_REGION are both set; set one", argument="VMAPI_URL"
+        )
+    if old := os.environ.get(_MAX_STALENESS):
+        try:
+            options.setdefault("max_staleness", float(old))
+        except ValueError:
+            raise arguments.refuse(_MAX_STALENESS, old, "a number of seconds") from None
+    return Environment(url, region, key, secret)
