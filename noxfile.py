@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import sys
@@ -117,10 +118,13 @@ def pythons(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, *chosen: str) -> None:
-    """Run tests on all cores; a warning is an error."""
+    """Run tests; a warning is an error.
+
+    Those that start programs mostly wait for them, so there are more processes than cores.
+    """
     session.run(
         *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
-        *("-n", "auto", "--dist", "worksteal"),
+        *("-n", str((os.cpu_count() or 2) + 2), "--dist", "worksteal"),
         *chosen,
         *session.posargs,
     )
