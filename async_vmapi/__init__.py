@@ -5,10 +5,10 @@ import logging
 import typing
 
 if typing.TYPE_CHECKING:
-    from async_vmapi.accounts import UnresolvedWrite
-    from async_vmapi.bulk import BulkExecutor, BulkInterrupted
+    from async_vmapi.bulk.executor import BulkExecutor, BulkInterrupted
+    from async_vmapi.bulk.plan import BulkEvent, BulkPlan
+    from async_vmapi.bulk.report import BulkReport, Outcome
     from async_vmapi.client import Client
-    from async_vmapi.completion import Evidence
     from async_vmapi.errors import (
         APIError,
         AuthenticationError,
@@ -32,7 +32,6 @@ if typing.TYPE_CHECKING:
         VMAPIError,
         VMVanished,
     )
-    from async_vmapi.http import HTTPTransport
     from async_vmapi.models import (
         Autoscaler,
         CdromBoot,
@@ -52,11 +51,12 @@ if typing.TYPE_CHECKING:
         VirtualMachine,
         Zone,
     )
-    from async_vmapi.plan import BulkEvent, BulkPlan
-    from async_vmapi.report import BulkReport, Outcome
-    from async_vmapi.tasks import Task
-    from async_vmapi.transport import Response, Transport
-    from async_vmapi.watch import TaskEvent
+    from async_vmapi.tasks.completion import Evidence
+    from async_vmapi.tasks.task import Task
+    from async_vmapi.tasks.watch import TaskEvent
+    from async_vmapi.transport.http import HTTPTransport
+    from async_vmapi.transport.transport import Response, Transport
+    from async_vmapi.writes.record import UnresolvedWrite
 
 __all__ = [
     "APIError",

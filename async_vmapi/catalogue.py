@@ -1,8 +1,8 @@
 """What a create needs to know: regions with their zones, templates, SSH keys (WIRE §2)."""
 
-from async_vmapi import codec
 from async_vmapi.models import Region, SSHKey, Template
-from async_vmapi.pipeline import Call, Pipeline
+from async_vmapi.transport import codec
+from async_vmapi.transport.pipeline import Call, Pipeline
 
 __all__ = ["Account", "Regions", "Templates"]
 

@@ -6,22 +6,12 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import aiohttp
 
-from async_vmapi import arguments, tasks
-from async_vmapi.accounts import UnresolvedWrite
-from async_vmapi.bulk import BulkExecutor
+from async_vmapi import validation as arguments
+from async_vmapi.bulk.executor import BulkExecutor
+from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.catalogue import Account, Regions, Templates
-from async_vmapi.endpoint import (
-    check_on_unresolved,
-    check_telemetry,
-    key_of,
-    origin_of,
-)
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.guards import Guard, GuardedObserver
-from async_vmapi.http import MAX_BODY
-from async_vmapi.hub import PollHub
 from async_vmapi.models import VirtualMachine
-from async_vmapi.observers import Telemetry
 from async_vmapi.options import (
     ClientOptions,
     environment,
@@ -29,18 +19,29 @@ from async_vmapi.options import (
     transport_of,
     url_of_region,
 )
-from async_vmapi.pace import Pace
-from async_vmapi.pipeline import Pipeline, running_loop
-from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.redaction import Secret
-from async_vmapi.roster import Rosters
-from async_vmapi.schedule import Schedule
-from async_vmapi.shield import CANCEL_GRACE, Shield
 from async_vmapi.signing import Credentials
-from async_vmapi.tasks import Task
-from async_vmapi.transport import Transport
+from async_vmapi.tasks import task as tasks
+from async_vmapi.tasks.hub import PollHub
+from async_vmapi.tasks.schedule import Schedule
+from async_vmapi.tasks.task import Task
+from async_vmapi.tasks.vm_list import Rosters
+from async_vmapi.telemetry.guards import Guard, GuardedObserver
+from async_vmapi.telemetry.hooks import Telemetry
+from async_vmapi.transport.endpoint import (
+    check_on_unresolved,
+    check_telemetry,
+    key_of,
+    origin_of,
+)
+from async_vmapi.transport.http import MAX_BODY
+from async_vmapi.transport.pipeline import Pipeline, running_loop
+from async_vmapi.transport.rate_limit import Pace
+from async_vmapi.transport.transport import Transport
 from async_vmapi.vms import VirtualMachines
-from async_vmapi.writes import Writes
+from async_vmapi.writes.record import UnresolvedWrite
+from async_vmapi.writes.shield import CANCEL_GRACE, Shield
+from async_vmapi.writes.writes import Writes
 
 if TYPE_CHECKING:
     from async_vmapi.emulator.api import CloudAPI

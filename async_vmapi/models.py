@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
-from async_vmapi import arguments
+from async_vmapi import validation as arguments
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
 

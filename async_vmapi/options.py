@@ -7,14 +7,14 @@ from typing import Final, NamedTuple, TypedDict
 
 import aiohttp
 
-from async_vmapi import arguments
-from async_vmapi.accounts import UnresolvedWrite
-from async_vmapi.endpoint import check_transport
+from async_vmapi import validation as arguments
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.http import CONNECT_TIMEOUT, TIMEOUT, HTTPTransport
-from async_vmapi.observers import Telemetry
 from async_vmapi.redaction import Secret
-from async_vmapi.transport import Transport
+from async_vmapi.telemetry.hooks import Telemetry
+from async_vmapi.transport.endpoint import check_transport
+from async_vmapi.transport.http import CONNECT_TIMEOUT, TIMEOUT, HTTPTransport
+from async_vmapi.transport.transport import Transport
+from async_vmapi.writes.record import UnresolvedWrite
 
 __all__ = [
     "ClientOptions",

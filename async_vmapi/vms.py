@@ -18,10 +18,8 @@ from typing import Any, Final, Literal, overload
 
 import anyio.lowlevel
 
-from async_vmapi import arguments, codec, tasks
-from async_vmapi.completion import Target
+from async_vmapi import validation as arguments
 from async_vmapi.errors import DecodingError, InvalidArgument
-from async_vmapi.hub import PollHub
 from async_vmapi.models import (
     CdromBoot,
     Console,
@@ -30,12 +28,16 @@ from async_vmapi.models import (
     Operation,
     VirtualMachine,
 )
-from async_vmapi.pipeline import Call, Pipeline
-from async_vmapi.requests import PATH, VMOrId, id_of, path_of, request_of
-from async_vmapi.retries import Repeat
-from async_vmapi.tasks import Task
-from async_vmapi.tokens import DoubtToken, seal
-from async_vmapi.writes import Writes
+from async_vmapi.tasks import task as tasks
+from async_vmapi.tasks.completion import Target
+from async_vmapi.tasks.hub import PollHub
+from async_vmapi.tasks.task import Task
+from async_vmapi.tasks.token import DoubtToken, seal
+from async_vmapi.transport import codec
+from async_vmapi.transport.pipeline import Call, Pipeline
+from async_vmapi.transport.retries import Repeat
+from async_vmapi.writes.requests import PATH, VMOrId, id_of, path_of, request_of
+from async_vmapi.writes.writes import Writes
 
 __all__ = ["VMOrId", "VirtualMachines"]
 

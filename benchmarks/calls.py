@@ -46,8 +46,9 @@ import requests
 from emulator import KEY, MACHINES, SECRET, Served, ceiling, loop_factory
 from results import draw, keep, kept
 
-from async_vmapi import Client, Response, codec
-from async_vmapi.pace import Lane
+from async_vmapi import Client, Response
+from async_vmapi.transport import codec
+from async_vmapi.transport.rate_limit import Lane
 
 THREADS = 50
 OURS = "ours, typed models"

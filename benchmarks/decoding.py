@@ -27,11 +27,12 @@ import orjson
 from aiohttp import web
 from results import draw, keep, kept
 
-from async_vmapi import Client, codec, models
+from async_vmapi import Client, models
 from async_vmapi.emulator import CloudAPI
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.envelope import open_envelope
-from async_vmapi.tokens import TaskToken, seal
+from async_vmapi.tasks.token import TaskToken, seal
+from async_vmapi.transport import codec
+from async_vmapi.transport.responses import open_envelope
 
 COUNT = 10_000
 HEAD, TAIL = b'{"success":true,"virtual_machines":', b"}"

@@ -24,11 +24,12 @@ import anyio.lowlevel
 import looptime
 
 import async_vmapi.emulator
-from async_vmapi import Client, CreateRequest, ImageBoot, codec
+from async_vmapi import Client, CreateRequest, ImageBoot
 from async_vmapi.emulator import CloudAPI, in_memory
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.envelope import open_envelope
-from async_vmapi.tokens import TaskToken, seal
+from async_vmapi.tasks.token import TaskToken, seal
+from async_vmapi.transport import codec
+from async_vmapi.transport.responses import open_envelope
 
 FILE = Path(__file__).with_name("costs.json")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -12,10 +12,10 @@ import time
 
 from staleness import client_of, on_a_virtual_clock, request, run_fleet, spread_of
 
-from async_vmapi.codec import GLIMPSES, Glimpse
 from async_vmapi.emulator import CloudAPI
-from async_vmapi.envelope import open_envelope
-from async_vmapi.looks import Listing
+from async_vmapi.tasks.reads import Listing
+from async_vmapi.transport.codec import GLIMPSES, Glimpse
+from async_vmapi.transport.responses import open_envelope
 
 
 async def rollout(floor, count=1000):

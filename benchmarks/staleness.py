@@ -31,12 +31,12 @@ import looptime
 from results import FOLDER, keep, kept
 
 # For the emulator of today beneath a client from before `async_vmapi.Response`.
-import async_vmapi.transport
+import async_vmapi.transport.transport
 
-if not hasattr(async_vmapi.transport, "Response"):
+if not hasattr(async_vmapi.transport.transport, "Response"):
     from async_vmapi.wire import Answer
 
-    async_vmapi.transport.Response = Answer
+    async_vmapi.transport.transport.Response = Answer
 
 from async_vmapi import Client, CreateRequest, Evidence, ImageBoot, VMAPIError
 from async_vmapi.emulator import CloudAPI, Settings

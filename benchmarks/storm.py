@@ -24,10 +24,10 @@ from async_vmapi import (
     TaskError,
     VMAPIError,
 )
-from async_vmapi.codec import CREATED
 from async_vmapi.emulator import Emulator, Fault, FaultPlan, Settings
 from async_vmapi.emulator.catalogue import ZONES
-from async_vmapi.retries import Repeat
+from async_vmapi.transport.codec import CREATED
+from async_vmapi.transport.retries import Repeat
 
 SHARE = 0.2
 SPEED = 20.0

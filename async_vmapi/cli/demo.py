@@ -12,7 +12,9 @@ from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from async_vmapi.bulk import BulkExecutor
+from async_vmapi.bulk.executor import BulkExecutor
+from async_vmapi.bulk.plan import BulkEvent, BulkPlan
+from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.live import is_live
 from async_vmapi.cli.operations import ask_first
 from async_vmapi.cli.options import Yes, command
@@ -25,9 +27,7 @@ from async_vmapi.client import Client
 from async_vmapi.emulator import Emulator
 from async_vmapi.errors import VMAPIError
 from async_vmapi.models import CreateRequest, ImageBoot
-from async_vmapi.plan import BulkEvent, BulkPlan
-from async_vmapi.report import BulkReport
-from async_vmapi.tasks import Task
+from async_vmapi.tasks.task import Task
 
 __all__ = ["FastLoop", "demo", "names", "on_emulator", "on_endpoint"]
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from async_vmapi.bulk.item import LOWERING, REPEATABLE
+from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.jobs import Order, submit
 from async_vmapi.cli.operations import Work, ask_first, carry_out, some_of
 from async_vmapi.cli.options import (
@@ -22,9 +24,7 @@ from async_vmapi.cli.output import who
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import looked_up, names_of
 from async_vmapi.cli.running import ExitCode, fail, say
-from async_vmapi.jobs import LOWERING, REPEATABLE
-from async_vmapi.report import BulkReport
-from async_vmapi.requests import VMOrId
+from async_vmapi.writes.requests import VMOrId
 
 __all__ = ["app"]
 

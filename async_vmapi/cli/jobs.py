@@ -12,6 +12,7 @@ import attrs
 import typer
 from rich.console import Console
 
+from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.cli.durable import fleet_of, opened, run_with
 from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, has_ended, job_table, print_lines
 from async_vmapi.cli.live import Live, is_live
@@ -22,7 +23,6 @@ from async_vmapi.cli.progress import Joined, Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import behind, is_lost
 from async_vmapi.errors import InvalidState, VMAPIError
-from async_vmapi.plan import BulkPlan
 
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, DurableJob, JobStatus

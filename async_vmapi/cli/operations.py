@@ -11,6 +11,8 @@ import msgspec
 import typer
 from rich.console import Console
 
+from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.output import (
     console_for,
     outcome_json,
@@ -23,11 +25,9 @@ from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import on_loss
-from async_vmapi.plan import BulkPlan
-from async_vmapi.report import BulkReport
 
 if TYPE_CHECKING:
-    from async_vmapi.bulk import BulkExecutor
+    from async_vmapi.bulk.executor import BulkExecutor
     from async_vmapi.client import Client
 
 __all__ = ["Result", "Work", "ask_first", "carry_out", "exit_code", "some_of", "tell"]

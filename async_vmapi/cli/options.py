@@ -14,9 +14,9 @@ from typing import Annotated, Any, Final, get_type_hints
 import attrs
 import typer
 
+from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.cli.running import ExitCode, fail, failures_told
 from async_vmapi.cli.selection import Selection
-from async_vmapi.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.redaction import HiddenBytes
 
 __all__ = [

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.models import VirtualMachine
-from async_vmapi.report import BulkReport, Outcome
 
 __all__ = [
     "STYLES",

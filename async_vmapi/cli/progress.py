@@ -12,14 +12,14 @@ from rich.console import Console, Group, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
+from async_vmapi.bulk.plan import BulkEvent
+from async_vmapi.bulk.report import Outcome
 from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.output import STYLES, printable, style_of, who
 from async_vmapi.cli.streams import behind
-from async_vmapi.plan import BulkEvent
-from async_vmapi.report import Outcome
 
 if TYPE_CHECKING:
-    from async_vmapi.tasks import Task
+    from async_vmapi.tasks.task import Task
 
 __all__ = ["Joined", "Progress", "duration", "rate_of"]
 

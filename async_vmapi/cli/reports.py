@@ -13,8 +13,8 @@ from typing import Final
 
 from platformdirs import user_state_path
 
+from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.running import say
-from async_vmapi.report import BulkReport
 
 __all__ = ["check_file", "keep_report", "write_report"]
 

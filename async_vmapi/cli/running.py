@@ -91,7 +91,7 @@ class _Unreachable(logging.Handler):
 
 @contextmanager
 def _unreachable_told() -> Generator[None]:
-    logger, handler = logging.getLogger("async_vmapi.pipeline"), _Unreachable()
+    logger, handler = logging.getLogger("async_vmapi.transport.pipeline"), _Unreachable()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from async_vmapi import tokens
+from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.operations import Work, carry_out
 from async_vmapi.cli.options import JSON, command, read_text
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.report import BulkReport
+from async_vmapi.tasks import token as tokens
 
 if TYPE_CHECKING:
-    from async_vmapi.bulk import BulkExecutor
+    from async_vmapi.bulk.executor import BulkExecutor
 
 __all__ = ["wait"]
 

@@ -13,11 +13,11 @@ except ModuleNotFoundError as error:
         "async_vmapi.durable needs an extra: pip install 'async-vmapi[durable]'", name="dbos"
     ) from None
 
-from async_vmapi.durable.database import DatabaseLost, DatabaseUnavailable
 from async_vmapi.durable.fleet import DurableFleet, Submission
 from async_vmapi.durable.job import DurableJob, JobState, JobStatus
 from async_vmapi.durable.ledger import WorkerItem, WorkerStatus
 from async_vmapi.durable.rows import UntrustedData
+from async_vmapi.durable.store import DatabaseLost, DatabaseUnavailable
 from async_vmapi.errors import JobExists, JobNotFound
 
 __all__ = [

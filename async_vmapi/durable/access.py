@@ -6,7 +6,7 @@ from typing import Final
 
 from async_vmapi.client import Client
 from async_vmapi.errors import AuthenticationError, VMAPIError
-from async_vmapi.logs import logger_of
+from async_vmapi.telemetry.logs import logger_of
 
 __all__ = ["Access"]
 

@@ -15,7 +15,15 @@ from typing import Final
 import attrs
 from dbos import DBOS, WorkflowStatus
 
-from async_vmapi.durable.database import (
+from async_vmapi.bulk.item import Job
+from async_vmapi.bulk.outcomes import Ended, outcome
+from async_vmapi.bulk.plan import BulkEvent
+from async_vmapi.bulk.report import Outcome
+from async_vmapi.bulk.scheduler import Rollout
+from async_vmapi.durable.events import STREAM, written
+from async_vmapi.durable.operation import CANCELLED
+from async_vmapi.durable.spec import Spec, decode_ended, encode
+from async_vmapi.durable.store import (
     ENDED,
     OPERATION_WORKFLOW,
     OPERATIONS,
@@ -25,15 +33,7 @@ from async_vmapi.durable.database import (
     job_id,
     operation_id,
 )
-from async_vmapi.durable.events import STREAM, written
-from async_vmapi.durable.operation import CANCELLED
-from async_vmapi.durable.spec import Spec, decode_ended, encode
-from async_vmapi.jobs import Job
-from async_vmapi.logs import logger_of
-from async_vmapi.outcomes import Ended, outcome
-from async_vmapi.plan import BulkEvent
-from async_vmapi.report import Outcome
-from async_vmapi.rollout import Rollout
+from async_vmapi.telemetry.logs import logger_of
 
 __all__ = ["Coordinator"]
 

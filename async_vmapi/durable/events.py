@@ -5,8 +5,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from async_vmapi.plan import BulkEvent
-from async_vmapi.report import OutcomeLine, Status, line_of, outcome_of
+from async_vmapi.bulk.plan import BulkEvent
+from async_vmapi.bulk.report import OutcomeLine, Status, line_of, outcome_of
 
 __all__ = ["STREAM", "Reader", "written"]
 

@@ -5,18 +5,18 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast, overload
 
-from async_vmapi import arguments
+from async_vmapi import validation as arguments
+from async_vmapi.bulk.item import Items
+from async_vmapi.bulk.operations import Operations
+from async_vmapi.bulk.plan import BulkPlan, Share
 from async_vmapi.client import Client
-from async_vmapi.durable.database import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
 from async_vmapi.durable.ledger import Ledger, WorkerStatus
-from async_vmapi.durable.references import Secrets, SecretStore
+from async_vmapi.durable.secrets import Secrets, SecretStore
 from async_vmapi.durable.spec import decode_spec, encode, same_but_items, spec_of
+from async_vmapi.durable.store import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.worker import Limits, Worker
 from async_vmapi.errors import JobExists
-from async_vmapi.jobs import Items
-from async_vmapi.operations import Operations
-from async_vmapi.plan import BulkPlan, Share
 
 __all__ = ["DurableFleet", "Submission"]
 

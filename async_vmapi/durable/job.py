@@ -10,8 +10,12 @@ import attrs
 import msgspec
 from dbos import PortableWorkflowError, WorkflowStatus
 
-from async_vmapi import arguments
-from async_vmapi.durable.database import (
+from async_vmapi import validation as arguments
+from async_vmapi.bulk.plan import BulkEvent
+from async_vmapi.bulk.report import BulkReport, Status
+from async_vmapi.durable.events import STREAM, Reader
+from async_vmapi.durable.rows import UntrustedData, decoding
+from async_vmapi.durable.store import (
     ENDED,
     VERSION,
     Database,
@@ -19,11 +23,7 @@ from async_vmapi.durable.database import (
     is_outage,
     job_id,
 )
-from async_vmapi.durable.events import STREAM, Reader
-from async_vmapi.durable.rows import UntrustedData, decoding
 from async_vmapi.errors import InvalidState, JobNotFound
-from async_vmapi.plan import BulkEvent
-from async_vmapi.report import BulkReport, Status
 
 __all__ = ["DurableJob", "JobState", "JobStatus", "status_of"]
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import attrs
 
+from async_vmapi.bulk.report import Status
 from async_vmapi.durable.operation import Operation
 from async_vmapi.durable.spec import Order
-from async_vmapi.report import Status
 
 __all__ = ["Ledger", "WorkerItem", "WorkerStatus"]
 

@@ -15,20 +15,20 @@ from typing import Any, Final, Literal, Protocol, cast
 import msgspec
 from dbos import DBOS
 
-from async_vmapi import outcomes
-from async_vmapi.accounts import WRITES, Write, is_task
+from async_vmapi.bulk import outcomes
+from async_vmapi.bulk.item import DEFAULTS, Job
+from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.client import Client
-from async_vmapi.durable.database import operation_id
-from async_vmapi.durable.references import SecretStore
 from async_vmapi.durable.rows import decoding
+from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
+from async_vmapi.durable.store import operation_id
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
-from async_vmapi.jobs import DEFAULTS, Job
-from async_vmapi.logs import logger_of
 from async_vmapi.models import VirtualMachine
-from async_vmapi.outcomes import Ended
-from async_vmapi.retries import BEFORE_SENDING, PERHAPS_SENT, is_explained
-from async_vmapi.tasks import Task
+from async_vmapi.tasks.task import Task
+from async_vmapi.telemetry.logs import logger_of
+from async_vmapi.transport.retries import BEFORE_SENDING, PERHAPS_SENT, is_explained
+from async_vmapi.writes.record import WRITES, Write, is_task
 
 __all__ = ["CANCELLED", "Host", "Operation"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from async_vmapi.durable.database import VERSION, Database
-from async_vmapi.durable.leases import BEATS, Leases
-from async_vmapi.logs import logger_of
+from async_vmapi.durable.heartbeat import BEATS, Leases
+from async_vmapi.durable.store import VERSION, Database
+from async_vmapi.telemetry.logs import logger_of
 
 __all__ = ["Recovery"]
 

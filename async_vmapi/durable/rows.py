@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from dbos import DBOSPortableJSONSerializer
 
 from async_vmapi.errors import VMAPIError
-from async_vmapi.logs import logger_of
+from async_vmapi.telemetry.logs import logger_of
 
 if TYPE_CHECKING:
     import sqlite3

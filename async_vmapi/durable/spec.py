@@ -5,13 +5,13 @@ from typing import Any, Final
 
 import msgspec
 
-from async_vmapi import arguments
+from async_vmapi import validation as arguments
+from async_vmapi.bulk.item import LOWERING, OPERATIONS, check_arguments, labels_of
+from async_vmapi.bulk.outcomes import Ended
+from async_vmapi.bulk.plan import BulkPlan, Share
+from async_vmapi.bulk.report import OutcomeLine, line_of, outcome_of
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.jobs import LOWERING, OPERATIONS, check_arguments, labels_of
 from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, VirtualMachine
-from async_vmapi.outcomes import Ended
-from async_vmapi.plan import BulkPlan, Share
-from async_vmapi.report import OutcomeLine, line_of, outcome_of
 
 __all__ = [
     "EndedLine",

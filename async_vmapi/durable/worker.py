@@ -19,10 +19,18 @@ import attrs
 import msgspec
 from dbos import DBOS, DBOSConfig, WorkflowStatus
 
+from async_vmapi.bulk.report import BulkReport
 from async_vmapi.client import Client
 from async_vmapi.durable.access import Access
 from async_vmapi.durable.coordinator import Coordinator
-from async_vmapi.durable.database import (
+from async_vmapi.durable.heartbeat import BEATS, Leases
+from async_vmapi.durable.ledger import Ledger
+from async_vmapi.durable.operation import CANCELLED, Operation
+from async_vmapi.durable.recovery import Recovery
+from async_vmapi.durable.rows import SERIALIZER, Rows, decoding
+from async_vmapi.durable.secrets import SecretStore
+from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
+from async_vmapi.durable.store import (
     APPLICATION,
     IDLE_IN_TRANSACTION,
     JOBS,
@@ -36,18 +44,10 @@ from async_vmapi.durable.database import (
     is_outage,
     job_id,
 )
-from async_vmapi.durable.leases import BEATS, Leases
-from async_vmapi.durable.ledger import Ledger
-from async_vmapi.durable.operation import CANCELLED, Operation
-from async_vmapi.durable.recovery import Recovery
-from async_vmapi.durable.references import SecretStore
-from async_vmapi.durable.rows import SERIALIZER, Rows, decoding
-from async_vmapi.durable.spec import Spec, decode_ended, decode_order, decode_spec, encode
 from async_vmapi.errors import AuthenticationError, InvalidState, VMAPIError
-from async_vmapi.logs import logger_of
 from async_vmapi.models import ONLINE
-from async_vmapi.report import BulkReport
-from async_vmapi.shield import CANCEL_GRACE
+from async_vmapi.telemetry.logs import logger_of
+from async_vmapi.writes.shield import CANCEL_GRACE
 
 __all__ = ["Limits", "Worker"]
 

@@ -19,7 +19,7 @@ from async_vmapi.errors import (
     TransportError,
     TransportTimeout,
 )
-from async_vmapi.transport import Response
+from async_vmapi.transport.transport import Response
 
 __all__ = ["InMemoryTransport"]
 

@@ -12,8 +12,8 @@ from async_vmapi.cli.output import printable, show_outcome, show_report
 from async_vmapi.cli.progress import duration
 from async_vmapi.cli.requests import names_of
 from async_vmapi.cli.selection import Selection
-from async_vmapi.codec import decode_vm
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.transport.codec import decode_vm
 
 
 def machine(vm_id="1", label="web-01", state="online", zone="DC1", groups=("db",)):

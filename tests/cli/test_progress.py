@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from async_vmapi import tokens
 from async_vmapi.emulator import Fault, FaultPlan
+from async_vmapi.tasks import token as tokens
 
 from .programs import LONG, NEW, SETTINGS, Program, emulator_in_thread, eventually
 

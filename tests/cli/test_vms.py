@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_vmapi import tokens
+from async_vmapi.tasks import token as tokens
 
 from .programs import NEW, TEMPLATE, ZONE
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from async_vmapi.completion import Completion, Done, Observation, Target
+from async_vmapi.tasks.completion import Completion, Done, Observation, Target
 
 from .blocks import ROOT
 

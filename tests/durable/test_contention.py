@@ -13,7 +13,7 @@ from sqlalchemy import exc
 
 from async_vmapi import AuthenticationError, InvalidState
 from async_vmapi.durable import DatabaseLost, DurableFleet, worker
-from async_vmapi.durable.database import OPERATIONS
+from async_vmapi.durable.store import OPERATIONS
 
 from .fleets import altered, at_work, client_of, ids_of, most_in_flight, requests, until
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import exc
 
+from async_vmapi.bulk.outcomes import Ended
+from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.bulk.report import Outcome
 from async_vmapi.durable import coordinator
 from async_vmapi.durable.coordinator import Coordinator
 from async_vmapi.durable.events import Reader
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.spec import decode_order, encode, line_of_end, spec_of
-from async_vmapi.outcomes import Ended
-from async_vmapi.plan import BulkPlan
-from async_vmapi.report import Outcome
 
 pytestmark = pytest.mark.looptime
 

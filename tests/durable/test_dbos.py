@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from async_vmapi import durable
 from async_vmapi.durable import DurableFleet
-from async_vmapi.durable.database import JOBS, OPERATIONS, job_id
+from async_vmapi.durable.store import JOBS, OPERATIONS, job_id
 
 from .fleets import altered
 

@@ -69,7 +69,7 @@ class TestJobs:
     async def test_deleting_what_is_gone_already_has_succeeded(self, fleet, lively, monkeypatch):
         """Also with a job that may have no failure; the report says of which VMs."""
         # For this long, a VM that no read has shown may be one that is not visible yet.
-        monkeypatch.setattr("async_vmapi.completion.APPEARS_WITHIN", 0.2)
+        monkeypatch.setattr("async_vmapi.tasks.completion.APPEARS_WITHIN", 0.2)
         ids = await created(fleet, 4)
         await (await fleet.submit("some").delete(ids[:2])).report(120)
         job = await fleet.submit("all", max_failures=0).delete(ids)

@@ -8,16 +8,16 @@ import time
 import pytest
 from sqlalchemy import exc
 
-from async_vmapi.durable import leases
-from async_vmapi.durable.database import (
+from async_vmapi.durable import heartbeat as leases
+from async_vmapi.durable.heartbeat import BEATS, Leases
+from async_vmapi.durable.rows import Rows
+from async_vmapi.durable.store import (
     OPERATION_WORKFLOW,
     OPERATIONS,
     Database,
     DatabaseUnavailable,
     is_outage,
 )
-from async_vmapi.durable.leases import BEATS, Leases
-from async_vmapi.durable.rows import Rows
 
 from .fleets import taken_by
 

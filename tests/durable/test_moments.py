@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from async_vmapi import Client, ImageBoot, InvalidArgument, SecretRef
+from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import operation
 from async_vmapi.durable.operation import CANCELLED, Operation
-from async_vmapi.durable.references import SecretStore
+from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.durable.spec import decode_ended, spec_of
 from async_vmapi.emulator import CloudAPI, Settings
-from async_vmapi.plan import BulkPlan
 
 from .fleets import requests
 

@@ -3,7 +3,7 @@
 import pytest
 
 from async_vmapi import ImageBoot, InvalidArgument, SecretRef
-from async_vmapi.durable.references import SecretStore
+from async_vmapi.durable.secrets import SecretStore
 
 from .fleets import requests
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import DurableFleet, UntrustedData
-from async_vmapi.durable.database import OPERATION_WORKFLOW, OPERATIONS, operation_id
 from async_vmapi.durable.rows import REFUSED
 from async_vmapi.durable.spec import encode, spec_of
+from async_vmapi.durable.store import OPERATION_WORKFLOW, OPERATIONS, operation_id
 from async_vmapi.errors import InvalidState
-from async_vmapi.plan import BulkPlan
 
 from .fleets import at_work, client_of, requests
 

@@ -7,20 +7,21 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import exc
 
-from async_vmapi.durable import DurableFleet, leases, worker
-from async_vmapi.durable.database import (
+from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.durable import DurableFleet, worker
+from async_vmapi.durable import heartbeat as leases
+from async_vmapi.durable.heartbeat import BEATS
+from async_vmapi.durable.ledger import Ledger
+from async_vmapi.durable.operation import CANCELLED
+from async_vmapi.durable.secrets import SecretStore
+from async_vmapi.durable.spec import encode, spec_of
+from async_vmapi.durable.store import (
     OPERATION_WORKFLOW,
     OPERATIONS,
     DatabaseUnavailable,
     operation_id,
 )
-from async_vmapi.durable.leases import BEATS
-from async_vmapi.durable.ledger import Ledger
-from async_vmapi.durable.operation import CANCELLED
-from async_vmapi.durable.references import SecretStore
-from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.worker import Limits, Worker
-from async_vmapi.plan import BulkPlan
 
 from .fleets import altered, at_work, client_of, requests, until
 

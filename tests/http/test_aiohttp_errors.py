@@ -29,9 +29,9 @@ from async_vmapi import (
     TransportError,
     TransportTimeout,
     VMAPIError,
-    http,
 )
-from async_vmapi.envelope import MAX_REFUSAL
+from async_vmapi.transport import http
+from async_vmapi.transport.responses import MAX_REFUSAL
 
 from .odd_server import OddServer, answer
 

@@ -8,7 +8,7 @@ import typer
 from async_vmapi import Client, CreateRequest, ImageBoot, InvalidArgument, SecretRef, VMAPIError
 from async_vmapi.cli import profiles, requests
 from async_vmapi.cli.options import New
-from async_vmapi.durable.references import SecretStore
+from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.emulator import CloudAPI
 
 from .frames import leaks

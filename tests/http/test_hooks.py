@@ -40,7 +40,7 @@ ERRORS = {
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Retry without waiting."""
-    monkeypatch.setattr("async_vmapi.retries._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("async_vmapi.transport.retries._FIRST_WAIT", 0.001)
 
 
 def session_with(hook, error):

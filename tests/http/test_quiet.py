@@ -9,7 +9,7 @@ from async_vmapi.emulator import Emulator, Settings
 @pytest.mark.parametrize("fault", ["drop_before", "drop_after", "server_error", "truncated"])
 async def test_nothing_is_printed(request_for, capfd, monkeypatch, fault):
     """Retries, unknown outcomes, refusals and unresolved writes, with no logging set up."""
-    monkeypatch.setattr("async_vmapi.retries._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("async_vmapi.transport.retries._FIRST_WAIT", 0.001)
     settings = Settings(create=0.01, not_found=0, stale=0, power_off=0.01)
     async with Emulator(settings=settings, seed=1) as emulator:
         client = Client(

@@ -34,9 +34,9 @@ from async_vmapi import (
     TransportError,
     TransportTimeout,
     VMAPIError,
-    codec,
 )
-from async_vmapi.http import MAX_BODY
+from async_vmapi.transport import codec
+from async_vmapi.transport.http import MAX_BODY
 
 from .aioresponses_fix import FixedAioresponses
 from .odd_server import CLOSE, HANG, OddServer, answer
@@ -470,7 +470,7 @@ class TestConnections:
             raise RuntimeError("read() called twice")
 
         async with OddServer(CREATED) as server, client_of(server) as client:
-            monkeypatch.setattr("async_vmapi.http._read", broken)
+            monkeypatch.setattr("async_vmapi.transport.http._read", broken)
             error = await error_of(client.vms.create(**CREATE, unique_name=True))
             assert sum(request.method == "PUT" for request in server.requests) == 1
         assert type(error) is OutcomeUnknown

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from async_vmapi import BulkPlan, BulkReport, Client, ConnectFailed, VMAPIError
+from async_vmapi.bulk.plan import count_of
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
-from async_vmapi.plan import count_of
 
 from .test_bulk import fleet_of, least_online, now, requests, truth
 

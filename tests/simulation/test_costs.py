@@ -16,7 +16,7 @@ SLOWER = """
 import sys
 sys.path.insert(0, {benchmarks!r})
 import guard
-from async_vmapi.watch import Watch
+from async_vmapi.tasks.watch import Watch
 
 saw = Watch.saw
 

@@ -18,7 +18,7 @@ from collections import Counter
 import attrs
 import pytest
 
-from async_vmapi.completion import (
+from async_vmapi.tasks.completion import (
     RULES,
     Completion,
     Done,

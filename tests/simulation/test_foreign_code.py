@@ -8,11 +8,11 @@ import logging
 from collections.abc import Mapping
 
 import pytest
+from async_vmapi.otel import OpenTelemetry
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from async_vmapi import Client, InvalidArgument, OutcomeUnknown, Response
 from async_vmapi.emulator import InMemoryTransport
-from async_vmapi.otel import OpenTelemetry
 
 pytestmark = pytest.mark.looptime
 
@@ -137,7 +137,7 @@ async def test_a_span_processor_that_raises(api, request_for, caplog, moment, er
     logged = [(r.name, r.vmapi_callback) for r in caplog.records]
     assert logged
     assert len(logged) == len(set(logged))
-    assert {name for name, _ in logged} == {"async_vmapi.guards"}
+    assert {name for name, _ in logged} == {"async_vmapi.telemetry.guards"}
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -214,7 +214,7 @@ class TestLogging:
 
     async def test_it_is_said_once(self, client, request_for, broken_logging, monkeypatch, capsys):
         """On standard error, as `logging` does."""
-        monkeypatch.setattr("async_vmapi.logs._reported", set())
+        monkeypatch.setattr("async_vmapi.telemetry.logs._reported", set())
         await work(client, request_for)
         shown = capsys.readouterr()
         assert shown.err.count(f"LookupError: {broken_logging}") == 1
@@ -272,7 +272,7 @@ class TestWhateverElse:
     @pytest.fixture(params=[KeyError, RuntimeError, ZeroDivisionError])
     def broken_decoding(self, request, monkeypatch):
         """What opens a response raises, for writes alone."""
-        from async_vmapi import pipeline
+        from async_vmapi.transport import pipeline
 
         opened = pipeline.open_envelope
 

@@ -25,7 +25,10 @@ from async_vmapi import (
     VMAPIError,
     VMVanished,
 )
-from async_vmapi.completion import (
+from async_vmapi.emulator import Cloud, CloudAPI, Response, Settings
+from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
+from async_vmapi.emulator.vm import Refused
+from async_vmapi.tasks.completion import (
     Completion,
     Done,
     Evidence,
@@ -34,9 +37,6 @@ from async_vmapi.completion import (
     Pending,
     Target,
 )
-from async_vmapi.emulator import Cloud, CloudAPI, Response, Settings
-from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.emulator.vm import Refused
 
 ZONE = next(iter(ZONES.values()))
 JumpingLoop = looptime.make_event_loop_class(asyncio.SelectorEventLoop)

@@ -10,7 +10,7 @@ import pytest
 from async_vmapi import Client, InvalidArgument, RateLimited, ServerError, TransportError
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.pace import Lane, Pace
+from async_vmapi.transport.rate_limit import Lane, Pace
 
 pytestmark = pytest.mark.looptime
 
@@ -345,7 +345,7 @@ class TestClocks:
                 passed.append(now())
 
         await ask()
-        monkeypatch.setattr("async_vmapi.pace.asyncio.sleep", hasty)
+        monkeypatch.setattr("async_vmapi.transport.rate_limit.asyncio.sleep", hasty)
         pace.hold(5)
         await asyncio.gather(*(ask() for _ in range(20)))
         assert passed[1] == pytest.approx(5, abs=0.001)

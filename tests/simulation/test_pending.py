@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from async_vmapi import Client, InvalidArgument, InvalidState, OutcomeUnknown, pending
+from async_vmapi import Client, InvalidArgument, InvalidState, OutcomeUnknown
+from async_vmapi.tasks import pending
 
 pytestmark = pytest.mark.looptime
 

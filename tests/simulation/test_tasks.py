@@ -22,9 +22,9 @@ from async_vmapi import (
     TaskFailed,
     TaskTimeout,
     VMVanished,
-    tokens,
 )
 from async_vmapi.emulator import CloudAPI, Settings
+from async_vmapi.tasks import token as tokens
 
 pytestmark = pytest.mark.looptime
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 
 import pytest
+from async_vmapi.otel import OpenTelemetry
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -30,11 +31,10 @@ from async_vmapi import (
     TaskFailed,
     TaskTimeout,
     VMVanished,
-    tokens,
 )
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.otel import OpenTelemetry
+from async_vmapi.tasks import token as tokens
 
 pytestmark = pytest.mark.looptime
 
@@ -661,7 +661,7 @@ class TestLogging:
         caplog.set_level(logging.DEBUG, "async_vmapi")
         task = await client.vms.create(request_for())
         await task
-        told = [record for record in caplog.records if record.name == "async_vmapi.watch"]
+        told = [record for record in caplog.records if record.name == "async_vmapi.tasks.watch"]
         *changes, end = told
         assert {record.levelno for record in changes} == {logging.DEBUG}
         assert end.levelno == logging.INFO
@@ -679,7 +679,9 @@ class TestLogging:
         caplog.set_level(logging.DEBUG, "async_vmapi")
         api.faults.fail_next("list", "drop_before")
         await client.vms.list()
-        lost, again, answered = (r for r in caplog.records if r.name == "async_vmapi.pipeline")
+        lost, again, answered = (
+            r for r in caplog.records if r.name == "async_vmapi.transport.pipeline"
+        )
         assert (lost.vmapi_call, lost.vmapi_error) == ("list", "TransportError")
         assert again.vmapi_pause > 0
         assert answered.vmapi_status == 200
@@ -692,7 +694,7 @@ class TestLogging:
         caplog.set_level(logging.INFO, "async_vmapi")
         api.faults.fail_next("list", "refuse", seconds=0.6)
         await client.vms.list()
-        (told,) = (r for r in caplog.records if r.name == "async_vmapi.pipeline")
+        (told,) = (r for r in caplog.records if r.name == "async_vmapi.transport.pipeline")
         assert told.levelno == logging.INFO
         assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectFailed")
         assert "the connection was refused; retrying in" in told.getMessage()

@@ -12,7 +12,7 @@ import pytest
 from async_vmapi import Client, DecodingError
 from async_vmapi.emulator import CloudAPI, Response
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.tokens import TaskToken, seal
+from async_vmapi.tasks.token import TaskToken, seal
 
 pytestmark = pytest.mark.looptime
 

@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import assert_type
 
+from async_vmapi.otel import OpenTelemetry
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
@@ -39,7 +40,6 @@ from async_vmapi.emulator import (
     Settings,
     deliver,
 )
-from async_vmapi.otel import OpenTelemetry
 from async_vmapi.testing import QUICK, VMCloud, VMServer
 
 

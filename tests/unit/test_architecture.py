@@ -16,13 +16,15 @@ from typing import get_args
 import pytest
 
 import async_vmapi
-from async_vmapi import bulk, durable, jobs
+from async_vmapi import durable
+from async_vmapi.bulk import executor as bulk
+from async_vmapi.bulk import item as jobs
 from async_vmapi.cli import fleet as cli_fleet
 from async_vmapi.cli import vms as cli_vms
-from async_vmapi.completion import RULES
 from async_vmapi.emulator import Settings
 from async_vmapi.emulator.vm import Kind
 from async_vmapi.models import Operation
+from async_vmapi.tasks.completion import RULES
 from async_vmapi.vms import VirtualMachines
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +125,7 @@ class TestShowing:
             ("logs.py", "module"),
             ("cli/__init__.py", "'async_vmapi'"),
             ("cli/durable.py", "'dbos'"),
-            ("cli/running.py", "'async_vmapi.pipeline'"),
+            ("cli/running.py", "'async_vmapi.transport.pipeline'"),
             ("durable/worker.py", "'dbos'"),
         }
         assert not modules_that_call("logging.basicConfig", "logging.info", "logging.warning")
@@ -226,7 +228,7 @@ class TestImports:
     @pytest.mark.programs
     def test_where_no_logging_is_set_up_nothing_shows(self):
         """Not even a warning, which logging's last resort would put on stderr."""
-        code = "import logging, async_vmapi; logging.getLogger('async_vmapi.writes').warning('!')"
+        code = "import logging, async_vmapi; logging.getLogger('async_vmapi.writes.writes').warning('!')"
         ended = run(code)
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
@@ -237,7 +239,7 @@ class TestImports:
             "import logging, sys; sys.argv = ['async-vmapi', '--help']\n"
             "from async_vmapi.cli import main\n"
             "try: main()\n"
-            "except SystemExit: logging.getLogger('async_vmapi.writes').warning('left over')"
+            "except SystemExit: logging.getLogger('async_vmapi.writes.writes').warning('left over')"
         )
         assert run(code).stderr == "left over\n"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from async_vmapi import arguments
+from async_vmapi import validation as arguments
 from async_vmapi.errors import InvalidArgument, VMAPIError
 
 LARGEST = 2**31 - 1

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from async_vmapi import codec
-from async_vmapi.attach_times import is_older, server_time
+from async_vmapi.transport import codec
+from async_vmapi.writes.attach_times import is_older, server_time
 
 SENT = datetime(2026, 11, 23, 18, 0, 30, tzinfo=UTC)
 SPAN = 70.0

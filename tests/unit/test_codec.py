@@ -30,12 +30,12 @@ from async_vmapi import (
     ServerError,
     VirtualMachine,
     VMAPIError,
-    codec,
-    envelope,
 )
-from async_vmapi.codec import Glimpse
-from async_vmapi.envelope import open_envelope, retry_after
 from async_vmapi.redaction import Secret
+from async_vmapi.transport import codec
+from async_vmapi.transport import responses as envelope
+from async_vmapi.transport.codec import Glimpse
+from async_vmapi.transport.responses import open_envelope, retry_after
 
 NOW = datetime(2026, 11, 23, 18, 0, 0, tzinfo=UTC)
 THING = {"id": "7", "name": "thing"}

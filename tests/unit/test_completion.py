@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_vmapi.changes import OwnChanges
-from async_vmapi.completion import (
+from async_vmapi.tasks.changes import OwnChanges
+from async_vmapi.tasks.completion import (
     RULES,
     Completion,
     Done,

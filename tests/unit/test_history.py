@@ -2,10 +2,10 @@
 
 import pytest
 
-from async_vmapi import history
-from async_vmapi.codec import Named
-from async_vmapi.history import History
-from async_vmapi.roster import Roster
+from async_vmapi.tasks.vm_list import Roster
+from async_vmapi.transport.codec import Named
+from async_vmapi.writes import history
+from async_vmapi.writes.history import History
 
 
 class Clock:

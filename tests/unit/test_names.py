@@ -1,9 +1,9 @@
 """Which labels can be what a provider made of a name."""
 
 import pytest
+from async_vmapi.writes.names import Labels, key
 
-from async_vmapi.codec import Named
-from async_vmapi.names import Labels, key
+from async_vmapi.transport.codec import Named
 
 
 def like(name, *labels):

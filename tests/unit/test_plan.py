@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_vmapi import BulkPlan, InvalidArgument
-from async_vmapi.plan import count_of, wave_sizes
+from async_vmapi.bulk.plan import count_of, wave_sizes
 
 
 class TestBulkPlan:

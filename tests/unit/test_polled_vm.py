@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from async_vmapi import polled_vm
-from async_vmapi.completion import Pending, Target
-from async_vmapi.polled_vm import NOT_LISTED, TRANSITIONS, PolledVM, State
-from async_vmapi.schedule import Schedule
-from async_vmapi.watch import Condition, Watch
+from async_vmapi.tasks import polled_vm
+from async_vmapi.tasks.completion import Pending, Target
+from async_vmapi.tasks.polled_vm import NOT_LISTED, TRANSITIONS, PolledVM, State
+from async_vmapi.tasks.schedule import Schedule
+from async_vmapi.tasks.watch import Condition, Watch
 
 pytestmark = pytest.mark.looptime
 

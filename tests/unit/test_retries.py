@@ -18,7 +18,7 @@ from async_vmapi.errors import (
     TransportError,
     TransportTimeout,
 )
-from async_vmapi.retries import CALL_BUDGET, Repeat, Retries, Trail, may_have_happened
+from async_vmapi.transport.retries import CALL_BUDGET, Repeat, Retries, Trail, may_have_happened
 
 SAFE, REPEATABLE, ONCE = Repeat.SAFE, Repeat.REPEATABLE, Repeat.ONCE
 ALL, NONE = {SAFE, REPEATABLE, ONCE}, set()

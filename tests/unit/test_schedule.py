@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_vmapi.schedule import Schedule
+from async_vmapi.tasks.schedule import Schedule
 
 
 @pytest.fixture

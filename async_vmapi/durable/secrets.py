@@ -1,0 +1,129 @@
+"""Find the secrets that a `SecretRef` stands for, on the worker that sends them."""
+
+import asyncio
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeAlias, cast
+
+import attrs
+
+from async_vmapi import validation as arguments
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.models import CreateRequest, ImageBoot, SecretRef
+from async_vmapi.redaction import Secret
+
+__all__ = ["ENV_PREFIX", "SecretStore", "Secrets"]
+
+Secrets: TypeAlias = Callable[[str], str | Awaitable[str]]
+"""A function that returns the secret of a name, or an awaitable of it."""
+
+ENV_PREFIX: Final = "VMAPI_SECRET_"
+"""Environment variables of this prefix are meant to be referred to."""
+
+_ENVIRONMENT: Final = "env:"
+
+_NEVER: Final = ("VMAPI_API_KEY", "VMAPI_API_SECRET", "VMAPI_DATABASE", "DATABASE_URL")
+_NEVER_PREFIXES: Final = ("PG", "DBOS_")
+"""The worker's own: whoever may submit jobs would get them into a VM of theirs."""
+
+_PATIENCE: Final = 60.0
+"""Seconds that a coroutine function gets to find a secret."""
+
+
+class SecretStore:
+    """Which secrets a worker gives to the jobs that it works on.
+
+    Args:
+        function: Returns the secret of a name that does not begin with ``env:``; None for none.
+        names: Environment variables that jobs may refer to, besides those that begin with
+            `ENV_PREFIX`.
+
+    Raises:
+        InvalidArgument: If a name is none, or is one of the worker's own credentials.
+    """
+
+    def __init__(self, function: Secrets | None = None, names: Iterable[str] = ()) -> None:
+        if function is not None and not callable(function):
+            raise arguments.refuse("secrets", function, "a function")
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise arguments.refuse("secret_names", names, "names of environment variables")
+        self._function = function
+        self._names = frozenset(arguments.text("secret_names", name) for name in names)
+        for name in sorted(self._names):
+            if _is_own(name):
+                raise InvalidArgument(
+                    f"secret_names={name!r} is a credential of the worker, which no job gets; "
+                    f"allowed are other environment variables, and {ENV_PREFIX}* without naming",
+                    argument="secret_names",
+                )
+
+    async def resolved(self, request: CreateRequest) -> CreateRequest:
+        """Return the request with its secrets in place of their references.
+
+        Raises:
+            InvalidArgument: If one is not allowed or not there; no secret is in its text.
+        """
+        boot = request.boot
+        if not isinstance(boot, ImageBoot) or not boot.references:
+            return request
+        # Still hidden: an `ImageBoot` takes them so, and no frame shows them if it refuses one.
+        found: dict[str, Any] = {
+            name: await self._find(getattr(boot, name)) for name in boot.references
+        }
+        return attrs.evolve(request, boot=attrs.evolve(boot, **found))
+
+    async def _find(self, reference: SecretRef) -> Secret:
+        name = reference.name
+        if name.startswith(_ENVIRONMENT):
+            return self._variable(name)
+        if self._function is None:
+            raise _missing(name, "this worker was given no function for secrets")
+        found, why = Secret(None), ""
+        try:
+            found = Secret(self._function(name))
+            if inspect.isawaitable(found.reveal()):
+                async with asyncio.timeout(_PATIENCE):
+                    found = Secret(await cast("Awaitable[object]", found.reveal()))
+        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
+            # Its text may hold anything, and its frames do.
+            why = f"the function for secrets raised {type(error).__name__}"
+        if not why and (kind := _unusable(found)):
+            # Without it, nobody could log in to the VM.
+            why = f"the function for secrets returned no text, but {kind}"
+        if why:
+            raise _missing(name, why)
+        return found
+
+    def _variable(self, reference: str) -> Secret:
+        name = reference.removeprefix(_ENVIRONMENT)
+        if _is_own(name):
+            raise _missing(reference, "it is a credential of the worker, which no job gets")
+        if name not in self._names and not name.startswith(ENV_PREFIX):
+            raise _missing(
+                reference,
+                f"this worker does not allow it; name the variable {ENV_PREFIX}*, or start the "
+                f"worker with --secret {name} (secret_names=[{name!r}])",
+            )
+        value = Secret(os.environ.get(name) or "")
+        if not value.text():
+            raise _missing(reference, "it is not set on this worker")
+        return value
+
+
+def _is_own(name: str) -> bool:
+    # Windows knows no case in them.
+    name = name.upper()
+    return name in _NEVER or name.startswith(_NEVER_PREFIXES)
+
+
+def _unusable(found: Secret) -> str:
+    """Return what it is, if it is no secret text; else nothing."""
+    value = found.reveal()
+    if not isinstance(value, str):
+        return f"a {type(value).__name__}"
+    return "" if value else "an empty one"
+
+
+def _missing(name: str, why: str) -> InvalidArgument:
+    return InvalidArgument(f"secret {name!r} cannot be found: {why}", argument="secrets")

@@ -1,0 +1,195 @@
+"""Wait for operations: the one place in which all tasks of a client are awaited.
+
+The API has no events (WIRE §4), so waiting means polling, which the hub shares across all waiters.
+It runs only while a task is awaited, and belongs to no waiter, so cancelling one harms no other.
+"""
+
+import asyncio
+from functools import partial
+
+from async_vmapi.errors import InvalidState, VMAPIError
+from async_vmapi.tasks.changes import OwnChanges
+from async_vmapi.tasks.completion import Target
+from async_vmapi.tasks.pending import PendingTasks
+from async_vmapi.tasks.poller import Poller
+from async_vmapi.tasks.polls import Polls
+from async_vmapi.tasks.schedule import Schedule
+from async_vmapi.tasks.vm_list import Rosters
+from async_vmapi.tasks.watch import Waiter, Watch
+from async_vmapi.telemetry.hooks import Observer
+from async_vmapi.transport.pipeline import Pipeline
+
+__all__ = ["PollHub"]
+
+
+class PollHub:
+    """Polls for all tasks of a client.
+
+    Args:
+        pipeline: Sends the requests.
+        rosters: Asks for lists too, of names.
+        schedule: The intervals.
+        max_staleness: Seconds by which any read may be old.
+
+    Attributes:
+        pending: The tasks that were returned and are not complete.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, rosters: Rosters, schedule: Schedule, *, max_staleness: float
+    ) -> None:
+        self._pipeline = pipeline
+        self._rosters = rosters
+        self._max_staleness = max_staleness
+        self._schedule = schedule
+        self._changes = OwnChanges(max_staleness)
+        self._poller: Poller | None = None
+        self.pending = PendingTasks()
+
+    @property
+    def min_interval(self) -> float:
+        """Seconds between two polls of the same VM, at least."""
+        return self._schedule.floor
+
+    @property
+    def observer(self) -> Observer | None:
+        """What observes the client; None for nothing."""
+        return self._pipeline.observer
+
+    def watch(
+        self,
+        vm_id: str,
+        target: Target,
+        *,
+        elapsed: float = 0.0,
+        visible: bool = False,
+        resumed: bool = False,
+        reconciled: bool = False,
+    ) -> Watch:
+        """Return what observes one operation.
+
+        Args:
+            vm_id: The VM.
+            target: What was requested.
+            elapsed: Seconds since the request was accepted.
+            visible: Whether some read has shown the VM until then.
+            resumed: Whether the request was accepted some time ago.
+            reconciled: Whether it may have been sent, and even carried out, before.
+        """
+        now = asyncio.get_running_loop().time()
+        besides = target.operation if reconciled else None
+        quiet = not resumed and self._changes.is_quiet(vm_id, now, besides=besides)
+        visible = visible or (not resumed and self._changes.is_visible(vm_id))
+        self._changes.begin(vm_id, target.operation, now, now + target.timeout)
+        return Watch(
+            vm_id,
+            target,
+            max_staleness=self._max_staleness,
+            elapsed=elapsed,
+            visible_at=elapsed if visible else None,
+            quiet=quiet,
+        )
+
+    def may_have_changed(self, vm_id: str, target: Target) -> None:
+        """Note a write on a VM whose outcome is not known."""
+        now = asyncio.get_running_loop().time()
+        self._changes.begin(vm_id, target.operation, now, now + target.timeout)
+
+    async def wait(self, watch: Watch, *, until: float | None = None, news: bool = False) -> bool:
+        """Wait until a watch ends that has not ended.
+
+        Returns False if the time was over first. Before that the VM is polled once more: the
+        request is sent at that time or later, and gets a few seconds to be answered.
+
+        Args:
+            watch: What to wait for.
+            until: The loop's time at which to give up; None for never. With a time that is past,
+                a poll that has been in flight since then is enough.
+            news: Whether to return as soon as anything new is seen of it.
+
+        Raises:
+            AuthenticationError: If the API does not let this client read.
+            InvalidState: If the client is in use in another event loop, or closed meanwhile.
+        """
+        self._pipeline.ensure_usable()
+        loop = asyncio.get_running_loop()
+        poller = self._poller_on(loop)
+        waiters = watch.readers if news else watch.waiters
+        waiter: Waiter = loop.create_future()
+        timer = None
+        # A refresh: whoever takes what one poll shows is no awaiter that gives up.
+        in_passing = until is not None and until < loop.time()
+        if until is not None:
+            # Of a whole fleet's timers none needs a copy of its waiter's context.
+            timer = poller.polls.call_at(until, poller.poll_last, watch, waiter, until)
+        waiters.append(waiter)
+        if len(watch.waiters) + len(watch.readers) == 1:
+            poller.join(watch)
+        # Cancelled waiters get no result.
+        reported: VMAPIError | bool | None = None
+        try:
+            result = reported = await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            # `close` has removed it.
+            if waiter in waiters:
+                waiters.remove(waiter)
+                if not (watch.waiters or watch.readers):
+                    poller.leave(watch)
+                    if not in_passing:
+                        _report_leaving(watch, reported)
+        if isinstance(result, VMAPIError):
+            raise result
+        return result
+
+    def last_error(self, watch: Watch) -> str | None:
+        """Return the text of the last poll for `watch` that failed, if one did."""
+        of_list = None if self._poller is None else self._poller.lists.last_error
+        if of_list is not None and of_list[0] >= watch.started:
+            return watch.last_error or of_list[1]
+        return watch.last_error
+
+    def close(self) -> None:
+        """End every wait with an `InvalidState`, and stop polling."""
+        poller = self._poller
+        if poller is None:
+            return
+        problem = partial(InvalidState, "the client was closed while this task was awaited")
+        for watch in poller.polls.watches:
+            if (observer := watch.observer) is not None:
+                observer.ended("closed")
+        if poller.polls.loop.is_closed() or poller.polls.loop is asyncio.get_running_loop():
+            self._start(poller.polls.loop)
+            poller.close(problem)
+        else:
+            # In that loop it stops by itself, once its waiters have left.
+            poller.polls.release(problem)
+
+    def _poller_on(self, loop: asyncio.AbstractEventLoop) -> Poller:
+        poller = self._poller
+        if poller is not None and poller.polls.loop is loop:
+            return poller
+        if poller is not None:
+            if poller.polls.vms:
+                raise InvalidState(
+                    "tasks of this client are awaited in another event loop; "
+                    "a client serves one loop at a time"
+                )
+            self._changes.move_to(loop.time())
+        return self._start(loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> Poller:
+        polls = Polls(self._pipeline, self._schedule, loop)
+        self._poller = Poller(polls, self._rosters, self._changes, self.pending)
+        return self._poller
+
+
+def _report_leaving(watch: Watch, result: VMAPIError | bool | None) -> None:
+    """Report why the last waiter left, if it was before the end."""
+    if (observer := watch.observer) is None or result is True:
+        return
+    if isinstance(result, VMAPIError):
+        observer.ended("error", result)
+    else:
+        observer.ended("cancelled" if result is None else "timeout")

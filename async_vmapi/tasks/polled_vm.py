@@ -1,0 +1,174 @@
+"""One awaited VM: the state of its polling, and when it is polled next. Pure.
+
+Two modes: in list mode one list serves all VMs; in GET mode each VM has a timer.
+
+========== ============================================= ==========================================
+state      meaning                                       leaves it by
+========== ============================================= ==========================================
+LISTED     the next list shows it                        GET mode → PLANNED; last poll → QUEUED
+PLANNED    a timer runs until its GET                    timer or last poll → QUEUED; list mode, or
+                                                         only a list shows it → LISTED
+QUEUED     its GET waits for a free slot                 slot free → IN_FLIGHT; list mode, or only
+                                                         a list shows it → LISTED
+IN_FLIGHT  its GET was sent                              response or failure → LISTED or PLANNED;
+                                                         last waiter leaves → ABANDONED
+ABANDONED  its GET was sent, and no task of it is        a waiter joins → IN_FLIGHT;
+           awaited any more                              response or failure → LEFT
+LEFT       no task of it is awaited any more             (it is forgotten)
+========== ============================================= ==========================================
+
+From the first three, the last waiter that leaves makes it LEFT.
+"""
+
+import enum
+import math
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import attrs
+
+from async_vmapi.tasks.completion import Pending
+from async_vmapi.tasks.schedule import Schedule
+from async_vmapi.tasks.watch import Waiter, Watch
+from async_vmapi.transport.codec import Glimpse
+
+__all__ = ["CLOCK", "NOT_LISTED", "TRANSITIONS", "PolledVM", "State", "give_up"]
+
+CLOCK: Final = 0.001
+"""Timers may go off this much early, by what the loop's clock can resolve."""
+
+NOT_LISTED: Final = Glimpse(id="", state="", cores=0, ram=0)
+"""Differs from what any list shows of a VM, and from its absence."""
+
+
+class State(enum.Enum):
+    """See the module's table."""
+
+    LISTED = enum.auto()
+    PLANNED = enum.auto()
+    QUEUED = enum.auto()
+    IN_FLIGHT = enum.auto()
+    ABANDONED = enum.auto()
+    LEFT = enum.auto()
+
+
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
+    State.LISTED: frozenset({State.PLANNED, State.QUEUED, State.LEFT}),
+    State.PLANNED: frozenset({State.LISTED, State.QUEUED, State.LEFT}),
+    State.QUEUED: frozenset({State.LISTED, State.IN_FLIGHT, State.LEFT}),
+    State.IN_FLIGHT: frozenset({State.LISTED, State.PLANNED, State.ABANDONED}),
+    State.ABANDONED: frozenset({State.IN_FLIGHT, State.LEFT}),
+    State.LEFT: frozenset(),
+}
+"""The module's table. To enter the state that it is in restarts the plan."""
+
+
+class _Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+@attrs.define(eq=False)
+class PolledVM:
+    """A VM that one watch or several wait for.
+
+    Attributes:
+        timer: What runs until `due`, if anything does.
+        due: The loop's time of its next GET; infinity if none is planned.
+        listed: What the last list showed: None for absent, `NOT_LISTED` before the first.
+        recheck_at: From then on, report unchanged lists too.
+        waiting: Whether no poll before `recheck_at` can complete any operation.
+        last_polls: Waiters whose deadline has passed, and when: the next poll asked since then is
+            their last.
+        by_list: Whether only a list can show whether it is there: its GET was refused without
+            saying so.
+        is_unclear: Whether that GET can be any refusal, by its form.
+        absent_since: When the first of the GETs in a row was asked that showed it absent.
+        failures: GETs in a row that failed.
+    """
+
+    vm_id: str
+    state: State = State.LISTED
+    watches: tuple[Watch, ...] = ()
+    timer: _Timer | None = None
+    due: float = math.inf
+    listed: Glimpse | None = NOT_LISTED
+    recheck_at: float = math.inf
+    waiting: bool = False
+    last_polls: list[tuple[float, Waiter]] = attrs.field(factory=list[tuple[float, Waiter]])
+    by_list: bool = False
+    is_unclear: bool = False
+    absent_since: float | None = None
+    failures: int = 0
+
+    def move_to(self, state: State) -> None:
+        """Enter a state; whatever was planned is off."""
+        if state is not self.state and state not in TRANSITIONS[self.state]:
+            raise RuntimeError(
+                f"{self.vm_id} is {self.state.name}, which {state.name} cannot follow"
+            )
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.due, self.state = math.inf, state
+
+    def join(self, watch: Watch) -> None:
+        """Serve one more watch, which has not seen what the last list showed."""
+        if self.state is State.ABANDONED:
+            self.move_to(State.IN_FLIGHT)
+        self.watches += (watch,)
+        self.listed = NOT_LISTED
+
+    def leave(self, watch: Watch) -> None:
+        """Serve a watch no longer."""
+        self.watches = tuple(other for other in self.watches if other is not watch)
+        if not self.watches:
+            self.last_polls.clear()
+            in_flight = self.state is State.IN_FLIGHT
+            self.move_to(State.ABANDONED if in_flight else State.LEFT)
+
+    def plan(
+        self, now: float, schedule: Schedule, *, listing: bool, latest: float = math.inf
+    ) -> None:
+        """Note what the watches wait for, and choose when to poll next, `latest` by then.
+
+        Intervals count from `now`; `listing` says whether the mode is list mode.
+        """
+        due = self.recheck_at = math.inf
+        self.waiting = True
+        for watch in self.watches:
+            verdict = watch.verdict
+            if not isinstance(verdict, Pending):
+                continue
+            recheck = math.inf
+            if verdict.recheck_at is not None:
+                recheck = watch.started + verdict.recheck_at + CLOCK
+                self.recheck_at = min(self.recheck_at, recheck)
+            self.waiting = self.waiting and verdict.waiting
+            if listing:
+                continue
+            if not verdict.waiting:
+                between = schedule.between_gets(watch.target.operation, now - watch.started)
+                recheck = min(recheck, now + between)
+            due = min(due, max(recheck, now + schedule.floor))
+        self.move_to(State.LISTED if listing else State.PLANNED)
+        if not listing:
+            self.due = min(latest, max(due, now + schedule.after_failures(self.failures)))
+
+    def missed(self, error: str) -> None:
+        """Report a poll that showed nothing."""
+        for watch in self.watches:
+            watch.missed(error)
+
+    def answer_last_polls(self, asked: float) -> bool:
+        """Let waiters go whose last poll was asked at this time; return whether others remain."""
+        for when, waiter in self.last_polls:
+            if asked >= when:
+                give_up(waiter)
+        self.last_polls = [entry for entry in self.last_polls if not entry[1].done()]
+        return bool(self.last_polls)
+
+
+def give_up(waiter: Waiter) -> None:
+    """Tell a waiter that its time is over."""
+    if not waiter.done():
+        waiter.set_result(False)

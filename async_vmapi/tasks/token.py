@@ -1,0 +1,168 @@
+"""Small texts to go on from, in this process or another: of tasks, and of writes in doubt. Pure.
+
+A token is URL-safe text: base64url, without padding, of a version byte, a checksum and JSON. It
+names the endpoint that it belongs to and holds no secret.
+"""
+
+import base64
+import binascii
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from async_vmapi import validation as arguments
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.models import Operation
+
+__all__ = ["DoubtToken", "TaskToken", "Token", "peek", "read", "seal"]
+
+_VERSION: Final = 2
+_HEAD: Final = struct.Struct(">BI")
+"""The version and the checksum of what follows."""
+
+_SHORT: Final = {
+    "origin": "o",
+    "operation": "p",
+    "vm": "v",
+    "elapsed": "e",
+    "cores": "c",
+    "ram": "r",
+    "wait_for": "w",
+    "seen": "s",
+    "adopted": "a",
+    "was_missing": "m",
+    "trace": "t",
+    "name": "n",
+    "unique": "u",
+    "known": "k",
+}
+"""Short names keep tokens small."""
+
+
+class TaskToken(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename=_SHORT,
+    tag_field="y",
+    tag="t",
+):
+    """What a task is about, and how much of it is known.
+
+    Attributes:
+        trace: What whoever observes the client refers to the task by.
+    """
+
+    origin: str
+    operation: Operation
+    vm: str
+    elapsed: float
+    cores: int | None = None
+    ram: int | None = None
+    wait_for: int = 0
+    seen: bool = False
+    adopted: bool = False
+    was_missing: bool = False
+    trace: str | None = None
+
+
+class DoubtToken(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename=_SHORT,
+    tag_field="y",
+    tag="d",
+):
+    """A write of which nobody knows whether it was carried out.
+
+    Attributes:
+        known: Ids that bore a create's name before it; None if that was not known.
+        trace: What whoever observes the client refers to the write by.
+    """
+
+    origin: str
+    operation: Literal["create", "reboot", "reset"]
+    vm: str = ""
+    name: str = ""
+    cores: int = 0
+    ram: int = 0
+    unique: bool = False
+    known: tuple[str, ...] | None = None
+    trace: str | None = None
+
+
+Token: TypeAlias = TaskToken | DoubtToken
+
+
+_decode: Callable[[bytes], Token] = msgspec.json.Decoder(Token).decode
+
+
+def seal(token: Token) -> str:
+    """Return a token's text: letters, digits, ``-`` and ``_``; the first is always a letter."""
+    body = msgspec.json.encode(token)
+    return _text_of(_HEAD.pack(_VERSION, zlib.crc32(body)) + body)
+
+
+def read(text: object, origin: str) -> Token:
+    """Read a token's text.
+
+    Args:
+        text: What `seal` returned, here or elsewhere.
+        origin: The endpoint that it must belong to.
+
+    Raises:
+        InvalidArgument: If it is damaged, of another version, or of another endpoint.
+    """
+
+    def refuse(why: str) -> InvalidArgument:
+        return InvalidArgument(f"token {why}", argument="token")
+
+    if not isinstance(text, str):
+        raise refuse(f"of type {type(text).__name__} is not a text")
+    content = _bytes_of(text)
+    if content is None:
+        raise refuse("is damaged, or is no token")
+    version, checksum = _HEAD.unpack_from(content)
+    body = content[_HEAD.size :]
+    if checksum != zlib.crc32(body):
+        raise refuse("is damaged, or is no token")
+    if version != _VERSION:
+        raise refuse(f"is of version {version}; this release reads version {_VERSION}")
+    try:
+        token = _decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        raise refuse("is damaged, or is no token") from None
+    if token.origin != origin:
+        raise refuse(f"belongs to {token.origin}, and this client talks to {origin}")
+    if isinstance(token, TaskToken) or token.vm:
+        arguments.identifier("token's vm", token.vm)
+    return token
+
+
+def peek(text: str) -> Token | None:
+    """Return what a token says, whatever its endpoint; None if it cannot be read."""
+    content = _bytes_of(text)
+    try:
+        return None if content is None else _decode(content[_HEAD.size :])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _text_of(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _bytes_of(text: str) -> bytes | None:
+    text = text.strip()  # a file's last line has an end
+    try:
+        content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        return None
+    # Python skips what is not of the alphabet, and bits that are left over.
+    return content if len(content) >= _HEAD.size and _text_of(content) == text else None

@@ -1,0 +1,184 @@
+"""Call code that is not ours: callbacks, observers and hooks.
+
+What it raises is logged, once for each kind of exception and each place, and goes no further: it
+changes no outcome, and reaches neither the poller nor anyone who awaits.
+"""
+
+from asyncio import CancelledError
+from collections.abc import Callable
+from contextvars import Context
+from typing import Final, Literal, TypeVar
+
+from async_vmapi.telemetry.hooks import (
+    Ending,
+    Observer,
+    OperationObserver,
+    RequestObserver,
+    Telemetry,
+)
+from async_vmapi.telemetry.logs import logger_of
+
+__all__ = ["Guard", "GuardedObserver"]
+
+T = TypeVar("T")
+
+_log: Final = logger_of(__name__)
+
+_LONGEST_TRACE: Final = 256
+"""Characters of an observer's text that a token carries at most."""
+
+
+class Guard:
+    """Calls the code of others, and keeps what it raises."""
+
+    def __init__(self) -> None:
+        self._logged: set[tuple[str, type[BaseException]]] = set()
+
+    def call(self, place: str, function: Callable[[], T]) -> T | None:
+        """Return what a function returns; None if it raises.
+
+        Args:
+            place: What is called, for the log.
+            function: Calls it, and gets to it: an attribute can raise, too.
+        """
+        try:
+            return function()
+        # A cancellation that a plain function raises is no one's wish.
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever others raise
+            self.note(place, error)
+            return None
+
+    def note(self, place: str, error: BaseException, *, where: str | None = None) -> None:
+        """Log what others' code raised, unless such an error was logged for that place before.
+
+        Args:
+            place: What was called.
+            error: What it raised.
+            where: Its traceback as text, if its own text may hold a secret. By default all of it.
+        """
+        kind = type(error)
+        if (place, kind) in self._logged:
+            return
+        self._logged.add((place, kind))
+        extra = {"vmapi_callback": place, "vmapi_error": kind.__name__}
+        words = "%s raised %s, which changes nothing; it is logged once"
+        if where is None:
+            _log.error(words, place, kind.__name__, exc_info=error, extra=extra)
+        else:
+            _log.error(f"{words}\n%s", place, kind.__name__, where, extra=extra)
+
+
+class GuardedObserver:
+    """An observer that raises nothing, around one that may.
+
+    Args:
+        telemetry: What `Client` was given.
+        origin: The client's endpoint.
+        guard: Logs what it raises.
+    """
+
+    def __init__(self, telemetry: Telemetry, origin: str, guard: Guard) -> None:
+        self._guard = guard
+        self._inner: Observer | None = guard.call(
+            "telemetry.observe", lambda: telemetry.observe(origin)
+        )
+
+    def request(
+        self, name: str, method: str, path: str, *, resends: int, shared: bool
+    ) -> RequestObserver:
+        """Note that a request sets out; see `Observer.request`."""
+        inner, found = self._inner, None
+        if inner is not None:
+            found = self._guard.call(
+                "telemetry.request",
+                lambda: inner.request(name, method, path, resends=resends, shared=shared),
+            )
+        return _GuardedRequest(found, self._guard)
+
+    def operation(
+        self,
+        name: str,
+        vm_id: str | None,
+        *,
+        elapsed: float | None = None,
+        trace: str | None = None,
+    ) -> OperationObserver:
+        """Note that an operation begins, or is resumed; see `Observer.operation`."""
+        inner, found = self._inner, None
+        if inner is not None:
+            found = self._guard.call(
+                "telemetry.operation",
+                lambda: inner.operation(name, vm_id, elapsed=elapsed, trace=trace),
+            )
+        return _GuardedOperation(found, self._guard)
+
+    def looked(self, how: Literal["get", "list"], served: int) -> None:
+        """Note a response to the poll hub; see `Observer.looked`."""
+        if (inner := self._inner) is not None:
+            self._guard.call("telemetry.looked", lambda: inner.looked(how, served))
+
+    def close(self) -> None:
+        """Note that the client is closed."""
+        if (inner := self._inner) is not None:
+            self._guard.call("telemetry.close", lambda: inner.close())
+
+
+class _GuardedRequest:
+    """A request's observer; None if the one that was asked for raised."""
+
+    __slots__ = ("_guard", "_inner")
+
+    def __init__(self, inner: RequestObserver | None, guard: Guard) -> None:
+        self._inner = inner
+        self._guard = guard
+
+    def ended(
+        self, seconds: float, *, status: int | None = None, error: BaseException | None = None
+    ) -> None:
+        if (inner := self._inner) is not None:
+            self._guard.call(
+                "telemetry.request.ended",
+                lambda: inner.ended(seconds, status=status, error=error),
+            )
+
+
+class _GuardedOperation:
+    """An operation's observer; None if the one that was asked for raised."""
+
+    __slots__ = ("__weakref__", "_guard", "_inner")
+
+    def __init__(self, inner: OperationObserver | None, guard: Guard) -> None:
+        self._inner = inner
+        self._guard = guard
+
+    @property
+    def context(self) -> Context | None:
+        if (inner := self._inner) is None:
+            return None
+        found: object = self._guard.call("telemetry.operation.context", lambda: inner.context)
+        return found if isinstance(found, Context) else None
+
+    @property
+    def trace(self) -> str | None:
+        if (inner := self._inner) is None:
+            return None
+        found: object = self._guard.call("telemetry.operation.trace", lambda: inner.trace)
+        # It goes into tokens.
+        fits = isinstance(found, str) and found.isascii() and len(found) <= _LONGEST_TRACE
+        return str(found) if fits else None
+
+    def accepted(self, vm_id: str, *, adopted: bool) -> None:
+        self._tell("accepted", lambda inner: inner.accepted(vm_id, adopted=adopted))
+
+    def awaited(self) -> None:
+        self._tell("awaited", lambda inner: inner.awaited())
+
+    def seen(self, elapsed: float, state: str | None, evidence: str | None, *, end: bool) -> None:
+        self._tell("seen", lambda inner: inner.seen(elapsed, state, evidence, end=end))
+
+    def ended(self, how: Ending, error: BaseException | None = None) -> None:
+        self._tell("ended", lambda inner: inner.ended(how, error))
+
+    def _tell(self, what: str, call: Callable[[OperationObserver], None]) -> None:
+        if (inner := self._inner) is not None:
+            self._guard.call(f"telemetry.operation.{what}", lambda: call(inner))

@@ -1,0 +1,123 @@
+"""Check where a client connects, with which key, over what, and who observes it."""
+
+import contextlib
+import inspect
+import ipaddress
+import re
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from async_vmapi import validation as arguments
+from async_vmapi.errors import InvalidArgument
+
+__all__ = [
+    "check_on_unresolved",
+    "check_session",
+    "check_telemetry",
+    "check_transport",
+    "key_of",
+    "origin_of",
+]
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
+
+
+def check_session(session: object) -> None:
+    """Check that requests over a session arrive as they were signed."""
+    if session is None:
+        return
+    if not isinstance(session, aiohttp.ClientSession):
+        why = f"of type {type(session).__name__} is not an aiohttp.ClientSession"
+    elif session.auth is not None:
+        why = "has an authorization of its own, and a request can carry but one"
+    elif not session.auto_decompress:
+        why = "does not decompress, so answers could not be read"
+    else:
+        return
+    raise InvalidArgument(f"session {why}", argument="session")
+
+
+def check_transport(transport: object) -> None:
+    """Check that something can send requests."""
+    # A class in place of an object of it is the likely mistake.
+    if isinstance(transport, type) or not all(
+        callable(getattr(transport, name, None)) for name in ("send", "close")
+    ):
+        raise arguments.refuse("transport", transport, "an object with the methods of Transport")
+
+
+def check_telemetry(telemetry: object) -> None:
+    """Check that something can observe a client."""
+    # A class, or a provider of OpenTelemetry's, is the likely mistake.
+    if telemetry is None or (
+        not isinstance(telemetry, type) and callable(getattr(telemetry, "observe", None))
+    ):
+        return
+    raise arguments.refuse("telemetry", telemetry, "an async_vmapi.otel.OpenTelemetry()")
+
+
+def check_on_unresolved(function: object) -> None:
+    """Check that something can be called with an unresolved write."""
+    if function is None:
+        return
+    # A coroutine function is the likely mistake: what it returns would never run.
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise arguments.refuse("on_unresolved", function, "a plain function")
+
+
+def key_of(value: object) -> str:
+    """Check an API key."""
+    # It stands before a colon in a header (WIRE §1).
+    key = arguments.text("api_key", value)
+    if not key.isascii() or ":" in key or " " in key:
+        raise InvalidArgument("api_key must be ASCII without spaces and colons", argument="api_key")
+    return key
+
+
+def origin_of(base_url: object) -> URL:
+    """Check a base URL, and return its origin."""
+
+    def refuse(why: str) -> InvalidArgument:
+        return InvalidArgument(f"base_url {why}", argument="base_url")
+
+    if not isinstance(base_url, str):
+        raise refuse(f"of type {type(base_url).__name__} is not a text")
+    # A password in it is a secret, so nothing is quoted before this.
+    if "@" in base_url:
+        raise refuse("has a user name or a password in it; the key and secret are arguments")
+    try:
+        url = URL(base_url)
+    except ValueError:
+        raise refuse("is not a URL") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise refuse(f"{base_url!r} does not start with https:// and a host")
+    if url.raw_path not in {"", "/"} or url.raw_query_string or url.raw_fragment:
+        raise refuse(f"{base_url!r} has more than scheme, host and port; all paths are the API's")
+    if not _is_host(url.raw_host or ""):
+        raise refuse(f"{base_url!r} has a host that is no name and no address")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise refuse(f"{base_url!r} is plain http, which is allowed for loopback hosts alone")
+    return url.origin()
+
+
+def _is_host(host: str) -> bool:
+    if not _HOST.fullmatch(host):
+        return False
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    # RFC 1035 §2.3.4: what no name server can know is not looked up again and again. Digits at
+    # the end are of an address, and none that is written out.
+    labels = host.removesuffix(".").split(".")
+    fits = len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
+    return fits and not labels[-1].isdigit()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,409 @@
+"""Send requests over HTTP with aiohttp: the transport that a `Client` uses by default.
+
+The only module of the client that knows aiohttp. It neither signs nor decodes nor retries.
+"""
+
+import asyncio
+import math
+import os
+import traceback
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from async_vmapi import validation as arguments
+from async_vmapi.errors import (
+    ConnectFailed,
+    DecodingError,
+    InvalidState,
+    TransportError,
+    TransportTimeout,
+    VMAPIError,
+)
+from async_vmapi.redaction import without_frames
+from async_vmapi.telemetry.guards import Guard
+from async_vmapi.transport.endpoint import check_session, origin_of
+from async_vmapi.transport.responses import MAX_REFUSAL
+from async_vmapi.transport.transport import Response
+
+__all__ = ["CONNECT_TIMEOUT", "MAX_BODY", "TIMEOUT", "HTTPTransport"]
+
+TIMEOUT: Final = 30.0
+CONNECT_TIMEOUT: Final = 10.0
+MAX_BODY: Final = 64 * 1024 * 1024
+
+_FRAMES_NAMED: Final = 3
+
+
+class HTTPTransport:
+    """Sends requests over HTTP: the `Transport` that a `Client` makes for itself.
+
+    Make one to put another transport around it. It never sends a request twice, which aiohttp
+    does by itself with ``PUT`` and ``DELETE``.
+
+    A session of its own is opened by the first request, in the event loop that runs then, and
+    belongs to that loop until `close`. The first request after that opens another one.
+
+    Args:
+        base_url: Scheme and host, and a port if need be, as for `Client`.
+        session: An `aiohttp.ClientSession` to use in place of an own one. It is not closed.
+            Its middlewares are not run: they could change what is signed, or send it twice.
+        timeout: Seconds for a whole request, connecting included; infinity for no limit.
+        connect_timeout: Seconds to get a connection.
+        max_body: Bytes that a response's body may have at most, decompressed. Of a refusal's,
+            64 kB are read.
+        max_connections: How many connections a session of its own opens at most.
+
+    Raises:
+        InvalidArgument: If one of them is not as said above.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        session: aiohttp.ClientSession | None = None,
+        timeout: float = TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_body: int = MAX_BODY,
+        max_connections: int = 100,
+    ) -> None:
+        self._origin = origin_of(base_url)
+        check_session(session)
+        self._lent = session
+        self._own: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # An own session is opened by the first request, a lent one is open already.
+        self._process = None if session is None else os.getpid()
+        self._guard = Guard()
+        timeout = arguments.seconds("timeout", timeout)
+        self._timeout = aiohttp.ClientTimeout(
+            total=timeout if timeout < math.inf else None,
+            connect=min(timeout, arguments.seconds("connect_timeout", connect_timeout)),
+        )
+        self._max_body = arguments.whole("max_body", max_body, minimum=1)
+        self._max_connections = arguments.whole("max_connections", max_connections, minimum=1)
+
+    def __repr__(self) -> str:
+        return f"<HTTPTransport to {str(self._origin).rstrip('/')}>"
+
+    def _session(self) -> aiohttp.ClientSession:
+        loop, process = asyncio.get_running_loop(), os.getpid()
+        if self._process is None:
+            self._process = process
+        elif self._process != process:
+            raise InvalidState(
+                "this client was used before the process forked, and its connections are the "
+                "parent's; make a client of its own in each process"
+            )
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidState(
+                "this client was used in another event loop and not closed there; "
+                "close it in its loop before using it in the next"
+            )
+        if self._lent is not None:
+            if self._lent.closed:
+                raise InvalidState("the aiohttp session lent to this client is closed")
+            return self._lent
+        if self._own is None:
+            self._own = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._max_connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._own
+
+    async def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> Response:
+        """Send one request and return its response; see `Transport.send`."""
+        session = self._session()
+        attempt = _Attempt(headers, self._max_body)
+        failure: BaseException
+        try:
+            return await self._exchange(session, attempt, method, target, body)
+        except asyncio.CancelledError as error:
+            failure = error
+        except (DecodingError, InvalidState) as error:
+            failure = error
+        except Exception as error:
+            known = self._known(error, attempt)
+            if known is None:
+                # One of the caller's own hooks: what calls this knows what to make of it.
+                raise
+            failure = known
+        if isinstance(failure, TransportError | DecodingError):
+            failure.method, failure.path = method, target.partition("?")[0]
+        # Raised out here: aiohttp's errors and frames hold headers, signature included.
+        raise without_frames(failure)
+
+    def _known(self, error: Exception, attempt: "_Attempt") -> BaseException | None:
+        """Return the error or the cancellation to raise; None for somebody else's error."""
+        cause = attempt.take_cause(error)
+        if cause is not error and error.__cause__ is not cause:
+            # aiohttp names the cause where it wraps an error: this one is a hook's.
+            self._note_hook(error)
+        if isinstance(cause, VMAPIError) or not isinstance(cause, Exception):
+            return cause
+        return _error_for(cause, attempt, self._timeout.total)
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        attempt: "_Attempt",
+        method: str,
+        target: str,
+        body: bytes,
+    ) -> Response:
+        try:
+            response = await session.request(
+                method,
+                self._url(target),
+                data=body or None,
+                headers=attempt.headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=(attempt,),
+            )
+        except Exception as error:
+            if attempt.response is None:
+                raise
+            # Of a hook, or of what else a lent session calls, once the response had been read: it
+            # changes nothing.
+            self._note_hook(error)
+            return attempt.response
+        try:
+            if attempt.response is not None:
+                return attempt.response
+            # A session that is a stand-in in tests (aioresponses) may run no middleware.
+            return Response(
+                response.status, response.headers, await _read(response, self._max_body)
+            )
+        finally:
+            # An answer that was read to its end has given its connection back by itself.
+            if body or not response.closed:
+                response.release()
+                await response.wait_for_close()
+
+    def _note_hook(self, error: Exception) -> None:
+        # Its text can hold the headers, which trace hooks are given.
+        where = "".join(traceback.format_tb(error.__traceback__)[-_FRAMES_NAMED:]).rstrip()
+        self._guard.note("a hook of the aiohttp session", error, where=where)
+
+    def _url(self, target: str) -> URL:
+        if "?" in target:
+            return URL(str(self._origin) + target, encoded=True)
+        # A quarter of the time, for the origin is not taken apart again.
+        return self._origin.with_path(target, encoded=True)
+
+    async def close(self) -> None:
+        """Close the session of its own, if there is one."""
+        if self._process not in (None, os.getpid()):
+            # The connections are another process's: closed here, they would break there.
+            return
+        own, self._own, self._loop = self._own, None, None
+        if self._lent is None:
+            self._process = None
+        if own is not None:
+            await own.close()
+
+
+async def _read(response: aiohttp.ClientResponse, max_body: int) -> bytes:
+    content = response.content
+    refused = not 200 <= response.status < 300
+    limit = MAX_REFUSAL if refused else max_body
+    pieces: list[bytes] = []
+    size = 0
+    if content.is_eof():
+        # All of it came along with the head, as with most answers: there is nothing to await.
+        pieces.append(content.read_nowait())
+        size = len(pieces[0])
+    else:
+        async for piece in content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                break
+    if size > limit:
+        # The rest is not read; the connection cannot be used again.
+        response.close()
+        if not refused:
+            raise DecodingError(f"the body is larger than {limit} bytes")
+    whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return whole[: limit + 1] if refused else whole
+
+
+class _Interrupted(aiohttp.ClientError):
+    """A connection was lost under way."""
+
+
+class _Attempt:
+    """One request as aiohttp is to send it: once, and with our authorization.
+
+    It is a middleware. aiohttp itself refuses a request with an ``Authorization`` where a session
+    with ``trust_env`` finds the host in ``.netrc``, so that header is put on here, over what came
+    from there.
+
+    Attributes:
+        headers: All other headers.
+        reached: Whether the request was handed over to be sent; until then surely nothing was.
+        response: The response, once all of it was read.
+    """
+
+    __slots__ = (
+        "_authorization",
+        "_cancellations",
+        "_failure",
+        "_max_body",
+        "headers",
+        "reached",
+        "response",
+    )
+
+    def __init__(self, headers: Mapping[str, str], max_body: int) -> None:
+        self._max_body = max_body
+        self.headers = dict(headers)
+        self._authorization = self.headers.pop("Authorization", None)
+        self.reached = False
+        self.response: Response | None = None
+        self._failure: BaseException | None = None
+        self._cancellations = _cancellations()
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if self._authorization is not None:
+            request.headers["Authorization"] = self._authorization
+        self.reached = True
+        # aiohttp itself sends PUT and DELETE a second time when a kept-alive connection turns out
+        # to be closed (RFC 9110 §9.2.2 holds them for idempotent). Here PUT creates a machine
+        # (WIRE §2), so such an error must reach us as one that aiohttp does not repeat.
+        try:
+            received = await handler(request)
+            try:
+                # Here, before hooks and cookie jars of the session can raise.
+                body = await _read(received, self._max_body)
+            except BaseException:
+                received.close()
+                raise
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            self._failure = error
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            description = _describe(error)
+        except BaseException as error:
+            self._failure = error
+            raise
+        else:
+            self.response = Response(received.status, received.headers, body)
+            return received
+        self._failure = _Interrupted(description)
+        raise self._failure
+
+    def take_cause(self, error: Exception) -> BaseException:
+        """Return what ended the request, where a hook of the session raised `error` after it.
+
+        Else a hook that cannot connect to a collector, say, would make a create look unsent.
+        """
+        # Not kept: its frames hold the headers.
+        failure, self._failure = self._failure, None
+        if failure is None or isinstance(failure, Exception):
+            return failure or error
+        # It was cancelled, by its caller or by aiohttp's timer.
+        return failure if _cancellations() > self._cancellations else TimeoutError()
+
+
+def _cancellations() -> int:
+    """Return how often the running task was cancelled and not uncancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+_LASTING_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"}
+)
+"""Why a TLS handshake failed that fails again: no TLS on that port, or none that both know."""
+
+_ADDRESSES: Final = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
+
+_PROXY_MAY_MEND: Final = frozenset({408, 425, 429})
+
+
+def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAPIError | None:
+    """Return the error of this package for one of aiohttp's; None for somebody else's.
+
+    None of the server's or proxy's own text is in it: it can repeat the request. What no retry
+    can mend is `ConnectFailed.permanent`. Not so a host name that is unknown, a connection that is
+    refused or a firewall that forbids it: these pass while a network or server comes up.
+    """
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return ConnectFailed(
+            f"the certificate of {error.host}:{error.port} is not valid: "
+            f"{_reason(error.certificate_error)}",
+            permanent=True,
+        )
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        words = f"the certificate of {error.host}:{error.port} has not the fingerprint expected"
+        return ConnectFailed(words, permanent=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = getattr(error.os_error, "reason", None)
+        return ConnectFailed(_describe(error), permanent=reason in _LASTING_TLS)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ConnectFailed(_describe(error))
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        status = error.status
+        lasting = 400 <= status < 500 and status not in _PROXY_MAY_MEND
+        return ConnectFailed(f"the proxy refused with status {status}", permanent=lasting)
+    if isinstance(error, _ADDRESSES):
+        # Of a host or a proxy's address; may hold its password.
+        return ConnectFailed("the host's or the proxy's address is not valid", permanent=True)
+    if isinstance(error, TimeoutError):
+        words = f"not within {limit:g} s" if limit else "the connection timed out"
+        return TransportTimeout(words)
+    if isinstance(error, aiohttp.ClientError | OSError | HttpProcessingError):
+        return TransportError(_describe(error))
+    if not attempt.reached:
+        return _unusable(error)
+    return None
+
+
+def _unusable(error: Exception) -> InvalidState:
+    """Return the error for what a session raised before the request was handed over."""
+    words = f"nothing was sent: the session cannot be used here ({type(error).__name__}"
+    if isinstance(error, RuntimeError):
+        # aiohttp's way to say that the session is closed, or of another event loop.
+        words += f": {error}"
+    elif isinstance(error, ValueError):
+        # Its text may hold a proxy's password.
+        words += (
+            ": its default headers and .netrc do not go together, or a proxy's address is wrong"
+        )
+    return InvalidState(f"{words})")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "verify_message", None) or str(error)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, _Interrupted | aiohttp.ClientConnectorError):
+        return str(error)
+    name = type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        return "the response is not valid HTTP"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return f"{name}: the body ended early, or is not encoded as its headers say"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{name}: {error.strerror}"
+    return f"{name}: {_WORDS.get(type(error), 'the connection failed')}"
+
+
+_WORDS: Final[dict[type[Exception], str]] = {
+    aiohttp.ServerDisconnectedError: "the server closed the connection",
+    aiohttp.ConnectionTimeoutError: "no connection in time",
+}

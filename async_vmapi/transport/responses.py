@@ -1,0 +1,206 @@
+"""Open the envelope of an answer: what was asked for, or the error that it means. Pure (WIRE §1).
+
+The answer is decoded straight into what the caller wants. Only where that fails is it looked at
+again, to find out whether it is a refusal or makes no sense.
+"""
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, TypeVar, cast
+
+import msgspec
+
+from async_vmapi.errors import (
+    APIError,
+    AuthenticationError,
+    BadRequest,
+    Conflict,
+    DecodingError,
+    NotFound,
+    RateLimited,
+    ServerError,
+)
+from async_vmapi.redaction import Secret, repeats
+from async_vmapi.transport.codec import UNREADABLE, Shape, explain
+
+__all__ = ["MAX_REFUSAL", "open_envelope", "retry_after"]
+
+T = TypeVar("T")
+
+MAX_REFUSAL: Final = 64 * 1024
+"""Bytes of a refusal that are read: more is no explanation, and would hold the event loop."""
+
+MAX_ONE: Final = 1024 * 1024
+"""Bytes of a response that is no list: one about a VM has two thousand."""
+
+_REFUSED: Final = re.compile(rb'\s*\{\s*"success"\s*:\s*false')
+
+_LONGEST_MESSAGE: Final = 500
+
+_VOCABULARY: Final = re.compile(
+    r"(?<![a-z0-9])(?:name|cpus|cores|ram|(?:compute_)?zone(?:_id)?|boot_type|cdrom|os|template"
+    r"|password|key_id|sshkey|user_data|cloudinit|quota|limit|balance|unavailable|required"
+    r"|unsupported|duplicate)(?![a-z0-9])"
+)
+"""What of a withheld explanation may be named: the API's own words and a few of its reasons."""
+
+_KINDS: Final[dict[int, type[APIError]]] = {
+    401: AuthenticationError,
+    403: AuthenticationError,
+    404: NotFound,
+    410: NotFound,
+    409: Conflict,
+    412: Conflict,
+    423: Conflict,
+    429: RateLimited,
+}
+
+
+def open_envelope(
+    shape: Shape[T],
+    status: int,
+    body: bytes,
+    *,
+    method: str,
+    path: str,
+    secrets: tuple[Secret, ...] = (),
+    credentials: tuple[Secret, ...] = (),
+) -> T:
+    """Return what `shape` wants of an answer, or raise what the answer means.
+
+    Args:
+        shape: What is wanted.
+        status: The HTTP status.
+        body: The body, as it came.
+        method: The HTTP method of the call, for the error.
+        path: The path of the call, for the error.
+        secrets: What the call carried that no error may show. With any, nothing of the server's
+            explanation is shown: it can repeat a line, a part or any encoding of them.
+        credentials: The API secret and the signature. An explanation is shown unless it repeats
+            a part of them.
+
+    Raises:
+        APIError: If the call was refused.
+        DecodingError: If the answer fits neither `shape` nor a refusal.
+    """
+    problem: DecodingError
+    if 200 <= status < 300:
+        try:
+            _check_size(shape, body)
+            answer = shape.decode(body)
+            if answer.success is True or (answer.success is msgspec.UNSET and shape.tells_success):
+                return shape.take(answer)
+            problem = DecodingError("`success` is missing", where="$")
+        except DecodingError as error:
+            problem = error
+        except UNREADABLE as error:
+            message, where = explain(error)
+            malformed = not isinstance(error, msgspec.ValidationError | RecursionError)
+            problem = DecodingError(message, where=where, malformed=malformed)
+        problem.method, problem.path = method, path
+    else:
+        problem = DecodingError()
+
+    # Raised out here, so that no exception drags the one that held the body along.
+    content = _any_object(body)
+    refused = (content or {}).get("success") is False or _is_large_refusal(body)
+    if 200 <= status < 300 and not refused:
+        raise problem
+    if 300 <= status < 400:
+        words = "a redirect, which is not followed: a signature is bound to its host"
+    else:
+        words = _explanation(content, body, secrets, credentials)
+    kind = _KINDS.get(status)
+    if kind is None:
+        kind = ServerError if status >= 500 else BadRequest if status >= 400 else APIError
+    raise kind(words, status=status, method=method, path=path, from_api=refused)
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """Read a ``Retry-After`` header: seconds or an HTTP date (WIRE §1); None if it says nothing."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip(), re.ASCII):
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - now).total_seconds())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _check_size(shape: Shape[T], body: bytes) -> None:
+    """Refuse what is too large to be what is wanted, without decoding it."""
+    if len(body) <= MAX_ONE:
+        return
+    if shape.key is None:
+        raise DecodingError(f"{len(body)} bytes, and {MAX_ONE} are allowed here")
+    # A list may be large. But to pass over megabytes of something else takes as long as to read it.
+    if _is_large_refusal(body) or shape.key not in body[:MAX_REFUSAL]:
+        raise DecodingError(f"no list in the first {MAX_REFUSAL} of {len(body)} bytes")
+
+
+def _is_large_refusal(body: bytes) -> bool:
+    return len(body) > MAX_REFUSAL and _REFUSED.match(body, 0, MAX_REFUSAL) is not None
+
+
+def _any_object(body: bytes) -> dict[str, object] | None:
+    if len(body) > MAX_REFUSAL:
+        return None
+    try:
+        return msgspec.json.decode(body, type=dict[str, object])
+    except UNREADABLE:
+        return None
+
+
+def _explanation(
+    content: dict[str, object] | None,
+    body: bytes,
+    secrets: tuple[Secret, ...],
+    credentials: tuple[Secret, ...],
+) -> str:
+    """Return the server's explanation, or why it is not shown."""
+    if len(body) > MAX_REFUSAL:
+        return f"more than {MAX_REFUSAL} bytes, which were not read"
+    if content is None:
+        return "no JSON object, perhaps a proxy's page"
+    words = _words(content)
+    if secrets:
+        return _withheld(words, secrets) if words else ""
+    # Looked at before it is cut, and beyond the cut: half a secret is no less of one.
+    shown = "".join(c if c.isprintable() else " " for c in words[: 2 * _LONGEST_MESSAGE])
+    if repeats(shown, credentials):
+        return "the explanation is withheld, since it repeats the API secret or the signature"
+    return shown if len(shown) <= _LONGEST_MESSAGE else f"{shown[:_LONGEST_MESSAGE]}..."
+
+
+def _withheld(words: str, secrets: tuple[Secret, ...]) -> str:
+    """Return what can be told of an explanation without a character of it."""
+    told = "the explanation is withheld, since the request carried a password or user data"
+    sent = [secret.text().casefold() for secret in secrets]
+    named = dict.fromkeys(_VOCABULARY.findall(words.casefold()))
+    # A word that is in a secret too may come from there.
+    if safe := [word for word in named if not any(word in text for text in sent)]:
+        told += f"; it mentions {', '.join(safe)}"
+    return told
+
+
+def _words(content: dict[str, object]) -> str:
+    """Return the server's explanation; its field's name and form are not known (WIRE §1)."""
+    found = (content[name] for name in ("error", "message", "errors") if content.get(name))
+    return "; ".join(dict.fromkeys(piece for value in found for piece in _pieces(value)))
+
+
+def _pieces(value: object, depth: int = 4) -> list[str]:
+    if isinstance(value, dict):
+        inside = [(f"{key}: ", inner) for key, inner in cast("dict[str, object]", value).items()]
+    elif isinstance(value, list):
+        inside = [("", inner) for inner in cast("list[object]", value)]
+    else:
+        return [str(value)]
+    if depth == 0:
+        return ["..."]
+    return [key + piece for key, inner in inside for piece in _pieces(inner, depth - 1)]

@@ -1,0 +1,218 @@
+"""The creates of a client, told apart (WIRE §5.4).
+
+A create whose outcome is unknown is looked for by `async_vmapi.writes.lookup`. What another create of
+this client made is not what it made: responses tell whose a VM is, and creates in flight are
+waited for.
+"""
+
+import asyncio
+from datetime import datetime
+from typing import Final
+
+import attrs
+
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.models import CreateRequest
+from async_vmapi.tasks.token import DoubtToken, read
+from async_vmapi.transport.codec import Named
+from async_vmapi.transport.pipeline import Pipeline
+from async_vmapi.transport.retries import Trail
+from async_vmapi.writes.attach_times import server_time
+from async_vmapi.writes.history import History
+
+__all__ = ["Creates", "Creation", "intended_by"]
+
+_KEPT: Final = 600.0
+"""Seconds for which it is known what this client did to a VM, at least."""
+
+
+@attrs.define(eq=False)
+class Creation:
+    """A create under way.
+
+    Attributes:
+        name: The VM's name.
+        cores: Its number of CPUs.
+        ram: Its memory in MB.
+        unique: Whether a VM of that name can only be what this create made.
+        origin: The endpoint.
+        window: Seconds for which its VM is looked for.
+        resumed: Whether its first attempt was another process's, or may have been.
+        known: Ids that had the name before; None if that is not known.
+        baseline: All ids of a list that was asked for before the create; None without one.
+        trail: What became of its attempts.
+        answered: Set unless an attempt is under way.
+        in_doubt: Whether its VM is looked for.
+        retried: Whether it was sent again as it was proved that there was no VM.
+        sent: The loop's time when the last attempt set out; None if none did here.
+        server_sent: The server's time when the first attempt set out whose outcome is unknown.
+    """
+
+    name: str
+    cores: int
+    ram: int
+    unique: bool
+    origin: str
+    window: float
+    resumed: bool = False
+    known: frozenset[str] | None = None
+    baseline: frozenset[str] | None = None
+    trail: Trail = attrs.field(factory=Trail)
+    answered: asyncio.Event = attrs.field(factory=asyncio.Event)
+    in_doubt: bool = False
+    retried: bool = False
+    sent: float | None = None
+    server_sent: datetime | None = None
+
+    def fits(self, vm: Named) -> bool:
+        """Return whether a VM is of the right size."""
+        return (vm.cores, vm.ram) == (self.cores, self.ram)
+
+
+class Creates:
+    """The creates of a client that are under way.
+
+    Args:
+        pipeline: What sends them.
+        max_staleness: How old a response's content can be, in seconds.
+
+    Attributes:
+        max_staleness: As above.
+        history: What this client did to which VM.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, max_staleness: float = 10.0) -> None:
+        self._pipeline = pipeline
+        self.max_staleness = max_staleness
+        self._under_way: dict[str, dict[Creation, None]] = {}
+        self.history = History(kept=max(_KEPT, 2 * max_staleness))
+        self._stopped = asyncio.Event()
+
+    def begin(
+        self, name: str, cores: int, ram: int, *, unique: bool, origin: str, window: float
+    ) -> Creation:
+        """Note a create.
+
+        Raises:
+            InvalidArgument: If its name is said to be unique and is in use by another create.
+        """
+        creation = Creation(name, cores, ram, unique, origin, window)
+        if unique:
+            creation.known = frozenset()
+        return self._note(creation)
+
+    def take_up(self, token: DoubtToken, besides: frozenset[str], window: float) -> Creation:
+        """Note a create of a token, which made none of the VMs `besides`."""
+        creation = Creation(token.name, token.cores, token.ram, token.unique, token.origin, window)
+        creation.known = None if token.known is None else besides.union(token.known)
+        self.resume(creation)
+        return self._note(creation)
+
+    def resume(self, creation: Creation) -> None:
+        """Note that a create may have been sent before, perhaps by another process."""
+        creation.resumed = creation.in_doubt = True
+        creation.answered.set()
+
+    def _note(self, creation: Creation) -> Creation:
+        # Where one of them is unique, it is the only one.
+        others = self._under_way.get(creation.name, {})
+        if others and (creation.unique or next(iter(others)).unique):
+            raise InvalidArgument(
+                f"unique_name: another create of {creation.name!r} is under way",
+                argument="unique_name",
+            )
+        self._under_way.setdefault(creation.name, {})[creation] = None
+        # For as long as reads can show what was before.
+        self.history.keep_for(creation.window + 2 * self.max_staleness)
+        return creation
+
+    def end(self, creation: Creation) -> None:
+        """Note that a create is no longer under way."""
+        others = self._under_way[creation.name]
+        del others[creation]
+        if not others:
+            del self._under_way[creation.name]
+
+    def sets_out(self, creation: Creation) -> None:
+        """Note that an attempt of a create is about to be sent."""
+        creation.sent = now = asyncio.get_running_loop().time()
+        if creation.resumed or creation.trail.doubtful:
+            # The VM may be of an earlier attempt, and as old.
+            return
+        # Not a later response's date: the process may be stopped until then.
+        creation.server_sent = None
+        if (dated := self._pipeline.server_date()) is not None:
+            at, date = dated
+            creation.server_sent = server_time(date, now - at)
+
+    def token(self, creation: Creation) -> DoubtToken:
+        """Return what to go on with, in this process or another."""
+        known = creation.known
+        if known is not None and not creation.unique:
+            # Those that no list shows yet, too.
+            known = known.union(self.history.created_with(creation.name))
+        return DoubtToken(
+            creation.origin,
+            "create",
+            name=creation.name,
+            cores=creation.cores,
+            ram=creation.ram,
+            unique=creation.unique,
+            known=None if known is None else tuple(sorted(known)),
+            trace=creation.trail.trace,
+        )
+
+    # --- while one is looked for ----------------------------------------------------------------
+
+    def alike(self, creation: Creation) -> list[Creation]:
+        """Return the creates that cannot be told apart from this one, and need not be."""
+        return [
+            other
+            for other in self._under_way[creation.name]
+            if other.in_doubt and (other.cores, other.ram) == (creation.cores, creation.ram)
+        ]
+
+    async def others_answered(self, creation: Creation, until: float) -> bool:
+        """Wait for the responses to creates of the same name whose VMs a list may show already."""
+        try:
+            async with asyncio.timeout_at(until):
+                for other in tuple(self._under_way[creation.name]):
+                    if other.trail.in_air and not other.in_doubt:
+                        await other.answered.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether everybody who looks is to stop."""
+        return self._stopped.is_set()
+
+    async def stopped(self) -> None:
+        """Wait until everybody who looks is to stop."""
+        await self._stopped.wait()
+
+    def stop(self) -> None:
+        """Let everybody who looks stop now."""
+        self._stopped.set()
+
+    def start(self) -> None:
+        """Let looking be possible again, in another event loop too."""
+        self._stopped = asyncio.Event()
+
+
+def intended_by(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> DoubtToken:
+    """Read the token that was made for a create before it was sent.
+
+    Raises:
+        InvalidArgument: If it was made for something else.
+    """
+    token = read(intent, origin)
+    asked = (request.name, request.cpus, request.ram, unique)
+    if (
+        not isinstance(token, DoubtToken)
+        or token.operation != "create"
+        or (token.name, token.cores, token.ram, token.unique) != asked
+    ):
+        raise InvalidArgument("intent is not that of this create", argument="intent")
+    return token

@@ -1,0 +1,64 @@
+"""What methods about VMs are given, checked: ids, paths, and the request of a create. Pure."""
+
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from async_vmapi import validation as arguments
+from async_vmapi.errors import InvalidArgument
+from async_vmapi.models import CreateRequest, ImageBoot, VirtualMachine
+
+__all__ = ["PATH", "VMOrId", "id_of", "path_of", "request_of"]
+
+VMOrId: TypeAlias = VirtualMachine | str
+"""A machine, or its id."""
+
+PATH: Final = "/v2/virtual-machines"
+
+
+def id_of(vm: VMOrId) -> str:
+    """Return the id of a VM."""
+    return arguments.identifier("vm", vm.id if isinstance(vm, VirtualMachine) else vm)
+
+
+def path_of(vm: VMOrId) -> str:
+    """Return the path of a VM."""
+    return f"{PATH}/{id_of(vm)}"
+
+
+def request_of(request: object, keywords: dict[str, Any]) -> CreateRequest:
+    """Return the request of a create, from the two ways to give it."""
+    if request is None:
+        missing = [f.name for f in attrs.fields(CreateRequest) if f.name not in keywords]
+        if missing:
+            raise InvalidArgument(
+                f"create needs {', '.join(missing)}, or a CreateRequest", argument=missing[0]
+            )
+        if unknown := [name for name in keywords if name not in attrs.fields_dict(CreateRequest)]:
+            # They may be secrets, and are in `create`'s frame.
+            keywords.clear()
+            raise InvalidArgument(
+                f"create takes no {', '.join(unknown)}; password, key_id and user_data are fields "
+                "of an ImageBoot, as boot",
+                argument=unknown[0],
+            )
+        return _without_references(CreateRequest(**keywords))
+    if not isinstance(request, CreateRequest):
+        raise InvalidArgument(
+            f"request of type {type(request).__name__} is not a CreateRequest", argument="request"
+        )
+    if keywords:
+        raise InvalidArgument(
+            "create takes a CreateRequest or keywords, not both", argument="request"
+        )
+    return _without_references(request)
+
+
+def _without_references(request: CreateRequest) -> CreateRequest:
+    if isinstance(request.boot, ImageBoot) and request.boot.references:
+        name = request.boot.references[0]
+        raise InvalidArgument(
+            f"{name} is a SecretRef, which only a durable fleet resolves; give the {name} itself",
+            argument=name,
+        )
+    return request
