@@ -121,8 +121,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # A name is imported when it is first used, so that what needs few of them, such as the command
 # line's help and completion, waits for no more. Where they are defined, from the ground up:
 _HOMES = (
-    *("errors", "transport", "models", "completion", "report", "plan"),
-    *("watch", "tasks", "accounts", "http", "bulk", "client"),
+    *("errors", "transport.transport", "models", "tasks.completion", "bulk.report", "bulk.plan"),
+    *("tasks.watch", "tasks.task", "writes.record", "transport.http", "bulk.executor", "client"),
 )
 
 if not typing.TYPE_CHECKING:

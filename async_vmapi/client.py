@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import aiohttp
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.bulk.executor import BulkExecutor
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
 from async_vmapi.catalogue import Account, Regions, Templates
@@ -133,8 +133,8 @@ class Client:
         secret = Secret(api_secret)
         del api_secret
         origin = origin_of(base_url)
-        max_body = arguments.whole("max_body", max_body, minimum=1)
-        max_connections = arguments.whole("max_connections", max_connections, minimum=1)
+        max_body = validation.whole("max_body", max_body, minimum=1)
+        max_connections = validation.whole("max_connections", max_connections, minimum=1)
         transport = transport_of(
             base_url,
             transport,
@@ -148,14 +148,14 @@ class Client:
         floor, ceiling = intervals_of(poll_floor, poll_ceiling)
         rate = max_requests_per_second
         if rate is not None:
-            rate = arguments.number("max_requests_per_second", rate, above=0.0)
-        window = arguments.number("lookup_window", lookup_window, least=0.0)
-        staleness = arguments.number(
+            rate = validation.number("max_requests_per_second", rate, above=0.0)
+        window = validation.number("lookup_window", lookup_window, least=0.0)
+        staleness = validation.number(
             "max_staleness", max_staleness, least=0.0, finite=True, what="a number of seconds"
         )
         if seed is not None:
-            seed = arguments.whole("seed", seed, minimum=0)
-        grace = arguments.number(
+            seed = validation.whole("seed", seed, minimum=0)
+        grace = validation.number(
             "cancel_grace", cancel_grace, least=0.0, finite=True, what="a number of seconds"
         )
         check_on_unresolved(on_unresolved)
@@ -167,9 +167,9 @@ class Client:
             transport,
             origin=own_origin,
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
-            credentials=Credentials(key_of(api_key), arguments.secret("api_secret", secret)),
+            credentials=Credentials(key_of(api_key), validation.secret("api_secret", secret)),
             pace=Pace(max_connections, rate),
-            retries=arguments.whole("retries", retries, minimum=0),
+            retries=validation.whole("retries", retries, minimum=0),
             max_body=max_body,
             seed=seed,
             observer=(None if telemetry is None else GuardedObserver(telemetry, own_origin, guard)),
@@ -211,7 +211,7 @@ class Client:
         secret = Secret(api_secret)
         del api_secret
         url = url_of_region(region)
-        secret = arguments.secret("api_secret", secret)
+        secret = validation.secret("api_secret", secret)
         return cls(url, api_key=api_key, api_secret=secret.text(), **options)
 
     @classmethod
@@ -308,7 +308,7 @@ class Client:
         if plan is None:
             plan = BulkPlan(**fields)
         elif not isinstance(plan, BulkPlan) or fields:
-            raise arguments.refuse("plan", plan, "a BulkPlan without further fields")
+            raise validation.refuse("plan", plan, "a BulkPlan without further fields")
         return BulkExecutor(
             self.vms,
             plan,

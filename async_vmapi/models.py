@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
 
@@ -296,7 +296,7 @@ class SecretRef:
     name: str
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "name", arguments.text)
+        _check(self, "name", validation.text)
 
 
 @attrs.frozen(kw_only=True, init=False)
@@ -331,10 +331,10 @@ class ImageBoot:
         hidden = {"password": _hidden(password), "user_data": _hidden(user_data)}
         del password, user_data
         self.__attrs_init__(  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
-            os=arguments.text("os", os),
-            key_id=None if key_id is None else arguments.text("key_id", key_id),
+            os=validation.text("os", os),
+            key_id=None if key_id is None else validation.text("key_id", key_id),
             **{
-                name: arguments.secret(name, value) if isinstance(value, Secret) else value
+                name: validation.secret(name, value) if isinstance(value, Secret) else value
                 for name, value in hidden.items()
             },
         )
@@ -377,7 +377,7 @@ class CdromBoot:
     iso: str
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "iso", arguments.text)
+        _check(self, "iso", validation.text)
 
 
 @attrs.frozen(kw_only=True)
@@ -402,10 +402,10 @@ class CreateRequest:
     boot: ImageBoot | CdromBoot
 
     def __attrs_post_init__(self) -> None:
-        _check(self, "name", arguments.text)
-        _check(self, "cpus", partial(arguments.whole, minimum=1))
-        _check(self, "ram", partial(arguments.whole, minimum=1))
-        _check(self, "zone_id", arguments.text)
+        _check(self, "name", validation.text)
+        _check(self, "cpus", partial(validation.whole, minimum=1))
+        _check(self, "ram", partial(validation.whole, minimum=1))
+        _check(self, "zone_id", validation.text)
         if not isinstance(self.boot, ImageBoot | CdromBoot):
             raise InvalidArgument(
                 f"boot of type {type(self.boot).__name__} is not an ImageBoot or a CdromBoot",

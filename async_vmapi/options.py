@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypedDict
 
 import aiohttp
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
 from async_vmapi.telemetry.hooks import Telemetry
@@ -104,8 +104,8 @@ def intervals_of(poll_floor: float, poll_ceiling: float) -> tuple[float, float]:
     Raises:
         InvalidArgument: If one of them is none, or they are the wrong way round.
     """
-    floor = arguments.seconds("poll_floor", poll_floor)
-    ceiling = arguments.seconds("poll_ceiling", poll_ceiling)
+    floor = validation.seconds("poll_floor", poll_floor)
+    ceiling = validation.seconds("poll_ceiling", poll_ceiling)
     if ceiling < floor:
         raise InvalidArgument(
             f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
@@ -121,7 +121,7 @@ def url_of_region(region: object) -> str:
         InvalidArgument: If it is not the name of one.
     """
     if not isinstance(region, str) or not _REGION.fullmatch(region):
-        raise arguments.refuse("region", region, "a name of small letters, digits and '-'")
+        raise validation.refuse("region", region, "a name of small letters, digits and '-'")
     return f"https://{region}.api.e24cloud.com"
 
 
@@ -149,5 +149,5 @@ def environment(options: ClientOptions) -> Environment:
         try:
             options.setdefault("max_staleness", float(old))
         except ValueError:
-            raise arguments.refuse(_MAX_STALENESS, old, "a number of seconds") from None
+            raise validation.refuse(_MAX_STALENESS, old, "a number of seconds") from None
     return Environment(url, region, key, secret)

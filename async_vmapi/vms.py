@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, overload
 
 import anyio.lowlevel
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import DecodingError, InvalidArgument
 from async_vmapi.models import (
     CdromBoot,
@@ -138,12 +138,12 @@ class VirtualMachines:
             OutcomeUnknown: If it is not known whether the VM was created.
         """
         request = request_of(request, keywords)
-        unique = arguments.boolean("unique_name", unique_name)
+        unique = validation.boolean("unique_name", unique_name)
         if on_doubt not in ("raise", "retry"):
-            raise arguments.refuse("on_doubt", on_doubt, "'raise' or 'retry'")
+            raise validation.refuse("on_doubt", on_doubt, "'raise' or 'retry'")
         if on_doubt == "retry" and not unique:
             raise InvalidArgument("on_doubt='retry' takes unique_name=True", argument="on_doubt")
-        if arguments.boolean("perhaps_sent", perhaps_sent) and intent is None:
+        if validation.boolean("perhaps_sent", perhaps_sent) and intent is None:
             raise InvalidArgument("perhaps_sent takes an intent", argument="perhaps_sent")
         boot = request.boot
         secrets = boot.secrets if isinstance(boot, ImageBoot) else {}
@@ -187,15 +187,15 @@ class VirtualMachines:
         Raises:
             InvalidArgument: If an argument is wrong.
         """
-        unique = arguments.boolean("unique_name", unique_name)
+        unique = validation.boolean("unique_name", unique_name)
         if operation == "create":
             if not isinstance(item, CreateRequest):
-                raise arguments.refuse("item", item, "a CreateRequest")
+                raise validation.refuse("item", item, "a CreateRequest")
             return await self._writes.intend(item, unique=unique)
         if operation not in ("reboot", "reset"):
-            raise arguments.refuse("operation", operation, "'create', 'reboot' or 'reset'")
+            raise validation.refuse("operation", operation, "'create', 'reboot' or 'reset'")
         if isinstance(item, CreateRequest):
-            raise arguments.refuse("item", item, "a machine or its id")
+            raise validation.refuse("item", item, "a machine or its id")
         return seal(DoubtToken(self._pipeline.origin, operation, vm=id_of(item)))
 
     async def list(self) -> list[VirtualMachine]:
@@ -235,9 +235,9 @@ class VirtualMachines:
             wait_for: Minutes that the guest gets to shut down before it is turned off.
         """
         body = {
-            "cores": arguments.whole("cores", cores, minimum=1),
-            "ram": arguments.whole("ram", ram, minimum=1),
-            "wait_for": arguments.whole("wait_for", wait_for, minimum=0),
+            "cores": validation.whole("cores", cores, minimum=1),
+            "ram": validation.whole("ram", ram, minimum=1),
+            "wait_for": validation.whole("wait_for", wait_for, minimum=0),
         }
         target = Target("resize", cores=cores, ram=ram, wait_for=wait_for)
         return await self._start(vm, target, codec.encode(body))
@@ -251,7 +251,7 @@ class VirtualMachines:
             vm: The machine or its id.
             wait_for: Minutes that the guest gets before the machine is turned off.
         """
-        body = codec.encode({"wait_for": arguments.whole("wait_for", wait_for, minimum=0)})
+        body = codec.encode({"wait_for": validation.whole("wait_for", wait_for, minimum=0)})
         return await self._start(vm, Target("shutdown", wait_for=wait_for), body)
 
     async def reboot(
@@ -311,7 +311,7 @@ class VirtualMachines:
 
     async def rename(self, vm: VMOrId, name: str) -> None:
         """Give a machine another label."""
-        body = codec.encode({"name": arguments.text("name", name)})
+        body = codec.encode({"name": validation.text("name", name)})
         path = path_of(vm)
         await self._writes.rename(
             Call("rename", "POST", f"{path}/rename", body, repeat=Repeat.REPEATABLE),
@@ -336,11 +336,11 @@ class VirtualMachines:
         Raises:
             NotFound: If the VM is not there, and `missing_ok` is not given.
         """
-        flag = int(arguments.boolean("delete_resources", delete_resources))
+        flag = int(validation.boolean("delete_resources", delete_resources))
         body = codec.encode({"deleteResources": flag})
         vm_id, visible = id_of(vm), isinstance(vm, VirtualMachine)
 
-        gone_is_fine = arguments.boolean("missing_ok", missing_ok)
+        gone_is_fine = validation.boolean("missing_ok", missing_ok)
         start = partial(
             tasks.start_delete, self._hub, self._pipeline.origin, vm_id, visible=visible
         )

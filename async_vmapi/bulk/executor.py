@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 import attrs
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.bulk.item import (
     DEFAULTS,
     GENERAL,
@@ -185,7 +185,7 @@ class BulkExecutor(Operations[BulkReport]):
     def stop(self, reason: str = "it was stopped") -> None:
         """Start nothing new in the call under way; what is in flight is watched to its end."""
         if self._rollout is not None:
-            self._rollout.stop(arguments.text("reason", reason))
+            self._rollout.stop(validation.text("reason", reason))
 
     # --- operations -----------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class BulkExecutor(Operations[BulkReport]):
         if isinstance(items, str | bytes | Mapping) or not isinstance(
             items, Iterable | AsyncIterable
         ):
-            raise arguments.refuse(
+            raise validation.refuse(
                 "items", cast(object, items), "an iterable of machines, ids or requests"
             )
         given = items
@@ -288,7 +288,7 @@ class BulkExecutor(Operations[BulkReport]):
                 raise InvalidArgument("a function takes the item alone", argument=min(keywords))
             return GENERAL, start
         if start not in OPERATIONS:
-            raise arguments.refuse("start", start, f"a function, or one of {sorted(OPERATIONS)}")
+            raise validation.refuse("start", start, f"a function, or one of {sorted(OPERATIONS)}")
         check_arguments(start, keywords)
         method: Start = getattr(self._vms, start)
         if start == "rename":
@@ -303,14 +303,14 @@ class BulkExecutor(Operations[BulkReport]):
 
     def _rest(self, report: BulkReport, items: Sequence[Any] | None, start: Start | None) -> _Fleet:
         if not isinstance(report, BulkReport):
-            raise arguments.refuse("report", cast(object, report), "a BulkReport")
+            raise validation.refuse("report", cast(object, report), "a BulkReport")
         if report.origin and report.origin != self._origin:
             raise InvalidArgument(
                 f"report is of {report.origin}, and this client talks to {self._origin}",
                 argument="report",
             )
         if items is not None and not isinstance(items, Sequence):
-            raise arguments.refuse("items", cast(object, items), "the sequence of then")
+            raise validation.refuse("items", cast(object, items), "the sequence of then")
         operation, keywords = report.operation, dict(report.arguments)
         if operation != GENERAL:
             _, begin = self._starter(operation, keywords)

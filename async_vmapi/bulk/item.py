@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest, VirtualMachine
@@ -112,9 +112,9 @@ def label_of(operation: str, item: Any) -> str:
     """
     if operation == "create":
         if not isinstance(item, CreateRequest):
-            raise arguments.refuse("item", item, "a CreateRequest")
+            raise validation.refuse("item", item, "a CreateRequest")
         return item.name
-    return arguments.identifier("vm", item.id if isinstance(item, VirtualMachine) else item)
+    return validation.identifier("vm", item.id if isinstance(item, VirtualMachine) else item)
 
 
 def labels_of(operation: str, items: Sequence[Any]) -> list[str]:
@@ -198,37 +198,37 @@ def item_again(operation: str, outcome: Outcome, items: Sequence[Any] | None) ->
 
 
 def _wait_for(name: str, value: object) -> None:
-    arguments.whole(name, value, minimum=0)
+    validation.whole(name, value, minimum=0)
 
 
 def _size(name: str, value: object) -> None:
-    arguments.whole(name, value, minimum=1)
+    validation.whole(name, value, minimum=1)
 
 
 def _on_doubt(name: str, value: object) -> None:
     if value not in ("raise", "retry"):
-        raise arguments.refuse(name, value, "'raise' or 'retry'")
+        raise validation.refuse(name, value, "'raise' or 'retry'")
 
 
 def _names(name: str, value: Mapping[Any, Any]) -> None:
     if not isinstance(value, Mapping):
-        raise arguments.refuse(name, cast(object, value), "a mapping of ids to new names")
+        raise validation.refuse(name, cast(object, value), "a mapping of ids to new names")
     for vm_id, new in value.items():
-        arguments.identifier(name, vm_id)
-        arguments.text(f"{name}[{vm_id!r}]", new)
+        validation.identifier(name, vm_id)
+        validation.text(f"{name}[{vm_id!r}]", new)
 
 
 _Checks: TypeAlias = dict[str, Callable[[str, Any], object]]
 
 OPERATIONS: Final[dict[str, tuple[_Checks, frozenset[str]]]] = {
-    "create": ({"unique_name": arguments.boolean, "on_doubt": _on_doubt}, frozenset()),
+    "create": ({"unique_name": validation.boolean, "on_doubt": _on_doubt}, frozenset()),
     "resize": (
         {"cores": _size, "ram": _size, "wait_for": _wait_for},
         frozenset({"cores", "ram"}),
     ),
     "shutdown": ({"wait_for": _wait_for}, frozenset()),
     "delete": (
-        {"delete_resources": arguments.boolean, "missing_ok": arguments.boolean},
+        {"delete_resources": validation.boolean, "missing_ok": validation.boolean},
         frozenset(),
     ),
     "rename": ({"names": _names}, frozenset({"names"})),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import InvalidArgument
 
@@ -69,9 +69,9 @@ def _share(argument: str, value: Any, *, minimum: int) -> Share:
         percent = _percentage(value)
         if percent is None or (minimum and not percent):
             least = "above 0%" if minimum else "from 0%"
-            raise arguments.refuse(argument, value, f"a percentage {least} to 100%, like '5%'")
+            raise validation.refuse(argument, value, f"a percentage {least} to 100%, like '5%'")
         return value
-    return arguments.whole(argument, value, minimum=minimum)
+    return validation.whole(argument, value, minimum=minimum)
 
 
 def count_of(share: Share, total: int, *, up: bool = False) -> int:
@@ -97,7 +97,7 @@ def _batches(value: Sequence[Share] | None) -> tuple[Share, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        raise arguments.refuse(
+        raise validation.refuse(
             "batches", cast(object, value), "a sequence of numbers or percentages"
         )
     return tuple(_share(f"batches[{n}]", batch, minimum=1) for n, batch in enumerate(value))
@@ -138,14 +138,14 @@ class BulkPlan:
     on_event: Callable[[BulkEvent], object] | None = attrs.field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        arguments.whole("limit", self.limit, minimum=1)
-        arguments.boolean("dry_run", self.dry_run)
+        validation.whole("limit", self.limit, minimum=1)
+        validation.boolean("dry_run", self.dry_run)
         for name in ("max_failures", "min_online"):
             if (share := getattr(self, name)) is not None:
                 _share(name, share, minimum=0)
         object.__setattr__(self, "batches", _batches(self.batches))
         if self.on_event is not None and not callable(self.on_event):
-            raise arguments.refuse("on_event", self.on_event, "a callable")
+            raise validation.refuse("on_event", self.on_event, "a callable")
 
     def require_length(self, total: int | None) -> None:
         """Refuse waves in percent of nobody knows what.

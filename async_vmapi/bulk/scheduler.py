@@ -1,11 +1,25 @@
-"""One bulk call under way: which item may start when, and what became of each.
+"""A bulk call in progress: which item may start when, and what became of each.
 
-A pump takes the items one by one, waits for each one's turn, and starts a worker for it, which
-sends the request and watches it to its end. Whoever iterates over the outcomes drives it; when
-they stop, nothing is left behind.
+A pump takes the items one by one, waits until each may start, and creates a worker for it, which
+sends the request and awaits its task. Iterating over the outcomes drives it; when the iteration
+ends, nothing keeps running.
+
+=============== =========================================== ====================================
+state           what happens in it                          left by
+=============== =========================================== ====================================
+``RUNNING``     items start                                 ``pause``, ``stop``, the end
+``PAUSED``      no item starts; operations in progress go   ``pause(False)``, ``stop``, the end
+                on
+``STOPPING``    no item starts any more; operations in      the end
+                progress are awaited
+``INTERRUPTED`` the iteration was left early; operations    the workers' end
+                in progress are no longer awaited
+``CLOSED``      nothing, and no event is reported
+=============== =========================================== ====================================
 """
 
 import asyncio
+import enum
 import math
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -23,7 +37,7 @@ from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.guards import Guard
 from async_vmapi.writes.record import WRITES, Write, is_task
 
-__all__ = ["Rollout"]
+__all__ = ["TRANSITIONS", "Rollout", "State"]
 
 _UNTAKEN: Final = 1000
 """Outcomes that nobody has taken yet: with more, no further item is taken."""
@@ -33,9 +47,29 @@ _SETTING_OUT: Final = 5.0
 looked for, or repeated, while the wire is free."""
 
 
+class State(enum.Enum):
+    """Where a bulk call is; the table above has what happens in each state."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    INTERRUPTED = "interrupted"
+    CLOSED = "closed"
+
+
+TRANSITIONS: Final = {
+    State.RUNNING: {State.PAUSED, State.STOPPING, State.INTERRUPTED, State.CLOSED},
+    State.PAUSED: {State.RUNNING, State.STOPPING, State.INTERRUPTED, State.CLOSED},
+    State.STOPPING: {State.INTERRUPTED, State.CLOSED},
+    State.INTERRUPTED: {State.CLOSED},
+    State.CLOSED: set[State](),
+}
+"""The states that may follow each state; an event that leads to another one does nothing."""
+
+
 @attrs.define(eq=False)
 class _Work:
-    """A job under way."""
+    """A job in progress."""
 
     job: Job
     wave: int
@@ -86,14 +120,12 @@ class Rollout:
         self._untaken: deque[Outcome] = deque()
         self._changed = asyncio.Event()
         self._news = asyncio.Event()
-        self._paused = False
         self._taking = False
-        self._interrupting = False
-        self._over = False
         self._fatal: BaseException | None = None
         self._started = 0
         self._wave = 1
         self._guard = Guard()
+        self.state = State.RUNNING
         self.counts: Counter[Status] = Counter()
         self.stopped: str | None = None
         self.complete = False
@@ -112,9 +144,16 @@ class Rollout:
     # --- what others do with it -----------------------------------------------------------------
 
     def pause(self, paused: bool) -> None:
-        """Let nothing new start, or let it start again."""
-        self._paused = paused
+        """Start no further items, or start them again."""
+        self._move_to(State.PAUSED if paused else State.RUNNING)
+
+    def _move_to(self, state: State) -> bool:
+        """Move to a state if that may follow the present one, and return whether it did."""
+        if state not in TRANSITIONS[self.state]:
+            return False
+        self.state = state
         self._changed.set()
+        return True
 
     def keep_online(self, online: set[str], given: int) -> None:
         """Keep as many online, of so many given, as the plan says; these are so now."""
@@ -122,13 +161,14 @@ class Rollout:
         self._least = count_of(self._plan.min_online or 0, given, up=True)
 
     def stop(self, reason: str) -> None:
-        """Let nothing new start any more; what is on the wire is watched to its end.
+        """Start no further items; operations in progress are awaited to their end.
 
-        What has begun and still waits for its turn on the wire is taken back.
+        A request that still waits for its turn is not sent.
         """
-        self._changed.set()
-        if self.stopped is not None:
-            return
+        if self._move_to(State.STOPPING):
+            self._stop_starting(reason)
+
+    def _stop_starting(self, reason: str) -> None:
         self.stopped = reason
         self._tell("stopped", reason=reason)
         for worker, work in self._workers.items():
@@ -217,12 +257,12 @@ class Rollout:
         floor = f"then fewer than {self._least} would be online"
         if self._plan.dry_run:
             return self._in_theory(job) or floor
-        while job.begun and not self._interrupting:
+        while job.begun and self.state is not State.INTERRUPTED:
             if self._has_room():
                 return None
             await self._change()
         while self.stopped is None:
-            if not self._paused and self._has_room():
+            if self.state is State.RUNNING and self._has_room():
                 if self._may_go_down(job):
                     return None
                 if not self._workers:
@@ -317,7 +357,7 @@ class Rollout:
                     # The task tells all that there is to know from now on.
                     work.writes.clear()
                 self._tell("accepted", work.job, work.wave, task=started)
-                if self._interrupting:
+                if self.state is State.INTERRUPTED:
                     raise asyncio.CancelledError  # the end is not awaited any more
                 started = await started
             elif isinstance(started, Ended):
@@ -350,7 +390,7 @@ class Rollout:
             wave=work.wave,
             running=work.running,
             seconds=self._seconds(work),
-            why=(None if self._interrupting else self.stopped) or INTERRUPTED,
+            why=(self.stopped if self.state is State.STOPPING else None) or INTERRUPTED,
         )
 
     def _end_of(self, worker: asyncio.Task[Ended], work: _Work) -> Ended:
@@ -366,7 +406,7 @@ class Rollout:
         if not worker.cancelled() and (error := worker.exception()) is not None:
             self._fatal = self._fatal or error
             self.stop(f"a function raised {type(error).__name__}")
-        if self._over:
+        if self.state is State.CLOSED:
             return
         del self._workers[worker]
         online = ended.online or (ended.untouched and work.was_online)
@@ -393,9 +433,11 @@ class Rollout:
         self._pump_task = None
         if pump.done() and not pump.cancelled() and not self._workers:
             pump.exception()
+            self._move_to(State.CLOSED)
             return
-        self._interrupting = True
-        self.stop(INTERRUPTED)
+        self._move_to(State.INTERRUPTED)
+        if self.stopped is None:
+            self._stop_starting(INTERRUPTED)
         pump.cancel()
         for worker in self._workers:
             worker.cancel()
@@ -407,7 +449,7 @@ class Rollout:
         finally:
             self.in_the_air = bool(self._workers)
             self._pass_over_the_rest()
-            self._over = True
+            self._move_to(State.CLOSED)
 
     def _tell(
         self,
@@ -419,7 +461,7 @@ class Rollout:
         outcome: Outcome | None = None,
         reason: str = "",
     ) -> None:
-        if self._plan.on_event is None or self._over:
+        if self._plan.on_event is None or self.state is State.CLOSED:
             return
         about = job or outcome
         event = BulkEvent(

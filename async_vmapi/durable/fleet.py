@@ -5,7 +5,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast, overload
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.bulk.item import Items
 from async_vmapi.bulk.operations import Operations
 from async_vmapi.bulk.plan import BulkPlan, Share
@@ -62,19 +62,19 @@ class DurableFleet:
         interval: float = 1.0,
     ) -> None:
         if not callable(client):
-            raise arguments.refuse("client", client, "a function")
+            raise validation.refuse("client", client, "a function")
         self._database: Final = Database(database_url)
         self._client = client
         self._secrets = SecretStore(secrets, secret_names)
         self._at_work: dict[asyncio.Event, asyncio.Event] = {}
         self._ledger: Final = Ledger()
         self._limits = Limits(
-            limit=None if limit is None else arguments.whole("limit", limit, minimum=1),
+            limit=None if limit is None else validation.whole("limit", limit, minimum=1),
             worker_limit=None
             if worker_limit is None
-            else arguments.whole("worker_limit", worker_limit, minimum=1),
-            lease=arguments.seconds("lease", lease),
-            interval=arguments.number("interval", interval, least=0.01),
+            else validation.whole("worker_limit", worker_limit, minimum=1),
+            lease=validation.seconds("lease", lease),
+            interval=validation.number("interval", interval, least=0.01),
         )
 
     def __repr__(self) -> str:
@@ -123,12 +123,12 @@ class DurableFleet:
         Raises:
             InvalidArgument: If one of them is wrong.
         """
-        arguments.identifier("name", name)
-        arguments.boolean("attach", attach)
+        validation.identifier("name", name)
+        validation.boolean("attach", attach)
         if plan is None:
             plan = BulkPlan(**fields)
         elif not isinstance(plan, BulkPlan) or fields:
-            raise arguments.refuse("plan", plan, "a BulkPlan without further fields")
+            raise validation.refuse("plan", plan, "a BulkPlan without further fields")
         return Submission(self._database, name, plan, interval=self._limits.interval, attach=attach)
 
     async def job(self, name: str) -> DurableJob:
@@ -138,7 +138,7 @@ class DurableFleet:
             JobNotFound: If there is none.
         """
         job = DurableJob(
-            self._database, arguments.identifier("name", name), interval=self._limits.interval
+            self._database, validation.identifier("name", name), interval=self._limits.interval
         )
         await job.status()
         return job
@@ -154,12 +154,12 @@ class DurableFleet:
             InvalidArgument: If one of them is wrong.
             DatabaseUnavailable: If the database is away.
         """
-        arguments.boolean("ended", ended)
+        validation.boolean("ended", ended)
         found = await self._database.call(
             self._database.client.list_workflows,
             name=WORKFLOW,
             status=None if ended else UNDER_WAY,
-            limit=None if limit is None else arguments.whole("limit", limit, minimum=1),
+            limit=None if limit is None else validation.whole("limit", limit, minimum=1),
             load_input=False,
             load_output=False,
             sort_desc=True,
@@ -249,7 +249,7 @@ class Submission(Operations[DurableJob]):
         if isinstance(items, str | bytes | Mapping) or not isinstance(
             items, Iterable | AsyncIterable
         ):
-            raise arguments.refuse(
+            raise validation.refuse(
                 "items", cast(object, items), "an iterable of machines, ids or requests"
             )
         given = [item async for item in items] if isinstance(items, AsyncIterable) else list(items)

@@ -10,7 +10,7 @@ import attrs
 import msgspec
 from dbos import PortableWorkflowError, WorkflowStatus
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.bulk.plan import BulkEvent
 from async_vmapi.bulk.report import BulkReport, Status
 from async_vmapi.durable.events import STREAM, Reader
@@ -132,7 +132,7 @@ class DurableJob:
             InvalidState: If its workflow was ended from outside, or by an error.
             UntrustedData: If somebody else has written it.
         """
-        limit = None if timeout is None else arguments.seconds("timeout", timeout)
+        limit = None if timeout is None else validation.seconds("timeout", timeout)
         async with asyncio.timeout(limit):
             while True:
                 with contextlib.suppress(DatabaseUnavailable):

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest, ImageBoot, SecretRef
 from async_vmapi.redaction import Secret
@@ -45,11 +45,11 @@ class SecretStore:
 
     def __init__(self, function: Secrets | None = None, names: Iterable[str] = ()) -> None:
         if function is not None and not callable(function):
-            raise arguments.refuse("secrets", function, "a function")
+            raise validation.refuse("secrets", function, "a function")
         if isinstance(names, str) or not isinstance(names, Iterable):
-            raise arguments.refuse("secret_names", names, "names of environment variables")
+            raise validation.refuse("secret_names", names, "names of environment variables")
         self._function = function
-        self._names = frozenset(arguments.text("secret_names", name) for name in names)
+        self._names = frozenset(validation.text("secret_names", name) for name in names)
         for name in sorted(self._names):
             if _is_own(name):
                 raise InvalidArgument(

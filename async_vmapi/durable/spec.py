@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.bulk.item import LOWERING, OPERATIONS, check_arguments, labels_of
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.bulk.plan import BulkPlan, Share
@@ -189,7 +189,7 @@ def _written(item: Any) -> str | Request:
     if isinstance(item, VirtualMachine):
         return item.id
     if not isinstance(item, CreateRequest):
-        return arguments.identifier("vm", item)
+        return validation.identifier("vm", item)
     boot = item.boot
     written: _Image | _Cdrom
     if isinstance(boot, CdromBoot):

@@ -16,7 +16,7 @@ from dbos import (
 )
 from sqlalchemy import event, exc
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.durable.rows import REFUSED, SERIALIZER, Rows, UntrustedData
 from async_vmapi.durable.sqlite import SQLiteConnection, identity_of, like_dbos
 from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
@@ -115,7 +115,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         try:
-            parsed = sa.make_url(arguments.text("database_url", url))
+            parsed = sa.make_url(validation.text("database_url", url))
         except (exc.ArgumentError, ValueError):  # the latter of a port
             raise InvalidArgument("database_url is not a URL", argument="database_url") from None
         kind = parsed.get_backend_name()

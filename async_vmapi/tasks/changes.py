@@ -1,7 +1,8 @@
 """What this client knows of VMs from its own operations. Pure.
 
-What was read of a VM just after a request can be from before it (see `async_vmapi.tasks.completion`). It
-still counts for something where nothing had changed the VM; this is the client's own part of that.
+What was read of a VM just after a request can be from before it (see
+`async_vmapi.tasks.completion`). It still counts for something where nothing had changed the VM;
+this is the client's own part of that.
 And a VM that this client has seen cannot be one that is yet to appear.
 """
 

@@ -1,7 +1,7 @@
 """Poll the awaited VMs on one event loop: a few by GET, many by one list.
 
-`async_vmapi.tasks.polled_vm` has the states that a VM passes through. Which mode costs less is chosen
-again as VMs come and go.
+`async_vmapi.tasks.polled_vm` has the states that a VM passes through. Which mode costs less is
+chosen again as VMs come and go.
 """
 
 import math

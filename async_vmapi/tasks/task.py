@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import (
     InvalidArgument,
     InvalidState,
@@ -183,7 +183,7 @@ class Task(Generic[T_co]):
         if timeout is DEFAULT_TIMEOUT:
             limit = self._watch.target.timeout
         else:
-            limit = math.inf if timeout is None else arguments.seconds("timeout", timeout)
+            limit = math.inf if timeout is None else validation.seconds("timeout", timeout)
         until = running_loop().time() + limit if limit < math.inf else None
         while not self._watch.ended:
             try:

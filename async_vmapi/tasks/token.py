@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import Operation
 
@@ -141,7 +141,7 @@ def read(text: object, origin: str) -> Token:
     if token.origin != origin:
         raise refuse(f"belongs to {token.origin}, and this client talks to {origin}")
     if isinstance(token, TaskToken) or token.vm:
-        arguments.identifier("token's vm", token.vm)
+        validation.identifier("token's vm", token.vm)
     return token
 
 

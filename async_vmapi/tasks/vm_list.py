@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from async_vmapi.errors import InvalidState
+from async_vmapi.tasks.names import Labels
 from async_vmapi.transport.codec import NAMES, Named
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.writes.names import Labels
 
 __all__ = ["FRESH", "Roster", "Rosters"]
 

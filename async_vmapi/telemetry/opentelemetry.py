@@ -28,8 +28,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from yarl import URL
 
-from async_vmapi import __version__
-from async_vmapi import validation as arguments
+from async_vmapi import __version__, validation
 from async_vmapi.errors import RateLimited
 from async_vmapi.telemetry.guards import Guard
 from async_vmapi.telemetry.hooks import Ending
@@ -72,9 +71,9 @@ class OpenTelemetry:
         meter_provider: MeterProvider | None = None,
     ) -> None:
         if tracer_provider is not None and not isinstance(tracer_provider, TracerProvider):
-            raise arguments.refuse("tracer_provider", tracer_provider, "a TracerProvider")
+            raise validation.refuse("tracer_provider", tracer_provider, "a TracerProvider")
         if meter_provider is not None and not isinstance(meter_provider, MeterProvider):
-            raise arguments.refuse("meter_provider", meter_provider, "a MeterProvider")
+            raise validation.refuse("meter_provider", meter_provider, "a MeterProvider")
         self.tracer = trace.get_tracer("async_vmapi", __version__, tracer_provider, _SCHEMA)
         meter = metrics.get_meter("async_vmapi", __version__, meter_provider, _SCHEMA)
         self.request_seconds = meter.create_histogram(

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import attrs
 import msgspec
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import DecodingError, InvalidArgument
 from async_vmapi.models import (
     Console,
@@ -246,7 +246,7 @@ def _only(found: T | list[T]) -> T:
 
 def _id(found: str | int) -> str:
     try:
-        return arguments.identifier("id", str(found))
+        return validation.identifier("id", str(found))
     except InvalidArgument:
         problem = "an id that fits into no path"
     raise DecodingError(problem, where="$.virtual_machine.id")

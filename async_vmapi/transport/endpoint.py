@@ -9,7 +9,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 
 __all__ = [
@@ -45,7 +45,7 @@ def check_transport(transport: object) -> None:
     if isinstance(transport, type) or not all(
         callable(getattr(transport, name, None)) for name in ("send", "close")
     ):
-        raise arguments.refuse("transport", transport, "an object with the methods of Transport")
+        raise validation.refuse("transport", transport, "an object with the methods of Transport")
 
 
 def check_telemetry(telemetry: object) -> None:
@@ -55,7 +55,7 @@ def check_telemetry(telemetry: object) -> None:
         not isinstance(telemetry, type) and callable(getattr(telemetry, "observe", None))
     ):
         return
-    raise arguments.refuse("telemetry", telemetry, "an async_vmapi.otel.OpenTelemetry()")
+    raise validation.refuse("telemetry", telemetry, "an async_vmapi.otel.OpenTelemetry()")
 
 
 def check_on_unresolved(function: object) -> None:
@@ -64,13 +64,13 @@ def check_on_unresolved(function: object) -> None:
         return
     # A coroutine function is the likely mistake: what it returns would never run.
     if not callable(function) or inspect.iscoroutinefunction(function):
-        raise arguments.refuse("on_unresolved", function, "a plain function")
+        raise validation.refuse("on_unresolved", function, "a plain function")
 
 
 def key_of(value: object) -> str:
     """Check an API key."""
     # It stands before a colon in a header (WIRE §1).
-    key = arguments.text("api_key", value)
+    key = validation.text("api_key", value)
     if not key.isascii() or ":" in key or " " in key:
         raise InvalidArgument("api_key must be ASCII without spaces and colons", argument="api_key")
     return key

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import (
     ConnectFailed,
     DecodingError,
@@ -79,13 +79,13 @@ class HTTPTransport:
         # An own session is opened by the first request, a lent one is open already.
         self._process = None if session is None else os.getpid()
         self._guard = Guard()
-        timeout = arguments.seconds("timeout", timeout)
+        timeout = validation.seconds("timeout", timeout)
         self._timeout = aiohttp.ClientTimeout(
             total=timeout if timeout < math.inf else None,
-            connect=min(timeout, arguments.seconds("connect_timeout", connect_timeout)),
+            connect=min(timeout, validation.seconds("connect_timeout", connect_timeout)),
         )
-        self._max_body = arguments.whole("max_body", max_body, minimum=1)
-        self._max_connections = arguments.whole("max_connections", max_connections, minimum=1)
+        self._max_body = validation.whole("max_body", max_body, minimum=1)
+        self._max_connections = validation.whole("max_connections", max_connections, minimum=1)
 
     def __repr__(self) -> str:
         return f"<HTTPTransport to {str(self._origin).rstrip('/')}>"

@@ -32,10 +32,9 @@ from async_vmapi.telemetry.hooks import Observer
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.codec import Shape
 from async_vmapi.transport.rate_limit import Lane, Pace
-from async_vmapi.transport.responses import open_envelope, retry_after
+from async_vmapi.transport.responses import http_date, open_envelope, retry_after
 from async_vmapi.transport.retries import Repeat, Retries, Trail, may_have_happened
 from async_vmapi.transport.transport import Response, Transport
-from async_vmapi.writes.attach_times import server_time
 
 __all__ = ["Call", "Pipeline", "running_loop"]
 
@@ -327,7 +326,7 @@ class Pipeline:
             if isinstance(error, RateLimited | ServerError):
                 asked = _header(response.headers, "retry-after")
                 # By the server's clock, where it shows it: it may differ from ours.
-                now = server_time(_header(response.headers, "date") or "", 0.0)
+                now = http_date(_header(response.headers, "date"))
                 error.retry_after = retry_after(asked, now or datetime.now(UTC))
             failure = error
         # Raised out here: the frames of decoding hold the body.

@@ -24,7 +24,7 @@ from async_vmapi.errors import (
 from async_vmapi.redaction import Secret, repeats
 from async_vmapi.transport.codec import UNREADABLE, Shape, explain
 
-__all__ = ["MAX_REFUSAL", "open_envelope", "retry_after"]
+__all__ = ["MAX_REFUSAL", "http_date", "open_envelope", "retry_after"]
 
 T = TypeVar("T")
 
@@ -123,11 +123,17 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         return None
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip(), re.ASCII):
         return float(value)
+    moment = http_date(value)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+
+def http_date(value: str | None) -> datetime | None:
+    """Return an HTTP date in UTC; None if it is none."""
+    if value is None:
+        return None
     try:
         moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return max(0.0, (moment - now).total_seconds())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

@@ -7,10 +7,10 @@ are compared modulo one hour.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from async_vmapi.models import VirtualMachine
+from async_vmapi.transport.responses import http_date
 
 __all__ = ["is_older", "server_time"]
 
@@ -32,12 +32,10 @@ def server_time(date: str, later: float) -> datetime | None:
         date: The response's ``Date`` header.
         later: The seconds.
     """
+    moment = http_date(date)
     try:
-        moment = parsedate_to_datetime(date)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return moment.astimezone(UTC) + timedelta(seconds=later)
-    except (ValueError, OverflowError):
+        return None if moment is None else moment + timedelta(seconds=later)
+    except OverflowError:
         return None
 
 

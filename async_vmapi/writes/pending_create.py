@@ -1,7 +1,7 @@
 """The creates of a client, told apart (WIRE §5.4).
 
-A create whose outcome is unknown is looked for by `async_vmapi.writes.lookup`. What another create of
-this client made is not what it made: responses tell whose a VM is, and creates in flight are
+A create whose outcome is unknown is looked for by `async_vmapi.writes.lookup`. What another create
+of this client made is not what it made: responses tell whose a VM is, and creates in flight are
 waited for.
 """
 

@@ -4,7 +4,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest, ImageBoot, VirtualMachine
 
@@ -18,7 +18,7 @@ PATH: Final = "/v2/virtual-machines"
 
 def id_of(vm: VMOrId) -> str:
     """Return the id of a VM."""
-    return arguments.identifier("vm", vm.id if isinstance(vm, VirtualMachine) else vm)
+    return validation.identifier("vm", vm.id if isinstance(vm, VirtualMachine) else vm)
 
 
 def path_of(vm: VMOrId) -> str:

@@ -1,15 +1,15 @@
 """Make writes so that none is carried out twice and none is lost (WIRE §5.4, §5.5).
 
-A write runs in a task of its own, which `async_vmapi.writes.shield` keeps from its caller's cancellation.
-If its outcome is unknown, an idempotent write is retried; a create is looked for, a reboot or
-reset is watched for, and none of these is ever sent again without proof.
+A write runs in a task of its own, which `async_vmapi.writes.shield` protects from its caller's
+cancellation. If its outcome is unknown, an idempotent write is retried; a create is looked for, a
+reboot or reset is watched for, and none of these is ever sent again without proof.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import (
     APIError,
     Conflict,
@@ -145,7 +145,7 @@ class Writes:
     def _window_of(self, lookup_window: float | None) -> float:
         if lookup_window is None:
             return self._window
-        return arguments.number("lookup_window", lookup_window, least=0.0)
+        return validation.number("lookup_window", lookup_window, least=0.0)
 
     async def _create(
         self, creation: Creation, call: Call, *, retry: bool, ask: bool

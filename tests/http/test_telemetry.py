@@ -1,12 +1,12 @@
 """Spans over real HTTP."""
 
 import pytest
-from async_vmapi.otel import OpenTelemetry
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from async_vmapi import Client, ConnectFailed
+from async_vmapi.otel import OpenTelemetry
 
 
 @pytest.fixture

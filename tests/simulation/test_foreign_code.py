@@ -8,11 +8,11 @@ import logging
 from collections.abc import Mapping
 
 import pytest
-from async_vmapi.otel import OpenTelemetry
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from async_vmapi import Client, InvalidArgument, OutcomeUnknown, Response
 from async_vmapi.emulator import InMemoryTransport
+from async_vmapi.otel import OpenTelemetry
 
 pytestmark = pytest.mark.looptime
 

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 
 import pytest
-from async_vmapi.otel import OpenTelemetry
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -34,6 +33,7 @@ from async_vmapi import (
 )
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
+from async_vmapi.otel import OpenTelemetry
 from async_vmapi.tasks import token as tokens
 
 pytestmark = pytest.mark.looptime

@@ -4,7 +4,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import assert_type
 
-from async_vmapi.otel import OpenTelemetry
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
@@ -40,6 +39,7 @@ from async_vmapi.emulator import (
     Settings,
     deliver,
 )
+from async_vmapi.otel import OpenTelemetry
 from async_vmapi.testing import QUICK, VMCloud, VMServer
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from async_vmapi import validation as arguments
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument, VMAPIError
 
 LARGEST = 2**31 - 1
@@ -53,30 +53,30 @@ class TestWhole:
     @pytest.mark.parametrize("value", [1, 2, LARGEST])
     def test_integers_in_range_are_taken(self, value):
         """Both ends of the range are in it."""
-        assert arguments.whole("cpus", value, minimum=1) == value
+        assert validation.whole("cpus", value, minimum=1) == value
 
     def test_zero_is_taken_where_it_is_the_minimum(self):
         """Zero minutes to wait are allowed."""
-        assert arguments.whole("wait_for", 0, minimum=0) == 0
+        assert validation.whole("wait_for", 0, minimum=0) == 0
 
     @pytest.mark.parametrize(
         "value", [0, -1, LARGEST + 1, True, False, 1.0, "2", b"2", None, [2], 1 + 0j, math.nan]
     )
     def test_what_is_no_integer_in_range_is_refused(self, value):
         """Bools, floats and digits in a text are no integers."""
-        error = refused(arguments.whole, "cpus", value, minimum=1)
+        error = refused(validation.whole, "cpus", value, minimum=1)
         assert error.argument == "cpus"
         assert "an integer from 1 to 2147483647" in str(error)
 
     @pytest.mark.parametrize("digits", [100, 5000])
     def test_a_huge_integer_is_refused_with_a_short_message(self, digits):
         """Even one with more digits than Python prints is refused like any other."""
-        error = refused(arguments.whole, "ram", 10**digits, minimum=1)
+        error = refused(validation.whole, "ram", 10**digits, minimum=1)
         assert len(str(error)) < 200
 
     def test_an_integer_of_a_class_of_its_own_becomes_a_plain_one(self):
         """The wire's encoder knows plain integers alone, so an IntEnum becomes one."""
-        value = arguments.whole("cpus", Size.TWO, minimum=1)
+        value = validation.whole("cpus", Size.TWO, minimum=1)
         assert value == 2
         assert type(value) is int
 
@@ -84,21 +84,21 @@ class TestWhole:
     def test_a_value_is_taken_exactly_if_it_is_in_range(self, value, minimum):
         """The range alone decides about an integer."""
         if minimum <= value <= LARGEST:
-            assert arguments.whole("n", value, minimum=minimum) == value
+            assert validation.whole("n", value, minimum=minimum) == value
         else:
-            refused(arguments.whole, "n", value, minimum=minimum)
+            refused(validation.whole, "n", value, minimum=minimum)
 
 
 class TestBoolean:
     @pytest.mark.parametrize("value", [True, False])
     def test_bools_are_taken(self, value):
         """True and False are themselves."""
-        assert arguments.boolean("delete_resources", value) is value
+        assert validation.boolean("delete_resources", value) is value
 
     @pytest.mark.parametrize("value", [0, 1, "true", "", None, 1.0, []])
     def test_what_is_only_truthy_or_falsy_is_refused(self, value):
         """A word like "no" must never be taken for True."""
-        error = refused(arguments.boolean, "delete_resources", value)
+        error = refused(validation.boolean, "delete_resources", value)
         assert error.argument == "delete_resources"
         assert "True or False" in str(error)
 
@@ -107,7 +107,7 @@ class TestText:
     @pytest.mark.parametrize("value", ["web-01", " a ", "zażółć", "🐘", "a" * 1000])
     def test_texts_are_taken_as_they_are(self, value):
         """Spaces at the ends are kept, and any script is allowed."""
-        assert arguments.text("name", value) == value
+        assert validation.text("name", value) == value
 
     @pytest.mark.parametrize(
         "value",
@@ -115,27 +115,27 @@ class TestText:
     )
     def test_blank_and_unsendable_texts_are_refused(self, value):
         """Blanks, control characters and lone surrogates are no names."""
-        error = refused(arguments.text, "name", value)
+        error = refused(validation.text, "name", value)
         assert error.argument == "name"
         assert str(error).startswith(f"name={value!r} is not a text")
 
     def test_a_long_value_is_shown_shortened(self):
         """A message stays readable whatever it is about."""
-        message = str(refused(arguments.text, "name", "x\n" * 10_000))
+        message = str(refused(validation.text, "name", "x\n" * 10_000))
         assert "..." in message
         assert len(message) < 200
 
     def test_a_text_of_a_class_of_its_own_becomes_a_plain_one(self):
         """The wire's encoder knows plain texts alone, so that is what a check returns."""
-        assert type(arguments.text("name", Word("web"))) is str
-        assert arguments.text("name", Shade.RED) == "red"
+        assert type(validation.text("name", Word("web"))) is str
+        assert validation.text("name", Shade.RED) == "red"
 
     @given(st.text(alphabet=st.characters()))
     @example("\ud800")
     def test_every_text_that_is_taken_can_be_encoded(self, value):
         """Nothing that passes the check fails later, on its way out."""
         try:
-            taken = arguments.text("name", value)
+            taken = validation.text("name", value)
         except InvalidArgument:
             return
         assert taken.encode()
@@ -145,7 +145,7 @@ class TestSecret:
     @pytest.mark.parametrize("value", ["x", " ", "line\nline", "zażółć", "\0"])
     def test_any_text_of_a_character_is_a_secret(self, value):
         """A password may look like anything, and user data has lines."""
-        assert arguments.secret("password", value).text() == value
+        assert validation.secret("password", value).text() == value
 
     @pytest.mark.parametrize(
         "value",
@@ -153,7 +153,7 @@ class TestSecret:
     )
     def test_a_refused_secret_is_not_shown(self, value):
         """Neither the message nor what led to it holds the value."""
-        error = refused(arguments.secret, "password", value)
+        error = refused(validation.secret, "password", value)
         assert error.argument == "password"
         assert "its value is not shown" in str(error)
         assert SECRET not in repr(error)
@@ -163,14 +163,14 @@ class TestSecret:
     def test_the_encoding_error_is_not_dragged_along(self):
         """An error that holds the whole secret must not hang on the one that is raised."""
         # UnicodeEncodeError.object is the text; reporters that walk __context__ would send it.
-        assert refused(arguments.secret, "password", f"{SECRET}\ud800").__context__ is None
+        assert refused(validation.secret, "password", f"{SECRET}\ud800").__context__ is None
 
 
 class TestIdentifier:
     @pytest.mark.parametrize("value", ["1", "a", "A-b_9", "24e12e20-0851-5354-e2c3", "x" * 128])
     def test_plain_tokens_are_taken(self, value):
         """Numbers and UUIDs are what the API's ids look like."""
-        assert arguments.identifier("vm", value) == value
+        assert validation.identifier("vm", value) == value
 
     @pytest.mark.parametrize(
         "value",
@@ -181,7 +181,7 @@ class TestIdentifier:
     )
     def test_what_could_change_the_path_is_refused(self, value):
         """No id leads anywhere else than to its machine."""
-        error = refused(arguments.identifier, "vm", value)
+        error = refused(validation.identifier, "vm", value)
         assert error.argument == "vm"
         assert "letters, digits" in str(error)
 
@@ -192,16 +192,16 @@ class TestIdentifier:
         """The rule is about single characters and the length, nothing else."""
         plain = set(string.ascii_letters + string.digits + "_-")
         if 1 <= len(value) <= 128 and set(value) <= plain:
-            assert arguments.identifier("vm", value) == value
+            assert validation.identifier("vm", value) == value
         else:
-            refused(arguments.identifier, "vm", value)
+            refused(validation.identifier, "vm", value)
 
 
 class TestSeconds:
     @pytest.mark.parametrize("value", [1, 0.001, 3600.5, math.inf])
     def test_numbers_above_zero_are_taken_as_floats(self, value):
         """Whole numbers do, and so does infinity."""
-        taken = arguments.seconds("timeout", value)
+        taken = validation.seconds("timeout", value)
         assert taken == value
         assert type(taken) is float
 
@@ -210,29 +210,29 @@ class TestSeconds:
     )
     def test_what_is_no_time_to_wait_is_refused(self, value):
         """Zero and NaN are no timeouts."""
-        error = refused(arguments.seconds, "timeout", value)
+        error = refused(validation.seconds, "timeout", value)
         assert error.argument == "timeout"
         assert "a number of seconds above 0" in str(error)
 
     def test_the_bound_can_be_another_and_is_named(self):
         """The message tells what would have been allowed."""
-        assert arguments.number("rate", 2, above=1.5) == 2.0
-        assert "a number above 1.5" in str(refused(arguments.number, "rate", 1.5, above=1.5))
-        assert arguments.number("window", 0, least=0) == 0.0
-        assert "of at least 0" in str(refused(arguments.number, "window", -1, least=0))
-        assert arguments.number("window", math.inf, least=0) == math.inf
-        endless = refused(arguments.number, "window", math.inf, least=0, finite=True)
+        assert validation.number("rate", 2, above=1.5) == 2.0
+        assert "a number above 1.5" in str(refused(validation.number, "rate", 1.5, above=1.5))
+        assert validation.number("window", 0, least=0) == 0.0
+        assert "of at least 0" in str(refused(validation.number, "window", -1, least=0))
+        assert validation.number("window", math.inf, least=0) == math.inf
+        endless = refused(validation.number, "window", math.inf, least=0, finite=True)
         assert "of at least 0, and finite" in str(endless)
 
     def test_an_integer_beyond_any_float_is_refused(self):
         """A number that cannot be reckoned with is an argument's fault like another."""
-        assert refused(arguments.seconds, "timeout", 10**400).argument == "timeout"
+        assert refused(validation.seconds, "timeout", 10**400).argument == "timeout"
 
 
 class TestMessages:
     @pytest.mark.parametrize("value", [[SECRET], {"a": SECRET}, SECRET.encode(), (SECRET,)])
     @pytest.mark.parametrize(
-        "check", [arguments.text, arguments.identifier, arguments.boolean, arguments.seconds]
+        "check", [validation.text, validation.identifier, validation.boolean, validation.seconds]
     )
     def test_what_is_inside_a_container_is_not_shown(self, check, value):
         """A container may hold a secret, so its type is all that is told."""
@@ -245,12 +245,12 @@ class TestMessages:
     def test_every_check_takes_a_value_or_refuses_it_by_name(self, value):
         """No value makes a check end in another way."""
         for check, extra in [
-            (arguments.boolean, {}),
-            (arguments.text, {}),
-            (arguments.secret, {}),
-            (arguments.identifier, {}),
-            (arguments.whole, {"minimum": 0}),
-            (arguments.seconds, {}),
+            (validation.boolean, {}),
+            (validation.text, {}),
+            (validation.secret, {}),
+            (validation.identifier, {}),
+            (validation.whole, {"minimum": 0}),
+            (validation.seconds, {}),
         ]:
             error = None
             try:

@@ -1,8 +1,8 @@
 """Which labels can be what a provider made of a name."""
 
 import pytest
-from async_vmapi.writes.names import Labels, key
 
+from async_vmapi.tasks.names import Labels, key
 from async_vmapi.transport.codec import Named
 
 
