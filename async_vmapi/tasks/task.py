@@ -4,7 +4,6 @@ import asyncio
 import enum
 import math
 from collections.abc import AsyncIterator, Callable, Generator
-from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from async_vmapi import validation
@@ -345,7 +344,11 @@ def start(
     `visible` says whether some read has shown the VM before.
     """
     watch = hub.watch(vm_id, target, visible=visible, reconciled=adopted)
-    return _listed(hub, watch, partial(Task, hub, watch, origin, _vm_at_end, adopted=adopted))
+
+    def make() -> Task[VirtualMachine]:
+        return Task(hub, watch, origin, _vm_at_end, adopted=adopted)
+
+    return _listed(hub, watch, make)
 
 
 def start_delete(
@@ -359,7 +362,11 @@ def start_delete(
 ) -> Task[None]:
     """Return the task of a deletion that the API accepted just now, or for which it was late."""
     watch = hub.watch(vm_id, Target("delete", was_missing=was_missing), visible=visible)
-    return _listed(hub, watch, partial(Task, hub, watch, origin, _nothing, adopted=adopted))
+
+    def make() -> Task[None]:
+        return Task(hub, watch, origin, _nothing, adopted=adopted)
+
+    return _listed(hub, watch, make)
 
 
 def _listed(hub: PollHub, watch: Watch, make: Callable[[], Task[T]]) -> Task[T]:

@@ -178,6 +178,9 @@ async def wait(client: Client, task: Task[VirtualMachine]) -> None:
     token = task.token()
     assert_type(token, str)
     assert_type(client.resume(token), Task[VirtualMachine | None])
+    deleted = await client.vms.delete("17", missing_ok=True)
+    assert_type(deleted, Task[None])
+    assert_type(deleted.was_missing, bool)
 
     # A task of a machine is one of perhaps a machine, not the other way round.
     wider: Task[VirtualMachine | None] = task
