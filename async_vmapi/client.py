@@ -25,7 +25,7 @@ from async_vmapi.tasks import task as tasks
 from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.task import Task
-from async_vmapi.tasks.vm_list import Rosters
+from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.telemetry.guards import Guard, GuardedObserver
 from async_vmapi.telemetry.hooks import Telemetry
 from async_vmapi.transport.endpoint import (
@@ -69,22 +69,22 @@ class Client:
         timeout: Seconds for a whole request, connecting included; infinity for no limit, None
             for the default of 30.
         connect_timeout: Seconds to get a connection; None for the default of 10.
-        max_body: Bytes that a response's body may have at most, decompressed.
+        max_response_size: Bytes that a response's body may have at most, decompressed.
         max_connections: How many requests are on the wire at once, at most.
         max_requests_per_second: How many requests set out in a second, at most; None for no
             limit. Set it to what the provider allows: keeping within costs less than being
             refused.
-        retries: How often a call is repeated that failed on the wire, at most; 0 for never. See
+        max_retries: How often a call is retried that failed on the wire, at most; 0 for never. See
             `async_vmapi.vms` for what is repeated.
-        lookup_window: Seconds for which a create, reboot or reset whose answer was lost is
-            looked for before it is given up as an `OutcomeUnknown`. These calls and `settle`
+        reconcile_timeout: Seconds for which a create, reboot or reset whose answer was lost is
+            looked for before it is given up as an `OutcomeUnknown`. These calls and `reconcile`
             take it for one call, too.
         cancel_grace: Seconds for which a cancelled call, and `close`, wait for the responses to
             writes in flight, at most; 0 for not at all.
         max_staleness: Seconds by which the response to any read may be old, for each VM. 0 is
             right for a provider that reads its own writes; see docs/completion.md.
-        poll_floor: Seconds between two looks at an awaited machine, at least.
-        poll_ceiling: Seconds between two looks at an awaited machine, at most.
+        min_poll_interval: Seconds between two looks at an awaited machine, at least.
+        max_poll_interval: Seconds between two looks at an awaited machine, at most.
         on_unresolved: Called with each `UnresolvedWrite`, in the event loop, at the moment when it
             is added to `unresolved`. What it raises is logged once, and changes nothing.
         telemetry: Where traces and metrics go: an `async_vmapi.otel.OpenTelemetry`. None for
@@ -116,15 +116,15 @@ class Client:
         session: aiohttp.ClientSession | None = None,
         timeout: float | None = None,
         connect_timeout: float | None = None,
-        max_body: int = MAX_BODY,
+        max_response_size: int = MAX_BODY,
         max_connections: int = 100,
         max_requests_per_second: float | None = None,
-        retries: int = 5,
-        lookup_window: float = 60.0,
+        max_retries: int = 5,
+        reconcile_timeout: float = 60.0,
         cancel_grace: float = CANCEL_GRACE,
         max_staleness: float = 10.0,
-        poll_floor: float = 1.0,
-        poll_ceiling: float = 15.0,
+        min_poll_interval: float = 1.0,
+        max_poll_interval: float = 15.0,
         on_unresolved: Callable[[UnresolvedWrite], object] | None = None,
         telemetry: Telemetry | None = None,
         seed: int | None = None,
@@ -133,7 +133,7 @@ class Client:
         secret = Secret(api_secret)
         del api_secret
         origin = origin_of(base_url)
-        max_body = validation.whole("max_body", max_body, minimum=1)
+        max_response_size = validation.whole("max_response_size", max_response_size, minimum=1)
         max_connections = validation.whole("max_connections", max_connections, minimum=1)
         transport = transport_of(
             base_url,
@@ -141,15 +141,15 @@ class Client:
             session=session,
             timeout=timeout,
             connect_timeout=connect_timeout,
-            max_body=max_body,
+            max_response_size=max_response_size,
             max_connections=max_connections,
         )
         host = origin.host_subcomponent or ""
-        floor, ceiling = intervals_of(poll_floor, poll_ceiling)
+        floor, ceiling = intervals_of(min_poll_interval, max_poll_interval)
         rate = max_requests_per_second
         if rate is not None:
             rate = validation.number("max_requests_per_second", rate, above=0.0)
-        window = validation.number("lookup_window", lookup_window, least=0.0)
+        window = validation.number("reconcile_timeout", reconcile_timeout, least=0.0)
         staleness = validation.number(
             "max_staleness", max_staleness, least=0.0, finite=True, what="a number of seconds"
         )
@@ -169,12 +169,12 @@ class Client:
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
             credentials=Credentials(key_of(api_key), validation.secret("api_secret", secret)),
             pace=Pace(max_connections, rate),
-            retries=validation.whole("retries", retries, minimum=0),
-            max_body=max_body,
+            max_retries=validation.whole("max_retries", max_retries, minimum=0),
+            max_response_size=max_response_size,
             seed=seed,
             observer=(None if telemetry is None else GuardedObserver(telemetry, own_origin, guard)),
         )
-        self._rosters = Rosters(self._pipeline, floor=floor)
+        self._rosters = VMListSource(self._pipeline, floor=floor)
         schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
         self._hub = PollHub(self._pipeline, self._rosters, schedule, max_staleness=staleness)
         self._shield = Shield(self._pipeline, grace=grace, on_unresolved=on_unresolved, guard=guard)
@@ -289,7 +289,7 @@ class Client:
         *,
         limit: int = 50,
         max_failures: Share | None = None,
-        batches: Sequence[Share] | None = None,
+        waves: Sequence[Share] | None = None,
         min_online: Share | None = None,
         dry_run: bool = False,
         on_event: Callable[[BulkEvent], object] | None = None,
@@ -313,7 +313,7 @@ class Client:
             self.vms,
             plan,
             origin=self._pipeline.origin,
-            settle=lambda token, besides: self._writes.settle(token, besides=besides),
+            reconcile=lambda token, besides: self._writes.reconcile(token, besides=besides),
             requests=lambda: self._pipeline.requests,
             connections=self._max_connections,
         )
@@ -340,7 +340,7 @@ class Client:
         A write in flight is added at the moment when its caller is cancelled. The response may
         come in the next `cancel_grace` seconds: then a write that was refused, or whose VM is
         known anyhow, is removed, and a create that was accepted is there with its VM's id. Each
-        is there until `settle`, `resume` or `dismiss` removes it.
+        is there until `reconcile`, `resume` or `dismiss` removes it.
         """
         return self._shield.unresolved
 
@@ -355,8 +355,8 @@ class Client:
         """
         return tuple(self._hub.pending.tasks())
 
-    async def settle(
-        self, token: str, *, lookup_window: float | None = None
+    async def reconcile(
+        self, token: str, *, reconcile_timeout: float | None = None
     ) -> Task[VirtualMachine | None]:
         """Find out what became of a write in doubt, from the token of an `OutcomeUnknown`.
 
@@ -365,13 +365,13 @@ class Client:
 
         Args:
             token: The token.
-            lookup_window: Seconds to look for, at most; None for the client's own.
+            reconcile_timeout: Seconds to look for, at most; None for the client's own.
 
         Raises:
             OutcomeUnknown: If it still cannot be told.
             InvalidArgument: If the token is damaged, or belongs to another endpoint.
         """
-        return await self._writes.settle(token, lookup_window=lookup_window)
+        return await self._writes.reconcile(token, reconcile_timeout=reconcile_timeout)
 
     def dismiss(self, write: UnresolvedWrite) -> None:
         """Take a write off `unresolved`, having dealt with it.

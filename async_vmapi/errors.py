@@ -15,7 +15,7 @@
     │   ├── RateLimited                            429
     │   └── ServerError                            5xx
     ├── TransportError                             no whole answer came
-    │   ├── ConnectFailed                          the request surely never left
+    │   ├── ConnectError                          the request surely never left
     │   └── TransportTimeout       (TimeoutError)
     ├── DecodingError                              an answer came that makes no sense
     ├── OutcomeUnknown                             a write that is not to be repeated is in doubt
@@ -34,7 +34,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequest",
     "Conflict",
-    "ConnectFailed",
+    "ConnectError",
     "DecodingError",
     "InvalidArgument",
     "InvalidState",
@@ -200,7 +200,7 @@ class TransportError(VMAPIError):
         return f"{self.method} {self.path} got no answer: {super().__str__()}"
 
 
-class ConnectFailed(TransportError):
+class ConnectError(TransportError):
     """No connection was made, so the request surely never left. It is safe to send again.
 
     Attributes:
@@ -252,7 +252,7 @@ class DecodingError(VMAPIError):
 class OutcomeUnknown(VMAPIError):
     """Nobody can tell whether a write was carried out, and sending it again could do it twice.
 
-    Its ``__cause__`` is what went wrong on the wire. Go on with ``client.settle(error.token)``,
+    Its ``__cause__`` is what went wrong on the wire. Go on with ``client.reconcile(error.token)``,
     which looks again and sends nothing; or look at the candidates yourself.
 
     Attributes:

@@ -39,15 +39,15 @@ class ClientOptions(TypedDict, total=False):
     session: aiohttp.ClientSession | None
     timeout: float | None
     connect_timeout: float | None
-    max_body: int
+    max_response_size: int
     max_connections: int
     max_requests_per_second: float | None
-    retries: int
-    lookup_window: float
+    max_retries: int
+    reconcile_timeout: float
     cancel_grace: float
     max_staleness: float
-    poll_floor: float
-    poll_ceiling: float
+    min_poll_interval: float
+    max_poll_interval: float
     on_unresolved: Callable[[UnresolvedWrite], object] | None
     telemetry: Telemetry | None
     seed: int | None
@@ -69,7 +69,7 @@ def transport_of(
     session: aiohttp.ClientSession | None,
     timeout: float | None,
     connect_timeout: float | None,
-    max_body: int,
+    max_response_size: int,
     max_connections: int,
 ) -> Transport:
     """Return the transport that a client was given, or one over HTTP.
@@ -83,7 +83,7 @@ def transport_of(
             session=session,
             timeout=TIMEOUT if timeout is None else timeout,
             connect_timeout=CONNECT_TIMEOUT if connect_timeout is None else connect_timeout,
-            max_body=max_body,
+            max_response_size=max_response_size,
             max_connections=max_connections,
         )
     check_transport(transport)
@@ -98,18 +98,18 @@ def transport_of(
     return transport
 
 
-def intervals_of(poll_floor: float, poll_ceiling: float) -> tuple[float, float]:
+def intervals_of(min_poll_interval: float, max_poll_interval: float) -> tuple[float, float]:
     """Return the shortest and the longest interval between two polls, in seconds.
 
     Raises:
         InvalidArgument: If one of them is none, or they are the wrong way round.
     """
-    floor = validation.seconds("poll_floor", poll_floor)
-    ceiling = validation.seconds("poll_ceiling", poll_ceiling)
+    floor = validation.seconds("min_poll_interval", min_poll_interval)
+    ceiling = validation.seconds("max_poll_interval", max_poll_interval)
     if ceiling < floor:
         raise InvalidArgument(
-            f"poll_ceiling={ceiling:g} is less than poll_floor={floor:g}",
-            argument="poll_ceiling",
+            f"max_poll_interval={ceiling:g} is less than min_poll_interval={floor:g}",
+            argument="max_poll_interval",
         )
     return floor, ceiling
 

@@ -62,10 +62,10 @@ class VirtualMachines:
         /,
         *,
         unique_name: bool = False,
-        on_doubt: Literal["raise", "retry"] = "raise",
+        on_unknown: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
-        perhaps_sent: bool = False,
-        lookup_window: float | None = None,
+        maybe_sent: bool = False,
+        reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine]: ...
 
     # The None is for mypy, which else finds that the implementation does not fit.
@@ -81,10 +81,10 @@ class VirtualMachines:
         zone_id: str,
         boot: ImageBoot | CdromBoot,
         unique_name: bool = False,
-        on_doubt: Literal["raise", "retry"] = "raise",
+        on_unknown: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
-        perhaps_sent: bool = False,
-        lookup_window: float | None = None,
+        maybe_sent: bool = False,
+        reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine]: ...
 
     async def create(
@@ -93,10 +93,10 @@ class VirtualMachines:
         /,
         *,
         unique_name: bool = False,
-        on_doubt: Literal["raise", "retry"] = "raise",
+        on_unknown: Literal["raise", "retry"] = "raise",
         intent: str | None = None,
-        perhaps_sent: bool = False,
-        lookup_window: float | None = None,
+        maybe_sent: bool = False,
+        reconcile_timeout: float | None = None,
         **keywords: Any,
     ) -> Task[VirtualMachine]:
         """Create a machine. The task ends when it is online.
@@ -104,16 +104,16 @@ class VirtualMachines:
         Its address can come later than that (WIRE §4).
 
         The API has no idempotency key, so a create whose outcome is unknown is not sent again:
-        the client looks for its VM for ``lookup_window`` seconds. One that has exactly the name
+        the client looks for its VM for ``reconcile_timeout`` seconds. One that has exactly the name
         and was not there before is adopted, and `Task.adopted` is True; that takes until
         ``max_staleness`` seconds after the request was sent, or twice as long with
         `unique_name`. Everything else that may be the VM is named as a candidate.
 
-        What holds: the request is carried out once at most, unless ``on_doubt="retry"`` allows a
+        What holds: the request is carried out once at most, unless ``on_unknown="retry"`` allows a
         second one. A refusal (4xx, 429 included, or ``success: false``) is believed, and only
         429 and a connection that was never made lead to another attempt. What cannot be
         excluded: somebody else makes the same name and size within max_staleness before or
-        during the unknown outcome; and with ``on_doubt="retry"``, a VM that stays hidden for
+        during the unknown outcome; and with ``on_unknown="retry"``, a VM that stays hidden for
         longer than the window is there twice. See docs/guarantees.md.
 
         Args:
@@ -122,29 +122,32 @@ class VirtualMachines:
             unique_name: Whether a VM of that name can only be this one, ever. Then nothing is
                 asked before the create, unless it may be sent again; else a list is, which
                 creates of the same five seconds share.
-            on_doubt: ``"retry"`` sends the create once more if its outcome is unknown and lists
-                prove that there is no VM; it takes ``unique_name``, and a ``lookup_window`` that
-                is some seconds longer than ``max_staleness``.
-            intent: What `intend` returned for this request; the list that it was made from is not
+            on_unknown: ``"retry"`` sends the create once more if its outcome is unknown and lists
+                prove that there is no VM; it takes ``unique_name``, and a ``reconcile_timeout``
+                that is some seconds longer than ``max_staleness``.
+            intent: What `prepare` returned for this request; the list that it was made from is not
                 asked for again.
-            perhaps_sent: Whether a process that is gone may have sent the request of this
+            maybe_sent: Whether a process that is gone may have sent the request of this
                 `intent`. Then it is in doubt from the start: looked for, and sent only as
-                ``on_doubt`` allows.
-            lookup_window: Seconds to look for the VM of this create, in place of the client's
-                ``lookup_window``; None for that. With one shorter than ``max_staleness``, no VM is
-                adopted: the call returns sooner, by `OutcomeUnknown` with a token for `settle`.
+                ``on_unknown`` allows.
+            reconcile_timeout: Seconds to look for the VM of this create, in place of the client's
+                ``reconcile_timeout``; None for that. With one shorter than ``max_staleness``, no VM
+                is
+                adopted: the call returns sooner, by `OutcomeUnknown` with a token for `reconcile`.
 
         Raises:
             OutcomeUnknown: If it is not known whether the VM was created.
         """
         request = request_of(request, keywords)
         unique = validation.boolean("unique_name", unique_name)
-        if on_doubt not in ("raise", "retry"):
-            raise validation.refuse("on_doubt", on_doubt, "'raise' or 'retry'")
-        if on_doubt == "retry" and not unique:
-            raise InvalidArgument("on_doubt='retry' takes unique_name=True", argument="on_doubt")
-        if validation.boolean("perhaps_sent", perhaps_sent) and intent is None:
-            raise InvalidArgument("perhaps_sent takes an intent", argument="perhaps_sent")
+        if on_unknown not in ("raise", "retry"):
+            raise validation.refuse("on_unknown", on_unknown, "'raise' or 'retry'")
+        if on_unknown == "retry" and not unique:
+            raise InvalidArgument(
+                "on_unknown='retry' takes unique_name=True", argument="on_unknown"
+            )
+        if validation.boolean("maybe_sent", maybe_sent) and intent is None:
+            raise InvalidArgument("maybe_sent takes an intent", argument="maybe_sent")
         boot = request.boot
         secrets = boot.secrets if isinstance(boot, ImageBoot) else {}
         call = Call(
@@ -159,13 +162,13 @@ class VirtualMachines:
             request,
             call,
             unique=unique,
-            retry=on_doubt == "retry",
+            retry=on_unknown == "retry",
             intent=intent,
-            perhaps_sent=perhaps_sent,
-            lookup_window=lookup_window,
+            maybe_sent=maybe_sent,
+            reconcile_timeout=reconcile_timeout,
         )
 
-    async def intend(
+    async def prepare(
         self,
         operation: Literal["create", "reboot", "reset"],
         item: CreateRequest | VMOrId,
@@ -175,7 +178,7 @@ class VirtualMachines:
         """Return the token of a write that is about to be made, and send nothing of it.
 
         These three are never sent again on doubt. Who keeps the token before making the write can
-        hand it to `Client.settle` should the process die in between: that looks for what the
+        hand it to `Client.reconcile` should the process die in between: that looks for what the
         write did. The token of a create tells which machines bear the name now, for which the
         list is asked for, unless `unique_name` is given.
 
@@ -191,7 +194,7 @@ class VirtualMachines:
         if operation == "create":
             if not isinstance(item, CreateRequest):
                 raise validation.refuse("item", item, "a CreateRequest")
-            return await self._writes.intend(item, unique=unique)
+            return await self._writes.prepare(item, unique=unique)
         if operation not in ("reboot", "reset"):
             raise validation.refuse("operation", operation, "'create', 'reboot' or 'reset'")
         if isinstance(item, CreateRequest):
@@ -255,7 +258,7 @@ class VirtualMachines:
         return await self._start(vm, Target("shutdown", wait_for=wait_for), body)
 
     async def reboot(
-        self, vm: VMOrId, *, lookup_window: float | None = None
+        self, vm: VMOrId, *, reconcile_timeout: float | None = None
     ) -> Task[VirtualMachine]:
         """Ask the guest to reboot. A guest that ignores ACPI may never do so (WIRE §4).
 
@@ -265,28 +268,28 @@ class VirtualMachines:
 
         Args:
             vm: The VM or its id.
-            lookup_window: Seconds to watch for a reboot whose outcome is unknown; None for the
-                client's ``lookup_window``.
+            reconcile_timeout: Seconds to watch for a reboot whose outcome is unknown; None for the
+                client's ``reconcile_timeout``.
 
         Raises:
             OutcomeUnknown: If the response was lost, and the VM was not seen to reboot within
-                ``lookup_window``.
+                ``reconcile_timeout``.
         """
-        return await self._once(vm, "reboot", lookup_window)
+        return await self._once(vm, "reboot", reconcile_timeout)
 
     async def reset(
-        self, vm: VMOrId, *, lookup_window: float | None = None
+        self, vm: VMOrId, *, reconcile_timeout: float | None = None
     ) -> Task[VirtualMachine]:
         """Turn a machine off and on again, hard. The task ends as that of `reboot` does.
 
         Args:
             vm: The VM or its id.
-            lookup_window: Seconds, as `reboot` takes it.
+            reconcile_timeout: Seconds, as `reboot` takes it.
 
         Raises:
             OutcomeUnknown: As `reboot` does.
         """
-        return await self._once(vm, "reset", lookup_window)
+        return await self._once(vm, "reset", reconcile_timeout)
 
     async def power_on(self, vm: VMOrId) -> Task[VirtualMachine]:
         """Start a machine. The task ends when it is online.
@@ -369,12 +372,12 @@ class VirtualMachines:
         self,
         vm: VMOrId,
         operation: Literal["reboot", "reset"],
-        lookup_window: float | None,
+        reconcile_timeout: float | None,
     ) -> Task[VirtualMachine]:
         call = Call(operation, "POST", f"{path_of(vm)}/{operation}", repeat=Repeat.ONCE)
         visible = isinstance(vm, VirtualMachine)
         return await self._writes.once(
-            operation, call, id_of(vm), visible=visible, lookup_window=lookup_window
+            operation, call, id_of(vm), visible=visible, reconcile_timeout=reconcile_timeout
         )
 
 

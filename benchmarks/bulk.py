@@ -40,7 +40,7 @@ def requests(count):
 
 async def makespan(count=1000, limit=100):
     api = CloudAPI(settings=Settings(create=(30, 90)), seed=1)
-    async with Client.in_memory(api, latency=0.02, poll_floor=1, seed=1) as client:
+    async with Client.in_memory(api, latency=0.02, min_poll_interval=1, seed=1) as client:
         report = await client.bulk(limit=limit).create(requests(count), unique_name=True)
     report.raise_on_failure()
     slots = [0.0] * limit
@@ -69,7 +69,7 @@ def kept():
 async def memory(count, limit=500):
     api = CloudAPI(settings=Settings(create=(3, 9), not_found=0), seed=1)
     taken = []
-    async with Client.in_memory(api, poll_floor=1, seed=1) as client:
+    async with Client.in_memory(api, min_poll_interval=1, seed=1) as client:
         ended = 0
         async for outcome in client.bulk(limit=limit).stream(
             requests(count), "create", unique_name=True

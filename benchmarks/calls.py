@@ -48,7 +48,7 @@ from results import draw, keep, kept
 
 from async_vmapi import Client, Response
 from async_vmapi.transport import codec
-from async_vmapi.transport.rate_limit import Lane
+from async_vmapi.transport.rate_limit import Priority
 
 THREADS = 50
 OURS = "ours, typed models"
@@ -320,7 +320,7 @@ async def _layers(url, vm_id):
         signature, path = Signature(url), f"{MACHINES}/{vm_id}"
 
         async def gate():
-            async with pipeline._pace.admit(Lane.CALLS):
+            async with pipeline._pace.admit(Priority.CALLS):
                 pass
 
         async def sign():

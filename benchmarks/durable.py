@@ -57,9 +57,9 @@ def client_of(url, key, secret):
             url,
             api_key=key,
             api_secret=secret,
-            poll_floor=0.1,
-            poll_ceiling=1.0,
-            lookup_window=5.0,
+            min_poll_interval=0.1,
+            max_poll_interval=1.0,
+            reconcile_timeout=5.0,
             timeout=5.0,
         )
 
@@ -71,7 +71,7 @@ async def work(database_url, url, key, secret):
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     maker = client_of(url, key, secret)
-    async with DurableFleet(database_url, maker, interval=0.2, lease=2.0) as fleet:
+    async with DurableFleet(database_url, maker, polling_interval=0.2, lease_duration=2.0) as fleet:
         await fleet.work(stop)
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"cpu": used.ru_utime + used.ru_stime, "memory": used.ru_maxrss}))
@@ -186,12 +186,12 @@ async def job_with(databases, kind, count, workers, limit, *, seed, trouble=None
     async with Emulator(settings=LIFE, seed=seed, speed=SPEED) as emulator:
         emulator.api.faults = FaultPlan(faults, seed=seed)
         crew = Workers(url, emulator)
-        async with DurableFleet(url, interval=0.2) as fleet:
+        async with DurableFleet(url, polling_interval=0.2) as fleet:
             await crew.start(workers)
             before = databases.writes(url)
             began = time.perf_counter()
             submitted = await fleet.submit("job", limit=limit).create(
-                requests(count), unique_name=True, on_doubt="retry"
+                requests(count), unique_name=True, on_unknown="retry"
             )
             waiting = asyncio.create_task(submitted.report(60 + count))
             if trouble is not None:

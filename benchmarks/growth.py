@@ -31,7 +31,7 @@ from async_vmapi.emulator.catalogue import ZONES
 COUNTS = (100, 1_000, 10_000, 100_000)
 GETS = 1_000
 # A list of 100,000 has more than the usual 64 MiB.
-OPTIONS = {"latency": 0.02, "seed": 1, "max_body": 1 << 30}
+OPTIONS = {"latency": 0.02, "seed": 1, "max_response_size": 1 << 30}
 EMULATOR = str(Path(async_vmapi.emulator.__file__).parent / "*")
 
 answering = collecting = 0.0

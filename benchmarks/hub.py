@@ -13,15 +13,15 @@ import time
 from staleness import client_of, on_a_virtual_clock, request, run_fleet, spread_of
 
 from async_vmapi.emulator import CloudAPI
-from async_vmapi.tasks.reads import Listing
-from async_vmapi.transport.codec import GLIMPSES, Glimpse
+from async_vmapi.tasks.reads import ListResult
+from async_vmapi.transport.codec import GLIMPSES, VMSnapshot
 from async_vmapi.transport.responses import open_envelope
 
 
 async def rollout(floor, count=1000):
     """Create VMs, and return what it cost and how late their ends were seen."""
     api = CloudAPI(seed=1)
-    async with client_of(api, poll_floor=floor, seed=1) as client:
+    async with client_of(api, min_poll_interval=floor, seed=1) as client:
         found, sent = await run_fleet(client, api, "create", count)
     delays = spread_of([delay for _, delay, _, _ in found])
     requests = sent.total() - count
@@ -53,10 +53,10 @@ async def tick(count):
 
         async def look(at):
             body = json.dumps({"success": True, "virtual_machines": state}).encode()
-            glimpses: list[Glimpse] = open_envelope(GLIMPSES, 200, body, method="GET", path="/")
+            glimpses: list[VMSnapshot] = open_envelope(GLIMPSES, 200, body, method="GET", path="/")
             lists.active = True
             began = time.process_time()
-            await lists._compare(Listing(glimpses, body), at, at)
+            await lists._compare(ListResult(glimpses, body), at, at)
             return 1000 * (time.process_time() - began)
 
         now = asyncio.get_running_loop().time()

@@ -188,12 +188,12 @@ async def over_http(count, seed, *, plainly=False, speed=SPEED, window=30.0):
             api_secret=emulator.api_secret,
             timeout=3.0,
             connect_timeout=2.0,
-            max_body=8 * 2**20,
-            lookup_window=window,
+            max_response_size=8 * 2**20,
+            reconcile_timeout=window,
             # The oldest list that a fault sends again.
             max_staleness=5.0 / speed,
-            poll_floor=0.1,
-            poll_ceiling=1.0,
+            min_poll_interval=0.1,
+            max_poll_interval=1.0,
         ) as client:
             if plainly:
                 retry_plainly(client)

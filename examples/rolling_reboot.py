@@ -31,7 +31,7 @@ async def reboot(
     bulk = client.bulk(
         BulkPlan(
             limit=20,
-            batches=[1, "10%", "100%"],
+            waves=[1, "10%", "100%"],
             max_failures="5%",
             min_online=min_online,
             on_event=tell,
@@ -79,7 +79,7 @@ def main(
     try:
         report = asyncio.run(run())
     except BaseException as error:
-        if interrupted := BulkInterrupted.behind(error):  # Ctrl-C, a timeout, a task group
+        if interrupted := BulkInterrupted.from_exception(error):  # Ctrl-C, a timeout, a task group
             kept.write_text(interrupted.report.to_json())
             print(f"{interrupted.report}; go on with --resume {kept}")
         raise

@@ -73,8 +73,8 @@ async def client(emulator):
         emulator.url,
         api_key=emulator.api_key,
         api_secret=emulator.api_secret,
-        poll_floor=0.002,
+        min_poll_interval=0.002,
         max_staleness=0.0,
-        poll_ceiling=0.01,
+        max_poll_interval=0.01,
     ) as client:
         yield client

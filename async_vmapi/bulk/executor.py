@@ -29,8 +29,8 @@ from async_vmapi.bulk.item import (
     OPERATIONS,
     REPEATABLE,
     STAYS_DOWN,
+    BulkItem,
     Items,
-    Job,
     Start,
     check_arguments,
     item_again,
@@ -61,9 +61,10 @@ class BulkInterrupted(VMAPIError):
     """A bulk call was cancelled; `report` tells what became of every item.
 
     Cancellation goes on its way as what it is, so that timeouts, task groups and Ctrl-C work as
-    ever. This is the ``__cause__`` of the `asyncio.CancelledError`; `behind` finds it from there,
-    or from the `TimeoutError`, `KeyboardInterrupt` or group that came of it. Where it is lost on
-    the way, as in a task group whose other task failed, `BulkExecutor.report` is the same report.
+    ever. This is the ``__cause__`` of the `asyncio.CancelledError`; `from_exception` finds it from
+    there, or from the `TimeoutError`, `KeyboardInterrupt` or group that came of it. Where it is
+    lost on the way, as in a task group whose other task failed, `BulkExecutor.report` is the same
+    report.
 
     Attributes:
         report: Of the kind `BulkReport`; what was in flight is in its ``unknown``, with tokens.
@@ -75,7 +76,7 @@ class BulkInterrupted(VMAPIError):
         self.report = report
 
     @staticmethod
-    def behind(error: BaseException) -> "BulkInterrupted | None":
+    def from_exception(error: BaseException) -> "BulkInterrupted | None":
         """Return the interruption behind an error; None if there is none."""
         seen: set[int] = set()
         waiting: list[BaseException | None] = [error]
@@ -106,7 +107,7 @@ class _Fleet:
 
     operation: str
     arguments: dict[str, Any]
-    jobs: Iterator[Job] | AsyncIterator[Job]
+    jobs: Iterator[BulkItem] | AsyncIterator[BulkItem]
     total: int | None
     done: tuple[Outcome, ...] = ()
     complete: bool = True
@@ -130,7 +131,7 @@ class BulkExecutor(Operations[BulkReport]):
         vms: Whose machines.
         plan: How to go about it.
         origin: The endpoint that they are at.
-        settle: Finds out what became of a token, which is none of the machines handed in.
+        reconcile: Finds out what became of a token, which is none of the machines handed in.
         requests: Tells how many requests were sent.
         connections: How many can be on the wire at once.
     """
@@ -141,7 +142,7 @@ class BulkExecutor(Operations[BulkReport]):
         plan: BulkPlan,
         *,
         origin: str,
-        settle: Callable[[str, frozenset[str]], Awaitable[Task[VirtualMachine | None]]],
+        reconcile: Callable[[str, frozenset[str]], Awaitable[Task[VirtualMachine | None]]],
         requests: Callable[[], Mapping[str, int]],
         connections: int,
     ) -> None:
@@ -149,7 +150,7 @@ class BulkExecutor(Operations[BulkReport]):
         self._connections = connections
         self._plan = plan
         self._origin = origin
-        self._settle = settle
+        self._reconcile = reconcile
         self._requests = requests
         self._rollout: Rollout | None = None
         self._paused = False
@@ -171,12 +172,12 @@ class BulkExecutor(Operations[BulkReport]):
     # --- control --------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Start nothing new until `resume_starting`; what is in flight goes on."""
+        """Start nothing new until `unpause`; what is in flight goes on."""
         self._paused = True
         if self._rollout is not None:
             self._rollout.pause(True)
 
-    def resume_starting(self) -> None:
+    def unpause(self) -> None:
         """End a `pause`."""
         self._paused = False
         if self._rollout is not None:
@@ -321,11 +322,11 @@ class BulkExecutor(Operations[BulkReport]):
         self._keeps_online(operation)  # refuses what it cannot keep, before anything is begun
         made = frozenset(outcome.vm_id for outcome in report.outcomes if outcome.vm_id)
         done: list[Outcome] = []
-        jobs: list[Job] = []
+        jobs: list[BulkItem] = []
         for outcome in report.outcomes:
             unknown = outcome.status == "unknown"
             if unknown and outcome.token and _is_watched(operation, outcome):
-                again = partial(self._settle, outcome.token, made - {outcome.vm_id or ""})
+                again = partial(self._reconcile, outcome.token, made - {outcome.vm_id or ""})
                 job = job_again(outcome, again)
             elif outcome.status == "not_started" or (unknown and operation in REPEATABLE):
                 item = item_again(operation, outcome, items)

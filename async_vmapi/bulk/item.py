@@ -1,4 +1,4 @@
-"""What a bulk call is to do to each item: checks of what is given, and a `Job` for each."""
+"""What a bulk call is to do to each item: checks of what is given, and a `BulkItem` for each."""
 
 from collections import Counter
 from collections.abc import (
@@ -28,8 +28,8 @@ __all__ = [
     "OPERATIONS",
     "REPEATABLE",
     "STAYS_DOWN",
+    "BulkItem",
     "Items",
-    "Job",
     "Start",
     "check_arguments",
     "item_again",
@@ -65,7 +65,7 @@ Start: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 
 @attrs.frozen
-class Job:
+class BulkItem:
     """One item, and how to start it.
 
     Attributes:
@@ -100,8 +100,8 @@ def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
         raise InvalidArgument(f"{operation} needs {name}", argument=name)
     for name, value in keywords.items():
         known[name](name, value)
-    if keywords.get("on_doubt") == "retry" and not keywords.get("unique_name"):
-        raise InvalidArgument("on_doubt='retry' takes unique_name=True", argument="on_doubt")
+    if keywords.get("on_unknown") == "retry" and not keywords.get("unique_name"):
+        raise InvalidArgument("on_unknown='retry' takes unique_name=True", argument="on_unknown")
 
 
 def label_of(operation: str, item: Any) -> str:
@@ -132,25 +132,25 @@ def labels_of(operation: str, items: Sequence[Any]) -> list[str]:
     return labels
 
 
-def job_for(operation: str, index: int, item: Any, begin: Start) -> Job:
+def job_for(operation: str, index: int, item: Any, begin: Start) -> BulkItem:
     """Return what is to be done to an item; if it is a wrong one, to fail."""
     if operation == GENERAL:
-        return Job(index, str(index), partial(begin, item), source=item)
+        return BulkItem(index, str(index), partial(begin, item), source=item)
     try:
         label = label_of(operation, item)
     except InvalidArgument as error:
         # It was taken from an iterable, when others were under way already.
-        return Job(index, str(index), partial(_raise, error), source=item)
+        return BulkItem(index, str(index), partial(_raise, error), source=item)
     vm_id = None if operation == "create" else label
-    return Job(index, label, partial(begin, item), vm_id, item)
+    return BulkItem(index, label, partial(begin, item), vm_id, item)
 
 
-def job_again(outcome: Outcome, settle: Callable[[], Awaitable[Any]]) -> Job:
+def job_again(outcome: Outcome, reconcile: Callable[[], Awaitable[Any]]) -> BulkItem:
     """Return the job of looking for what an earlier call left unknown."""
-    return Job(
+    return BulkItem(
         outcome.index,
         outcome.item,
-        settle,
+        reconcile,
         outcome.vm_id,
         outcome.source,
         before=outcome,
@@ -162,7 +162,9 @@ async def _raise(error: Exception) -> None:
     raise error
 
 
-def jobs_for(operation: str, items: Items[Any], begin: Start) -> Iterator[Job] | AsyncIterator[Job]:
+def jobs_for(
+    operation: str, items: Items[Any], begin: Start
+) -> Iterator[BulkItem] | AsyncIterator[BulkItem]:
     """Iterate over what is to be done to each item, as they are."""
     if isinstance(items, AsyncIterable):
         return _jobs_later(operation, items, begin)
@@ -171,7 +173,7 @@ def jobs_for(operation: str, items: Items[Any], begin: Start) -> Iterator[Job] |
 
 async def _jobs_later(
     operation: str, items: AsyncIterable[Any], begin: Start
-) -> AsyncIterator[Job]:
+) -> AsyncIterator[BulkItem]:
     index = 0
     async for item in items:
         yield job_for(operation, index, item, begin)
@@ -221,7 +223,7 @@ def _names(name: str, value: Mapping[Any, Any]) -> None:
 _Checks: TypeAlias = dict[str, Callable[[str, Any], object]]
 
 OPERATIONS: Final[dict[str, tuple[_Checks, frozenset[str]]]] = {
-    "create": ({"unique_name": validation.boolean, "on_doubt": _on_doubt}, frozenset()),
+    "create": ({"unique_name": validation.boolean, "on_unknown": _on_doubt}, frozenset()),
     "resize": (
         {"cores": _size, "ram": _size, "wait_for": _wait_for},
         frozenset({"cores", "ram"}),

@@ -25,10 +25,10 @@ class Operations(abc.ABC, Generic[R]):
         requests: Items[CreateRequest],
         *,
         unique_name: bool = False,
-        on_doubt: Literal["raise", "retry"] = "raise",
+        on_unknown: Literal["raise", "retry"] = "raise",
     ) -> R:
         """Create machines; see `VirtualMachines.create`."""
-        return await self.run(requests, "create", unique_name=unique_name, on_doubt=on_doubt)
+        return await self.run(requests, "create", unique_name=unique_name, on_unknown=on_unknown)
 
     async def resize(self, vms: Items[VMOrId], *, cores: int, ram: int, wait_for: int = 4) -> R:
         """Resize machines; `ram` in MB, `wait_for` in minutes. See `VirtualMachines.resize`."""

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import attrs
 
-from async_vmapi.bulk.item import GENERAL, Job
+from async_vmapi.bulk.item import GENERAL, BulkItem
 from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import OutcomeUnknown, TaskError, TaskFailed, VMAPIError, VMVanished
 from async_vmapi.models import ONLINE, VirtualMachine
@@ -32,7 +32,7 @@ class Ended:
     untouched: bool = False
 
 
-def outcome(job: Job, status: Status, **known: Any) -> Outcome:
+def outcome(job: BulkItem, status: Status, **known: Any) -> Outcome:
     """Return an item's outcome; what was known before stays known if nothing new is."""
     before = job.before
     told_nothing = status == "not_started" or (status != "succeeded" and not known.get("token"))
@@ -42,7 +42,9 @@ def outcome(job: Job, status: Status, **known: Any) -> Outcome:
     return Outcome(index=job.index, item=job.item, status=status, source=job.source, **known)
 
 
-def succeeded(job: Job, task: Task[Any] | None, value: Any, *, seconds: float, wave: int) -> Ended:
+def succeeded(
+    job: BulkItem, task: Task[Any] | None, value: Any, *, seconds: float, wave: int
+) -> Ended:
     """Return how an item ended well.
 
     Args:
@@ -67,7 +69,7 @@ def succeeded(job: Job, task: Task[Any] | None, value: Any, *, seconds: float, w
 
 
 def failed(
-    job: Job,
+    job: BulkItem,
     task: Task[Any] | None,
     error: Exception,
     *,
@@ -115,7 +117,7 @@ def failed(
 
 def cut_off(
     operation: str,
-    job: Job,
+    job: BulkItem,
     task: Task[Any] | None,
     write: Write | None,
     *,

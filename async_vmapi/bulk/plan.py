@@ -83,10 +83,10 @@ def count_of(share: Share, total: int, *, up: bool = False) -> int:
     return -(-exact // 100_000_000) if up else exact // 100_000_000
 
 
-def wave_sizes(batches: Sequence[Share], total: int | None) -> Iterator[float]:
+def wave_sizes(waves: Sequence[Share], total: int | None) -> Iterator[float]:
     """Iterate over the sizes of the waves; the last batch's size holds for all after it."""
     size: float = math.inf
-    for share in batches:
+    for share in waves:
         size = max(1, count_of(share, total or 0, up=True))
         yield size
     while True:
@@ -98,9 +98,9 @@ def _batches(value: Sequence[Share] | None) -> tuple[Share, ...] | None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise validation.refuse(
-            "batches", cast(object, value), "a sequence of numbers or percentages"
+            "waves", cast(object, value), "a sequence of numbers or percentages"
         )
-    return tuple(_share(f"batches[{n}]", batch, minimum=1) for n, batch in enumerate(value))
+    return tuple(_share(f"waves[{n}]", batch, minimum=1) for n, batch in enumerate(value))
 
 
 @attrs.frozen(kw_only=True)
@@ -114,7 +114,7 @@ class BulkPlan:
             sent, and what was sent is watched to its end. A percentage is of the whole fleet
             given; of an iterable without a length, of the items started so far. None for no
             limit.
-        batches: Sizes of waves, like ``[1, "10%", "100%"]``; percentages are of the whole fleet,
+        waves: Sizes of waves, like ``[1, "10%", "100%"]``; percentages are of the whole fleet,
             rounded up, and the last size holds for all further waves. The next wave starts only
             when the last one has ended well: the first, the canary, without any failure; the
             others without any, or within `max_failures` if that is given.
@@ -132,7 +132,7 @@ class BulkPlan:
 
     limit: int = 50
     max_failures: Share | None = None
-    batches: Sequence[Share] | None = None
+    waves: Sequence[Share] | None = None
     min_online: Share | None = None
     dry_run: bool = False
     on_event: Callable[[BulkEvent], object] | None = attrs.field(default=None, repr=False)
@@ -143,7 +143,7 @@ class BulkPlan:
         for name in ("max_failures", "min_online"):
             if (share := getattr(self, name)) is not None:
                 _share(name, share, minimum=0)
-        object.__setattr__(self, "batches", _batches(self.batches))
+        object.__setattr__(self, "waves", _batches(self.waves))
         if self.on_event is not None and not callable(self.on_event):
             raise validation.refuse("on_event", self.on_event, "a callable")
 
@@ -153,8 +153,8 @@ class BulkPlan:
         Raises:
             InvalidArgument: If they are so.
         """
-        if total is None and any(isinstance(batch, str) for batch in self.batches or ()):
+        if total is None and any(isinstance(batch, str) for batch in self.waves or ()):
             raise InvalidArgument(
-                "batches in per cent take a fleet with a length, such as a list",
-                argument="batches",
+                "waves in per cent take a fleet with a length, such as a list",
+                argument="waves",
             )

@@ -31,7 +31,7 @@ class Outcome:
         seconds: From the request's start to the seen end, of a success, in the call that saw it.
         evidence: How the end is known, of a success; see `Evidence`.
         adopted: Whether the API's answer was lost and the task found all the same.
-        token: A text to go on with by ``client.settle``; it holds no secret.
+        token: A text to go on with by ``client.reconcile``; it holds no secret.
         accepted: Of an unknown one, whether the API accepted it, so that its end can be watched
             for; else nobody knows whether it did.
         reason: Why it did not succeed, in words; of a delete that did, whether the VM was gone

@@ -29,7 +29,7 @@ import anyio
 import attrs
 
 from async_vmapi.bulk import outcomes
-from async_vmapi.bulk.item import GENERAL, STAYS_DOWN, Job
+from async_vmapi.bulk.item import GENERAL, STAYS_DOWN, BulkItem
 from async_vmapi.bulk.outcomes import INTERRUPTED, Ended
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, count_of, wave_sizes
 from async_vmapi.bulk.report import Outcome, Status
@@ -71,7 +71,7 @@ TRANSITIONS: Final = {
 class _Work:
     """A job in progress."""
 
-    job: Job
+    job: BulkItem
     wave: int
     began: float
     was_online: bool
@@ -102,7 +102,7 @@ class Rollout:
         self,
         plan: BulkPlan,
         operation: str,
-        jobs: Iterator[Job] | AsyncIterator[Job],
+        jobs: Iterator[BulkItem] | AsyncIterator[BulkItem],
         total: int | None,
         at_once: int | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ class Rollout:
         self._least = 0
         self._pump_task: asyncio.Task[None] | None = None
         self._workers: dict[asyncio.Task[Ended], _Work] = {}
-        self._in_hand: Job | None = None
+        self._in_hand: BulkItem | None = None
         self._untaken: deque[Outcome] = deque()
         self._changed = asyncio.Event()
         self._news = asyncio.Event()
@@ -220,7 +220,7 @@ class Rollout:
     # --- starting -------------------------------------------------------------------------------
 
     async def _pump(self) -> None:
-        sizes = wave_sizes(self._plan.batches or (), self._total)
+        sizes = wave_sizes(self._plan.waves or (), self._total)
         room = next(sizes)
         while (job := await self._take()) is not None:
             if room < 1 and self.stopped is None:
@@ -240,7 +240,7 @@ class Rollout:
                 return
         self.complete = True
 
-    async def _take(self) -> Job | None:
+    async def _take(self) -> BulkItem | None:
         if isinstance(self._jobs, Iterator):
             job = next(self._jobs, None)
         else:
@@ -252,7 +252,7 @@ class Rollout:
         self._in_hand = job
         return job
 
-    async def _turn(self, job: Job) -> str | None:
+    async def _turn(self, job: BulkItem) -> str | None:
         """Wait until a job may start; return why it never may."""
         floor = f"then fewer than {self._least} would be online"
         if self._plan.dry_run:
@@ -270,7 +270,7 @@ class Rollout:
             await self._change()
         return self.stopped
 
-    def _in_theory(self, job: Job) -> str | None:
+    def _in_theory(self, job: BulkItem) -> str | None:
         """Return what a dry run says of a job; None if the floor forbids it."""
         if not self._may_go_down(job):
             return None
@@ -290,7 +290,7 @@ class Rollout:
             and self._setting_out < self._at_once
         )
 
-    def _may_go_down(self, job: Job) -> bool:
+    def _may_go_down(self, job: BulkItem) -> bool:
         if self._online is None or job.vm_id not in self._online:
             return True
         return len(self._online) > self._least
@@ -306,7 +306,7 @@ class Rollout:
     def _failures(self) -> int:
         return self.counts["failed"] + self.counts["unknown"]
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: BulkItem) -> None:
         loop = asyncio.get_running_loop()
         online = self._online is not None and job.vm_id in self._online
         work = _Work(job, self._wave, loop.time(), was_online=online)
@@ -327,7 +327,7 @@ class Rollout:
             self._setting_out -= 1
             self._changed.set()
 
-    def _pass_over(self, job: Job, reason: str) -> None:
+    def _pass_over(self, job: BulkItem, reason: str) -> None:
         self._in_hand = None
         self._end(outcomes.outcome(job, "not_started", wave=self._wave, reason=reason))
 
@@ -454,7 +454,7 @@ class Rollout:
     def _tell(
         self,
         kind: Literal["started", "accepted", "finished", "stopped"],
-        job: Job | None = None,
+        job: BulkItem | None = None,
         wave: int | None = None,
         *,
         task: Task[Any] | None = None,

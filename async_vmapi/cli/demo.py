@@ -159,7 +159,7 @@ class _Demo:
             "create", len(requests), BulkPlan(), lambda bulk: bulk.create(requests)
         )
         online = [outcome.vm_id for outcome in created.succeeded if outcome.vm_id]
-        waves = BulkPlan(limit=10, batches=[1, "25%", "100%"], min_online="75%", max_failures="5%")
+        waves = BulkPlan(limit=10, waves=[1, "25%", "100%"], min_online="75%", max_failures="5%")
         rebooted = await self._phase("reboot", len(online), waves, lambda bulk: bulk.reboot(online))
         unseen = [o.item for o in rebooted.succeeded if o.evidence == "assumed"]
         if unseen:

@@ -151,7 +151,7 @@ class How:
             rich_help_panel=_HOW,
         ),
     ] = None
-    batches: Annotated[
+    waves: Annotated[
         str | None,
         typer.Option(
             help="Waves, each begun when the last one ended well, like 1,10%,100%.",
@@ -171,9 +171,9 @@ class How:
         return BulkPlan(
             limit=self.limit,
             max_failures=None if self.max_failures is None else _share(self.max_failures),
-            batches=None
-            if self.batches is None
-            else [_share(part.strip()) for part in self.batches.split(",")],
+            waves=None
+            if self.waves is None
+            else [_share(part.strip()) for part in self.waves.split(",")],
             min_online=None if self.min_online is None else _share(self.min_online),
             dry_run=self.dry_run,
             on_event=on_event,
@@ -261,19 +261,19 @@ class New:
             rich_help_panel=_NEW,
         ),
     ] = False
-    retry_on_doubt: Annotated[
+    retry_unknown: Annotated[
         bool,
         typer.Option(
-            "--retry-on-doubt",
-            help="Send it once more if it is in doubt and nothing of its unique name appears.",
+            "--retry-unknown",
+            help="Send a create again if its outcome is unknown and no VM of its name appears.",
             rich_help_panel=_NEW,
         ),
     ] = False
 
     def keywords(self) -> dict[str, Any]:
         """Return the create's arguments besides the request."""
-        doubt = "retry" if self.retry_on_doubt else "raise"
-        return {"unique_name": self.unique_name, "on_doubt": doubt}
+        on_unknown = "retry" if self.retry_unknown else "raise"
+        return {"unique_name": self.unique_name, "on_unknown": on_unknown}
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

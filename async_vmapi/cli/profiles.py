@@ -39,11 +39,11 @@ _NUMBERS: Final = frozenset(
         "connect_timeout",
         "max_connections",
         "max_requests_per_second",
-        "retries",
-        "lookup_window",
+        "max_retries",
+        "reconcile_timeout",
         "max_staleness",
-        "poll_floor",
-        "poll_ceiling",
+        "min_poll_interval",
+        "max_poll_interval",
     }
 )
 _DEFAULT: Final = "default"

@@ -14,7 +14,7 @@ import typer
 
 from async_vmapi.cli.output import printable
 from async_vmapi.cli.streams import hurry
-from async_vmapi.errors import ConnectFailed, InvalidArgument, VMAPIError
+from async_vmapi.errors import ConnectError, InvalidArgument, VMAPIError
 
 __all__ = ["ExitCode", "fail", "failures_told", "run", "say"]
 
@@ -84,7 +84,7 @@ class _Unreachable(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say it, if that is what the record tells."""
-        if not self._said and getattr(record, "vmapi_error", "") == ConnectFailed.__name__:
+        if not self._said and getattr(record, "vmapi_error", "") == ConnectError.__name__:
             self._said = True
             say(record.getMessage())
 

@@ -31,13 +31,13 @@ def wait(
     client = client_for(ctx.obj)
     text = (read_text(Path("-")) if token == "-" else token).strip()  # noqa: S105 - no secret
 
-    async def settle(bulk: "BulkExecutor") -> BulkReport:
-        report = await bulk.run([text], client.settle)
+    async def reconcile(bulk: "BulkExecutor") -> BulkReport:
+        report = await bulk.run([text], client.reconcile)
         if isinstance(wrong := report.outcomes[0].exception, InvalidArgument):
             raise wrong
         return report
 
-    carry_out(client, Work(operation="wait", call=settle, only=_about(text), json=json))
+    carry_out(client, Work(operation="wait", call=reconcile, only=_about(text), json=json))
 
 
 def _about(token: str) -> str:

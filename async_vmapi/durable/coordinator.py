@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 from dbos import DBOS, WorkflowStatus
 
-from async_vmapi.bulk.item import Job
+from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended, outcome
 from async_vmapi.bulk.plan import BulkEvent
 from async_vmapi.bulk.report import Outcome
@@ -51,7 +51,7 @@ class Coordinator:
         name: The job's name.
         spec: What it is to do.
         online: Which machines were online when it began, where so many are to stay so.
-        interval: Seconds between two looks at what has ended.
+        polling_interval: Seconds between two looks at what has ended.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Coordinator:
         spec: Spec,
         online: Sequence[str] | None,
         *,
-        interval: float,
+        polling_interval: float,
     ) -> None:
         self._database = database
         self._name = name
         self._spec = spec
-        self._interval = interval
+        self._interval = polling_interval
         self._new: list[int] = []
         self._waiting: dict[int, asyncio.Future[Ended]] = {}
         self._ended: dict[int, Ended] = {}
@@ -86,15 +86,15 @@ class Coordinator:
         if online is not None:
             self._rollout.keep_online(set(online), len(self._labels))
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[BulkItem]:
         for index in range(len(self._labels)):
             yield self._job(index)
 
-    def _job(self, index: int) -> Job:
+    def _job(self, index: int) -> BulkItem:
         label = self._labels[index]
         vm_id = None if self._spec.operation == "create" else label
         start = partial(self._elsewhere, index)
-        return Job(index, label, start, vm_id, begun=index in self._begun)
+        return BulkItem(index, label, start, vm_id, begun=index in self._begun)
 
     async def _elsewhere(self, index: int) -> Ended:
         """Have some worker do an item's operation, and return how it ended."""

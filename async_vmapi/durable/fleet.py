@@ -11,7 +11,7 @@ from async_vmapi.bulk.operations import Operations
 from async_vmapi.bulk.plan import BulkPlan, Share
 from async_vmapi.client import Client
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
-from async_vmapi.durable.ledger import Ledger, WorkerStatus
+from async_vmapi.durable.ledger import WorkerStats, WorkerStatus
 from async_vmapi.durable.secrets import Secrets, SecretStore
 from async_vmapi.durable.spec import decode_spec, encode, same_but_items, spec_of
 from async_vmapi.durable.store import UNDER_WAY, WORKFLOW, Database, job_id
@@ -41,8 +41,9 @@ class DurableFleet:
             for no more than each job's plan says. Of workers that differ, the last one started
             counts.
         worker_limit: How many are in flight on one worker at most; None for no limit but `limit`.
-        lease: Seconds after which others take over what a worker had begun that says nothing.
-        interval: Seconds between two looks into the database for what is new.
+        lease_duration: Seconds after which others take over what a worker had begun that says
+            nothing.
+        polling_interval: Seconds between two looks into the database for what is new.
 
     Raises:
         InvalidArgument: If one of them is wrong.
@@ -58,8 +59,8 @@ class DurableFleet:
         secret_names: Iterable[str] = (),
         limit: int | None = None,
         worker_limit: int | None = None,
-        lease: float = 15.0,
-        interval: float = 1.0,
+        lease_duration: float = 15.0,
+        polling_interval: float = 1.0,
     ) -> None:
         if not callable(client):
             raise validation.refuse("client", client, "a function")
@@ -67,14 +68,14 @@ class DurableFleet:
         self._client = client
         self._secrets = SecretStore(secrets, secret_names)
         self._at_work: dict[asyncio.Event, asyncio.Event] = {}
-        self._ledger: Final = Ledger()
+        self._ledger: Final = WorkerStats()
         self._limits = Limits(
             limit=None if limit is None else validation.whole("limit", limit, minimum=1),
             worker_limit=None
             if worker_limit is None
             else validation.whole("worker_limit", worker_limit, minimum=1),
-            lease=validation.seconds("lease", lease),
-            interval=validation.number("interval", interval, least=0.01),
+            lease_duration=validation.seconds("lease_duration", lease_duration),
+            polling_interval=validation.number("polling_interval", polling_interval, least=0.01),
         )
 
     def __repr__(self) -> str:
@@ -97,7 +98,7 @@ class DurableFleet:
         *,
         limit: int = 50,
         max_failures: Share | None = None,
-        batches: Sequence[Share] | None = None,
+        waves: Sequence[Share] | None = None,
         min_online: Share | None = None,
         dry_run: bool = False,
         attach: bool = False,
@@ -129,7 +130,13 @@ class DurableFleet:
             plan = BulkPlan(**fields)
         elif not isinstance(plan, BulkPlan) or fields:
             raise validation.refuse("plan", plan, "a BulkPlan without further fields")
-        return Submission(self._database, name, plan, interval=self._limits.interval, attach=attach)
+        return Submission(
+            self._database,
+            name,
+            plan,
+            polling_interval=self._limits.polling_interval,
+            attach=attach,
+        )
 
     async def job(self, name: str) -> DurableJob:
         """Return the job of a name.
@@ -138,7 +145,9 @@ class DurableFleet:
             JobNotFound: If there is none.
         """
         job = DurableJob(
-            self._database, validation.identifier("name", name), interval=self._limits.interval
+            self._database,
+            validation.identifier("name", name),
+            polling_interval=self._limits.polling_interval,
         )
         await job.status()
         return job
@@ -221,16 +230,22 @@ class Submission(Operations[DurableJob]):
         database: Where to.
         name: The job's name.
         plan: How to go about it.
-        interval: Seconds between two looks at it.
+        polling_interval: Seconds between two looks at it.
         attach: Whether a job with other items may be there.
     """
 
     def __init__(
-        self, database: Database, name: str, plan: BulkPlan, *, interval: float, attach: bool
+        self,
+        database: Database,
+        name: str,
+        plan: BulkPlan,
+        *,
+        polling_interval: float,
+        attach: bool,
     ) -> None:
         self._attach = attach
         self._database = database
-        self._job = DurableJob(database, name, interval=interval)
+        self._job = DurableJob(database, name, polling_interval=polling_interval)
         self._plan = plan
 
     async def run(self, items: Items[Any], start: str, **keywords: Any) -> DurableJob:

@@ -40,9 +40,9 @@ _workers: Final = sa.Table(
     "async_vmapi_workers",
     _tables,
     sa.Column("executor_id", sa.Text, primary_key=True),
-    sa.Column("beat", sa.BigInteger, nullable=False),
-    sa.Column("gone", sa.Boolean, nullable=False),
-    sa.Column("lease", sa.Float, nullable=False),
+    sa.Column("heartbeat", sa.BigInteger, nullable=False),
+    sa.Column("expired", sa.Boolean, nullable=False),
+    sa.Column("lease_duration", sa.Float, nullable=False),
 )
 
 _endpoint: Final = sa.Table(
@@ -60,13 +60,13 @@ class Leases:
     Args:
         database: Where they are told.
         executor_id: This one.
-        lease: Seconds after which one that says nothing is dead.
+        lease_duration: Seconds after which one that says nothing is dead.
     """
 
-    def __init__(self, database: Database, executor_id: str, lease: float) -> None:
+    def __init__(self, database: Database, executor_id: str, lease_duration: float) -> None:
         self._database = database
         self._own = executor_id
-        self._lease = lease
+        self._lease = lease_duration
         self._seen: dict[str, tuple[int, int]] = {}
         self._lost = False
         self._counted = self._heard = (0.0, 0.0)
@@ -135,7 +135,7 @@ class Leases:
             connection.execute(sa.delete(_workers).where(_workers.c.executor_id == self._own))
             connection.execute(
                 sa.insert(_workers).values(
-                    executor_id=self._own, beat=1, gone=False, lease=self._lease
+                    executor_id=self._own, heartbeat=1, expired=False, lease_duration=self._lease
                 )
             )
         self._counted = now
@@ -143,10 +143,10 @@ class Leases:
     def beat(self) -> None:
         """Say that this worker is alive, unless others have said that it is not."""
         now = _now()
-        own = (_workers.c.executor_id == self._own) & ~_workers.c.gone
+        own = (_workers.c.executor_id == self._own) & ~_workers.c.expired
         with self._database.engine.begin() as connection:
             counted = connection.execute(
-                sa.update(_workers).where(own).values(beat=_workers.c.beat + 1)
+                sa.update(_workers).where(own).values(heartbeat=_workers.c.heartbeat + 1)
             )
         if counted.rowcount:
             self._counted = now
@@ -166,7 +166,7 @@ class Leases:
             self._thread.join()
         own = _workers.c.executor_id == self._own
         with self._database.engine.begin() as connection:
-            connection.execute(sa.update(_workers).where(own).values(gone=True))
+            connection.execute(sa.update(_workers).where(own).values(expired=True))
 
     async def dead(self) -> list[str]:
         """Return who is gone or dead; to be called once for each beat.
@@ -196,7 +196,7 @@ class Leases:
         others = sa.select(_workers).where(_workers.c.executor_id != self._own)
         with self._database.engine.connect() as connection:
             return [
-                (row.executor_id, row.beat, row.gone, row.lease)
+                (row.executor_id, row.heartbeat, row.expired, row.lease_duration)
                 for row in connection.execute(others)
             ]
 
@@ -209,9 +209,11 @@ class Leases:
         beat, _ = self._seen.get(executor_id, (0, 0))
         with self._database.engine.begin() as connection:
             connection.execute(
-                sa.update(_workers).where(own, _workers.c.beat == beat).values(gone=True)
+                sa.update(_workers).where(own, _workers.c.heartbeat == beat).values(expired=True)
             )
-            alive = connection.scalar(sa.select(_workers.c.beat).where(own, ~_workers.c.gone))
+            alive = connection.scalar(
+                sa.select(_workers.c.heartbeat).where(own, ~_workers.c.expired)
+            )
         return alive is None
 
     async def bury(self, executor_id: str) -> None:

@@ -103,12 +103,12 @@ class DurableJob:
     Args:
         database: Where it is.
         name: Its name.
-        interval: Seconds between two looks at it.
+        polling_interval: Seconds between two looks at it.
     """
 
-    def __init__(self, database: Database, name: str, *, interval: float) -> None:
+    def __init__(self, database: Database, name: str, *, polling_interval: float) -> None:
         self._database = database
-        self._interval: Final = interval
+        self._interval: Final = polling_interval
         self.name: Final = name
 
     def __repr__(self) -> str:

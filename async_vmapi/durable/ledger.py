@@ -11,7 +11,7 @@ from async_vmapi.bulk.report import Status
 from async_vmapi.durable.operation import Operation
 from async_vmapi.durable.spec import Order
 
-__all__ = ["Ledger", "WorkerItem", "WorkerStatus"]
+__all__ = ["WorkerItem", "WorkerStats", "WorkerStatus"]
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +50,7 @@ class WorkerStatus:
     done: Mapping[str, Mapping[Status, int]]
 
 
-class Ledger:
+class WorkerStats:
     """Keeps what the operations of this process's worker tell of themselves."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One item of a durable job, on the worker that took it: intend, send, watch.
+"""One item of a durable job, on the worker that took it: prepare, send, watch.
 
 What is to be known after a crash is in the database before it matters: an intent before a write
 that must not be sent twice, and the task's token after it. See docs/durable.md for each moment
@@ -16,7 +16,7 @@ import msgspec
 from dbos import DBOS
 
 from async_vmapi.bulk import outcomes
-from async_vmapi.bulk.item import DEFAULTS, Job
+from async_vmapi.bulk.item import DEFAULTS, BulkItem
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.client import Client
 from async_vmapi.durable.rows import decoding
@@ -112,7 +112,7 @@ class Operation:
         self._order = order
         label = order.label
         vm_id = None if order.operation == "create" else label
-        self._job = Job(order.index, label, _never, vm_id)
+        self._job = BulkItem(order.index, label, _never, vm_id)
         self._key = operation_id(order.job, order.index)
         self._intended_here = False
         self._task: Task[Any] | None = None
@@ -143,7 +143,7 @@ class Operation:
         intent: str | None = None
         with self._host.sending():
             if self._order.operation in _ONCE:
-                intended = await _step(f"intend{turn}", self._intend)
+                intended = await _step(f"prepare{turn}", self._intend)
                 if intended.ended is not None:
                     return intended
                 intent = intended.token
@@ -162,10 +162,10 @@ class Operation:
         operation = cast(Literal["create", "reboot", "reset"], order.operation)
         try:
             if isinstance(order.item, str):
-                token = await vms.intend(operation, order.item)
+                token = await vms.prepare(operation, order.item)
             else:
                 unique = bool(order.arguments.get("unique_name"))
-                token = await vms.intend(operation, request_of(order.item), unique_name=unique)
+                token = await vms.prepare(operation, request_of(order.item), unique_name=unique)
         except VMAPIError as error:
             await self._leave_to_others(error)
             # What could be asked for nothing sends nothing.
@@ -179,7 +179,7 @@ class Operation:
             return _decode(kept)
         began, self._sent = time.time(), _now()
         if intent is not None and not self._intended_here:
-            return await self._settle(intent, began)
+            return await self._reconcile(intent, began)
         if intent is None and (early := await self._given_up()) is not None:
             return early
         writes: list[Write] = []
@@ -224,14 +224,14 @@ class Operation:
         finally:
             PERHAPS_SENT.reset(marked)
 
-    async def _start(self, intent: str | None, *, perhaps_sent: bool = False) -> Any:
+    async def _start(self, intent: str | None, *, maybe_sent: bool = False) -> Any:
         doubtful = PERHAPS_SENT.get()
         while True:
             await self._host.lease_held()
             marked = BEFORE_SENDING.set(self._keep_back)
             perhaps = PERHAPS_SENT.set(doubtful)
             try:
-                return await self._make(intent, perhaps_sent=perhaps_sent)
+                return await self._make(intent, maybe_sent=maybe_sent)
             except _KeptBack:
                 # One that is repeated may have been carried out before it was kept back.
                 doubtful = any(write.doubtful for write in WRITES.get() or ())
@@ -244,30 +244,30 @@ class Operation:
         if not self._host.holds_lease():
             raise _KeptBack
 
-    async def _make(self, intent: str | None, *, perhaps_sent: bool) -> Any:
+    async def _make(self, intent: str | None, *, maybe_sent: bool) -> Any:
         order, vms = self._order, self._host.client.vms
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             return await method(order.item, **DEFAULTS.get(order.operation, {}) | order.arguments)
         request = await self._host.secrets.resolved(request_of(order.item))
-        rounds = _ROUNDS if order.arguments.get("on_doubt") == "retry" else 1
+        rounds = _ROUNDS if order.arguments.get("on_unknown") == "retry" else 1
         while True:
             try:
                 return await vms.create(
-                    request, intent=intent, perhaps_sent=perhaps_sent, **order.arguments
+                    request, intent=intent, maybe_sent=maybe_sent, **order.arguments
                 )
             except OutcomeUnknown:
-                rounds, perhaps_sent = rounds - 1, True
+                rounds, maybe_sent = rounds - 1, True
                 if not rounds:
                     raise
 
-    async def _settle(self, intent: str, began: float) -> _Step:
+    async def _reconcile(self, intent: str, began: float) -> _Step:
         """Find out what became of a write that an earlier worker may have made."""
         try:
-            if self._order.arguments.get("on_doubt") == "retry":
-                self._task = await self._start(intent, perhaps_sent=True)
+            if self._order.arguments.get("on_unknown") == "retry":
+                self._task = await self._start(intent, maybe_sent=True)
             else:
-                self._task = await self._host.client.settle(intent)
+                self._task = await self._host.client.reconcile(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, without the token
             await self._leave_to_others(error)
             if not isinstance(error, OutcomeUnknown):

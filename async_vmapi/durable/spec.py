@@ -33,7 +33,7 @@ _FORMAT: Final = "async_vmapi durable job 1"
 class _Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     limit: int
     max_failures: Share | None = None
-    batches: tuple[Share, ...] | None = None
+    waves: tuple[Share, ...] | None = None
     min_online: Share | None = None
     dry_run: bool = False
 

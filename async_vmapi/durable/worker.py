@@ -24,7 +24,7 @@ from async_vmapi.client import Client
 from async_vmapi.durable.access import Access
 from async_vmapi.durable.coordinator import Coordinator
 from async_vmapi.durable.heartbeat import BEATS, Leases
-from async_vmapi.durable.ledger import Ledger
+from async_vmapi.durable.ledger import WorkerStats
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.recovery import Recovery
 from async_vmapi.durable.rows import SERIALIZER, Rows, decoding
@@ -68,14 +68,14 @@ class Limits:
         limit: Operations in flight at most, of all jobs on all workers; None for no limit but
             those of the jobs' plans.
         worker_limit: Operations in flight at most on one worker; None for no limit.
-        lease: Seconds after which a worker that says nothing is taken for dead.
-        interval: Seconds between two looks into a queue.
+        lease_duration: Seconds after which a worker that says nothing is taken for dead.
+        polling_interval: Seconds between two looks into a queue.
     """
 
     limit: int | None
     worker_limit: int | None
-    lease: float
-    interval: float
+    lease_duration: float
+    polling_interval: float
 
 
 class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,7 +110,7 @@ class Worker:
         client: Callable[[], Client],
         secrets: SecretStore,
         limits: Limits,
-        ledger: Ledger,
+        ledger: WorkerStats,
     ) -> None:
         self._database = database
         self._make_client = client
@@ -118,7 +118,7 @@ class Worker:
         self._limits = limits
         self._ledger = ledger
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
-        self._leases = Leases(database, self._executor_id, limits.lease)
+        self._leases = Leases(database, self._executor_id, limits.lease_duration)
         self.unrecorded: dict[str, str] = {}
         self._draining = False
         self._tasks: dict[asyncio.Task[Any], bool] = {}
@@ -181,13 +181,13 @@ class Worker:
                     )
                 await self._leases.begin()
                 await self._database.call(
-                    client.register_queue, JOBS, polling_interval_sec=limits.interval
+                    client.register_queue, JOBS, polling_interval_sec=limits.polling_interval
                 )
                 await self._database.call(
                     client.register_queue,
                     OPERATIONS,
                     global_concurrency=limits.limit,
-                    polling_interval_sec=limits.interval,
+                    polling_interval_sec=limits.polling_interval,
                 )
             except DatabaseUnavailable as error:
                 about = {"vmapi_error": type(error).__name__}
@@ -253,7 +253,7 @@ class Worker:
 
     async def _one_beat(self, stop: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.lease / BEATS):
+            async with asyncio.timeout(self._limits.lease_duration / BEATS):
                 await stop.wait()
 
     async def _drain(self) -> None:
@@ -331,7 +331,7 @@ class Worker:
         # One look is enough for all that wait for it.
         async with self._looking:
             looked, stopped = self._stopped.get(job, (-1e9, None))
-            if loop.time() - looked > self._limits.interval:
+            if loop.time() - looked > self._limits.polling_interval:
                 found = await self._find(job_id(job))
                 told: dict[str, Any] = (found.attributes if found else None) or {}
                 progress: dict[str, Any] = told.get("progress") or {}
@@ -345,7 +345,7 @@ class Worker:
             try:
                 return await self._database.find(workflow_id)
             except DatabaseUnavailable:
-                await asyncio.sleep(self._limits.lease / BEATS)
+                await asyncio.sleep(self._limits.lease_duration / BEATS)
 
     def holds_lease(self) -> bool:
         """Return whether it is sure that nobody has taken over what this worker does."""
@@ -356,7 +356,7 @@ class Worker:
         while not self._leases.holds():
             if self._leases.lost:
                 raise asyncio.CancelledError
-            await asyncio.sleep(self._limits.lease / BEATS / 2)
+            await asyncio.sleep(self._limits.lease_duration / BEATS / 2)
 
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was another worker's, or this one's, before."""
@@ -396,7 +396,11 @@ class Worker:
         with self._present():
             begun = _decode_begun(await _recorded("begin", begin))
             coordinator = Coordinator(
-                self._database, name, spec, begun.online, interval=self._limits.interval
+                self._database,
+                name,
+                spec,
+                begun.online,
+                polling_interval=self._limits.polling_interval,
             )
 
             async def roll_out() -> str:
@@ -428,7 +432,7 @@ class Worker:
                 # Nothing has begun, so there is time.
                 about = {"vmapi_error": type(error).__name__}
                 _log.warning("who is online is not known yet: %s", error, extra=about)
-                await asyncio.sleep(self._limits.lease)
+                await asyncio.sleep(self._limits.lease_duration)
             else:
                 return sorted(vm.id for vm in machines if vm.state == ONLINE and vm.id in given)
 

@@ -13,7 +13,7 @@ from typing import Final
 from async_vmapi.emulator.api import CloudAPI, Request
 from async_vmapi.emulator.delivery import deliver
 from async_vmapi.errors import (
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     InvalidArgument,
     TransportError,
@@ -62,7 +62,7 @@ class InMemoryTransport:
         path = target.partition("?")[0]
         if self._refused_until is not None and loop.time() < self._refused_until:
             await asyncio.sleep(self._latency)
-            raise ConnectFailed("the connection was refused", method=method, path=path)
+            raise ConnectError("the connection was refused", method=method, path=path)
         try:
             async with asyncio.timeout(self._timeout):
                 await asyncio.sleep(self._latency / 2)

@@ -14,7 +14,7 @@ from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.poller import Poller
 from async_vmapi.tasks.polls import Polls
 from async_vmapi.tasks.schedule import Schedule
-from async_vmapi.tasks.vm_list import Rosters
+from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.tasks.watch import Waiter, Watch
 from async_vmapi.telemetry.hooks import Observer
 from async_vmapi.transport.pipeline import Pipeline
@@ -36,7 +36,7 @@ class PollHub:
     """
 
     def __init__(
-        self, pipeline: Pipeline, rosters: Rosters, schedule: Schedule, *, max_staleness: float
+        self, pipeline: Pipeline, rosters: VMListSource, schedule: Schedule, *, max_staleness: float
     ) -> None:
         self._pipeline = pipeline
         self._rosters = rosters

@@ -11,8 +11,8 @@ import attrs
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.tasks.polled_vm import CLOCK, NOT_LISTED, PolledVM, State
 from async_vmapi.tasks.polls import Polls
-from async_vmapi.tasks.reads import Listing, Look, look_at_all
-from async_vmapi.tasks.vm_list import Rosters
+from async_vmapi.tasks.reads import GetResult, ListResult, list_vms_raw
+from async_vmapi.tasks.vm_list import VMListSource
 
 __all__ = ["ListPoller"]
 
@@ -39,8 +39,8 @@ class ListPoller:
     """
 
     _polls: Polls
-    _rosters: Rosters
-    _show: Callable[[PolledVM, Look, float, float], bool]
+    _rosters: VMListSource
+    _show: Callable[[PolledVM, GetResult, float, float], bool]
     _plan: Callable[[PolledVM, float], None]
     _done: Callable[[], None]
     active: bool = False
@@ -136,7 +136,7 @@ class ListPoller:
     async def _poll(self) -> None:
         asked = self._rosters.asked = self._polls.now
         try:
-            listing = await look_at_all(self._polls.pipeline)
+            listing = await list_vms_raw(self._polls.pipeline)
         except AuthenticationError:
             raise
         except VMAPIError as error:
@@ -161,7 +161,7 @@ class ListPoller:
         if self.active:
             self.poll_by(self._next_due(asked, answered))
 
-    async def _compare(self, listing: Listing, asked: float, answered: float) -> None:
+    async def _compare(self, listing: ListResult, asked: float, answered: float) -> None:
         """Report what changed since the last list, or counts now."""
         shown = {glimpse.id: glimpse for glimpse in listing.glimpses}
         all_vms = self._polls.vms.values()
@@ -191,7 +191,7 @@ class ListPoller:
                 continue
             place, glimpse = places.get(vm.vm_id), shown.get(vm.vm_id)
             raw = None if place is None else bytes(raws[place])
-            took = self._show(vm, Look(glimpse, raw), asked, answered)
+            took = self._show(vm, GetResult(glimpse, raw), asked, answered)
             # A watch that came while the list was in flight needs the next one.
             vm.listed = glimpse if took else NOT_LISTED
             vm.by_list = vm.is_unclear and glimpse is None

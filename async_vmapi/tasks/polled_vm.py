@@ -30,14 +30,14 @@ import attrs
 from async_vmapi.tasks.completion import Pending
 from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.watch import Waiter, Watch
-from async_vmapi.transport.codec import Glimpse
+from async_vmapi.transport.codec import VMSnapshot
 
 __all__ = ["CLOCK", "NOT_LISTED", "TRANSITIONS", "PolledVM", "State", "give_up"]
 
 CLOCK: Final = 0.001
 """Timers may go off this much early, by what the loop's clock can resolve."""
 
-NOT_LISTED: Final = Glimpse(id="", state="", cores=0, ram=0)
+NOT_LISTED: Final = VMSnapshot(id="", state="", cores=0, ram=0)
 """Differs from what any list shows of a VM, and from its absence."""
 
 
@@ -91,7 +91,7 @@ class PolledVM:
     watches: tuple[Watch, ...] = ()
     timer: _Timer | None = None
     due: float = math.inf
-    listed: Glimpse | None = NOT_LISTED
+    listed: VMSnapshot | None = NOT_LISTED
     recheck_at: float = math.inf
     waiting: bool = False
     last_polls: list[tuple[float, Waiter]] = attrs.field(factory=list[tuple[float, Waiter]])

@@ -17,8 +17,8 @@ from async_vmapi.tasks.list_poller import ListPoller
 from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.polled_vm import CLOCK, NOT_LISTED, PolledVM, State, give_up
 from async_vmapi.tasks.polls import Polls
-from async_vmapi.tasks.reads import Look, look_at
-from async_vmapi.tasks.vm_list import Rosters
+from async_vmapi.tasks.reads import GetResult, get_vm_raw
+from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.tasks.watch import Condition, Waiter, Watch
 
 __all__ = ["Poller"]
@@ -46,7 +46,7 @@ class Poller:
     """
 
     def __init__(
-        self, polls: Polls, rosters: Rosters, changes: OwnChanges, pending: PendingTasks
+        self, polls: Polls, rosters: VMListSource, changes: OwnChanges, pending: PendingTasks
     ) -> None:
         self.polls = polls
         self._pending = pending
@@ -239,7 +239,7 @@ class Poller:
     async def _get(self, vm: PolledVM) -> None:
         asked = self.polls.now
         try:
-            look = await look_at(self.polls.pipeline, vm.vm_id)
+            look = await get_vm_raw(self.polls.pipeline, vm.vm_id)
         except AuthenticationError:
             raise
         except VMAPIError as error:
@@ -272,7 +272,7 @@ class Poller:
             vm.listed = NOT_LISTED
         self._show(vm, look, asked, self.polls.now)
 
-    def _show(self, vm: PolledVM, look: Look, asked: float, answered: float) -> bool:
+    def _show(self, vm: PolledVM, look: GetResult, asked: float, answered: float) -> bool:
         """Report what a poll showed to the watches; return whether all took it into account."""
         shown = look.glimpse
         seen = None if shown is None else Condition(shown.state, shown.cores, shown.ram)

@@ -9,18 +9,18 @@ import attrs
 import msgspec
 
 from async_vmapi.errors import APIError, DecodingError, NotFound, VMAPIError
-from async_vmapi.transport.codec import GLIMPSE, GLIMPSES, Glimpse, raw_vm, raw_vms
+from async_vmapi.transport.codec import GLIMPSE, GLIMPSES, VMSnapshot, raw_vm, raw_vms
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.transport.rate_limit import Lane
+from async_vmapi.transport.rate_limit import Priority
 
-__all__ = ["Listing", "Look", "is_missing", "look_at", "look_at_all"]
+__all__ = ["GetResult", "ListResult", "get_vm_raw", "is_missing", "list_vms_raw"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH, lane=Lane.LOOKS, first=True, shared=True)
+_LIST: Final = Call("list", "GET", _PATH, lane=Priority.LOOKS, first=True, shared=True)
 
 
 @attrs.frozen
-class Look:
+class GetResult:
     """What a GET showed; no `glimpse` for a VM that the API says is not there.
 
     Attributes:
@@ -28,17 +28,17 @@ class Look:
             text of the error. Then a list shows whether the VM is there.
     """
 
-    glimpse: Glimpse | None
+    glimpse: VMSnapshot | None
     raw: bytes | None = attrs.field(default=None, repr=False)
     size: int | None = None
     unclear: str | None = None
 
 
 @attrs.frozen
-class Listing:
+class ListResult:
     """What a list showed: the machines in its order, and the body that they came in."""
 
-    glimpses: list[Glimpse]
+    glimpses: list[VMSnapshot]
     body: bytes = attrs.field(repr=False)
 
     @property
@@ -51,10 +51,10 @@ class Listing:
         return raw_vms(self.body)
 
 
-async def look_at_all(pipeline: Pipeline) -> Listing:
+async def list_vms_raw(pipeline: Pipeline) -> ListResult:
     """Ask for the list; raises what `Pipeline.call` raises."""
     glimpses, body = await pipeline.call_raw(_LIST, GLIMPSES)
-    return Listing(glimpses, body)
+    return ListResult(glimpses, body)
 
 
 async def is_missing(pipeline: Pipeline, vm_id: str, refusal: VMAPIError) -> bool:
@@ -67,28 +67,28 @@ async def is_missing(pipeline: Pipeline, vm_id: str, refusal: VMAPIError) -> boo
     if not 200 <= refusal.status < 300:
         return False
     try:
-        return (await look_at(pipeline, vm_id)).glimpse is None
+        return (await get_vm_raw(pipeline, vm_id)).glimpse is None
     except VMAPIError:
         return False
 
 
-async def look_at(pipeline: Pipeline, vm_id: str) -> Look:
+async def get_vm_raw(pipeline: Pipeline, vm_id: str) -> GetResult:
     """Ask for one VM.
 
     Raises:
         DecodingError: If the response shows another VM, besides its usual reasons.
         VMAPIError: As `Pipeline.call` does.
     """
-    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Lane.LOOKS, shared=True)
+    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Priority.LOOKS, shared=True)
     try:
         glimpse, body = await pipeline.call_raw(call, GLIMPSE)
     except APIError as error:
         if isinstance(error, NotFound) and error.from_api:
-            return Look(None)
+            return GetResult(None)
         if isinstance(error, NotFound) or 200 <= error.status < 300:
             # WIRE §1: a bare 404, a page, or `success: false` on 200. A proxy may say the same of
             # every VM, so it is no absence by itself.
-            return Look(None, unclear=str(error))
+            return GetResult(None, unclear=str(error))
         raise
     if glimpse.id != vm_id:
         del body  # error trackers keep the local variables of this frame
@@ -98,4 +98,4 @@ async def look_at(pipeline: Pipeline, vm_id: str) -> Look:
             method=call.method,
             path=call.path,
         )
-    return Look(glimpse, bytes(raw_vm(body)), len(body))
+    return GetResult(glimpse, bytes(raw_vm(body)), len(body))

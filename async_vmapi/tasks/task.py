@@ -202,8 +202,8 @@ class Task(Generic[T_co]):
         alone: only a task knows how much time has passed and what was seen until now.
 
         At most one request is sent, for all that refresh or await the same task at the same
-        moment; none if the last observation was asked less than ``poll_floor`` seconds ago, or if
-        the operation has ended. Many tasks are polled by one list. A poll that fails raises
+        moment; none if the last observation was asked less than ``min_poll_interval`` seconds ago,
+        or if the operation has ended. Many tasks are polled by one list. A poll that fails raises
         nothing: it is retried as for any awaiter, and given up after five seconds.
 
         Raises:
@@ -395,7 +395,7 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
     content = tokens.read(token, origin)
     if isinstance(content, DoubtToken):
         raise InvalidArgument(
-            "token is of a write in doubt, which has no task yet; hand it to client.settle",
+            "token is of a write in doubt, which has no task yet; hand it to client.reconcile",
             argument="token",
         )
     target = Target(

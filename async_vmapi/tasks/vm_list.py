@@ -15,7 +15,7 @@ from async_vmapi.tasks.names import Labels
 from async_vmapi.transport.codec import NAMES, Named
 from async_vmapi.transport.pipeline import Call, Pipeline
 
-__all__ = ["FRESH", "Roster", "Rosters"]
+__all__ = ["FRESH", "VMList", "VMListSource"]
 
 FRESH: Final = 5.0
 """Seconds for which a list serves the creates that follow it."""
@@ -23,7 +23,7 @@ FRESH: Final = 5.0
 _LIST: Final = Call("list", "GET", "/v2/virtual-machines", shared=True)
 
 
-class Roster:
+class VMList:
     """The VMs that a list showed.
 
     Args:
@@ -65,7 +65,7 @@ class Roster:
         return found[1]
 
 
-class Rosters:
+class VMListSource:
     """Asks for lists on behalf of all creates of a client.
 
     Args:
@@ -86,11 +86,11 @@ class Rosters:
     def _forget(self) -> None:
         self.asked = -math.inf
         self.size: int | None = None
-        self._latest: Roster | None = None
-        self._asking: asyncio.Task[Roster] | None = None
+        self._latest: VMList | None = None
+        self._asking: asyncio.Task[VMList] | None = None
         self._awaiting = 0
 
-    def recent(self) -> Roster | None:
+    def recent(self) -> VMList | None:
         """Return the list of the last five seconds, if there is one; ask for nothing."""
         loop = asyncio.get_running_loop()
         self._settle_in(loop)
@@ -102,7 +102,7 @@ class Rosters:
             self._loop = loop
             self._forget()
 
-    async def get(self, since: float) -> Roster:
+    async def get(self, since: float) -> VMList:
         """Return a roster that was asked for at `since` or later; raises as a call does."""
         loop = asyncio.get_running_loop()
         self._settle_in(loop)
@@ -127,19 +127,19 @@ class Rosters:
             if (roster := asking.result()).asked >= since:
                 return roster
 
-    async def _ask(self, loop: asyncio.AbstractEventLoop) -> Roster:
+    async def _ask(self, loop: asyncio.AbstractEventLoop) -> VMList:
         if (early := self.asked + self._floor - loop.time()) > 0:
             await asyncio.sleep(early)
         self.asked = asked = loop.time()
         names, body = await self._pipeline.call_raw(_LIST, NAMES)
         self.size = len(body)
-        roster = Roster(asked, names)
+        roster = VMList(asked, names)
         self._latest = roster
         # A whole fleet's names are not kept for longer than they are of use.
         loop.call_later(FRESH, self._drop, roster)
         return roster
 
-    def _drop(self, roster: Roster) -> None:
+    def _drop(self, roster: VMList) -> None:
         if self._latest is roster:
             self._latest = None
 
@@ -150,7 +150,7 @@ class Rosters:
         self._forget()
 
 
-def _retrieve(asking: asyncio.Task[Roster]) -> None:
+def _retrieve(asking: asyncio.Task[VMList]) -> None:
     # Else it would be complained of where all who asked are gone.
     if not asking.cancelled():
         asking.exception()

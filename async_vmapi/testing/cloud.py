@@ -45,9 +45,9 @@ _QUICK_CLIENT: Final[ClientOptions] = {
     "seed": 1,
     # A quick cloud shows what is so: nothing is gained by waiting for what reads may hide.
     "max_staleness": 0.0,
-    "poll_floor": 0.005,
-    "poll_ceiling": 0.02,
-    "lookup_window": 0.5,
+    "min_poll_interval": 0.005,
+    "max_poll_interval": 0.02,
+    "reconcile_timeout": 0.5,
 }
 
 

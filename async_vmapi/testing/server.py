@@ -20,9 +20,9 @@ _PATIENCE: Final = 60.0
 
 _QUICK_CLIENT: Final[ClientOptions] = {
     "max_staleness": 0.0,
-    "poll_floor": 0.005,
-    "poll_ceiling": 0.02,
-    "lookup_window": 2.0,
+    "min_poll_interval": 0.005,
+    "max_poll_interval": 0.02,
+    "reconcile_timeout": 2.0,
 }
 
 

@@ -1,6 +1,6 @@
 """Turn requests into bytes, and answers into values. Pure (WIRE §2).
 
-An answer is decoded once, straight into what the caller wants of it: a `Shape`.
+An answer is decoded once, straight into what the caller wants of it: a `ResponseSpec`.
 """
 
 import functools
@@ -38,9 +38,9 @@ __all__ = [
     "UNREADABLE",
     "VM",
     "VMS",
-    "Glimpse",
     "Named",
-    "Shape",
+    "ResponseSpec",
+    "VMSnapshot",
     "decode_vm",
     "decode_vms",
     "encode",
@@ -128,7 +128,7 @@ class _RawVMs(_Envelope, frozen=True, kw_only=True):
     virtual_machines: list[msgspec.Raw]
 
 
-class Glimpse(msgspec.Struct, frozen=True, gc=False):
+class VMSnapshot(msgspec.Struct, frozen=True, gc=False):
     """The four fields of a machine that tell how an operation goes (WIRE §4)."""
 
     id: str
@@ -156,7 +156,7 @@ class _OneGlimpse(_Envelope, frozen=True, kw_only=True):
 
 
 class _Glimpses(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[Glimpse]
+    virtual_machines: list[VMSnapshot]
 
 
 class _LooseGlimpses(_Envelope, frozen=True, kw_only=True):
@@ -207,7 +207,7 @@ class _Account(_Envelope, frozen=True, kw_only=True):
 
 
 @attrs.frozen
-class Shape(Generic[T]):
+class ResponseSpec(Generic[T]):
     """What a caller wants of an answer.
 
     Attributes:
@@ -230,8 +230,8 @@ def _shape(
     *,
     tells_success: bool = True,
     key: bytes | None = None,
-) -> Shape[T]:
-    return Shape(msgspec.json.Decoder(kind).decode, take, tells_success, key)
+) -> ResponseSpec[T]:
+    return ResponseSpec(msgspec.json.Decoder(kind).decode, take, tells_success, key)
 
 
 def _only(found: T | list[T]) -> T:
@@ -252,8 +252,8 @@ def _id(found: str | int) -> str:
     raise DecodingError(problem, where="$.virtual_machine.id")
 
 
-def _tight(glimpse: _LooseGlimpse) -> Glimpse:
-    return Glimpse(str(glimpse.id), glimpse.state, int(glimpse.cores), int(glimpse.ram))
+def _tight(glimpse: _LooseGlimpse) -> VMSnapshot:
+    return VMSnapshot(str(glimpse.id), glimpse.state, int(glimpse.cores), int(glimpse.ram))
 
 
 _decode_glimpses = msgspec.json.Decoder(_Glimpses).decode
@@ -349,30 +349,34 @@ def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMa
 
 _LIST: Final = b'"virtual_machines"'
 
-ACCEPTED: Final[Shape[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
-CREATED: Final[Shape[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
-VM: Final[Shape[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
-VMS: Final[Shape[list[VirtualMachine]]] = _shape(
+ACCEPTED: Final[ResponseSpec[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
+CREATED: Final[ResponseSpec[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
+VM: Final[ResponseSpec[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
+VMS: Final[ResponseSpec[list[VirtualMachine]]] = _shape(
     _VMs, lambda answer: answer.virtual_machines, key=_LIST
 )
-RAW_VMS: Final[Shape[list[msgspec.Raw]]] = Shape(
+RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = ResponseSpec(
     _raw_vms, lambda answer: answer.virtual_machines, key=_LIST
 )
-GLIMPSE: Final[Shape[Glimpse]] = _shape(
+GLIMPSE: Final[ResponseSpec[VMSnapshot]] = _shape(
     _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
-GLIMPSES: Final[Shape[list[Glimpse]]] = Shape(
+GLIMPSES: Final[ResponseSpec[list[VMSnapshot]]] = ResponseSpec(
     _glimpses, lambda answer: answer.virtual_machines, key=_LIST
 )
-NAMES: Final[Shape[list[Named]]] = Shape(_names, lambda answer: answer.virtual_machines, key=_LIST)
-CONSOLE: Final[Shape[Console]] = _shape(_Console, lambda answer: answer.console)
-REGIONS: Final[Shape[list[Region]]] = _shape(
+NAMES: Final[ResponseSpec[list[Named]]] = ResponseSpec(
+    _names, lambda answer: answer.virtual_machines, key=_LIST
+)
+CONSOLE: Final[ResponseSpec[Console]] = _shape(_Console, lambda answer: answer.console)
+REGIONS: Final[ResponseSpec[list[Region]]] = _shape(
     _Regions, lambda answer: answer.regions, key=b'"regions"'
 )
-TEMPLATES: Final[Shape[list[Template]]] = _shape(
+TEMPLATES: Final[ResponseSpec[list[Template]]] = _shape(
     _Templates, lambda answer: answer.templates, key=b'"templates"'
 )
-SSH_KEYS: Final[Shape[list[SSHKey]]] = _shape(_Account, lambda answer: answer.account.sshkeys)
+SSH_KEYS: Final[ResponseSpec[list[SSHKey]]] = _shape(
+    _Account, lambda answer: answer.account.sshkeys
+)
 
 
 def explain(error: Exception) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from yarl import URL
 
 from async_vmapi import validation
 from async_vmapi.errors import (
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     InvalidState,
     TransportError,
@@ -53,8 +53,8 @@ class HTTPTransport:
             Its middlewares are not run: they could change what is signed, or send it twice.
         timeout: Seconds for a whole request, connecting included; infinity for no limit.
         connect_timeout: Seconds to get a connection.
-        max_body: Bytes that a response's body may have at most, decompressed. Of a refusal's,
-            64 kB are read.
+        max_response_size: Bytes that a response's body may have at most, decompressed. Of a
+            refusal's, 64 kB are read.
         max_connections: How many connections a session of its own opens at most.
 
     Raises:
@@ -68,7 +68,7 @@ class HTTPTransport:
         session: aiohttp.ClientSession | None = None,
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
-        max_body: int = MAX_BODY,
+        max_response_size: int = MAX_BODY,
         max_connections: int = 100,
     ) -> None:
         self._origin = origin_of(base_url)
@@ -84,7 +84,7 @@ class HTTPTransport:
             total=timeout if timeout < math.inf else None,
             connect=min(timeout, validation.seconds("connect_timeout", connect_timeout)),
         )
-        self._max_body = validation.whole("max_body", max_body, minimum=1)
+        self._max_body = validation.whole("max_response_size", max_response_size, minimum=1)
         self._max_connections = validation.whole("max_connections", max_connections, minimum=1)
 
     def __repr__(self) -> str:
@@ -213,10 +213,10 @@ class HTTPTransport:
             await own.close()
 
 
-async def _read(response: aiohttp.ClientResponse, max_body: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, max_response_size: int) -> bytes:
     content = response.content
     refused = not 200 <= response.status < 300
-    limit = MAX_REFUSAL if refused else max_body
+    limit = MAX_REFUSAL if refused else max_response_size
     pieces: list[bytes] = []
     size = 0
     if content.is_eof():
@@ -265,8 +265,8 @@ class _Attempt:
         "response",
     )
 
-    def __init__(self, headers: Mapping[str, str], max_body: int) -> None:
-        self._max_body = max_body
+    def __init__(self, headers: Mapping[str, str], max_response_size: int) -> None:
+        self._max_body = max_response_size
         self.headers = dict(headers)
         self._authorization = self.headers.pop("Authorization", None)
         self.reached = False
@@ -338,30 +338,30 @@ def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAP
     """Return the error of this package for one of aiohttp's; None for somebody else's.
 
     None of the server's or proxy's own text is in it: it can repeat the request. What no retry
-    can mend is `ConnectFailed.permanent`. Not so a host name that is unknown, a connection that is
+    can mend is `ConnectError.permanent`. Not so a host name that is unknown, a connection that is
     refused or a firewall that forbids it: these pass while a network or server comes up.
     """
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return ConnectFailed(
+        return ConnectError(
             f"the certificate of {error.host}:{error.port} is not valid: "
             f"{_reason(error.certificate_error)}",
             permanent=True,
         )
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         words = f"the certificate of {error.host}:{error.port} has not the fingerprint expected"
-        return ConnectFailed(words, permanent=True)
+        return ConnectError(words, permanent=True)
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = getattr(error.os_error, "reason", None)
-        return ConnectFailed(_describe(error), permanent=reason in _LASTING_TLS)
+        return ConnectError(_describe(error), permanent=reason in _LASTING_TLS)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return ConnectFailed(_describe(error))
+        return ConnectError(_describe(error))
     if isinstance(error, aiohttp.ClientHttpProxyError):
         status = error.status
         lasting = 400 <= status < 500 and status not in _PROXY_MAY_MEND
-        return ConnectFailed(f"the proxy refused with status {status}", permanent=lasting)
+        return ConnectError(f"the proxy refused with status {status}", permanent=lasting)
     if isinstance(error, _ADDRESSES):
         # Of a host or a proxy's address; may hold its password.
-        return ConnectFailed("the host's or the proxy's address is not valid", permanent=True)
+        return ConnectError("the host's or the proxy's address is not valid", permanent=True)
     if isinstance(error, TimeoutError):
         words = f"not within {limit:g} s" if limit else "the connection timed out"
         return TransportTimeout(words)

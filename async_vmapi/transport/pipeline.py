@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 import attrs
 
 from async_vmapi.errors import (
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     InvalidState,
     RateLimited,
@@ -30,10 +30,10 @@ from async_vmapi.redaction import Secret, without_frames
 from async_vmapi.signing import Credentials, Signer
 from async_vmapi.telemetry.hooks import Observer
 from async_vmapi.telemetry.logs import logger_of
-from async_vmapi.transport.codec import Shape
-from async_vmapi.transport.rate_limit import Lane, Pace
+from async_vmapi.transport.codec import ResponseSpec
+from async_vmapi.transport.rate_limit import Pace, Priority
 from async_vmapi.transport.responses import http_date, open_envelope, retry_after
-from async_vmapi.transport.retries import Repeat, Retries, Trail, may_have_happened
+from async_vmapi.transport.retries import AttemptLog, Repeat, Retries, may_have_happened
 from async_vmapi.transport.transport import Response, Transport
 
 __all__ = ["Call", "Pipeline", "running_loop"]
@@ -68,7 +68,7 @@ class Call:
     body: bytes = attrs.field(default=b"", repr=False)
     secrets: tuple[Secret, ...] = ()
     repeat: Repeat = Repeat.SAFE
-    lane: Lane = Lane.CALLS
+    lane: Priority = Priority.CALLS
     first: bool = False
     shared: bool = False
 
@@ -82,8 +82,8 @@ class Pipeline:
         host: The Host header's value, which is signed.
         credentials: The key and the secret to sign with.
         pace: How many requests may be on the wire, and how many set out in a second.
-        retries: How often a call is repeated, at most.
-        max_body: Bytes that a response's body may have at most.
+        max_retries: How often a call is retried, at most.
+        max_response_size: Bytes that a response's body may have at most.
         seed: Makes the waits before retries repeatable.
         observer: Who is told of requests; None for nobody.
 
@@ -102,19 +102,19 @@ class Pipeline:
         host: str,
         credentials: Credentials,
         pace: Pace,
-        retries: int,
-        max_body: int,
+        max_retries: int,
+        max_response_size: int,
         seed: int | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._transport = transport
-        self._max_body = max_body
+        self._max_body = max_response_size
         self._signer = Signer(credentials, host)
         self._credentials = credentials
         self._pace = pace
         # Not from a generator whose state processes share after a fork: they would wait alike.
         dice = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
-        self._retries = Retries(retries, dice)
+        self._retries = Retries(max_retries, dice)
         self.origin = origin
         self.observer = observer
         self.requests: Counter[str] = Counter()
@@ -142,7 +142,7 @@ class Pipeline:
                 unstarted.close()
             raise
 
-    async def call(self, call: Call, shape: Shape[T], trail: Trail | None = None) -> T:
+    async def call(self, call: Call, shape: ResponseSpec[T], trail: AttemptLog | None = None) -> T:
         """Make a call and return what `shape` wants of its response.
 
         Args:
@@ -158,22 +158,22 @@ class Pipeline:
         return (await self.call_raw(call, shape, trail))[0]
 
     async def call_raw(
-        self, call: Call, shape: Shape[T], trail: Trail | None = None
+        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog | None = None
     ) -> tuple[T, bytes]:
         """Make a call like `call`, and return the response's body besides."""
         self.ensure_usable()
-        trail = trail or Trail()
+        trail = trail or AttemptLog()
         try:
             return await self._attempt(call, shape, trail, again=False)
         except VMAPIError as error:
             # The hub polls again by itself, and knows better when.
-            if call.lane is Lane.LOOKS:
+            if call.lane is Priority.LOOKS:
                 raise
             failure = error
         return await self._retry(call, shape, trail, failure)
 
     async def _retry(
-        self, call: Call, shape: Shape[T], trail: Trail, failure: VMAPIError
+        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog, failure: VMAPIError
     ) -> tuple[T, bytes]:
         """Make a call again that has failed, for as long as that is allowed and of use."""
         loop = asyncio.get_running_loop()
@@ -184,8 +184,8 @@ class Pipeline:
             seconds = self._retries.wait(failure, call.repeat, made, now - began, held=held)
             if seconds is None:
                 raise failure
-            fields = {"vmapi_call": call.name, "vmapi_pause": seconds}
-            if not informed and isinstance(failure, ConnectFailed):
+            fields = {"vmapi_call": call.name, "vmapi_retry_delay": seconds}
+            if not informed and isinstance(failure, ConnectError):
                 informed = True
                 fields |= {"vmapi_error": type(failure).__name__}
                 _log.info("%s; retrying in %.1f s", failure, seconds, extra=fields)
@@ -199,7 +199,7 @@ class Pipeline:
                 failure = error
 
     async def _attempt(
-        self, call: Call, shape: Shape[T], trail: Trail, *, again: bool
+        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog, *, again: bool
     ) -> tuple[T, bytes]:
         async with self._pace.admit(call.lane, first=again or call.first):
             loop = asyncio.get_running_loop()
@@ -310,7 +310,7 @@ class Pipeline:
         elif isinstance(error, RateLimited):
             self._pace.hold(_DEFAULT_HOLD)
 
-    def _opened(self, call: Call, shape: Shape[T], response: Response, signed: str) -> T:
+    def _opened(self, call: Call, shape: ResponseSpec[T], response: Response, signed: str) -> T:
         failure: VMAPIError
         try:
             return open_envelope(
@@ -396,8 +396,8 @@ def _log_response(call: Call, response: Response, seconds: float) -> None:
         "vmapi_method": call.method,
         "vmapi_path": call.path,
         "vmapi_status": response.status,
-        "vmapi_bytes": size,
-        "vmapi_seconds": seconds,
+        "vmapi_response_size": size,
+        "vmapi_duration": seconds,
     }
     told = (call.method, call.path, response.status, size, seconds)
     _log.debug("%s %s: status %d, %d bytes, %.3f s", *told, extra=about)

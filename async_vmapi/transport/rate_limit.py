@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 from typing import Final
 
-__all__ = ["LONGEST_HOLD", "Lane", "Pace"]
+__all__ = ["LONGEST_HOLD", "Pace", "Priority"]
 
 LONGEST_HOLD: Final = 300.0
 """Seconds for which a server's ``Retry-After`` holds the client back at most."""
@@ -30,7 +30,7 @@ _CLOCK: Final = 0.001
 makes a loop here spin."""
 
 
-class Lane(enum.Enum):
+class Priority(enum.Enum):
     """Who asks. Where both wait they take turns, so neither starves the other."""
 
     CALLS = "calls"
@@ -50,7 +50,7 @@ class Pace:
         self._rate = max_requests_per_second
         self._gate: _Gate | None = None
 
-    def admit(self, lane: Lane, *, first: bool = False) -> "_Admission":
+    def admit(self, lane: Priority, *, first: bool = False) -> "_Admission":
         """Wait until a request may set out; what is inside the context is the request.
 
         Args:
@@ -92,7 +92,7 @@ class _Admission:
 
     __slots__ = ("_first", "_gate", "_lane")
 
-    def __init__(self, gate: "_Gate", lane: Lane, *, first: bool) -> None:
+    def __init__(self, gate: "_Gate", lane: Priority, *, first: bool) -> None:
         self._gate = gate
         self._lane = lane
         self._first = first
@@ -126,7 +126,9 @@ class _Gate:
         self._ahead = (burst - 1) * self._interval
         self._busy = False
         self._calls = 0
-        self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
+        self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {
+            lane: deque() for lane in Priority
+        }
         self._room: asyncio.Future[None] | None = None
 
     def pass_open(self) -> bool:
@@ -141,7 +143,7 @@ class _Gate:
         self._out += 1
         return True
 
-    async def enter(self, lane: Lane, *, first: bool) -> None:
+    async def enter(self, lane: Priority, *, first: bool) -> None:
         await self._turn(lane, first=first)
         try:
             while True:
@@ -177,7 +179,7 @@ class _Gate:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
-    async def _turn(self, lane: Lane, *, first: bool) -> None:
+    async def _turn(self, lane: Priority, *, first: bool) -> None:
         if not self._busy:
             self._busy = True
             return
@@ -196,7 +198,7 @@ class _Gate:
             raise
 
     def _next(self) -> None:
-        lanes = [Lane.CALLS, Lane.LOOKS]
+        lanes = [Priority.CALLS, Priority.LOOKS]
         if self._calls >= _CALLS_PER_LOOK:
             lanes.reverse()
         for lane in lanes:
@@ -204,7 +206,7 @@ class _Gate:
             while waiting:
                 turn = waiting.popleft()
                 if not turn.done():
-                    self._calls = self._calls + 1 if lane is Lane.CALLS else 0
+                    self._calls = self._calls + 1 if lane is Priority.CALLS else 0
                     turn.set_result(None)
                     return
         self._busy = False

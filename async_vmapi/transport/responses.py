@@ -22,7 +22,7 @@ from async_vmapi.errors import (
     ServerError,
 )
 from async_vmapi.redaction import Secret, repeats
-from async_vmapi.transport.codec import UNREADABLE, Shape, explain
+from async_vmapi.transport.codec import UNREADABLE, ResponseSpec, explain
 
 __all__ = ["MAX_REFUSAL", "http_date", "open_envelope", "retry_after"]
 
@@ -58,7 +58,7 @@ _KINDS: Final[dict[int, type[APIError]]] = {
 
 
 def open_envelope(
-    shape: Shape[T],
+    shape: ResponseSpec[T],
     status: int,
     body: bytes,
     *,
@@ -138,7 +138,7 @@ def http_date(value: str | None) -> datetime | None:
         return None
 
 
-def _check_size(shape: Shape[T], body: bytes) -> None:
+def _check_size(shape: ResponseSpec[T], body: bytes) -> None:
     """Refuse what is too large to be what is wanted, without decoding it."""
     if len(body) <= MAX_ONE:
         return

@@ -11,7 +11,7 @@ import attrs
 from async_vmapi.errors import (
     APIError,
     Conflict,
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     NotFound,
     RateLimited,
@@ -24,9 +24,9 @@ __all__ = [
     "BEFORE_SENDING",
     "CALL_BUDGET",
     "PERHAPS_SENT",
+    "AttemptLog",
     "Repeat",
     "Retries",
-    "Trail",
     "is_explained",
     "may_have_happened",
     "repeatable_trail",
@@ -55,7 +55,7 @@ class Repeat(enum.Enum):
 
 
 @attrs.define
-class Trail:
+class AttemptLog:
     """What became of a call's attempts, for whoever must know what may have happened.
 
     Attributes:
@@ -88,9 +88,9 @@ PERHAPS_SENT: Final[ContextVar[bool]] = ContextVar("PERHAPS_SENT", default=False
 """Whether a process that is gone may have sent the write already, of one that may be repeated."""
 
 
-def repeatable_trail() -> Trail:
+def repeatable_trail() -> AttemptLog:
     """Return what is known of the attempts of a write that may be repeated, before it is made."""
-    return Trail(doubts=int(PERHAPS_SENT.get()), before_sending=BEFORE_SENDING.get())
+    return AttemptLog(doubts=int(PERHAPS_SENT.get()), before_sending=BEFORE_SENDING.get())
 
 
 def is_explained(operation: str, error: VMAPIError) -> bool:
@@ -110,9 +110,7 @@ def may_have_happened(error: VMAPIError) -> bool:
     """
     if isinstance(error, APIError):
         return error.status >= 500 or error.status == 408
-    return isinstance(error, TransportError | DecodingError) and not isinstance(
-        error, ConnectFailed
-    )
+    return isinstance(error, TransportError | DecodingError) and not isinstance(error, ConnectError)
 
 
 class Retries:
@@ -158,9 +156,9 @@ class Retries:
 
 
 def _is_worth_it(error: VMAPIError, repeat: Repeat) -> bool:
-    if isinstance(error, ConnectFailed | RateLimited):
+    if isinstance(error, ConnectError | RateLimited):
         # It never left, or was not let in.
-        return not (isinstance(error, ConnectFailed) and error.permanent)
+        return not (isinstance(error, ConnectError) and error.permanent)
     if repeat is Repeat.ONCE:
         return False
     if isinstance(error, ServerError):

@@ -61,7 +61,7 @@ class Transport(Protocol):
                 passwords and user data.
 
         Raises:
-            ConnectFailed: The request was not sent, for sure; `Client` may send it again, creates
+            ConnectError: The request was not sent, for sure; `Client` may send it again, creates
                 included.
             TransportTimeout: The response did not come in time. The outcome is unknown.
             TransportError: It did not come for another reason. The outcome is unknown.

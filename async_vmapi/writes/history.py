@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Final, Generic, TypeVar
 
-from async_vmapi.tasks.vm_list import Roster
+from async_vmapi.tasks.vm_list import VMList
 
 __all__ = ["History"]
 
@@ -81,7 +81,7 @@ class History:
         """Return whether a VM is, or may be, deleted."""
         return vm_id in self._deleted
 
-    def compare(self, roster: Roster) -> None:
+    def compare(self, roster: VMList) -> None:
         """Find out by a list whether the provider changes names."""
         if self.changes_names or self._compared == roster.asked:
             return

@@ -14,14 +14,14 @@ import attrs
 from async_vmapi.errors import AuthenticationError, NotFound, OutcomeUnknown, VMAPIError
 from async_vmapi.models import DELETING
 from async_vmapi.tasks.token import DoubtToken, seal
-from async_vmapi.tasks.vm_list import Roster, Rosters
+from async_vmapi.tasks.vm_list import VMList, VMListSource
 from async_vmapi.transport import codec
 from async_vmapi.transport.codec import Named
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.writes.attach_times import is_older
-from async_vmapi.writes.pending_create import Creates, Creation
+from async_vmapi.writes.pending_create import PendingCreate, PendingCreates
 
-__all__ = ["Found", "Lookup", "unknown", "unnoticed"]
+__all__ = ["Lookup", "LookupResult", "unknown", "unnoticed"]
 
 _PROOF: Final = 3
 """Lists without the VM that are taken as proof that there is none: one may be wrong."""
@@ -44,7 +44,7 @@ _NO_IDS: Final = frozenset[str]()
 
 
 @attrs.frozen
-class Found:
+class LookupResult:
     """What looking for a create's VM showed.
 
     Attributes:
@@ -77,10 +77,10 @@ class Lookup:
 
     def __init__(
         self,
-        creates: Creates,
-        creation: Creation,
+        creates: PendingCreates,
+        creation: PendingCreate,
         pipeline: Pipeline,
-        rosters: Rosters,
+        rosters: VMListSource,
         *,
         retry: bool = False,
     ) -> None:
@@ -101,7 +101,7 @@ class Lookup:
         self._lists = self._settled_lists = 0
         self._last_error: str | None = None
 
-    async def run(self) -> Found:
+    async def run(self) -> LookupResult:
         """Look until the VM is found or the window is over."""
         loop = asyncio.get_running_loop()
         began, window = loop.time(), self._creation.window
@@ -153,11 +153,11 @@ class Lookup:
         times = 2 if creation.unique and creation.baseline is None else 1
         return sent + times * self._creates.max_staleness
 
-    def _found(self, vm_id: str | None = None, *, proof: bool = False) -> Found:
+    def _found(self, vm_id: str | None = None, *, proof: bool = False) -> LookupResult:
         # Meanwhile a response may have told whose a candidate is.
         left = {vm_id: exact for vm_id, exact in self._candidates.items() if self._is_new(vm_id)}
         candidates = sorted(left, key=lambda candidate: not left[candidate])[:_MOST_CANDIDATES]
-        return Found(
+        return LookupResult(
             vm_id,
             tuple(candidates),
             sum(not left[candidate] for candidate in candidates),
@@ -168,7 +168,7 @@ class Lookup:
 
     # --- which VMs may be the one ---------------------------------------------------------------
 
-    def _remember_candidates(self, roster: Roster) -> None:
+    def _remember_candidates(self, roster: VMList) -> None:
         self._history.compare(roster)
         creation = self._creation
         for vm in self._possible(roster.named(creation.name)):
@@ -181,7 +181,7 @@ class Lookup:
             if creation.fits(vm):
                 self._candidates.setdefault(vm.id, False)
 
-    def _fitting(self, roster: Roster) -> list[Named]:
+    def _fitting(self, roster: VMList) -> list[Named]:
         """Return the VMs that may be adopted, were there no others."""
         if self._creation.known is None:
             return []
@@ -217,7 +217,7 @@ class Lookup:
 
     # --- adopting one of them -------------------------------------------------------------------
 
-    async def _adoptable(self, roster: Roster) -> str | None:
+    async def _adoptable(self, roster: VMList) -> str | None:
         """Return the VM to adopt: two reads show it, of which the roster is one."""
         dated = self._creation.server_sent is not None
         asked = set(self._read)
@@ -268,7 +268,9 @@ class Lookup:
             pass
 
 
-def unknown(creates: Creates, creation: Creation, found: Found) -> OutcomeUnknown:
+def unknown(
+    creates: PendingCreates, creation: PendingCreate, found: LookupResult
+) -> OutcomeUnknown:
     """Return the error for a create whose outcome a lookup did not show."""
     count = len(found.candidates)
     vms = "1 VM" if count == 1 else f"{count} VMs"
@@ -285,7 +287,7 @@ def unknown(creates: Creates, creation: Creation, found: Found) -> OutcomeUnknow
     return OutcomeUnknown(
         f"the outcome of the create of {creation.name!r} is unknown: no response told it, and "
         f"{seen}; it was {'retried once' if creation.retried else 'not retried'}. Call "
-        f"client.settle(error.token) to look again, or check yourself before you create it again",
+        "client.reconcile(error.token) to try again, or check yourself before you create it again",
         operation="create",
         name=creation.name,
         candidates=found.candidates,
@@ -298,7 +300,7 @@ def unnoticed(token: DoubtToken) -> OutcomeUnknown:
     return OutcomeUnknown(
         f"nobody can tell whether the {token.operation} of {token.vm} was carried out: no "
         f"answer said so, and its state did not show it; it was not sent again. Call "
-        f"client.settle(error.token) to look on, or {token.operation} it once more",
+        f"client.reconcile(error.token) to look on, or {token.operation} it once more",
         operation=token.operation,
         vm_id=token.vm,
         token=seal(token),

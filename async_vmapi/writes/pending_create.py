@@ -16,18 +16,18 @@ from async_vmapi.models import CreateRequest
 from async_vmapi.tasks.token import DoubtToken, read
 from async_vmapi.transport.codec import Named
 from async_vmapi.transport.pipeline import Pipeline
-from async_vmapi.transport.retries import Trail
+from async_vmapi.transport.retries import AttemptLog
 from async_vmapi.writes.attach_times import server_time
 from async_vmapi.writes.history import History
 
-__all__ = ["Creates", "Creation", "intended_by"]
+__all__ = ["PendingCreate", "PendingCreates", "intended_by"]
 
 _KEPT: Final = 600.0
 """Seconds for which it is known what this client did to a VM, at least."""
 
 
 @attrs.define(eq=False)
-class Creation:
+class PendingCreate:
     """A create under way.
 
     Attributes:
@@ -57,7 +57,7 @@ class Creation:
     resumed: bool = False
     known: frozenset[str] | None = None
     baseline: frozenset[str] | None = None
-    trail: Trail = attrs.field(factory=Trail)
+    trail: AttemptLog = attrs.field(factory=AttemptLog)
     answered: asyncio.Event = attrs.field(factory=asyncio.Event)
     in_doubt: bool = False
     retried: bool = False
@@ -69,7 +69,7 @@ class Creation:
         return (vm.cores, vm.ram) == (self.cores, self.ram)
 
 
-class Creates:
+class PendingCreates:
     """The creates of a client that are under way.
 
     Args:
@@ -84,36 +84,38 @@ class Creates:
     def __init__(self, pipeline: Pipeline, *, max_staleness: float = 10.0) -> None:
         self._pipeline = pipeline
         self.max_staleness = max_staleness
-        self._under_way: dict[str, dict[Creation, None]] = {}
+        self._under_way: dict[str, dict[PendingCreate, None]] = {}
         self.history = History(kept=max(_KEPT, 2 * max_staleness))
         self._stopped = asyncio.Event()
 
     def begin(
         self, name: str, cores: int, ram: int, *, unique: bool, origin: str, window: float
-    ) -> Creation:
+    ) -> PendingCreate:
         """Note a create.
 
         Raises:
             InvalidArgument: If its name is said to be unique and is in use by another create.
         """
-        creation = Creation(name, cores, ram, unique, origin, window)
+        creation = PendingCreate(name, cores, ram, unique, origin, window)
         if unique:
             creation.known = frozenset()
         return self._note(creation)
 
-    def take_up(self, token: DoubtToken, besides: frozenset[str], window: float) -> Creation:
+    def take_up(self, token: DoubtToken, besides: frozenset[str], window: float) -> PendingCreate:
         """Note a create of a token, which made none of the VMs `besides`."""
-        creation = Creation(token.name, token.cores, token.ram, token.unique, token.origin, window)
+        creation = PendingCreate(
+            token.name, token.cores, token.ram, token.unique, token.origin, window
+        )
         creation.known = None if token.known is None else besides.union(token.known)
         self.resume(creation)
         return self._note(creation)
 
-    def resume(self, creation: Creation) -> None:
+    def resume(self, creation: PendingCreate) -> None:
         """Note that a create may have been sent before, perhaps by another process."""
         creation.resumed = creation.in_doubt = True
         creation.answered.set()
 
-    def _note(self, creation: Creation) -> Creation:
+    def _note(self, creation: PendingCreate) -> PendingCreate:
         # Where one of them is unique, it is the only one.
         others = self._under_way.get(creation.name, {})
         if others and (creation.unique or next(iter(others)).unique):
@@ -126,14 +128,14 @@ class Creates:
         self.history.keep_for(creation.window + 2 * self.max_staleness)
         return creation
 
-    def end(self, creation: Creation) -> None:
+    def end(self, creation: PendingCreate) -> None:
         """Note that a create is no longer under way."""
         others = self._under_way[creation.name]
         del others[creation]
         if not others:
             del self._under_way[creation.name]
 
-    def sets_out(self, creation: Creation) -> None:
+    def sets_out(self, creation: PendingCreate) -> None:
         """Note that an attempt of a create is about to be sent."""
         creation.sent = now = asyncio.get_running_loop().time()
         if creation.resumed or creation.trail.doubtful:
@@ -145,7 +147,7 @@ class Creates:
             at, date = dated
             creation.server_sent = server_time(date, now - at)
 
-    def token(self, creation: Creation) -> DoubtToken:
+    def token(self, creation: PendingCreate) -> DoubtToken:
         """Return what to go on with, in this process or another."""
         known = creation.known
         if known is not None and not creation.unique:
@@ -164,7 +166,7 @@ class Creates:
 
     # --- while one is looked for ----------------------------------------------------------------
 
-    def alike(self, creation: Creation) -> list[Creation]:
+    def alike(self, creation: PendingCreate) -> list[PendingCreate]:
         """Return the creates that cannot be told apart from this one, and need not be."""
         return [
             other
@@ -172,7 +174,7 @@ class Creates:
             if other.in_doubt and (other.cores, other.ram) == (creation.cores, creation.ram)
         ]
 
-    async def others_answered(self, creation: Creation, until: float) -> bool:
+    async def others_answered(self, creation: PendingCreate, until: float) -> bool:
         """Wait for the responses to creates of the same name whose VMs a list may show already."""
         try:
             async with asyncio.timeout_at(until):

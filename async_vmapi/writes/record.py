@@ -10,7 +10,7 @@ import attrs
 from async_vmapi.errors import APIError
 from async_vmapi.tasks.task import Task, follow
 from async_vmapi.telemetry.hooks import OperationObserver
-from async_vmapi.transport.retries import Trail
+from async_vmapi.transport.retries import AttemptLog
 
 __all__ = ["WRITES", "UnresolvedWrite", "Write", "is_task"]
 
@@ -25,7 +25,7 @@ class UnresolvedWrite:
         vm_id: The machine; None for a create of which nobody knows whether it was carried out.
         reason: What is known of it, in words.
         candidates: Ids of machines that may be what a create made.
-        token: To go on with, by ``client.settle``; None for a rename, which is to be repeated.
+        token: To go on with, by ``client.reconcile``; None for a rename, which is to be repeated.
         replaces: The token under which it was listed while no response had come; None if it was
             not. `token` is newer.
     """
@@ -62,7 +62,7 @@ class Write:
     operation: str
     vm_id: str | None = None
     name: str | None = None
-    trail: Trail = attrs.field(factory=Trail)
+    trail: AttemptLog = attrs.field(factory=AttemptLog)
     token: Callable[[], str | None] = lambda: None
     done: asyncio.Task[Any] | None = None
     left: bool = False

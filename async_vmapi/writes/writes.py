@@ -13,7 +13,7 @@ from async_vmapi import validation
 from async_vmapi.errors import (
     APIError,
     Conflict,
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     RateLimited,
     TransportError,
@@ -26,13 +26,13 @@ from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.reads import is_missing
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.token import DoubtToken, read, seal
-from async_vmapi.tasks.vm_list import FRESH, Roster, Rosters
+from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.transport.retries import BEFORE_SENDING, Trail, is_explained, repeatable_trail
-from async_vmapi.writes.lookup import Found, Lookup, unknown, unnoticed
-from async_vmapi.writes.pending_create import Creates, Creation, intended_by
+from async_vmapi.transport.retries import BEFORE_SENDING, AttemptLog, is_explained, repeatable_trail
+from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
+from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, intended_by
 from async_vmapi.writes.record import Write
 from async_vmapi.writes.shield import Shield
 
@@ -62,7 +62,7 @@ class Writes:
         self,
         pipeline: Pipeline,
         hub: PollHub,
-        rosters: Rosters,
+        rosters: VMListSource,
         shield: Shield,
         *,
         window: float,
@@ -73,14 +73,14 @@ class Writes:
         self._rosters = rosters
         self.shield = shield
         self._window = window
-        self._creates = Creates(pipeline, max_staleness=max_staleness)
+        self._creates = PendingCreates(pipeline, max_staleness=max_staleness)
         self._closing = False
 
     # --- the three kinds of writes --------------------------------------------------------------
 
-    async def intend(self, request: CreateRequest, *, unique: bool) -> str:
-        """Return the token of a create that is about to be made; see `VirtualMachines.intend`."""
-        creation = Creation(
+    async def prepare(self, request: CreateRequest, *, unique: bool) -> str:
+        """Return the token of a create that is about to be made; see `VirtualMachines.prepare`."""
+        creation = PendingCreate(
             request.name, request.cpus, request.ram, unique, self._pipeline.origin, self._window
         )
         if unique:
@@ -97,11 +97,11 @@ class Writes:
         unique: bool,
         retry: bool,
         intent: str | None = None,
-        perhaps_sent: bool = False,
-        lookup_window: float | None = None,
+        maybe_sent: bool = False,
+        reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine]:
         """Make a create; see `VirtualMachines.create`."""
-        window = self._window_of(lookup_window)
+        window = self._window_of(reconcile_timeout)
         intended = (
             None
             if intent is None
@@ -132,7 +132,7 @@ class Writes:
             token=lambda: seal(self._creates.token(creation)),
         )
         try:
-            if perhaps_sent:
+            if maybe_sent:
                 self._creates.resume(creation)
                 body = self._create_on_doubt(creation, call, None, retry=retry)
             else:
@@ -142,13 +142,13 @@ class Writes:
         finally:
             self._creates.end(creation)
 
-    def _window_of(self, lookup_window: float | None) -> float:
-        if lookup_window is None:
+    def _window_of(self, reconcile_timeout: float | None) -> float:
+        if reconcile_timeout is None:
             return self._window
-        return validation.number("lookup_window", lookup_window, least=0.0)
+        return validation.number("reconcile_timeout", reconcile_timeout, least=0.0)
 
     async def _create(
-        self, creation: Creation, call: Call, *, retry: bool, ask: bool
+        self, creation: PendingCreate, call: Call, *, retry: bool, ask: bool
     ) -> Task[VirtualMachine]:
         roster = await self._list_before(creation) if ask else self._rosters.recent()
         if roster is not None:
@@ -164,7 +164,7 @@ class Writes:
             return await self._create_on_doubt(creation, call, error, retry=retry)
 
     async def _create_on_doubt(
-        self, creation: Creation, call: Call, cause: Exception | None, *, retry: bool
+        self, creation: PendingCreate, call: Call, cause: Exception | None, *, retry: bool
     ) -> Task[VirtualMachine]:
         found = await self._look_for(creation, retry=retry)
         if retry and found.is_proof:
@@ -180,15 +180,15 @@ class Writes:
             raise unknown(self._creates, creation, found) from cause
         return self._created(found.vm_id, adopted=True)
 
-    async def _look_for(self, creation: Creation, *, retry: bool = False) -> Found:
+    async def _look_for(self, creation: PendingCreate, *, retry: bool = False) -> LookupResult:
         return await Lookup(
             self._creates, creation, self._pipeline, self._rosters, retry=retry
         ).run()
 
-    async def _list_before(self, creation: Creation) -> Roster | None:
+    async def _list_before(self, creation: PendingCreate) -> VMList | None:
         try:
             roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
-        except (ConnectFailed, RateLimited):
+        except (ConnectError, RateLimited):
             # So would the create fail.
             raise
         except (APIError, DecodingError, TransportError) as error:
@@ -200,7 +200,7 @@ class Writes:
         self._creates.history.compare(roster)
         return roster
 
-    async def _send(self, creation: Creation, call: Call) -> str:
+    async def _send(self, creation: PendingCreate, call: Call) -> str:
         creation.answered.clear()
         creation.in_doubt = False
         try:
@@ -291,11 +291,11 @@ class Writes:
         vm_id: str,
         *,
         visible: bool,
-        lookup_window: float | None = None,
+        reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never repeated on doubt."""
-        window = self._window_of(lookup_window)
-        trail = Trail(before_sending=BEFORE_SENDING.get())
+        window = self._window_of(reconcile_timeout)
+        trail = AttemptLog(before_sending=BEFORE_SENDING.get())
 
         def token() -> DoubtToken:
             return DoubtToken(self._pipeline.origin, operation, vm=vm_id, trace=trail.trace)
@@ -332,21 +332,21 @@ class Writes:
 
     # --- going on -------------------------------------------------------------------------------
 
-    async def settle(
+    async def reconcile(
         self,
         text: str,
         *,
         besides: frozenset[str] = frozenset(),
-        lookup_window: float | None = None,
+        reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine | None]:
-        """Find out what became of a write; see `Client.settle`.
+        """Find out what became of a write; see `Client.reconcile`.
 
         Args:
             text: The token.
             besides: Machines that surely are not what a create made.
-            lookup_window: Seconds to look for; None for the client's own.
+            reconcile_timeout: Seconds to look for; None for the client's own.
         """
-        window = self._window_of(lookup_window)
+        window = self._window_of(reconcile_timeout)
         token = read(text, self._pipeline.origin)
         task: Task[Any]
         if isinstance(token, DoubtToken):

@@ -1,8 +1,9 @@
 """async_vmapi, as its README says for many machines: ``client.bulk``, all of them in flight.
 
-As documented: the defaults, which look once a second at most. Tuned: ``poll_floor`` and
-``poll_ceiling`` are the interval. Limited: the defaults, and ``max_requests_per_second``, which the
-README says to set to what the provider allows. Its retries, doubts and evidence are all in it.
+As documented: the defaults, which look once a second at most. Tuned: ``min_poll_interval`` and
+``max_poll_interval`` are the interval. Limited: the defaults, and ``max_requests_per_second``,
+which the README says to set to what the provider allows. Its retries, doubts and evidence are all
+in it.
 """
 
 import asyncio
@@ -19,8 +20,8 @@ async def create_all(job):
         job.url,
         api_key=job.key,
         api_secret=job.secret,
-        poll_floor=job.real(floor),
-        poll_ceiling=job.real(ceiling),
+        min_poll_interval=job.real(floor),
+        max_poll_interval=job.real(ceiling),
         max_requests_per_second=job.rate,
     ) as client:
         requests = [

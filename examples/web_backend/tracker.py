@@ -53,7 +53,7 @@ class Tracker:
         settling = self._settling.get(sealed)
         if settling is None:
             # A forged token is refused here, before the SDK sees it.
-            settling = asyncio.create_task(self._client.settle(self._seal.open(sealed)))
+            settling = asyncio.create_task(self._client.reconcile(self._seal.open(sealed)))
             self._settling[sealed] = settling
             while len(self._settling) > MOST:
                 self._settling.popitem(last=False)[1].cancel()

@@ -104,7 +104,11 @@ class Program:
 
     def write_profile(self, mode=0o600, **more):
         settings = {"url": self.cloud.url, "api_key": self.cloud.api_key}
-        settings |= {"api_secret": self.cloud.api_secret, "poll_floor": 0.02, "poll_ceiling": 0.1}
+        settings |= {
+            "api_secret": self.cloud.api_secret,
+            "min_poll_interval": 0.02,
+            "max_poll_interval": 0.1,
+        }
         settings |= {"max_staleness": 0.0}
         lines = [f"{name} = {json.dumps(value)}" for name, value in (settings | more).items()]
         self.profiles.write_text("[default]\n" + "\n".join(lines) + "\n")

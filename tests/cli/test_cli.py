@@ -260,7 +260,7 @@ import asyncio, logging, signal, sys
 from async_vmapi import Client, ImageBoot
 
 async def main():
-    async with Client.from_env(poll_floor=0.05, max_staleness=0.0) as client:
+    async with Client.from_env(min_poll_interval=0.05, max_staleness=0.0) as client:
         print("ready", flush=True)
         await client.vms.create(name="web-01", cpus=1, ram=512, unique_name=True,
             zone_id="24e12e20-0851-5354-e2c3-04b16c4c9c45", boot=ImageBoot(os="2268"))

@@ -109,7 +109,7 @@ class TestChanging:
         ids = program.fleet(3)
         file = tmp_path / "ids"
         file.write_text(f"{ids['web-03']}\nnone\n{ids['web-01']}\n{ids['web-02']}\n")
-        command = ["fleet", "reboot", "--id-file", str(file), "--yes", "--batches", "1,100%"]
+        command = ["fleet", "reboot", "--id-file", str(file), "--yes", "--waves", "1,100%"]
         dry = program.json(*command, "--dry-run")
         order = [ids["web-03"], "none", ids["web-01"], ids["web-02"]]
         assert [outcome["item"] for outcome in dry["outcomes"]] == order
@@ -120,7 +120,7 @@ class TestChanging:
     def test_a_plan(self, program, cloud):
         """Waves, budget and floor are the bulk call's own."""
         program.fleet(6)
-        plan = ["--limit", "2", "--batches", "1,50%,100%", "--min-online", "50%"]
+        plan = ["--limit", "2", "--waves", "1,50%,100%", "--min-online", "50%"]
         report = program.json("fleet", "reboot", "--all", "--yes", *plan, "--max-failures", "1")
         assert [o.get("wave", 1) for o in report["outcomes"]] == [1, 2, 2, 2, 3, 3]
         sent = cloud.api.requests["reboot"]
@@ -128,7 +128,7 @@ class TestChanging:
         assert "3: dry run: it would be started in wave 2" in dry
         assert "nothing was sent" in dry
         assert cloud.api.requests["reboot"] == sent
-        for wrong in (["--batches", "x"], ["--min-online", "120%"], ["--max-failures", "-1"]):
+        for wrong in (["--waves", "x"], ["--min-online", "120%"], ["--max-failures", "-1"]):
             program("fleet", "reboot", "--all", "--yes", *wrong, code=2)
 
     def test_a_report_in_a_file(self, program, cloud, tmp_path):
@@ -137,7 +137,7 @@ class TestChanging:
         report = tmp_path / "report.json"
         for _ in range(8):
             cloud.api.faults.fail_next("shutdown", "server_error")
-        program.write_profile(retries=0)
+        program.write_profile(max_retries=0)
         shutdown = ["fleet", "shutdown", "--all", "--yes", "--limit", "1", "--max-failures", "0"]
         first = program(*shutdown, "--report", str(report), code=3)
         assert "nothing more is started: more than 0 failed" in first.stdout

@@ -84,7 +84,7 @@ class TestNobodyReads:
     def test_a_disk_that_is_full(self, program, cloud, tmp_path, more):
         """The report is in its file, and tokens are told on standard error."""
         program.fleet(2)
-        program.write_profile(retries=0)
+        program.write_profile(max_retries=0)
         for _ in range(3):
             cloud.api.faults.fail_next("shutdown", "drop_after")
         report = tmp_path / "report.json"

@@ -217,7 +217,7 @@ class TestOutputThatIsLost:
 
     def test_both_are_closed(self, program, cloud):
         """Then the file alone has it, tokens and all."""
-        program.write_profile(retries=0)
+        program.write_profile(max_retries=0)
         program.fleet(1)
         cloud.api.faults.fail_next("shutdown", "drop_after")
         command = ["fleet", "shutdown", "--all", "--yes", "--json"]

@@ -34,7 +34,7 @@ class TestLooking:
 
     def test_no_connection_is_told_at_once(self, program, cloud):
         """Once, with what becomes of it, for the client tries on."""
-        program.write_profile(retries=6)
+        program.write_profile(max_retries=6)
         cloud.api.faults.fail_next("list", "refuse", seconds=2.0)
         told = program("vms", "list").stderr
         assert told.count("retrying in") == told.count("\n") == 1
@@ -120,7 +120,7 @@ class TestOperations:
 
     def test_what_is_unknown_goes_on_by_its_token(self, program, cloud):
         """A create whose answer was lost is not sent again; its token finds it later."""
-        program.write_profile(lookup_window=0.1)
+        program.write_profile(reconcile_timeout=0.1)
         cloud.api.faults.fail_next("create", "drop_after")
         for _ in range(12):
             cloud.api.faults.fail_next("list", "server_error")
@@ -140,7 +140,7 @@ class TestOperations:
 
     def test_a_token_is_shown_to_go_on_with(self, program, cloud):
         """People are told the command that goes on."""
-        program.write_profile(lookup_window=0.1)
+        program.write_profile(reconcile_timeout=0.1)
         ids = program.fleet(1)
         cloud.api.faults.fail_next("reboot", "drop_before")
         shown = program("vms", "reboot", ids["web-01"], "--yes", code=3).stdout

@@ -57,7 +57,9 @@ async def lively():
 async def fleet(database_url, lively):
     """A fleet with a worker in this process."""
     async with (
-        DurableFleet(database_url, client_of(lively), interval=0.05, lease=1.0) as fleet,
+        DurableFleet(
+            database_url, client_of(lively), polling_interval=0.05, lease_duration=1.0
+        ) as fleet,
         at_work(fleet),
     ):
         yield fleet

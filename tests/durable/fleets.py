@@ -89,9 +89,9 @@ def client_of(emulator, **options):
     def make():
         fast = {
             "max_staleness": 0.0,
-            "poll_floor": 0.02,
-            "poll_ceiling": 0.2,
-            "lookup_window": 2.0,
+            "min_poll_interval": 0.02,
+            "max_poll_interval": 0.2,
+            "reconcile_timeout": 2.0,
             "timeout": 3.0,
         }
         return Client(

@@ -95,7 +95,7 @@ def make(monkeypatch):
 
     def make(shared, spec, online=None):
         monkeypatch.setattr(coordinator, "DBOS", shared)
-        return Coordinator(shared, "job", spec, online, interval=1.0)
+        return Coordinator(shared, "job", spec, online, polling_interval=1.0)
 
     return make
 
@@ -145,7 +145,7 @@ class TestBegunAgain:
     @pytest.mark.parametrize("seed", range(4))
     async def test_waves_follow_each_other(self, make, seed):
         """A wave begins when the one before has ended, whoever coordinates."""
-        shared, spec = Shared(seed=seed), spec_for(20, batches=[1, 4, "100%"])
+        shared, spec = Shared(seed=seed), spec_for(20, waves=[1, 4, "100%"])
         outcomes, _ = await killed_on_the_way(make, shared, spec, seed=seed)
         assert [o.wave for o in outcomes] == [1, *[2] * 4, *[3] * 15]
         order = [(e.kind, e.index) for e in shared.events()]
@@ -175,7 +175,7 @@ class TestBegunAgain:
 
     async def test_that_it_was_stopped_is_told_once(self, make):
         """Though who goes on with it learns of it in an earlier wave."""
-        shared, spec = Shared(), spec_for(9, batches=[1, "100%"])
+        shared, spec = Shared(), spec_for(9, waves=[1, "100%"])
         run = asyncio.create_task(make(shared, spec).run())
         # An item takes a minute at most.
         await asyncio.sleep(70)

@@ -36,8 +36,8 @@ class TestKilledWorkers:
         """Whichever worker dies, and whenever: the report is complete, and true."""
         draw = random.Random(5)
         lively.api.faults = FaultPlan(FAULTS, seed=5)
-        options = {"unique_name": True, "on_doubt": "retry"} if retry else {}
-        async with DurableFleet(database_url, interval=0.05) as fleet:
+        options = {"unique_name": True, "on_unknown": "retry"} if retry else {}
+        async with DurableFleet(database_url, polling_interval=0.05) as fleet:
             await workers.start(3)
             job = await fleet.submit("make", limit=8).create(requests(32), **options)
             for _ in range(2):
@@ -68,7 +68,7 @@ async def _more(emulator, job, before):
 class TestLimit:
     async def test_it_holds_over_all_workers(self, sqlite_url, lively, workers):
         """Counted by the cloud: never more; and by the job, as many."""
-        async with DurableFleet(sqlite_url, interval=0.05) as fleet:
+        async with DurableFleet(sqlite_url, polling_interval=0.05) as fleet:
             await workers.start(3)
             job = await fleet.submit("make", limit=6).create(requests(24))
             report = await job.report(120)
@@ -90,7 +90,7 @@ class TestDrain:
     ):
         """Nothing is sent twice, nothing is in doubt, and no error is written."""
         lively.cloud.adjust("w-*", create=60)
-        async with DurableFleet(sqlite_url, interval=0.05) as fleet:
+        async with DurableFleet(sqlite_url, polling_interval=0.05) as fleet:
             await workers.start()
             job = await fleet.submit("make").create(requests(6))
             await until(lambda: _sent(lively, 6))
@@ -116,7 +116,7 @@ class TestSuspendedWorker:
     async def test_one_that_only_seemed_dead_does_no_harm(self, database_url, lively, workers):
         """It is taken over, comes back, and finds that its work is another's."""
         lively.cloud.adjust("w-*", create=40)
-        async with DurableFleet(database_url, interval=0.05) as fleet:
+        async with DurableFleet(database_url, polling_interval=0.05) as fleet:
             await workers.start()
             job = await fleet.submit("make", limit=4).create(requests(8))
             await until(lambda: _sent(lively, 4))
@@ -145,10 +145,10 @@ class TestDatabaseAway:
         self, database_url, lively, workers, postgres
     ):
         """Workers and whoever waits hold on; nothing is sent twice."""
-        async with DurableFleet(database_url, interval=0.05) as fleet:
+        async with DurableFleet(database_url, polling_interval=0.05) as fleet:
             await workers.start(2)
             # Else one that was about to be sent is left in doubt.
-            surely = {"unique_name": True, "on_doubt": "retry"}
+            surely = {"unique_name": True, "on_unknown": "retry"}
             job = await fleet.submit("make", limit=4).create(requests(12), **surely)
             await until(lambda: _sent(lively, 6))
             await asyncio.to_thread(postgres.stop)

@@ -82,7 +82,7 @@ class TestJobs:
 
     async def test_its_events_are_told_once_each_and_to_the_end(self, fleet):
         """Whoever listens hears of each start and each end; also who listens afterwards."""
-        job = await fleet.submit("make", limit=2, batches=[1, "100%"]).create(requests(4))
+        job = await fleet.submit("make", limit=2, waves=[1, "100%"]).create(requests(4))
         live = [event async for event in job.events()]
         await job.report(120)
         later = [event async for event in job.events()]
@@ -160,7 +160,7 @@ class TestJobs:
 
     async def test_a_dry_run_writes_nothing(self, fleet, lively):
         """The report says what would be done."""
-        job = await fleet.submit("make", dry_run=True, batches=[1, 2]).create(requests(3))
+        job = await fleet.submit("make", dry_run=True, waves=[1, 2]).create(requests(3))
         report = await job.report(120)
         assert report.dry_run
         assert [o.wave for o in report.not_started] == [1, 2, 2]
@@ -329,7 +329,7 @@ class TestSecrets:
         """The reason names the reference."""
         boot = ImageBoot(os="2268", password=SecretRef(name))
         async with (
-            DurableFleet(sqlite_url, client_of(lively), interval=0.05) as fleet,
+            DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05) as fleet,
             at_work(fleet),
         ):
             job = await fleet.submit("make").create(requests(1, boot=boot))
@@ -345,7 +345,7 @@ class TestSecrets:
             raise RuntimeError(PASSWORD)
 
         boot = ImageBoot(os="2268", password=SecretRef("x"))
-        fleet = DurableFleet(sqlite_url, client_of(lively), interval=0.05, secrets=vault)
+        fleet = DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05, secrets=vault)
         async with fleet, at_work(fleet):
             report = await (await fleet.submit("make").create(requests(1, boot=boot))).report(120)
         assert "RuntimeError" in report.failed[0].reason
@@ -426,7 +426,7 @@ class TestFleet:
 
     async def test_there_is_one_worker_in_a_process(self, sqlite_url, lively):
         """A second one is refused, and disturbs nothing."""
-        fleet = DurableFleet(sqlite_url, client_of(lively), interval=0.05)
+        fleet = DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05)
         async with fleet, at_work(fleet):
             await asyncio.sleep(0)
             with pytest.raises(InvalidState, match="another worker"):
@@ -435,7 +435,9 @@ class TestFleet:
 
     async def test_what_a_worker_took_that_nobody_counts_is_taken_over(self, database_url, lively):
         """It was suspended, was buried, and was killed when it had just gone on."""
-        async with DurableFleet(database_url, client_of(lively), interval=0.05, lease=1.0) as fleet:
+        async with DurableFleet(
+            database_url, client_of(lively), polling_interval=0.05, lease_duration=1.0
+        ) as fleet:
             job = await fleet.submit("make").create(requests(2))
             taken_by(database_url, "ghost", "job:make")
             async with at_work(fleet):
@@ -444,12 +446,12 @@ class TestFleet:
 
     async def test_a_database_is_of_one_endpoint(self, database_url, lively, emulator):
         """A job's machines are there alone; on another one, new ones would come to be."""
-        async with DurableFleet(database_url, client_of(lively), interval=0.05) as fleet:
+        async with DurableFleet(database_url, client_of(lively), polling_interval=0.05) as fleet:
             for name in ("first", "second"):
                 async with at_work(fleet):
                     job = await fleet.submit(name).create(requests(1))
                     await job.report(60)
-        async with DurableFleet(database_url, client_of(emulator), interval=0.05) as fleet:
+        async with DurableFleet(database_url, client_of(emulator), polling_interval=0.05) as fleet:
             job = await fleet.submit("make").create(requests(2))
             with pytest.raises(InvalidState, match=f"are of {lively.url}.*{emulator.url}"):
                 await fleet.work()
@@ -461,7 +463,7 @@ class TestFleet:
         def stranger():
             return Client(lively.url, api_key=lively.api_key, api_secret="another")
 
-        async with DurableFleet(sqlite_url, stranger, interval=0.05) as fleet:
+        async with DurableFleet(sqlite_url, stranger, polling_interval=0.05) as fleet:
             job = await fleet.submit("make").create(requests(2))
             with pytest.raises(AuthenticationError):
                 await fleet.work()
@@ -469,7 +471,7 @@ class TestFleet:
 
     async def test_leaving_the_fleet_stops_its_worker(self, sqlite_url, lively):
         """And the event loop goes on to have threads."""
-        async with DurableFleet(sqlite_url, client_of(lively), interval=0.05) as fleet:
+        async with DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05) as fleet:
             worker = asyncio.create_task(fleet.work())
             await (await fleet.submit("x").reset([])).report(120)
         await worker
@@ -477,7 +479,9 @@ class TestFleet:
 
     async def test_a_worker_that_is_cancelled_drains(self, sqlite_url, lively):
         """And is cancelled all the same; another goes on at once."""
-        async with DurableFleet(sqlite_url, client_of(lively), interval=0.05, lease=600.0) as fleet:
+        async with DurableFleet(
+            sqlite_url, client_of(lively), polling_interval=0.05, lease_duration=600.0
+        ) as fleet:
             worker = asyncio.create_task(fleet.work())
             job = await fleet.submit("make").create(requests(2))
             await until(lambda: _in_flight(job))
@@ -490,7 +494,7 @@ class TestFleet:
 
     async def test_waiting_for_a_report_can_be_limited(self, sqlite_url):
         """A job that nobody works on goes on waiting."""
-        async with DurableFleet(sqlite_url, interval=0.05) as fleet:
+        async with DurableFleet(sqlite_url, polling_interval=0.05) as fleet:
             job = await fleet.submit("x").reboot(["a"])
             with pytest.raises(TimeoutError):
                 await job.report(0.2)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.programs
 class TestLedger:
     async def test_what_is_in_hand_and_what_is_done(self, sqlite_url, lively):
         """Each item while it is under way, as the machine was last seen; then how it ended."""
-        async with DurableFleet(sqlite_url, client_of(lively), interval=0.05) as fleet:
+        async with DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05) as fleet:
             lively.cloud.adjust("w-*", create=1e6)
             job = await fleet.submit("make").create(requests(3))
 

@@ -22,7 +22,9 @@ from .fleets import requests
 pytestmark = pytest.mark.looptime
 
 MOMENTS = [
-    (step, when) for step in ("intend", "send") for when in ("before", "before the record", "after")
+    (step, when)
+    for step in ("prepare", "send")
+    for when in ("before", "before the record", "after")
 ]
 
 
@@ -139,7 +141,7 @@ class TestCreate:
         """Only one that died between its intent and its sending leaves a doubt, as it must."""
         (order,) = orders("create", requests(1), unique_name=unique)
         outcome = await die_and_go_on(steps, api, order, moment)
-        if moment in {("intend", "after"), ("send", "before")}:
+        if moment in {("prepare", "after"), ("send", "before")}:
             assert (outcome.status, outcome.error) == ("unknown", "OutcomeUnknown")
             assert outcome.token
             assert creates(api) == 0
@@ -152,7 +154,7 @@ class TestCreate:
     @pytest.mark.parametrize("moment", MOMENTS, ids=" ".join)
     async def test_with_retry_there_always_is_exactly_one(self, steps, api, client, moment):
         """After the whole window without a machine of that name it is sent."""
-        (order,) = orders("create", requests(1), unique_name=True, on_doubt="retry")
+        (order,) = orders("create", requests(1), unique_name=True, on_unknown="retry")
         outcome = await die_and_go_on(steps, api, order, moment)
         assert outcome.status == "succeeded"
         assert creates(api) == 1
@@ -226,7 +228,7 @@ class TestReboot:
         vm_id = await online(client)
         (order,) = orders("reboot", [vm_id])
         outcome = await die_and_go_on(steps, api, order, moment)
-        sent = moment not in {("intend", "after"), ("send", "before")}
+        sent = moment not in {("prepare", "after"), ("send", "before")}
         assert api.requests["reboot"] == sent
         if sent:
             assert outcome.status in ("succeeded", "unknown")
@@ -326,7 +328,7 @@ class TestRefused:
         api.cloud.adjust("*", quota=99)
         outcome = await outcome_of(Host(client, again=True), order)
         assert (outcome.status, outcome.adopted, len(api.cloud.vms)) == ("succeeded", False, 1)
-        assert [*dict.fromkeys(steps.asked)] == ["intend", "send", "intend 2", "send 2"]
+        assert [*dict.fromkeys(steps.asked)] == ["prepare", "send", "prepare 2", "send 2"]
 
     async def test_while_it_watches(self, steps, api, client):
         """The operation goes on, and whoever is let in watches it."""
@@ -392,10 +394,10 @@ class TestEnds:
         """A worker set up for another region must not say that the create failed."""
         (order,) = orders("create", requests(1), unique_name=True)
         with contextlib.suppress(Died):
-            steps.moment = ("intend", "after")
+            steps.moment = ("prepare", "after")
             await Operation(Host(client), order).run()
         steps.moment = None
-        steps.kept["intend"] = steps.kept["intend"].replace("in-memory", "elsewhere")
+        steps.kept["prepare"] = steps.kept["prepare"].replace("in-memory", "elsewhere")
         outcome = await outcome_of(Host(client), order)
         assert outcome.status == "unknown"
         assert outcome.token
@@ -411,11 +413,11 @@ class TestEnds:
         async def broken(token):
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(client, "settle", broken)
+        monkeypatch.setattr(client, "reconcile", broken)
         outcome = await outcome_of(Host(client), order)
         assert (outcome.status, outcome.error) == ("unknown", "OutcomeUnknown")
         assert "RuntimeError" in outcome.reason
-        assert outcome.token == json.loads(steps.kept["intend"])["token"]
+        assert outcome.token == json.loads(steps.kept["prepare"])["token"]
 
     async def test_a_secret_that_is_missing_is_a_failure(self, steps, api, client):
         """And nothing was sent."""

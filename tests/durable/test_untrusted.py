@@ -89,7 +89,9 @@ class Tables:
 
 @pytest.fixture
 async def fleet(database_url, lively):
-    async with DurableFleet(database_url, client_of(lively), interval=0.05, lease=1.0) as fleet:
+    async with DurableFleet(
+        database_url, client_of(lively), polling_interval=0.05, lease_duration=1.0
+    ) as fleet:
         yield fleet
 
 

@@ -11,7 +11,7 @@ from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import DurableFleet, worker
 from async_vmapi.durable import heartbeat as leases
 from async_vmapi.durable.heartbeat import BEATS
-from async_vmapi.durable.ledger import Ledger
+from async_vmapi.durable.ledger import WorkerStats
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.durable.spec import encode, spec_of
@@ -25,7 +25,7 @@ from async_vmapi.durable.worker import Limits, Worker
 
 from .fleets import altered, at_work, client_of, requests, until
 
-LIMITS = Limits(limit=None, worker_limit=None, lease=15.0, interval=1.0)
+LIMITS = Limits(limit=None, worker_limit=None, lease_duration=15.0, polling_interval=1.0)
 
 
 class Told:
@@ -57,7 +57,7 @@ def told():
 
 @pytest.fixture
 def asking(told):
-    return Worker(told, lambda: None, SecretStore(), LIMITS, Ledger())
+    return Worker(told, lambda: None, SecretStore(), LIMITS, WorkerStats())
 
 
 class TestWhatIsLost:

@@ -14,17 +14,19 @@ async def main(database_url, url, api_key, api_secret):
             url,
             api_key=api_key,
             api_secret=api_secret,
-            poll_floor=0.02,
+            min_poll_interval=0.02,
             max_staleness=0.0,
-            poll_ceiling=0.2,
-            lookup_window=2.0,
+            max_poll_interval=0.2,
+            reconcile_timeout=2.0,
             timeout=3.0,
         )
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print("ready", flush=True)
-    async with DurableFleet(database_url, client, interval=0.05, lease=2.0) as fleet:
+    async with DurableFleet(
+        database_url, client, polling_interval=0.05, lease_duration=2.0
+    ) as fleet:
         await fleet.work(stop)
 
 

@@ -113,10 +113,10 @@ class TestTasks:
         """Who waits for a create in doubt is told that it is one, and is not cancelled himself."""
         vm_cloud.fail_next("create")
         with pytest.raises(OutcomeUnknown) as doubt:
-            await vm_cloud.client(lookup_window=0.0, retries=0).vms.create(
+            await vm_cloud.client(reconcile_timeout=0.0, max_retries=0).vms.create(
                 vm_cloud.create_request("web-01")
             )
-        tracker = Tracker(vm_cloud.client(lookup_window=60.0), SEAL)
+        tracker = Tracker(vm_cloud.client(reconcile_timeout=60.0), SEAL)
         token = SEAL.close(doubt.value.token)
         asking = asyncio.create_task(tracker.status(token, 30.0))
         following = asyncio.create_task(collect(tracker.changes(token)))
@@ -198,7 +198,7 @@ class TestRefusals:
     async def test_a_forged_token(self, workers, vm_cloud, forge):
         """It sends nothing and blocks no create, although the SDK would take it."""
         client = vm_cloud.client()
-        token = await client.vms.intend(
+        token = await client.vms.prepare(
             "create", vm_cloud.create_request("web-01"), unique_name=True
         )
         issued = (await workers[0].post("/api/vms", json=NEW | {"name": "other"})).json()["token"]
@@ -313,7 +313,7 @@ class TestStream:
     async def test_trouble_and_silence(self, vm_cloud):
         """A look that fails is told, and is not the end; silence is filled."""
         vm_cloud.add("web-01")
-        client = vm_cloud.client(retries=0)
+        client = vm_cloud.client(max_retries=0)
         events = stream(Fleet(client), Tracker(client, SEAL), [])
         await anext(events)
         assert "problem" not in parsed(await anext(events))[1]

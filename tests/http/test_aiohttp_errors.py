@@ -18,7 +18,7 @@ from yarl import URL
 
 from async_vmapi import (
     Client,
-    ConnectFailed,
+    ConnectError,
     CreateRequest,
     HTTPTransport,
     ImageBoot,
@@ -46,8 +46,8 @@ INFO = aiohttp.RequestInfo(
     URL("http://u:planted@h/"), "GET", CIMultiDictProxy(CIMultiDict({"Authorization": "planted"}))
 )
 OF_A_RESPONSE = {"request_info": INFO, "history": (), "status": 407, "message": "planted"}
-LOST, CONNECT, LATE = (TransportError, None), (ConnectFailed, False), (TransportTimeout, None)
-NEVER = (ConnectFailed, True)
+LOST, CONNECT, LATE = (TransportError, None), (ConnectError, False), (TransportTimeout, None)
+NEVER = (ConnectError, True)
 
 
 def certificate_error():
@@ -139,7 +139,7 @@ TABLE = {
 
 
 def client_of(server, **options):
-    once = {"retries": 0, "lookup_window": 0, "poll_floor": 0.001}
+    once = {"max_retries": 0, "reconcile_timeout": 0, "min_poll_interval": 0.001}
     url = server if isinstance(server, str) else server.url
     return Client(url, **CREDENTIALS, **(once | options))
 
@@ -203,7 +203,7 @@ class TestTable:
             client_of(server, session=session) as client,
         ):
             error = await error_of(client.vms.create(create, unique_name=True))
-        assert type(error) is (ConnectFailed if kind is ConnectFailed else OutcomeUnknown)
+        assert type(error) is (ConnectError if kind is ConnectError else OutcomeUnknown)
 
 
 class TestUnsent:
@@ -297,9 +297,9 @@ class TestPermanent:
         async with (
             tls_server() as (port, connections),
             aiohttp.ClientSession(connector=connector()) as session,
-            client_of(f"https://127.0.0.1:{port}", session=session, retries=5) as client,
+            client_of(f"https://127.0.0.1:{port}", session=session, max_retries=5) as client,
         ):
-            with pytest.raises(ConnectFailed, match=words) as caught:
+            with pytest.raises(ConnectError, match=words) as caught:
                 await client.vms.list()
             assert caught.value.permanent
             assert f"the certificate of 127.0.0.1:{port} is not valid" in str(caught.value)
@@ -317,11 +317,11 @@ class TestPermanent:
         async with (
             await asyncio.start_server(refuse, "127.0.0.1", 0) as server,
             client_of(
-                f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", retries=5
+                f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", max_retries=5
             ) as client,
         ):
             error = await error_of(client.vms.list())
-            assert type(error) is ConnectFailed
+            assert type(error) is ConnectError
             assert error.permanent
             assert len(connections) == 1
 
@@ -332,10 +332,10 @@ class TestPermanent:
         async with (
             OddServer(refusal) as proxy,
             aiohttp.ClientSession(proxy=proxy.url) as session,
-            client_of("https://vm.example", session=session, retries=1, seed=1) as client,
+            client_of("https://vm.example", session=session, max_retries=1, seed=1) as client,
         ):
             error = await error_of(client.vms.list())
-            assert type(error) is ConnectFailed
+            assert type(error) is ConnectError
             assert "planted" not in str(error)
             assert f"status {status}" in str(error)
             assert {request.method for request in proxy.requests} == {"CONNECT"}
@@ -361,7 +361,7 @@ class TestRefusals:
         """Its status, its headers and the first 64 kB are enough; the connection is closed."""
         body = b'{"success":false,"errors":[' + b'"x",' * 2**20
         async with OddServer(answer(body, status, retry_after="0"), EMPTY_LIST) as server:
-            transport = HTTPTransport(server.url, max_body=100)
+            transport = HTTPTransport(server.url, max_response_size=100)
             response = await transport.send("GET", "/v2/x", {}, b"")
             assert len(response.body) == MAX_REFUSAL + 1
             await transport.close()
@@ -371,7 +371,7 @@ class TestRefusals:
     async def test_its_retry_after_is_heeded(self):
         """Which is lost where a body that is too large is an error of its own."""
         reply = answer(b"x" * 10**6, "503 Service Unavailable", retry_after="7")
-        async with OddServer(reply) as server, client_of(server, max_body=1000) as client:
+        async with OddServer(reply) as server, client_of(server, max_response_size=1000) as client:
             error = await error_of(client.vms.list())
         assert type(error) is ServerError
         assert error.retry_after == 7

@@ -165,8 +165,13 @@ ROWS = [
     made("a text for a time", "timeout", SOME_SECONDS, timeout="30"),
     made("a bool for a time", "timeout", SOME_SECONDS, timeout=True),
     made("a time beyond numbers", "timeout", SOME_SECONDS, timeout=HUGE),
-    made("no poll floor", "poll_floor", SOME_SECONDS, poll_floor=0),
-    made("a ceiling below the floor", "poll_ceiling", "is less than poll_floor", poll_ceiling=0.5),
+    made("no poll floor", "min_poll_interval", SOME_SECONDS, min_poll_interval=0),
+    made(
+        "a ceiling below the floor",
+        "max_poll_interval",
+        "is less than min_poll_interval",
+        max_poll_interval=0.5,
+    ),
     made("no session", "session", "is not an aiohttp.ClientSession", session="session"),
     Bad(
         "for_region: capitals",

@@ -145,7 +145,10 @@ class TestLifecycle:
     async def test_a_body_larger_than_allowed(self, emulator):
         """The limit for a body can be set; what is larger is not read."""
         async with Client(
-            emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret, max_body=20
+            emulator.url,
+            api_key=emulator.api_key,
+            api_secret=emulator.api_secret,
+            max_response_size=20,
         ) as client:
             with pytest.raises(DecodingError, match="larger than 20 bytes"):
                 await client.vms.list()
@@ -156,9 +159,9 @@ class TestLifecycle:
             emulator.url,
             api_key=emulator.api_key,
             api_secret=emulator.api_secret,
-            poll_floor=0.002,
+            min_poll_interval=0.002,
             max_staleness=0.0,
-            poll_ceiling=0.01,
+            max_poll_interval=0.01,
         )
         await asyncio.create_task(client.__aenter__())
         task = await asyncio.create_task(client.vms.create(request_for()))
@@ -180,9 +183,9 @@ class TestLifecycle:
                     emulator.url,
                     api_key=api.api_key,
                     api_secret=api.api_secret,
-                    poll_floor=0.002,
+                    min_poll_interval=0.002,
                     max_staleness=0.0,
-                    poll_ceiling=0.01,
+                    max_poll_interval=0.01,
                 )
                 clients.append(client)
                 async with client:
@@ -229,9 +232,9 @@ class TestLifecycle:
                     emulator.url,
                     api_key=emulator.api_key,
                     api_secret=emulator.api_secret,
-                    poll_floor=0.002,
+                    min_poll_interval=0.002,
                     max_staleness=0.0,
-                    poll_ceiling=0.01,
+                    max_poll_interval=0.01,
                 ) as client,
             ):
                 vms = await asyncio.gather(

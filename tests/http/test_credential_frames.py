@@ -36,7 +36,7 @@ class TestProfiles:
             f"[default]\n{GOOD}region = 'r'",
             f"[default]\n{GOOD.replace('https', 'ftp')}",
             f"[default]\n{GOOD.replace('api_key', 'max_connections')}",
-            f"[default]\n{GOOD}retries = -1",
+            f"[default]\n{GOOD}max_retries = -1",
             f"[default]\n{GOOD}timeout = {{ x = 1 }}",
             f"[default]\n{GOOD}api_secert = {TOML}",
             f"[default]\napi_secert = {TOML}",

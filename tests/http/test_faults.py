@@ -9,7 +9,7 @@ import pytest
 from async_vmapi import (
     APIError,
     Client,
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     NotFound,
     OutcomeUnknown,
@@ -48,10 +48,10 @@ async def client(emulator):
         api_key=emulator.api_key,
         api_secret=emulator.api_secret,
         timeout=0.5,
-        max_body=100_000,
-        retries=0,
-        lookup_window=0,
-        poll_floor=0.01,
+        max_response_size=100_000,
+        max_retries=0,
+        reconcile_timeout=0,
+        min_poll_interval=0.01,
         max_staleness=0.0,
     ) as client:
         yield client
@@ -86,7 +86,7 @@ class TestFaults:
         emulator.api.faults.fail_next("list", "refuse", seconds=0.3)
         with pytest.raises(TransportError):
             await client.vms.list()
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(ConnectError):
             await client.vms.list()
         await asyncio.sleep(0.4)
         assert await client.vms.list() == []
@@ -115,7 +115,10 @@ class TestFaults:
         async with (
             Emulator(faults=plan) as emulator,
             Client(
-                emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret, retries=0
+                emulator.url,
+                api_key=emulator.api_key,
+                api_secret=emulator.api_secret,
+                max_retries=0,
             ) as client,
         ):
             calling = asyncio.create_task(client.regions.list())
@@ -159,7 +162,7 @@ class TestAdmin:
         emulator = ask.emulator
         assert (await ask("POST", {"call": "regions", "kind": "html"}))[0] == 200
         async with Client(
-            emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret, retries=0
+            emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret, max_retries=0
         ) as client:
             with pytest.raises(DecodingError):
                 await client.regions.list()

@@ -11,7 +11,7 @@ import pytest
 from async_vmapi import (
     CdromBoot,
     Client,
-    ConnectFailed,
+    ConnectError,
     CreateRequest,
     HTTPTransport,
     ImageBoot,
@@ -101,7 +101,12 @@ REPLIES = {
 
 
 def client_of(server, **options):
-    given = {"retries": 0, "lookup_window": 0.0, "poll_floor": 0.001, "max_body": 2000}
+    given = {
+        "max_retries": 0,
+        "reconcile_timeout": 0.0,
+        "min_poll_interval": 0.001,
+        "max_response_size": 2000,
+    }
     return Client(server.url, **CREDENTIALS, **(given | options))
 
 
@@ -132,7 +137,7 @@ class TestOverHTTP:
         replies = [CLOSE, REPLIES["500"], REPLIES["400 that repeats all"]]
         async with (
             OddServer(*replies) as server,
-            client_of(server, retries=2, seed=1) as client,
+            client_of(server, max_retries=2, seed=1) as client,
         ):
             with pytest.raises(VMAPIError) as caught:
                 await CALLS[call](client)
@@ -168,7 +173,9 @@ class TestOverHTTP:
         session = aiohttp.ClientSession()
         await session.close()
         for options in ({}, {"session": session}):
-            async with Client("http://127.0.0.1:1", **CREDENTIALS, retries=0, **options) as client:
+            async with Client(
+                "http://127.0.0.1:1", **CREDENTIALS, max_retries=0, **options
+            ) as client:
                 with pytest.raises(VMAPIError) as caught:
                     await CALLS[call](client)
                 assert leaks(caught.value, SECRETS, besides=OURS) == []
@@ -197,7 +204,7 @@ class TestOverHTTP:
         """One that is put around it gets errors without aiohttp's frames."""
         headers = {"Host": "h", "Authorization": HiddenText("key:planted-signature/1")}
         async with OddServer(REPLIES[reply]) as server:
-            transport = HTTPTransport(server.url, timeout=0.2, max_body=100)
+            transport = HTTPTransport(server.url, timeout=0.2, max_response_size=100)
             with pytest.raises(VMAPIError) as caught:
                 await transport.send("PUT", "/v2/x", headers, HiddenBytes(PASSWORD.encode()))
             await transport.close()
@@ -250,20 +257,22 @@ class TestInMemory:
             return headers
 
         monkeypatch.setattr(Signer, "sign", keep)
-        async with Client.in_memory(api, latency=0.05, retries=1, lookup_window=1) as client:
+        async with Client.in_memory(
+            api, latency=0.05, max_retries=1, reconcile_timeout=1
+        ) as client:
             with pytest.raises(VMAPIError) as caught:
                 await asyncio.wait_for(CALLS[call](client), 500)
             assert signatures
             assert leaks(caught.value, (*SECRETS, *signatures), besides=OURS) == []
 
     @pytest.mark.parametrize(
-        "error", [KeyError("x"), ConnectFailed("x"), TransportError("x"), asyncio.CancelledError()]
+        "error", [KeyError("x"), ConnectError("x"), TransportError("x"), asyncio.CancelledError()]
     )
     @pytest.mark.parametrize("call", CALLS)
     async def test_transports_that_raise(self, call, error):
         """Nothing of their frames and of what led to their errors is left."""
         async with Client(
-            "https://vm.example.com", transport=Failing(error), **CREDENTIALS, retries=0
+            "https://vm.example.com", transport=Failing(error), **CREDENTIALS, max_retries=0
         ) as client:
             with pytest.raises((VMAPIError, asyncio.CancelledError)) as caught:
                 await CALLS[call](client)
@@ -277,15 +286,15 @@ class TestInMemory:
         class Keeping:
             async def send(self, *arguments):
                 given.append(arguments)
-                raise ConnectFailed("no")
+                raise ConnectError("no")
 
             async def close(self):
                 pass
 
         async with Client(
-            "https://vm.example.com", transport=Keeping(), **CREDENTIALS, retries=0
+            "https://vm.example.com", transport=Keeping(), **CREDENTIALS, max_retries=0
         ) as client:
-            with pytest.raises(ConnectFailed):
+            with pytest.raises(ConnectError):
                 await client.vms.create(request(), unique_name=True)
         ((_, _, headers, body),) = given
         assert b"planted-" in bytes(body)
@@ -307,13 +316,13 @@ class TestConstructors:
             "https://x.y", api_key="k", api_secret=no_surrogates(API_SECRET)
         ),
         "client, bytes": lambda: Client("https://x.y", api_key="k", api_secret=API_SECRET.encode()),
-        "client, retries": lambda: Client("https://x.y", **CREDENTIALS, retries=-1),
+        "client, retries": lambda: Client("https://x.y", **CREDENTIALS, max_retries=-1),
         "client, session": lambda: Client("https://x.y", **CREDENTIALS, session="x"),
         "client, transport": lambda: Client("https://x.y", **CREDENTIALS, transport="x"),
         "region": lambda: Client.for_region("no region", **CREDENTIALS),
-        "region, option": lambda: Client.for_region("region", **CREDENTIALS, retries=-1),
+        "region, option": lambda: Client.for_region("region", **CREDENTIALS, max_retries=-1),
         "region, secret": lambda: Client.for_region("region", api_key="k", api_secret=[API_SECRET]),
-        "in memory": lambda: Client.in_memory(CloudAPI(api_secret=API_SECRET), retries=-1),
+        "in memory": lambda: Client.in_memory(CloudAPI(api_secret=API_SECRET), max_retries=-1),
         "transport": lambda: InMemoryTransport(CloudAPI(api_secret=API_SECRET), latency=-1),
         "boot, os": lambda: ImageBoot(os="", password=PASSWORD, user_data=USER_DATA),
         "boot, key": lambda: ImageBoot(os="1", key_id="", password=PASSWORD),

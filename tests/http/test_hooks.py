@@ -55,7 +55,7 @@ def session_with(hook, error):
 
 
 def client_of(server, session, **options):
-    quick = {"retries": 1, "lookup_window": 0.0, "seed": 1}
+    quick = {"max_retries": 1, "reconcile_timeout": 0.0, "seed": 1}
     return Client(server.url, **CREDENTIALS, session=session, **(quick | options))
 
 
@@ -142,7 +142,7 @@ class TestAfterwards:
         async with (
             OddServer(lambda _: b"") as server,
             session_with("on_request_exception", ERRORS[error]) as session,
-            client_of(server, session, retries=0) as client,
+            client_of(server, session, max_retries=0) as client,
         ):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
@@ -153,11 +153,11 @@ class TestAfterwards:
         """What was surely not sent is not in doubt."""
         async with (
             session_with("on_request_exception", ERRORS[error]) as session,
-            Client("http://127.0.0.1:1", **CREDENTIALS, session=session, retries=0) as client,
+            Client("http://127.0.0.1:1", **CREDENTIALS, session=session, max_retries=0) as client,
         ):
             report = await client.bulk().create([CREATE], unique_name=True)
         (outcome,) = report.failed
-        assert outcome.error == "ConnectFailed"
+        assert outcome.error == "ConnectError"
 
 
 class TestBefore:

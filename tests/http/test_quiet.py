@@ -16,9 +16,9 @@ async def test_nothing_is_printed(request_for, capfd, monkeypatch, fault):
             emulator.url,
             api_key=emulator.api_key,
             api_secret=emulator.api_secret,
-            poll_floor=0.002,
+            min_poll_interval=0.002,
             max_staleness=0.0,
-            lookup_window=0.1,
+            reconcile_timeout=0.1,
         )
         async with client:
             vm = await (await client.vms.create(request_for()))

@@ -25,7 +25,7 @@ async def in_memory(storms, count, seed, *, plainly=False):
     """Return the report of a storm without sockets."""
     plan = FaultPlan(storms.faults(stall=40.0, huge=100 * 2**20, refuse=0.2), seed=seed)
     api = CloudAPI(settings=Settings(stale=(0, 2)), seed=seed, faults=plan)
-    async with Client.in_memory(api, latency=0.05, seed=seed, lookup_window=30) as client:
+    async with Client.in_memory(api, latency=0.05, seed=seed, reconcile_timeout=30) as client:
         if plainly:
             storms.retry_plainly(client)
         storm = storms.Storm(client, api.cloud, seed=seed)
@@ -65,12 +65,12 @@ class TestStorm:
                 api_key=emulator.api_key,
                 api_secret=emulator.api_secret,
                 timeout=0.5,
-                max_body=2**20,
-                lookup_window=2.0,
+                max_response_size=2**20,
+                reconcile_timeout=2.0,
                 # The oldest list that a fault sends again, at ten times the speed.
                 max_staleness=0.5,
-                poll_floor=0.05,
-                poll_ceiling=0.2,
+                min_poll_interval=0.05,
+                max_poll_interval=0.2,
             ) as client:
                 storm = storms.Storm(client, emulator.cloud, seed=3)
                 await asyncio.wait_for(storm.creates(100), 60)

@@ -5,7 +5,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from async_vmapi import Client, ConnectFailed
+from async_vmapi import Client, ConnectError
 from async_vmapi.otel import OpenTelemetry
 
 
@@ -30,7 +30,7 @@ class TestOverHTTP:
             emulator.url,
             api_key=emulator.api_key,
             api_secret=emulator.api_secret,
-            poll_floor=0.01,
+            min_poll_interval=0.01,
             max_staleness=0.0,
             telemetry=telemetry,
         ) as client:
@@ -48,10 +48,10 @@ class TestOverHTTP:
         """Its request ends with the error that the caller gets."""
         url = f"http://127.0.0.1:{unused_tcp_port}"
         async with Client(
-            url, api_key="k", api_secret="s", retries=0, telemetry=telemetry
+            url, api_key="k", api_secret="s", max_retries=0, telemetry=telemetry
         ) as client:
-            with pytest.raises(ConnectFailed):
+            with pytest.raises(ConnectError):
                 await client.vms.list()
         (request,) = exporter.get_finished_spans()
-        assert request.attributes["error.type"] == "ConnectFailed"
+        assert request.attributes["error.type"] == "ConnectError"
         assert "http.response.status_code" not in request.attributes

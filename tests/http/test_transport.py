@@ -20,7 +20,7 @@ from async_vmapi import (
     APIError,
     AuthenticationError,
     Client,
-    ConnectFailed,
+    ConnectError,
     CreateRequest,
     DecodingError,
     HTTPTransport,
@@ -62,7 +62,7 @@ CREATED = answer({"success": True, "virtual_machine": {"id": "1729"}})
 
 def client_of(server, **options):
     """Return a client of a server; one that makes every call once, unless told otherwise."""
-    once = {"retries": 0, "lookup_window": 0, "poll_floor": 0.001}
+    once = {"max_retries": 0, "reconcile_timeout": 0, "min_poll_interval": 0.001}
     return Client(getattr(server, "url", server), **CREDENTIALS, **(once | options))
 
 
@@ -370,7 +370,7 @@ class TestTarget:
 class TestBodyLimit:
     async def fetch(self, server, limit):
         """Return the body that a transport with a limit brings back."""
-        transport = HTTPTransport(server.url, max_body=limit)
+        transport = HTTPTransport(server.url, max_response_size=limit)
         try:
             return (await transport.send("GET", "/v2/x", {}, b"")).body
         finally:
@@ -399,7 +399,7 @@ class TestBodyLimit:
     async def test_the_client_works_on_after_a_refused_body(self):
         """The connection with the rest of the body is not used again."""
         async with OddServer(answer(b"x" * 10_000_000), answer(b"short")) as server:
-            transport = HTTPTransport(server.url, max_body=1000)
+            transport = HTTPTransport(server.url, max_response_size=1000)
             with pytest.raises(DecodingError):
                 await transport.send("GET", "/v2/x", {}, b"")
             assert (await transport.send("GET", "/v2/x", {}, b"")).body == b"short"
@@ -412,7 +412,7 @@ class TestConnections:
         """The error says that it is safe to send again."""
         async with client_of(f"http://127.0.0.1:{free_port()}") as client:
             error = await error_of(client.vms.create(**CREATE, unique_name=True))
-        assert type(error) is ConnectFailed
+        assert type(error) is ConnectError
         assert (error.method, error.path) == ("PUT", "/v2/virtual-machines")
 
     @pytest.mark.parametrize(
@@ -786,15 +786,19 @@ class TestBaseURL:
 
     def test_a_region_is_its_own_endpoint(self):
         """The host is made of the region's name; options are handed on."""
-        client = Client.for_region("eu-poland-1poznan2", **CREDENTIALS, timeout=5, poll_floor=2)
+        client = Client.for_region(
+            "eu-poland-1poznan2", **CREDENTIALS, timeout=5, min_poll_interval=2
+        )
         assert repr(client) == "<Client of https://eu-poland-1poznan2.api.e24cloud.com>"
         with pytest.raises(InvalidArgument, match="timeout"):
             Client.for_region("eu-poland-1poznan2", **CREDENTIALS, timeout=0)
 
     def test_the_longest_interval_is_not_below_the_shortest(self):
         """The two limits of polling belong together."""
-        with pytest.raises(InvalidArgument, match="poll_ceiling=1 is less than poll_floor=2"):
-            client_of("https://example.com", poll_floor=2, poll_ceiling=1)
+        with pytest.raises(
+            InvalidArgument, match="max_poll_interval=1 is less than min_poll_interval=2"
+        ):
+            client_of("https://example.com", min_poll_interval=2, max_poll_interval=1)
 
 
 ENVIRONMENT = {

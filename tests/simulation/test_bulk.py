@@ -152,7 +152,7 @@ class TestLimits:
     async def test_makespan(self, seed):
         """A thousand operations take little longer than a greedy schedule that sees all at once."""
         api = CloudAPI(settings=Settings(create=(30, 90)), seed=seed)
-        async with Client.in_memory(api, latency=0.02, poll_floor=1, seed=seed) as client:
+        async with Client.in_memory(api, latency=0.02, min_poll_interval=1, seed=seed) as client:
             began = now()
             report = await client.bulk(limit=100).create(requests(1000), unique_name=True)
             took = now() - began
@@ -206,13 +206,13 @@ class TestLimits:
         bulk.pause()
         await asyncio.sleep(1000)
         assert api.requests["shutdown"] == 2
-        bulk.resume_starting()
+        bulk.unpause()
         assert (await running).counts["succeeded"] == 6
         bulk.pause()
         running = asyncio.create_task(bulk.power_on(vms))
         await asyncio.sleep(100)
         assert api.requests["power_on"] == 0
-        bulk.resume_starting()
+        bulk.unpause()
         assert (await running).counts["succeeded"] == 6
 
     async def test_stop(self, client):
@@ -267,14 +267,14 @@ class TestWaves:
             elif event.kind == "finished":
                 ended[event.wave] = now()
 
-        report = await client.bulk(batches=[1, "20%", "100%"], on_event=note).reboot(vms)
+        report = await client.bulk(waves=[1, "20%", "100%"], on_event=note).reboot(vms)
         assert Counter(o.wave for o in report.outcomes) == {1: 1, 2: 4, 3: 15}
         assert ended[1] <= began[2] < ended[2] <= began[3]
 
     async def test_a_dead_canary(self, client):
         """After a first wave that failed nothing starts, whatever may fail later."""
         vms = await fleet_of(client, 10)
-        report = await client.bulk(batches=[1, 100], max_failures=5).reboot(["no", *vms])
+        report = await client.bulk(waves=[1, 100], max_failures=5).reboot(["no", *vms])
         assert report.counts == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 10}
         assert report.stopped == "wave 1 did not end well"
 
@@ -282,15 +282,15 @@ class TestWaves:
         """With a budget they go on; without one they do not."""
         vms = await fleet_of(client, 9)
         mixed = [*vms[:3], "no", *vms[3:]]
-        report = await client.bulk(batches=[2], max_failures=1).reboot(mixed)
+        report = await client.bulk(waves=[2], max_failures=1).reboot(mixed)
         assert report.counts["succeeded"] == 9
-        report = await client.bulk(batches=[2]).reboot(mixed)
+        report = await client.bulk(waves=[2]).reboot(mixed)
         assert report.counts["not_started"] == 6
 
     async def test_percentages_need_a_length(self, client):
         """They are refused at once for a generator."""
         with pytest.raises(InvalidArgument, match="length"):
-            await client.bulk(batches=["10%"]).reboot(vm for vm in [])
+            await client.bulk(waves=["10%"]).reboot(vm for vm in [])
 
 
 class TestOnline:
@@ -344,7 +344,7 @@ class TestDryRun:
         """It says what would be done, and in which wave."""
         vms = await fleet_of(client, 10)
         sent = api.requests.copy()
-        bulk = client.bulk(dry_run=True, batches=[1, "50%"])
+        bulk = client.bulk(dry_run=True, waves=[1, "50%"])
         report = await bulk.shutdown(vms)
         assert api.requests == sent
         assert report.dry_run
@@ -362,7 +362,7 @@ class TestInterruption:
         with pytest.raises(TimeoutError) as info:
             async with asyncio.timeout(at):
                 await bulk.create(asked, unique_name=True)
-        report = BulkInterrupted.behind(info.value).report
+        report = BulkInterrupted.from_exception(info.value).report
         assert report == bulk.report
         assert sorted(o.index for o in report.outcomes) == list(range(30))
         assert api.requests["create"] == len(truth(api))
@@ -445,11 +445,11 @@ class TestInterruption:
             assert running.done()
             with pytest.raises(asyncio.CancelledError) as info:
                 await running
-            report = BulkInterrupted.behind(info.value).report
+            report = BulkInterrupted.from_exception(info.value).report
             assert report.counts["unknown"] == 3
             assert all(o.token in str(BulkInterrupted(report)) for o in report.unknown)
             await asyncio.sleep(20)
-            tasks = [await client.settle(o.token) for o in report.unknown]
+            tasks = [await client.reconcile(o.token) for o in report.unknown]
             assert {task.vm_id for task in tasks} == {vm.id for vm in truth(api)}
 
     async def test_a_stream_that_is_left(self, api, client):
@@ -494,7 +494,7 @@ class TestInterruption:
         """A cancellation of something else has no report."""
         error = TimeoutError()
         error.__context__ = error.__cause__ = asyncio.CancelledError()
-        assert BulkInterrupted.behind(error) is None
+        assert BulkInterrupted.from_exception(error) is None
 
 
 class TestDoubt:
@@ -516,7 +516,7 @@ class TestDoubt:
 
     async def test_writes_that_name_their_end(self, api):
         """They are sent again; nothing that was in doubt is called refused."""
-        async with Client.in_memory(api, seed=1, retries=0) as client:
+        async with Client.in_memory(api, seed=1, max_retries=0) as client:
             vms = await fleet_of(client, 2)
             api.faults.fail_next("shutdown", "drop_after")
             bulk = client.bulk(limit=1)
@@ -606,8 +606,8 @@ class TestUse:
             (lambda bulk: bulk.rename({"a": ""}), "names['a']"),
             (lambda bulk: bulk.rename(["a"]), "names"),
             (lambda bulk: bulk.create(["a"]), "item"),
-            (lambda bulk: bulk.create(requests(1), on_doubt="x"), "on_doubt"),
-            (lambda bulk: bulk.create(requests(1), on_doubt="retry"), "on_doubt"),
+            (lambda bulk: bulk.create(requests(1), on_unknown="x"), "on_unknown"),
+            (lambda bulk: bulk.create(requests(1), on_unknown="retry"), "on_unknown"),
         ],
     )
     async def test_wrong_arguments(self, api, client, call, argument):

@@ -122,14 +122,14 @@ class TestWaves:
         """Those of a wave that was let pass do not count against the next one."""
         vms = await fleet_of(client, 8)
         items = [*vms[:2], "no", *vms[2:5], *vms[5:]]
-        report = await client.bulk(batches=[2], max_failures=5).reboot(items)
+        report = await client.bulk(waves=[2], max_failures=5).reboot(items)
         assert report.counts == {"succeeded": 8, "failed": 1, "unknown": 0, "not_started": 0}
 
     async def test_a_dead_canary_of_more(self, client):
         """The first wave is a canary however large it is."""
         vms = await fleet_of(client, 5)
         items = [vms[0], "no", *vms[1:]]
-        report = await client.bulk(batches=[3, 100], max_failures=5).reboot(items)
+        report = await client.bulk(waves=[3, 100], max_failures=5).reboot(items)
         assert report.counts == {"succeeded": 2, "failed": 1, "unknown": 0, "not_started": 3}
 
 

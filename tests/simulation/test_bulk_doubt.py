@@ -110,7 +110,7 @@ class TestFunctions:
         assert (outcome.error, outcome.vm_id) == ("TimeoutError", vms[0].id)
         assert slow_client.resume(outcome.token).operation == "reboot"
         (outcome,) = (await slow_client.bulk().run(requests(1, "x-{}"), create)).unknown
-        task = await slow_client.settle(outcome.token)
+        task = await slow_client.reconcile(outcome.token)
         assert task.vm_id == outcome.vm_id
         assert {vm.label: vm.id for vm in truth(api)}["x-0"] == task.vm_id
 
@@ -205,7 +205,7 @@ class TestFunctions:
             await bulk.resume(report, start=start)
         assert bulk.report.outcomes == (unknown,)
         api.faults = FaultPlan()
-        assert (await client.settle(unknown.token)).vm_id == truth(api)[0].id
+        assert (await client.reconcile(unknown.token)).vm_id == truth(api)[0].id
 
     async def test_a_floor_is_refused(self, client):
         """What a function does is not known, so neither is who stays online."""

@@ -93,7 +93,7 @@ class TestTheSecondCancel:
     async def test_while_a_wave_ends(self, slow_client, gap):
         """All later waves are in the report."""
         asked = requests(10)
-        bulk = slow_client.bulk(batches=[1, "100%"])
+        bulk = slow_client.bulk(waves=[1, "100%"])
         running = asyncio.create_task(bulk.create(asked, unique_name=True))
         await cancelled(running, 1, 1 + gap)
         assert bulk.report.counts == {"succeeded": 0, "failed": 0, "unknown": 1, "not_started": 9}
@@ -276,7 +276,7 @@ class TestCancellation:
 
         with pytest.raises(TimeoutError) as info:
             await cut_off()
-        assert BulkInterrupted.behind(info.value).report == bulk.report
+        assert BulkInterrupted.from_exception(info.value).report == bulk.report
 
     @pytest.mark.parametrize("group", [asyncio.TaskGroup, anyio.create_task_group])
     async def test_the_report_is_behind_groups(self, client, group):
@@ -298,11 +298,11 @@ class TestCancellation:
 
         with pytest.raises(ExceptionGroup) as info:
             await beside(timed_out)
-        assert BulkInterrupted.behind(info.value).report.counts["unknown"] == 2
+        assert BulkInterrupted.from_exception(info.value).report.counts["unknown"] == 2
         call = client.bulk().create(requests(2, "x-{}"), unique_name=True)
         with pytest.raises(ExceptionGroup) as info:
             await beside(other, call)
-        assert BulkInterrupted.behind(info.value).report.counts["unknown"] == 2
+        assert BulkInterrupted.from_exception(info.value).report.counts["unknown"] == 2
 
     async def test_a_child_of_a_group(self, client):
         """The group keeps its error; the executor has the report."""
@@ -398,9 +398,9 @@ class TestStreams:
     async def test_nothing_is_left_behind(self, client):
         """No task goes on after any of these."""
         before = asyncio.all_tasks()
-        for batches in (None, [1]):
+        for waves in (None, [1]):
             async with aclosing(
-                client.bulk(limit=2, batches=batches).stream(requests(9), "create")
+                client.bulk(limit=2, waves=waves).stream(requests(9), "create")
             ) as outcomes:
                 async for _ in outcomes:
                     break
@@ -450,7 +450,7 @@ class TestFunctions:
             if event.kind == "finished":
                 bulk.stop("x")
                 bulk.pause()
-                bulk.resume_starting()
+                bulk.unpause()
 
         bulk = client.bulk(limit=1, on_event=stop)
         report = await bulk.shutdown(vms)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from async_vmapi import BulkPlan, BulkReport, Client, ConnectFailed, VMAPIError
+from async_vmapi import BulkPlan, BulkReport, Client, ConnectError, VMAPIError
 from async_vmapi.bulk.plan import count_of
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 
@@ -37,7 +37,7 @@ PLANS = st.builds(
     BulkPlan,
     limit=st.integers(1, 8),
     max_failures=st.none() | st.none() | SHARES,
-    batches=st.none()
+    waves=st.none()
     | st.lists(st.integers(1, 8) | st.integers(1, 100).map("{}%".format), min_size=1, max_size=3),
     min_online=st.none() | SHARES,
     dry_run=st.sampled_from([False] * 7 + [True]),
@@ -107,7 +107,7 @@ class Tap:
         self.untold[about] += 1
         try:
             answer = await self._send(method, target, headers, body)
-        except ConnectFailed:
+        except ConnectError:
             self.untold[about] -= 1
             raise
         refused = answer.status < 500 and answer.status not in (200, 408)
@@ -212,7 +212,7 @@ class Run:
 
         plan = attrs.evolve(self.plan, on_event=note)
         if cut is None:
-            plan = attrs.evolve(plan, max_failures=None, batches=None)
+            plan = attrs.evolve(plan, max_failures=None, waves=None)
         bulk = client.bulk(plan)
         call = self.call(bulk, before)
         first = len(self.api.cloud.operations)
@@ -252,7 +252,7 @@ class Run:
         if self.plan.dry_run:
             assert tap.sent == []
         if at_stop:
-            # Nothing sets out then but to settle what may have been carried out.
+            # Nothing sets out then but to reconcile what may have been carried out.
             sent, doubtful = at_stop[0]
             assert set(tap.sent[sent:]) <= doubtful
 

@@ -294,8 +294,8 @@ class TestWhateverElse:
     ):
         """Which finds it later."""
         with pytest.raises(OutcomeUnknown) as caught:
-            await client.vms.create(request_for(), lookup_window=0)
-        task = await client.settle(caught.value.token)
+            await client.vms.create(request_for(), reconcile_timeout=0)
+        task = await client.reconcile(caught.value.token)
         assert [*api.cloud.vms] == [task.vm_id]
 
     async def test_a_bulk_item_is_unknown_with_a_token(

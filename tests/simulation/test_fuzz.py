@@ -137,8 +137,8 @@ async def ask_everything(response, retries):
         api_secret="secret",
         transport=transport,
         seed=1,
-        retries=retries,
-        lookup_window=3,
+        max_retries=retries,
+        reconcile_timeout=3,
     )
     given = 0
     for name, call in CALLS.items():

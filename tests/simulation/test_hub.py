@@ -184,7 +184,7 @@ class TestLag:
     async def test_the_delay_is_about_half_an_interval(self, request_for, floor):
         """From finished at the cloud to the awaiter: median one interval, p95 one and a half."""
         cloud = Recorder(seed=2)
-        async with cloud.client(poll_floor=floor) as client:
+        async with cloud.client(min_poll_interval=floor) as client:
             woke = await start(1000, 10, lambda n: client.vms.create(request_for(f"w-{n}")))
         delays = lags(cloud.api, woke, "create")
         median, p95 = statistics.median(delays), delays[949]
@@ -767,7 +767,7 @@ class TestMemory:
 def test_a_loop_that_was_closed_under_awaiters():
     """Awaiters left behind in a dead loop are a clear error, and gone once the client is closed."""
     api = CloudAPI(settings=Settings(create=0.2, not_found=0))
-    client = Client.in_memory(api, poll_floor=0.01)
+    client = Client.in_memory(api, min_poll_interval=0.01)
     request = CreateRequest(
         name="w", cpus=1, ram=512, zone_id=next(iter(ZONES)), boot=ImageBoot(os="2268")
     )

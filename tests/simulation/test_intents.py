@@ -11,25 +11,25 @@ class TestIntend:
     async def test_a_create_that_was_sent_is_found_by_its_intent(self, client, api, request_for):
         """By another client, which was told nothing else."""
         request = request_for("web-01")
-        intent = await client.vms.intend("create", request)
+        intent = await client.vms.prepare("create", request)
         task = await client.vms.create(request, intent=intent)
         assert api.requests["list"] == 1, "the list of the intent is the create's"
         async with Client.in_memory(api, seed=2) as other:
-            found = await other.settle(intent)
+            found = await other.reconcile(intent)
             assert (found.vm_id, found.adopted) == (task.vm_id, True)
 
     async def test_one_that_was_not_sent_is_unknown(self, client, api, request_for):
         """And is not sent by looking."""
-        intent = await client.vms.intend("create", request_for(), unique_name=True)
+        intent = await client.vms.prepare("create", request_for(), unique_name=True)
         with pytest.raises(OutcomeUnknown):
-            await client.settle(intent)
+            await client.reconcile(intent)
         assert api.requests["create"] == 0
 
     async def test_one_that_was_perhaps_sent_is_looked_for_first(self, client, api, request_for):
         """And is sent if it is not there, and that is allowed."""
         request = request_for("web-01")
-        options = {"unique_name": True, "on_doubt": "retry", "perhaps_sent": True}
-        intent = await client.vms.intend("create", request, unique_name=True)
+        options = {"unique_name": True, "on_unknown": "retry", "maybe_sent": True}
+        intent = await client.vms.prepare("create", request, unique_name=True)
         first = await client.vms.create(request, intent=intent, **options)
         second = await client.vms.create(request, intent=intent, **options)
         assert (first.adopted, second.adopted) == (False, True)
@@ -38,7 +38,7 @@ class TestIntend:
 
     async def test_an_intent_is_for_its_own_create(self, client, request_for):
         """Another name, size or promise has another."""
-        intent = await client.vms.intend("create", request_for("web-01"))
+        intent = await client.vms.prepare("create", request_for("web-01"))
         for request, unique in (
             (request_for("web-02"), False),
             (request_for("web-01", ram=2048), False),
@@ -46,20 +46,20 @@ class TestIntend:
         ):
             with pytest.raises(InvalidArgument, match="not that of this create"):
                 await client.vms.create(request, unique_name=unique, intent=intent)
-        reboot = await client.vms.intend("reboot", "some-id")
+        reboot = await client.vms.prepare("reboot", "some-id")
         with pytest.raises(InvalidArgument, match="not that of this create"):
             await client.vms.create(request_for(), intent=reboot)
 
     async def test_wrong_arguments_are_refused(self, client, request_for):
         """Before anything is asked."""
         with pytest.raises(InvalidArgument, match="a CreateRequest"):
-            await client.vms.intend("create", "some-id")
+            await client.vms.prepare("create", "some-id")
         with pytest.raises(InvalidArgument, match="a machine or its id"):
-            await client.vms.intend("reset", request_for())
+            await client.vms.prepare("reset", request_for())
         with pytest.raises(InvalidArgument, match="'create', 'reboot' or 'reset'"):
-            await client.vms.intend("delete", "some-id")
-        with pytest.raises(InvalidArgument, match="perhaps_sent takes an intent"):
-            await client.vms.create(request_for(), perhaps_sent=True)
+            await client.vms.prepare("delete", "some-id")
+        with pytest.raises(InvalidArgument, match="maybe_sent takes an intent"):
+            await client.vms.create(request_for(), maybe_sent=True)
 
 
 class TestSecretRef:

@@ -12,7 +12,7 @@ from async_vmapi.emulator import CloudAPI, Settings
 pytestmark = pytest.mark.looptime
 
 SEEDS = 10
-RETRY = {"unique_name": True, "on_doubt": "retry"}
+RETRY = {"unique_name": True, "on_unknown": "retry"}
 OPTIONS = {"plain": {}, "unique": {"unique_name": True}, "retry": RETRY}
 
 
@@ -292,7 +292,7 @@ class TestProof:
     async def test_it_takes_three_lists_that_are_late_enough(self, request_for, window, sent):
         """A window that leaves no room for them proves nothing."""
         api = cloud()
-        async with client_of(api, lookup_window=window) as client:
+        async with client_of(api, reconcile_timeout=window) as client:
             api.faults.fail_next("create", "drop_before")
             create = client.vms.create(request_for(), **RETRY)
             if sent == 1:
@@ -338,14 +338,14 @@ class TestProof:
         api = cloud(names="lower")
         async with client_of(api) as client:
             request = request_for("Web-01")
-            intent = await client.vms.intend("create", request, unique_name=True)
+            intent = await client.vms.prepare("create", request, unique_name=True)
         async with client_of(api) as other:
             made = (await other.vms.create(request)).vm_id
-            create = other.vms.create(request, intent=intent, perhaps_sent=True, **RETRY)
+            create = other.vms.create(request, intent=intent, maybe_sent=True, **RETRY)
             assert await outcome_of(create) == (None, (made,))
         async with client_of(api) as third:
             with pytest.raises(OutcomeUnknown, match="if the provider changed the name"):
-                await third.settle(intent)
+                await third.reconcile(intent)
         assert api.requests["create"] == 1
 
 

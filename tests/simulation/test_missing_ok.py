@@ -118,7 +118,7 @@ class TestOne:
     @pytest.mark.parametrize("fault", ["success_false", "rate_limited"])
     async def test_another_refusal(self, api, request_for, fault):
         """`success: false` with a VM that is there is raised, not watched until a timeout."""
-        async with Client.in_memory(api, latency=0.02, seed=1, retries=0) as client:
+        async with Client.in_memory(api, latency=0.02, seed=1, max_retries=0) as client:
             vm = await (await client.vms.create(request_for()))
             api.faults.fail_next("delete", fault)
             with pytest.raises(APIError):

@@ -10,7 +10,7 @@ import pytest
 from async_vmapi import Client, InvalidArgument, RateLimited, ServerError, TransportError
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
-from async_vmapi.transport.rate_limit import Lane, Pace
+from async_vmapi.transport.rate_limit import Pace, Priority
 
 pytestmark = pytest.mark.looptime
 
@@ -125,17 +125,17 @@ class TestRate:
             ({"max_connections": 0}, "max_connections"),
             ({"max_requests_per_second": 0}, "max_requests_per_second"),
             ({"max_requests_per_second": float("nan")}, "max_requests_per_second"),
-            ({"retries": -1}, "retries"),
-            ({"retries": True}, "retries"),
-            ({"lookup_window": -1}, "lookup_window"),
-            ({"lookup_window": "60"}, "lookup_window"),
+            ({"max_retries": -1}, "max_retries"),
+            ({"max_retries": True}, "max_retries"),
+            ({"reconcile_timeout": -1}, "reconcile_timeout"),
+            ({"reconcile_timeout": "60"}, "reconcile_timeout"),
             ({"max_staleness": -1}, "max_staleness"),
             ({"max_staleness": float("inf")}, "max_staleness"),
             ({"max_staleness": float("nan")}, "max_staleness"),
             ({"max_staleness": "10"}, "max_staleness"),
             ({"max_staleness": True}, "max_staleness"),
             ({"max_staleness": None}, "max_staleness"),
-            ({"max_body": 0}, "max_body"),
+            ({"max_response_size": 0}, "max_response_size"),
             ({"seed": -1}, "seed"),
             ({"seed": 1.0}, "seed"),
             ({"seed": "x"}, "seed"),
@@ -341,7 +341,7 @@ class TestClocks:
         passed = []
 
         async def ask():
-            async with pace.admit(Lane.CALLS):
+            async with pace.admit(Priority.CALLS):
                 passed.append(now())
 
         await ask()
@@ -361,7 +361,7 @@ class TestClocks:
         passed = []
 
         async def ask():
-            async with pace.admit(Lane.CALLS):
+            async with pace.admit(Priority.CALLS):
                 passed.append(now())
 
         asking = [asyncio.create_task(ask()) for _ in range(3)]
@@ -376,7 +376,7 @@ class TestClocks:
         passed = []
 
         async def ask():
-            async with pace.admit(Lane.CALLS):
+            async with pace.admit(Priority.CALLS):
                 passed.append(now())
 
         await ask()
@@ -390,7 +390,7 @@ class TestRepetitions:
         """Half a second, then twice as long, each less up to a half of it by chance."""
         cloud = Recorder(seed=1)
         cloud.answer = lambda number: refusal(500) if number <= 3 else None
-        async with cloud.client(retries=3) as client:
+        async with cloud.client(max_retries=3) as client:
             await client.vms.list()
         waits = [b - a - 0.02 for (a, _), (b, _) in itertools.pairwise(cloud.came)]
         assert len(waits) == 3
@@ -409,7 +409,8 @@ class TestRepetitions:
 
 class TestLanes:
     @pytest.mark.parametrize(
-        ("crowd", "few", "most"), [(Lane.CALLS, Lane.LOOKS, 9), (Lane.LOOKS, Lane.CALLS, 1)]
+        ("crowd", "few", "most"),
+        [(Priority.CALLS, Priority.LOOKS, 9), (Priority.LOOKS, Priority.CALLS, 1)],
     )
     async def test_they_take_turns(self, crowd, few, most):
         """However many wait in one lane, the other one's go on: a look after nine calls at most."""
@@ -454,7 +455,7 @@ class TestLanes:
         order = []
 
         async def ask(name, *, first=False):
-            async with pace.admit(Lane.CALLS, first=first):
+            async with pace.admit(Priority.CALLS, first=first):
                 order.append(name)
                 await asyncio.sleep(0.1)
 
@@ -472,7 +473,7 @@ class TestLanes:
         passed = []
 
         async def ask(number):
-            async with pace.admit(Lane.CALLS if number % 2 else Lane.LOOKS):
+            async with pace.admit(Priority.CALLS if number % 2 else Priority.LOOKS):
                 await asyncio.sleep(0.1)
                 passed.append(number)
 
@@ -494,7 +495,7 @@ class TestLanes:
         pace.grow()
 
         async def stay():
-            async with pace.admit(Lane.CALLS):
+            async with pace.admit(Priority.CALLS):
                 await asyncio.sleep(3600)
 
         async def leave_it():
@@ -504,7 +505,7 @@ class TestLanes:
             return task
 
         async def use():
-            async with asyncio.timeout(1), pace.admit(Lane.CALLS):
+            async with asyncio.timeout(1), pace.admit(Priority.CALLS):
                 return True
 
         for what in (leave_it, use):

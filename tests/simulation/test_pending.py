@@ -129,7 +129,7 @@ class TestPending:
 
     async def test_what_was_not_returned_is_not_listed(self, api, request_for):
         """A reboot in doubt that did not show, and a create that is unresolved, have tokens."""
-        async with slow(api, lookup_window=5) as client:
+        async with slow(api, reconcile_timeout=5) as client:
             vm = await (await client.vms.create(request_for()))
             api.faults.fail_next("reboot", "drop_before")
             with pytest.raises(OutcomeUnknown):
@@ -255,11 +255,11 @@ class TestLookupWindow:
         api.faults.fail_next("create", "drop_before")
         began = now()
         with pytest.raises(OutcomeUnknown) as caught:
-            await client.vms.create(request_for(), unique_name=True, lookup_window=window)
+            await client.vms.create(request_for(), unique_name=True, reconcile_timeout=window)
         assert now() - began == pytest.approx(seconds, abs=2)
         began = now()
         with pytest.raises(OutcomeUnknown):
-            await client.settle(caught.value.token, lookup_window=window)
+            await client.reconcile(caught.value.token, reconcile_timeout=window)
         assert now() - began == pytest.approx(seconds, abs=2)
 
     @pytest.mark.parametrize("operation", ["reboot", "reset"])
@@ -269,30 +269,30 @@ class TestLookupWindow:
         api.faults.fail_next(operation, "drop_before")
         began = now()
         with pytest.raises(OutcomeUnknown) as caught:
-            await getattr(client.vms, operation)(vm, lookup_window=7)
+            await getattr(client.vms, operation)(vm, reconcile_timeout=7)
         assert now() - began == pytest.approx(7, abs=2)
         began = now()
         with pytest.raises(OutcomeUnknown):
-            await client.settle(caught.value.token, lookup_window=3)
+            await client.reconcile(caught.value.token, reconcile_timeout=3)
         assert now() - began == pytest.approx(3, abs=2)
 
     async def test_one_found_within_it(self, client, api, request_for):
         """The VM is adopted, as ever, once `max_staleness` has passed."""
         api.faults.fail_next("create", "drop_after")
         with pytest.raises(OutcomeUnknown) as caught:
-            await client.vms.create(request_for(), lookup_window=5)
+            await client.vms.create(request_for(), reconcile_timeout=5)
         assert [*caught.value.candidates] == [*api.cloud.vms]
-        task = await client.settle(caught.value.token, lookup_window=20)
+        task = await client.reconcile(caught.value.token, reconcile_timeout=20)
         assert task.adopted
 
     @pytest.mark.parametrize("wrong", [-1, "5", True, float("nan")])
     async def test_wrong_ones(self, client, request_for, wrong):
         """Nothing is sent."""
         for call in (
-            client.vms.create(request_for(), lookup_window=wrong),
-            client.vms.reboot("17", lookup_window=wrong),
-            client.vms.reset("17", lookup_window=wrong),
+            client.vms.create(request_for(), reconcile_timeout=wrong),
+            client.vms.reboot("17", reconcile_timeout=wrong),
+            client.vms.reset("17", reconcile_timeout=wrong),
         ):
-            with pytest.raises(InvalidArgument, match="lookup_window"):
+            with pytest.raises(InvalidArgument, match="reconcile_timeout"):
                 await call
         assert not client.requests

@@ -198,7 +198,7 @@ class Run:
             api_key=self.cloud.api_key,
             api_secret=self.cloud.api_secret,
             transport=self.transport,
-            poll_ceiling=CEILING,
+            max_poll_interval=CEILING,
             seed=1,
         )
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from async_vmapi import BulkPlan
-from async_vmapi.bulk.item import Job
+from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.scheduler import TRANSITIONS, Rollout, State
 
 ITEMS = 12
@@ -30,7 +30,7 @@ async def play(events, durations, limit):
 
     def jobs():
         for index, seconds in enumerate(durations):
-            yield Job(index, str(index), lambda seconds=seconds: start(seconds))
+            yield BulkItem(index, str(index), lambda seconds=seconds: start(seconds))
 
     plan = BulkPlan(limit=limit, on_event=lambda event: seen.append((event, rollout.state)))
     rollout = Rollout(plan, "run", jobs(), len(durations))

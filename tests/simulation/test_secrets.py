@@ -136,7 +136,7 @@ async def test_a_full_run_with_faults(cloud, caplog, capfd):
     """Nothing that is shown, logged or raised has a secret in it."""
     caplog.set_level(logging.DEBUG)
     api, listener = cloud
-    client = Client.in_memory(api, latency=0.05, seed=4, lookup_window=10)
+    client = Client.in_memory(api, latency=0.05, seed=4, reconcile_timeout=10)
     lives = [asyncio.create_task(live(client, n, listener)) for n in range(60)]
     await asyncio.sleep(0.08)
     for victim in lives[:10]:

@@ -106,7 +106,7 @@ class TestEvidence:
         """They are seen, if nothing else explains that, and not assumed after a minute."""
         api = CloudAPI(settings=Settings(reboot=(4, 10), stale=0), seed=1)
         began, evidence = now(), Counter()
-        async with Client.in_memory(api, latency=0.02, seed=1, poll_floor=0.1) as client:
+        async with Client.in_memory(api, latency=0.02, seed=1, min_poll_interval=0.1) as client:
             report = await client.bulk(limit=60).reboot(place(api, 60))
             evidence = Counter(outcome.evidence for outcome in report.succeeded)
         print(dict(evidence))
@@ -266,7 +266,7 @@ class TestDeadlines:
     async def test_nothing_is_said_of_a_reboot_before_a_last_poll(self):
         """What shows just before a lookup gives up counts, too."""
         api = CloudAPI(settings=Settings(reboot=119, stale=0), seed=1)
-        async with Client.in_memory(api, seed=1, retries=0, lookup_window=60) as client:
+        async with Client.in_memory(api, seed=1, max_retries=0, reconcile_timeout=60) as client:
             (vm_id,) = place(api, 1)
             api.faults.fail_next("reboot", "drop_after")
             task = await client.vms.reboot(vm_id)

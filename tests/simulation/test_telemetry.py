@@ -103,7 +103,7 @@ def recorded():
 async def client(api, recorded):
     """A client that is observed, and whose requests take twenty milliseconds."""
     async with Client.in_memory(
-        api, latency=0.02, seed=1, retries=2, lookup_window=10, telemetry=recorded.telemetry
+        api, latency=0.02, seed=1, max_retries=2, reconcile_timeout=10, telemetry=recorded.telemetry
     ) as client:
         yield client
 
@@ -395,7 +395,7 @@ class TestEndings:
 
         recorded.provider.add_span_processor(Counting(recorded.exporter))
         client = Client.in_memory(
-            api, latency=0.05, seed=3, lookup_window=5, telemetry=recorded.telemetry
+            api, latency=0.05, seed=3, reconcile_timeout=5, telemetry=recorded.telemetry
         )
 
         async def live(number):
@@ -464,7 +464,7 @@ class TestTokens:
         with pytest.raises(OutcomeUnknown) as caught:
             await client.vms.create(request_for())
         with pytest.raises(OutcomeUnknown):
-            await client.settle(caught.value.token)
+            await client.reconcile(caught.value.token)
         first, second = recorded.named("vms.create")
         assert first.attributes["vmapi.outcome"] == second.attributes["vmapi.outcome"] == "error"
         assert first.attributes["error.type"] == "OutcomeUnknown"
@@ -479,7 +479,7 @@ class TestTokens:
         api.faults.fail_next("reboot", "drop_after")
         with pytest.raises(OutcomeUnknown) as caught:
             await client.vms.reboot(vm)
-        await (await client.settle(caught.value.token))
+        await (await client.reconcile(caught.value.token))
         first, second = recorded.named("vms.reboot")
         assert [link.context.span_id for link in second.links] == [first.context.span_id]
         assert second.attributes["vmapi.outcome"] == "done"
@@ -683,10 +683,10 @@ class TestLogging:
             r for r in caplog.records if r.name == "async_vmapi.transport.pipeline"
         )
         assert (lost.vmapi_call, lost.vmapi_error) == ("list", "TransportError")
-        assert again.vmapi_pause > 0
+        assert again.vmapi_retry_delay > 0
         assert answered.vmapi_status == 200
-        assert answered.vmapi_bytes > 0
-        assert answered.vmapi_seconds == pytest.approx(0.02)
+        assert answered.vmapi_response_size > 0
+        assert answered.vmapi_duration == pytest.approx(0.02)
         assert answered.vmapi_path == "/v2/virtual-machines"
 
     async def test_a_call_that_finds_no_connection_is_told_once(self, api, client, caplog):
@@ -696,7 +696,7 @@ class TestLogging:
         await client.vms.list()
         (told,) = (r for r in caplog.records if r.name == "async_vmapi.transport.pipeline")
         assert told.levelno == logging.INFO
-        assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectFailed")
+        assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectError")
         assert "the connection was refused; retrying in" in told.getMessage()
 
     async def test_at_info_requests_are_silent(self, client, caplog):

@@ -13,7 +13,7 @@ from async_vmapi import (
     APIError,
     BadRequest,
     Client,
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     HTTPTransport,
     InvalidArgument,
@@ -115,7 +115,7 @@ UNDOCUMENTED = {
     "OSError": lambda headers: OSError(5, planted(headers)),
     "ConnectionRefusedError": lambda headers: ConnectionRefusedError(planted(headers)),
     "TimeoutError": lambda headers: TimeoutError(planted(headers)),
-    "ExceptionGroup": lambda headers: ExceptionGroup(planted(headers), [ConnectFailed("x")]),
+    "ExceptionGroup": lambda headers: ExceptionGroup(planted(headers), [ConnectError("x")]),
     "NotFound": lambda headers: NotFound(planted(headers), status=404),
     "RateLimited": lambda headers: RateLimited(planted(headers), status=429),
     "InvalidArgument": lambda headers: InvalidArgument(planted(headers)),
@@ -139,7 +139,7 @@ class TestUndocumentedExceptions:
     async def test_of_a_create_that_was_not(self, api, request_for, name):
         """It is reconciled, then raised as `OutcomeUnknown`; nothing is sent a second time."""
         transport = OneThatFails(api, UNDOCUMENTED[name], method="PUT")
-        async with client_of(api, transport, lookup_window=5) as client:
+        async with client_of(api, transport, reconcile_timeout=5) as client:
             with pytest.raises(OutcomeUnknown) as caught:
                 await client.vms.create(request_for())
         assert transport.count("PUT") == 1
@@ -179,7 +179,7 @@ class TestUndocumentedExceptions:
     async def test_where_it_was_raised_is_told(self, api, name):
         """Whoever wrote the transport finds the line, though the text is not shown."""
         transport = OneThatFails(api, UNDOCUMENTED[name])
-        async with client_of(api, transport, retries=0) as client:
+        async with client_of(api, transport, max_retries=0) as client:
             with pytest.raises(TransportError) as caught:
                 await client.vms.list()
         (note,) = caught.value.__notes__
@@ -190,18 +190,18 @@ class TestUndocumentedExceptions:
 class TestDocumentedExceptions:
     async def test_what_was_surely_not_sent_is_sent_again(self, api, request_for):
         """A create too."""
-        transport = OneThatFails(api, lambda _: ConnectFailed("no route"), method="PUT", calls=[0])
+        transport = OneThatFails(api, lambda _: ConnectError("no route"), method="PUT", calls=[0])
         async with client_of(api, transport) as client:
             task = await client.vms.create(request_for())
             assert not task.adopted
         assert transport.count("PUT") == 2
         assert len(api.cloud.vms) == 1
 
-    @pytest.mark.parametrize("kind", [TransportError, TransportTimeout, ConnectFailed])
+    @pytest.mark.parametrize("kind", [TransportError, TransportTimeout, ConnectError])
     async def test_the_call_is_added(self, api, kind):
         """A transport need not say which request it was."""
         transport = OneThatFails(api, lambda _: kind("the cable is cut"))
-        async with client_of(api, transport, retries=0) as client:
+        async with client_of(api, transport, max_retries=0) as client:
             with pytest.raises(kind) as caught:
                 await client.vms.get("17")
         assert type(caught.value) is kind
@@ -270,7 +270,11 @@ class TestResponses:
     async def test_what_is_none(self, thing, words, request_for):
         """It cannot be read, so what became of a write is unknown; it is not sent again."""
         transport = Returning(thing)
-        options = CREDENTIALS | {"transport": transport, "max_body": 1000, "lookup_window": 1}
+        options = CREDENTIALS | {
+            "transport": transport,
+            "max_response_size": 1000,
+            "reconcile_timeout": 1,
+        }
         async with Client("https://vm.example.com", **options) as client:
             with pytest.raises(DecodingError) as caught:
                 await client.vms.list()
@@ -285,7 +289,7 @@ class TestResponses:
     async def test_the_largest_body_is_read(self):
         """One of just the size that is allowed."""
         transport = Returning(Response(200, {}, OK))
-        options = CREDENTIALS | {"transport": transport, "max_body": len(OK)}
+        options = CREDENTIALS | {"transport": transport, "max_response_size": len(OK)}
         async with Client("https://vm.example.com", **options) as client:
             assert await client.vms.list() == []
 
@@ -305,7 +309,10 @@ class TestResponses:
     @pytest.mark.parametrize("headers", [{"retry-after": 3}, {b"retry-after": b"3"}, {None: ""}])
     async def test_headers_that_are_no_text_say_nothing(self, headers):
         """They are passed over."""
-        options = CREDENTIALS | {"transport": Returning(Response(429, headers, b"")), "retries": 0}
+        options = CREDENTIALS | {
+            "transport": Returning(Response(429, headers, b"")),
+            "max_retries": 0,
+        }
         async with Client("https://vm.example.com", **options) as client:
             with pytest.raises(RateLimited) as caught:
                 await client.vms.list()

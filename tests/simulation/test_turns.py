@@ -99,7 +99,7 @@ class TestTick:
     async def test_others_have_their_turn_while_many_are_told_of_their_ends(self):
         """Those who awaited them, among others, before the last one is told."""
         api = cloud_of(1000)
-        async with Client.in_memory(api, poll_floor=1) as client:
+        async with Client.in_memory(api, min_poll_interval=1) as client:
             awaited = [
                 client.resume(seal(TaskToken(client.origin, "shutdown", vm=vm_id, elapsed=100.0)))
                 for vm_id in api.cloud.vms

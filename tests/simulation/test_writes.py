@@ -13,7 +13,7 @@ from async_vmapi import (
     BadRequest,
     Client,
     Conflict,
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     Evidence,
     ImageBoot,
@@ -57,7 +57,7 @@ def now():
 @pytest.fixture
 async def client(cloud_api):
     """A client that gives up looking after half a minute."""
-    async with Client.in_memory(cloud_api, latency=0.1, seed=1, lookup_window=WINDOW) as client:
+    async with Client.in_memory(cloud_api, latency=0.1, seed=1, reconcile_timeout=WINDOW) as client:
         yield client
 
 
@@ -264,7 +264,7 @@ class TestRetryingACreate:
     ):
         """Only after the whole window, and only if asked for."""
         broken("create", "drop_before")
-        task = await client.vms.create(request_for(), unique_name=True, on_doubt="retry")
+        task = await client.vms.create(request_for(), unique_name=True, on_unknown="retry")
         assert now() >= WINDOW
         assert not task.adopted
         assert client.requests["create"] == 2
@@ -275,7 +275,7 @@ class TestRetryingACreate:
     ):
         """What is there is not created again."""
         broken("create", "drop_after")
-        task = await client.vms.create(request_for(), unique_name=True, on_doubt="retry")
+        task = await client.vms.create(request_for(), unique_name=True, on_unknown="retry")
         assert task.adopted
         assert client.requests["create"] == 1
 
@@ -285,7 +285,7 @@ class TestRetryingACreate:
         broken("create", "drop_before")
         broken("create", kind)
         with pytest.raises(OutcomeUnknown):
-            await client.vms.create(request_for(), unique_name=True, on_doubt="retry")
+            await client.vms.create(request_for(), unique_name=True, on_unknown="retry")
         assert client.requests["create"] == 2
 
     async def test_without_looks_there_is_no_proof(self, client, cloud_api, request_for):
@@ -297,14 +297,14 @@ class TestRetryingACreate:
             ]
         )
         with pytest.raises(OutcomeUnknown, match=r"in 0 lists .*(500|longer)"):
-            await client.vms.create(request_for(), unique_name=True, on_doubt="retry")
+            await client.vms.create(request_for(), unique_name=True, on_unknown="retry")
         assert client.requests["create"] == 1
 
     @pytest.mark.parametrize(
         ("options", "argument"),
         [
-            ({"on_doubt": "retry"}, "on_doubt"),
-            ({"on_doubt": "again", "unique_name": True}, "on_doubt"),
+            ({"on_unknown": "retry"}, "on_unknown"),
+            ({"on_unknown": "again", "unique_name": True}, "on_unknown"),
             ({"unique_name": 1}, "unique_name"),
         ],
     )
@@ -334,10 +334,10 @@ class TestSettling:
         with pytest.raises(OutcomeUnknown) as caught:
             await client.vms.create(request_for())
         token = caught.value.token
-        with pytest.raises(InvalidArgument, match="settle"):
+        with pytest.raises(InvalidArgument, match="reconcile"):
             client.resume(token)
-        async with Client.in_memory(cloud_api, seed=5, lookup_window=WINDOW) as other:
-            task = await other.settle(token)
+        async with Client.in_memory(cloud_api, seed=5, reconcile_timeout=WINDOW) as other:
+            task = await other.reconcile(token)
             assert task.adopted
             assert (await task).label == "web-01"
             assert other.requests["create"] == 0
@@ -348,14 +348,14 @@ class TestSettling:
         with pytest.raises(OutcomeUnknown) as caught:
             await client.vms.create(request_for(), unique_name=True)
         with pytest.raises(OutcomeUnknown) as again:
-            await client.settle(caught.value.token)
+            await client.reconcile(caught.value.token)
         assert again.value.token == caught.value.token
         assert again.value.__cause__ is None
 
     async def test_a_tasks_token(self, client, request_for):
         """Whoever has a token need not know of what kind it is."""
         task = await client.vms.create(request_for())
-        again = await client.settle(task.token())
+        again = await client.reconcile(task.token())
         assert (again.vm_id, again.adopted) == (task.vm_id, False)
 
     async def test_that_a_task_was_adopted_is_in_its_token(self, client, broken, request_for):
@@ -374,7 +374,7 @@ class TestSettling:
         broken(operation, "drop_after")
         with pytest.raises(OutcomeUnknown) as caught:
             await getattr(client.vms, operation)(vm)
-        task = await client.settle(caught.value.token)
+        task = await client.reconcile(caught.value.token)
         assert (task.operation, task.adopted) == (operation, True)
         await task
         assert task.evidence is Evidence.OBSERVED
@@ -557,7 +557,7 @@ class TestCancellation:
         steps, finished = 0, False
         while not finished:
             api = CloudAPI(seed=1, settings=Settings(not_found=0))
-            async with Client.in_memory(api, latency=0, seed=1, lookup_window=5) as client:
+            async with Client.in_memory(api, latency=0, seed=1, reconcile_timeout=5) as client:
                 vm = await (await client.vms.create(request_for()))
                 if fault is not None:
                     api.faults.fail_next({"unique": "create"}.get(name, name), fault)
@@ -576,7 +576,7 @@ class TestCancellation:
                         client.dismiss(write)
                     else:
                         with contextlib.suppress(OutcomeUnknown):
-                            await client.settle(write.token)
+                            await client.reconcile(write.token)
             steps += 1
             await asyncio.sleep(0.01)
             assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -615,7 +615,7 @@ class TestCancellation:
             if not finished and cloud_api.cloud.vms:
                 (write,) = client.unresolved
                 (vm_id,) = cloud_api.cloud.vms
-                task = await client.settle(write.token)
+                task = await client.reconcile(write.token)
                 assert task.vm_id == vm_id
                 # What is looked for is not sure before `max_staleness` has passed, which is longer
                 # than a cancellation waits.
@@ -675,7 +675,7 @@ class TestCancellation:
             await making
         (write,) = client.unresolved
         assert (write.name, write.vm_id) == ("web-01", None)
-        assert (await client.settle(write.token)).vm_id in cloud_api.cloud.vms
+        assert (await client.reconcile(write.token)).vm_id in cloud_api.cloud.vms
 
     async def test_a_refusal_leaves_nothing(self, client, broken, request_for):
         """What surely was not carried out is not kept."""
@@ -800,5 +800,5 @@ class TestClosing:
     async def test_a_client_that_cannot_connect_says_so(self, client, broken):
         """After its last attempt."""
         broken("templates", "refuse", seconds=1000)
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(ConnectError):
             await client.templates.list()

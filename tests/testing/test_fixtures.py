@@ -39,7 +39,7 @@ class TestCloud:
         vm_cloud.add("web-01")
         vm_cloud.fail_next("shutdown", "server_error", after_processing=True, status=503)
         vm_cloud.fail_next("list", "rate_limited", retry_after=0)
-        client = vm_cloud.client(retries=1)
+        client = vm_cloud.client(max_retries=1)
         assert len(await client.vms.list()) == 1
         task = await client.vms.shutdown(vm_cloud.vm("web-01").id)
         assert (await task).state == "offline"

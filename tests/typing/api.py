@@ -50,7 +50,9 @@ async def make(session: aiohttp.ClientSession) -> None:
     assert_type(client, Client)
     Client("https://example.com", api_key="k", api_secret="s", session=session, timeout=5)
     assert_type(Client.for_region("eu", api_key="k", api_secret="s", timeout=5.0), Client)
-    assert_type(Client.from_env(session=session, poll_floor=2, poll_ceiling=9.5), Client)
+    assert_type(
+        Client.from_env(session=session, min_poll_interval=2, max_poll_interval=9.5), Client
+    )
     async with Client.from_env() as entered:
         assert_type(entered, Client)
     assert_type(client.requests, Mapping[str, int])
@@ -61,7 +63,7 @@ async def make(session: aiohttp.ClientSession) -> None:
     Client(5, api_key="k", api_secret="s")  # type: ignore[arg-type]
     Client("https://example.com", api_key="k", api_secret="s", timeout="5")  # type: ignore[arg-type]
     Client.from_env(timeout="5")  # type: ignore[arg-type]
-    Client.from_env(retries="5")  # type: ignore[arg-type]
+    Client.from_env(max_retries="5")  # type: ignore[arg-type]
     client.requests["list"] = 0  # type: ignore[index]
 
 
@@ -86,7 +88,7 @@ class Blocking:
 
 
 async def send(session: aiohttp.ClientSession) -> None:
-    http = HTTPTransport("https://example.com", session=session, timeout=5, max_body=1000)
+    http = HTTPTransport("https://example.com", session=session, timeout=5, max_response_size=1000)
     for transport in (http, Recorder()):
         Client("https://example.com", api_key="k", api_secret="s", transport=transport)
     chosen: Transport = Recorder()
@@ -100,7 +102,7 @@ async def send(session: aiohttp.ClientSession) -> None:
     Client.from_env(transport=Recorder)  # type: ignore[arg-type]
     response.status = 201  # type: ignore[misc]
     Response(200, None, b"")  # type: ignore[arg-type]
-    HTTPTransport("https://example.com", retries=1)  # type: ignore[call-arg]
+    HTTPTransport("https://example.com", max_retries=1)  # type: ignore[call-arg]
 
 
 class MyClient(Client):
@@ -273,7 +275,7 @@ async def in_tests(vm_cloud: VMCloud, vm_server: VMServer) -> None:
     assert_type(vm_cloud.vms, tuple[CloudVM, ...])
     assert_type(vm_cloud.vm("web-01").state, str)
     assert_type(vm_cloud.requests["create"], int)
-    assert_type(vm_cloud.client(retries=0), Client)
+    assert_type(vm_cloud.client(max_retries=0), Client)
     vm_cloud.fail_next("create", after_processing=True)
     vm_cloud.fail_next("create", "explode")  # type: ignore[arg-type]
     vm_cloud.client(seed="x")  # type: ignore[arg-type]

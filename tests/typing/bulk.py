@@ -15,7 +15,7 @@ from async_vmapi import (
     BulkReport,
     Client,
     Conflict,
-    ConnectFailed,
+    ConnectError,
     CreateRequest,
     InvalidState,
     IPv4Address,
@@ -39,7 +39,7 @@ from async_vmapi import (
 
 
 async def many(client: Client, vms: list[VirtualMachine], requests: list[CreateRequest]) -> None:
-    plan = BulkPlan(limit=5, max_failures="5%", batches=[1, "10%"], min_online=3)
+    plan = BulkPlan(limit=5, max_failures="5%", waves=[1, "10%"], min_online=3)
     bulk = client.bulk(plan)
     assert_type(bulk, BulkExecutor)
     assert_type(client.bulk(limit=5, max_failures=2, on_event=print), BulkExecutor)
@@ -62,7 +62,7 @@ async def many(client: Client, vms: list[VirtualMachine], requests: list[CreateR
     client.bulk(plan, limit=5)  # type: ignore[call-overload]
     client.bulk(limit="5")  # type: ignore[call-overload]
     BulkPlan(5)  # type: ignore[call-arg]
-    BulkPlan(batches=1)  # type: ignore[arg-type]
+    BulkPlan(waves=1)  # type: ignore[arg-type]
     await bulk.resize(vms, cores=2)  # type: ignore[call-arg]
     await bulk.rename(vms)  # type: ignore[arg-type]
 
@@ -74,17 +74,17 @@ def told(event: BulkEvent) -> None:
 
 
 def interrupted(error: BaseException) -> BulkReport | None:
-    found = BulkInterrupted.behind(error)
+    found = BulkInterrupted.from_exception(error)
     assert_type(found, BulkInterrupted | None)
     return found.report if found else None
 
 
 async def go_on(client: Client, error: OutcomeUnknown) -> None:
     assert_type(error.candidates, tuple[str, ...])
-    assert_type(await client.settle(error.token), Task[VirtualMachine | None])
-    assert_type(await client.settle("token", lookup_window=5), Task[VirtualMachine | None])
+    assert_type(await client.reconcile(error.token), Task[VirtualMachine | None])
+    assert_type(await client.reconcile("token", reconcile_timeout=5), Task[VirtualMachine | None])
     assert_type(client.pending, tuple[Task[Any], ...])
-    await client.vms.reboot("17", lookup_window=5)
+    await client.vms.reboot("17", reconcile_timeout=5)
     for write in client.unresolved:
         assert_type(write.replaces, str | None)
         assert_type(write, UnresolvedWrite)
@@ -93,17 +93,17 @@ async def go_on(client: Client, error: OutcomeUnknown) -> None:
     client.dismiss("17")  # type: ignore[arg-type]
 
 
-async def intend(client: Client, request: CreateRequest) -> None:
-    intent = await client.vms.intend("create", request)
+async def prepare(client: Client, request: CreateRequest) -> None:
+    intent = await client.vms.prepare("create", request)
     assert_type(intent, str)
-    await client.vms.create(request, intent=intent, perhaps_sent=True)
-    await client.vms.intend("shutdown", "17")  # type: ignore[arg-type]
-    await client.vms.create(request, on_doubt="again")  # type: ignore[call-overload]
+    await client.vms.create(request, intent=intent, maybe_sent=True)
+    await client.vms.prepare("shutdown", "17")  # type: ignore[arg-type]
+    await client.vms.create(request, on_unknown="again")  # type: ignore[call-overload]
 
 
 def branches(
     refused: BadRequest | AuthenticationError | NotFound | Conflict | ServerError,
-    lost: ConnectFailed | TransportTimeout,
+    lost: ConnectError | TransportTimeout,
     ended: TaskFailed | VMVanished,
     state: InvalidState,
 ) -> tuple[APIError, TransportError, TaskError, RuntimeError, VMAPIError]:

@@ -62,7 +62,7 @@ async def in_memory(path: Path, today: datetime) -> None:
     request = Request("GET", "/v2/regions", {}, b"")
     assert_type(api.handle(request, now=0.0, today=today), Response)
     assert_type(deliver(api, request, now=0.0, today=today), Delivery)
-    async with Client.in_memory(api, latency=0.1, seed=1, poll_floor=0.5) as client:
+    async with Client.in_memory(api, latency=0.1, seed=1, min_poll_interval=0.5) as client:
         assert_type(client, Client)
     transport: Transport = InMemoryTransport(api, latency=0.1, timeout=5)
     Client("https://cloud.invalid", api_key="k", api_secret="s", transport=transport)
@@ -118,9 +118,9 @@ async def testing(vm_cloud: VMCloud, vm_client: Client, vm_server: VMServer) -> 
     assert_type(vm_cloud.vms, tuple[CloudVM, ...])
     assert_type(vm_cloud.requests["create"], int)
     await vm_client.vms.create(vm_cloud.create_request("web-02"))
-    assert_type(vm_cloud.client(retries=0), Client)
+    assert_type(vm_cloud.client(max_retries=0), Client)
     with VMServer(QUICK, seed=2) as server:
         assert_type(server.cloud, VMCloud)
         assert_type(server.env, dict[str, str])
-    async with vm_server.client(poll_floor=0.1) as client:
+    async with vm_server.client(min_poll_interval=0.1) as client:
         assert_type(client, Client)

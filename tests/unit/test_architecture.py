@@ -101,8 +101,8 @@ class TestTime:
     def test_machines_are_looked_at_by_two_modules_alone(self):
         """What shows how an operation goes comes through the hub; names, through the rosters."""
         # A refused delete is looked into once.
-        assert modules_that_call("look_at") == {"tasks/poller.py", "tasks/reads.py"}
-        assert modules_that_call("look_at_all") == {"tasks/list_poller.py"}
+        assert modules_that_call("get_vm_raw") == {"tasks/poller.py", "tasks/reads.py"}
+        assert modules_that_call("list_vms_raw") == {"tasks/list_poller.py"}
         assert modules_that_call("self._rosters.get") == {"writes/lookup.py", "writes/writes.py"}
 
 
@@ -354,16 +354,16 @@ UNITS = {
     "wait_for": "inutes",
     "timeout": "econds",
     "connect_timeout": "econds",
-    "lookup_window": "econds",
+    "reconcile_timeout": "econds",
     "cancel_grace": "econds",
     "max_staleness": "econds",
-    "poll_floor": "econds",
-    "poll_ceiling": "econds",
+    "min_poll_interval": "econds",
+    "max_poll_interval": "econds",
     "latency": "econds",
     "within": "econds",
     "elapsed": "econds",
     "retry_after": "econds",
-    "max_body": "ytes",
+    "max_response_size": "ytes",
     "size": "GB",
 }
 

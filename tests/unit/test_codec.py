@@ -34,7 +34,7 @@ from async_vmapi import (
 from async_vmapi.redaction import Secret
 from async_vmapi.transport import codec
 from async_vmapi.transport import responses as envelope
-from async_vmapi.transport.codec import Glimpse
+from async_vmapi.transport.codec import VMSnapshot
 from async_vmapi.transport.responses import open_envelope, retry_after
 
 NOW = datetime(2026, 11, 23, 18, 0, 0, tzinfo=UTC)
@@ -218,7 +218,7 @@ class TestGet:
         assert (found.networks[0].label, found.groups[0].name) == ("inner", "thing")
         assert found.addresses == ("192.0.2.1",)
         assert found.system_volume.size == 40.0
-        assert read(codec.GLIMPSE, {"success": True, "virtual_machine": shape}) == Glimpse(
+        assert read(codec.GLIMPSE, {"success": True, "virtual_machine": shape}) == VMSnapshot(
             "1729", "online", 2, 2048
         )
 
@@ -305,7 +305,7 @@ class TestTolerance:
             ("virtual_machines", [MACHINE, machine]) if plural else ("virtual_machine", machine)
         )
         found = read(SHAPES[name], {"success": True, key: value})
-        assert (found[1] if plural else found) == Glimpse("1729", "online", 4, 8192)
+        assert (found[1] if plural else found) == VMSnapshot("1729", "online", 4, 8192)
 
     def test_unknown_fields_are_passed_over(self):
         """New fields can come at any time, at any depth."""

@@ -29,7 +29,7 @@ PUBLIC = {
     *("APIError", "BadRequest", "AuthenticationError", "NotFound", "Conflict"),
     *("RateLimited", "ServerError"),
     *("Transport", "HTTPTransport", "Response"),
-    *("TransportError", "ConnectFailed", "TransportTimeout", "DecodingError"),
+    *("TransportError", "ConnectError", "TransportTimeout", "DecodingError"),
     *("OutcomeUnknown", "UnresolvedWrite"),
     *("BulkExecutor", "BulkPlan", "BulkEvent", "BulkReport", "Outcome", "BulkInterrupted"),
     *("TaskError", "TaskFailed", "TaskTimeout", "VMVanished"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_vmapi.tasks.vm_list import Roster
+from async_vmapi.tasks.vm_list import VMList
 from async_vmapi.transport.codec import Named
 from async_vmapi.writes import history
 from async_vmapi.writes.history import History
@@ -30,7 +30,7 @@ def known(clock):
 
 
 def roster(asked, *labels):
-    return Roster(
+    return VMList(
         asked, [Named(str(n), "online", 1, 1024, label) for n, label in enumerate(labels)]
     )
 

@@ -24,11 +24,11 @@ class TestBulkPlan:
             ({"max_failures": "-1%"}, "max_failures"),
             ({"max_failures": 0.5}, "max_failures"),
             ({"min_online": "x%"}, "min_online"),
-            ({"batches": []}, "batches"),
-            ({"batches": "10%"}, "batches"),
-            ({"batches": 5}, "batches"),
-            ({"batches": [1, 0]}, "batches[1]"),
-            ({"batches": ["0%"]}, "batches[0]"),
+            ({"waves": []}, "waves"),
+            ({"waves": "10%"}, "waves"),
+            ({"waves": 5}, "waves"),
+            ({"waves": [1, 0]}, "waves[1]"),
+            ({"waves": ["0%"]}, "waves[0]"),
             ({"dry_run": 1}, "dry_run"),
             ({"on_event": 1}, "on_event"),
         ],
@@ -42,8 +42,8 @@ class TestBulkPlan:
 
     def test_right_fields(self):
         """Numbers and percentages, and any sequence of them."""
-        plan = BulkPlan(max_failures="0.5%", batches=[1, "10%", "100%"], min_online=0)
-        assert plan.batches == (1, "10%", "100%")
+        plan = BulkPlan(max_failures="0.5%", waves=[1, "10%", "100%"], min_online=0)
+        assert plan.waves == (1, "10%", "100%")
 
 
 class TestShares:
@@ -73,7 +73,7 @@ class TestShares:
         assert count_of(f"{percent}%", total, up=True) == math.ceil(exact - 1e-9)
 
     @pytest.mark.parametrize(
-        ("batches", "total", "sizes"),
+        ("waves", "total", "sizes"),
         [
             ((), 10, [math.inf] * 3),
             ((1,), 10, [1, 1, 1]),
@@ -82,6 +82,6 @@ class TestShares:
             ((2, 3), None, [2, 3, 3]),
         ],
     )
-    def test_waves(self, batches, total, sizes):
+    def test_waves(self, waves, total, sizes):
         """The last size holds on."""
-        assert list(itertools.islice(wave_sizes(batches, total), 3)) == sizes
+        assert list(itertools.islice(wave_sizes(waves, total), 3)) == sizes

@@ -9,7 +9,7 @@ from async_vmapi.errors import (
     AuthenticationError,
     BadRequest,
     Conflict,
-    ConnectFailed,
+    ConnectError,
     DecodingError,
     InvalidState,
     NotFound,
@@ -18,7 +18,13 @@ from async_vmapi.errors import (
     TransportError,
     TransportTimeout,
 )
-from async_vmapi.transport.retries import CALL_BUDGET, Repeat, Retries, Trail, may_have_happened
+from async_vmapi.transport.retries import (
+    CALL_BUDGET,
+    AttemptLog,
+    Repeat,
+    Retries,
+    may_have_happened,
+)
 
 SAFE, REPEATABLE, ONCE = Repeat.SAFE, Repeat.REPEATABLE, Repeat.ONCE
 ALL, NONE = {SAFE, REPEATABLE, ONCE}, set()
@@ -26,8 +32,8 @@ ALL, NONE = {SAFE, REPEATABLE, ONCE}, set()
 # What went wrong, for which kinds of calls it is tried again, and whether a write may have
 # been carried out.
 TABLE = {
-    "connection refused": (ConnectFailed("x"), ALL, False),
-    "a certificate": (ConnectFailed("x", permanent=True), NONE, False),
+    "connection refused": (ConnectError("x"), ALL, False),
+    "a certificate": (ConnectError("x", permanent=True), NONE, False),
     "too many requests": (RateLimited("x", status=429), ALL, False),
     "connection lost": (TransportError("x"), {SAFE, REPEATABLE}, True),
     "timeout": (TransportTimeout("x"), {SAFE, REPEATABLE}, True),
@@ -77,7 +83,7 @@ class TestRule:
     def test_so_often_and_no_more(self, limit):
         """Zero means never, also for what surely never left."""
         retries = Retries(limit, random.Random(1))
-        waits = [retries.wait(ConnectFailed("x"), SAFE, made, 0.0) for made in range(9)]
+        waits = [retries.wait(ConnectError("x"), SAFE, made, 0.0) for made in range(9)]
         assert [wait is not None for wait in waits] == [made < limit for made in range(9)]
 
     def test_being_told_to_come_later_does_not_count(self, retries):
@@ -131,7 +137,7 @@ class TestRule:
 class TestTrail:
     @pytest.mark.parametrize(
         ("trail", "doubtful"),
-        [(Trail(), False), (Trail(in_air=True), True), (Trail(doubts=2), True)],
+        [(AttemptLog(), False), (AttemptLog(in_air=True), True), (AttemptLog(doubts=2), True)],
     )
     def test_what_is_doubtful(self, trail, doubtful):
         """On its way, or gone without a word."""
