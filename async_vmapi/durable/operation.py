@@ -25,7 +25,7 @@ from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
 from async_vmapi.durable.store import operation_id
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
 from async_vmapi.models import VirtualMachine
-from async_vmapi.tasks.task import Task
+from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.retries import BEFORE_SENDING, PERHAPS_SENT, is_explained
 from async_vmapi.writes.record import WRITES, Write, is_task
@@ -211,7 +211,12 @@ class Operation:
 
     async def _start_or_go_on(self, intent: str | None) -> Any:
         try:
-            return await self._start(intent)
+            started = await self._start(intent)
+            if not (isinstance(started, Task) and started.was_missing):
+                return started
+            if not await self._host.has_begun_before():
+                return started
+            forget(started)
         except APIError as error:
             if intent is not None or not is_explained(self._order.operation, error):
                 raise

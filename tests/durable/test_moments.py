@@ -259,9 +259,12 @@ class TestRepeatable:
         assert vm_id not in api.cloud.vms
         assert (outcome.status, outcome.adopted) == ("succeeded", True)
 
-    async def test_a_delete_of_what_never_was_fails(self, steps, api, client):
-        """On its first attempt, a refusal is one."""
+    async def test_a_delete_of_what_is_gone_already(self, steps, api, client):
+        """It succeeds and says so, unless the job was told that this is a failure."""
         (order,) = orders("delete", ["no-such-vm"])
+        outcome = await outcome_of(Host(client), order)
+        assert (outcome.status, outcome.reason) == ("succeeded", "it was gone already")
+        (order,) = orders("delete", ["no-such-vm"], missing_ok=False)
         outcome = await outcome_of(Host(client), order)
         assert (outcome.status, outcome.error) == ("failed", "NotFound")
 

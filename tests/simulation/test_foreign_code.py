@@ -190,7 +190,10 @@ class TestLogging:
             return logging.LogRecord(*args)
 
         logger = logging.getLogger("async_vmapi")
-        loggers = [logging.getLogger(f"async_vmapi.{name}") for name in ("pipeline", "watch")]
+        loggers = [
+            logging.getLogger(f"async_vmapi.{name}")
+            for name in ("transport.pipeline", "tasks.watch")
+        ]
         handler, factory = logging.NullHandler(), logging.getLogRecordFactory()
         handler.handle = breaks
         logger.setLevel(logging.DEBUG)
