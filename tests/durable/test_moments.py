@@ -259,14 +259,18 @@ class TestRepeatable:
         assert vm_id not in api.cloud.vms
         assert (outcome.status, outcome.adopted) == ("succeeded", True)
 
-    async def test_a_delete_of_what_is_gone_already(self, steps, api, client):
+    @pytest.mark.parametrize(
+        ("arguments", "status", "error"),
+        [({}, "succeeded", None), ({"missing_ok": False}, "failed", "NotFound")],
+    )
+    async def test_a_delete_of_what_is_gone_already(
+        self, steps, api, client, arguments, status, error
+    ):
         """It succeeds and says so, unless the job was told that this is a failure."""
-        (order,) = orders("delete", ["no-such-vm"])
+        (order,) = orders("delete", ["no-such-vm"], **arguments)
         outcome = await outcome_of(Host(client), order)
-        assert (outcome.status, outcome.reason) == ("succeeded", "it was gone already")
-        (order,) = orders("delete", ["no-such-vm"], missing_ok=False)
-        outcome = await outcome_of(Host(client), order)
-        assert (outcome.status, outcome.error) == ("failed", "NotFound")
+        assert (outcome.status, outcome.error) == (status, error)
+        assert (outcome.reason == "it was gone already") is (status == "succeeded")
 
     async def test_a_worker_that_is_not_sure_of_its_lease_waits(self, steps, api, client):
         """Others may have ended the job by now, and somebody may have started the machine again."""
