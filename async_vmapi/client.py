@@ -174,14 +174,14 @@ class Client:
             seed=seed,
             observer=(None if telemetry is None else GuardedObserver(telemetry, own_origin, guard)),
         )
-        self._rosters = VMListSource(self._pipeline, floor=floor)
+        self._vm_lists = VMListSource(self._pipeline, floor=floor)
         schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
-        self._hub = PollHub(self._pipeline, self._rosters, schedule, max_staleness=staleness)
+        self._hub = PollHub(self._pipeline, self._vm_lists, schedule, max_staleness=staleness)
         self._shield = Shield(self._pipeline, grace=grace, on_unresolved=on_unresolved, guard=guard)
         self._writes = Writes(
             self._pipeline,
             self._hub,
-            self._rosters,
+            self._vm_lists,
             self._shield,
             window=window,
             max_staleness=staleness,
@@ -330,7 +330,7 @@ class Client:
         """
         running_loop()
         task = tasks.resume(self._hub, self._pipeline.origin, token)
-        self._shield.taken_up(token)
+        self._shield.resumed(token)
         return task
 
     @property
@@ -393,7 +393,7 @@ class Client:
             await self._writes.close()
         finally:
             self._hub.close()
-            self._rosters.close()
+            self._vm_lists.close()
             await self._pipeline.close()
 
     async def __aenter__(self) -> Self:

@@ -35,7 +35,7 @@ from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.token import DoubtToken, seal
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.transport.retries import Repeat
+from async_vmapi.transport.retries import Idempotency
 from async_vmapi.writes.requests import PATH, VMOrId, id_of, path_of, request_of
 from async_vmapi.writes.writes import Writes
 
@@ -43,7 +43,7 @@ __all__ = ["VMOrId", "VirtualMachines"]
 
 _LIST: Final = Call("list", "GET", PATH)
 
-_AT_A_STRETCH: Final = 250
+_DECODED_AT_ONCE: Final = 250
 """Machines read before others get their turn on the event loop; each takes some 15 µs."""
 
 
@@ -156,7 +156,7 @@ class VirtualMachines:
             PATH,
             codec.encode_create(request),
             tuple(secrets.values()),
-            Repeat.ONCE,
+            Idempotency.NON_IDEMPOTENT,
         )
         return await self._writes.create(
             request,
@@ -206,10 +206,10 @@ class VirtualMachines:
         raws = await self._pipeline.call(_LIST, codec.RAW_VMS)
         machines: list[VirtualMachine] = []
         try:
-            for start in range(0, len(raws), _AT_A_STRETCH):
+            for start in range(0, len(raws), _DECODED_AT_ONCE):
                 if start:
                     await anyio.lowlevel.checkpoint()
-                machines += codec.decode_vms(raws[start : start + _AT_A_STRETCH], first=start)
+                machines += codec.decode_vms(raws[start : start + _DECODED_AT_ONCE], first=start)
         except DecodingError as error:
             error.method, error.path = _LIST.method, _LIST.path
             raise
@@ -308,7 +308,7 @@ class VirtualMachines:
     async def console(self, vm: VMOrId) -> Console:
         """Open a machine's console and return where it answers."""
         return await self._pipeline.call(
-            Call("console", "POST", f"{path_of(vm)}/console", repeat=Repeat.REPEATABLE),
+            Call("console", "POST", f"{path_of(vm)}/console", idempotency=Idempotency.IDEMPOTENT),
             codec.CONSOLE,
         )
 
@@ -317,7 +317,7 @@ class VirtualMachines:
         body = codec.encode({"name": validation.text("name", name)})
         path = path_of(vm)
         await self._writes.rename(
-            Call("rename", "POST", f"{path}/rename", body, repeat=Repeat.REPEATABLE),
+            Call("rename", "POST", f"{path}/rename", body, idempotency=Idempotency.IDEMPOTENT),
             id_of(vm),
             name,
             Call("get", "GET", path),
@@ -351,9 +351,9 @@ class VirtualMachines:
         def begin(adopted: bool) -> Task[None]:
             return start(adopted=adopted)
 
-        call = Call("delete", "DELETE", path_of(vm), body, repeat=Repeat.REPEATABLE)
+        call = Call("delete", "DELETE", path_of(vm), body, idempotency=Idempotency.IDEMPOTENT)
         missing = partial(start, was_missing=True) if gone_is_fine else None
-        return await self._writes.repeatable(call, vm_id, Target("delete"), begin, missing)
+        return await self._writes.idempotent(call, vm_id, Target("delete"), begin, missing)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
         vm_id, operation = id_of(vm), target.operation
@@ -365,8 +365,8 @@ class VirtualMachines:
             )
 
         path = f"{path_of(vm)}/{_VERBS.get(operation, operation)}"
-        call = Call(operation, "POST", path, body, repeat=Repeat.REPEATABLE)
-        return await self._writes.repeatable(call, vm_id, target, begin)
+        call = Call(operation, "POST", path, body, idempotency=Idempotency.IDEMPOTENT)
+        return await self._writes.idempotent(call, vm_id, target, begin)
 
     async def _once(
         self,
@@ -374,7 +374,7 @@ class VirtualMachines:
         operation: Literal["reboot", "reset"],
         reconcile_timeout: float | None,
     ) -> Task[VirtualMachine]:
-        call = Call(operation, "POST", f"{path_of(vm)}/{operation}", repeat=Repeat.ONCE)
+        call = Call(operation, "POST", f"{path_of(vm)}/{operation}", idempotency=Idempotency.NON_IDEMPOTENT)
         visible = isinstance(vm, VirtualMachine)
         return await self._writes.once(
             operation, call, id_of(vm), visible=visible, reconcile_timeout=reconcile_timeout

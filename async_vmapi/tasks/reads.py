@@ -16,7 +16,7 @@ from async_vmapi.transport.rate_limit import Priority
 __all__ = ["GetResult", "ListResult", "get_vm_raw", "is_missing", "list_vms_raw"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH, lane=Priority.LOOKS, first=True, shared=True)
+_LIST: Final = Call("list", "GET", _PATH, priority=Priority.POLLS, first=True, shared=True)
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ async def get_vm_raw(pipeline: Pipeline, vm_id: str) -> GetResult:
         DecodingError: If the response shows another VM, besides its usual reasons.
         VMAPIError: As `Pipeline.call` does.
     """
-    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Priority.LOOKS, shared=True)
+    call = Call("get", "GET", f"{_PATH}/{vm_id}", priority=Priority.POLLS, shared=True)
     try:
         glimpse, body = await pipeline.call_raw(call, GLIMPSE)
     except APIError as error:

@@ -213,25 +213,25 @@ class ResponseSpec(Generic[T]):
     Attributes:
         decode: Reads the whole answer.
         take: Picks the wanted value out of what `decode` returned.
-        tells_success: Whether the value itself proves that the call was accepted, so that
+        proves_success: Whether the value itself proves that the call was accepted, so that
             ``success`` may be missing (WIRE §2 documents none for console).
         key: The field of a list, which may be large; None for what is about one VM.
     """
 
     decode: Callable[[bytes], Any]
     take: Callable[[Any], T]
-    tells_success: bool = True
+    proves_success: bool = True
     key: bytes | None = None
 
 
-def _shape(
+def _spec(
     kind: type[Any],
     take: Callable[[Any], T],
     *,
-    tells_success: bool = True,
+    proves_success: bool = True,
     key: bytes | None = None,
 ) -> ResponseSpec[T]:
-    return ResponseSpec(msgspec.json.Decoder(kind).decode, take, tells_success, key)
+    return ResponseSpec(msgspec.json.Decoder(kind).decode, take, proves_success, key)
 
 
 def _only(found: T | list[T]) -> T:
@@ -311,7 +311,7 @@ def raw_vm(body: bytes) -> msgspec.Raw:
 
 
 def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
-    """Decode one machine, in either shape of a get (WIRE §2).
+    """Decode one machine, in either spec of a get (WIRE §2).
 
     Raises:
         DecodingError: If it is none.
@@ -349,16 +349,16 @@ def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMa
 
 _LIST: Final = b'"virtual_machines"'
 
-ACCEPTED: Final[ResponseSpec[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
-CREATED: Final[ResponseSpec[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
-VM: Final[ResponseSpec[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
-VMS: Final[ResponseSpec[list[VirtualMachine]]] = _shape(
+ACCEPTED: Final[ResponseSpec[None]] = _spec(_Envelope, lambda _: None, proves_success=False)
+CREATED: Final[ResponseSpec[str]] = _spec(_Created, lambda answer: _id(answer.virtual_machine.id))
+VM: Final[ResponseSpec[VirtualMachine]] = _spec(_VM, lambda answer: _only(answer.virtual_machine))
+VMS: Final[ResponseSpec[list[VirtualMachine]]] = _spec(
     _VMs, lambda answer: answer.virtual_machines, key=_LIST
 )
 RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = ResponseSpec(
     _raw_vms, lambda answer: answer.virtual_machines, key=_LIST
 )
-GLIMPSE: Final[ResponseSpec[VMSnapshot]] = _shape(
+GLIMPSE: Final[ResponseSpec[VMSnapshot]] = _spec(
     _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
 )
 GLIMPSES: Final[ResponseSpec[list[VMSnapshot]]] = ResponseSpec(
@@ -367,14 +367,14 @@ GLIMPSES: Final[ResponseSpec[list[VMSnapshot]]] = ResponseSpec(
 NAMES: Final[ResponseSpec[list[Named]]] = ResponseSpec(
     _names, lambda answer: answer.virtual_machines, key=_LIST
 )
-CONSOLE: Final[ResponseSpec[Console]] = _shape(_Console, lambda answer: answer.console)
-REGIONS: Final[ResponseSpec[list[Region]]] = _shape(
+CONSOLE: Final[ResponseSpec[Console]] = _spec(_Console, lambda answer: answer.console)
+REGIONS: Final[ResponseSpec[list[Region]]] = _spec(
     _Regions, lambda answer: answer.regions, key=b'"regions"'
 )
-TEMPLATES: Final[ResponseSpec[list[Template]]] = _shape(
+TEMPLATES: Final[ResponseSpec[list[Template]]] = _spec(
     _Templates, lambda answer: answer.templates, key=b'"templates"'
 )
-SSH_KEYS: Final[ResponseSpec[list[SSHKey]]] = _shape(
+SSH_KEYS: Final[ResponseSpec[list[SSHKey]]] = _spec(
     _Account, lambda answer: answer.account.sshkeys
 )
 

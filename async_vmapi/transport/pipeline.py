@@ -33,7 +33,7 @@ from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.codec import ResponseSpec
 from async_vmapi.transport.rate_limit import Pace, Priority
 from async_vmapi.transport.responses import http_date, open_envelope, retry_after
-from async_vmapi.transport.retries import AttemptLog, Repeat, Retries, may_have_happened
+from async_vmapi.transport.retries import AttemptLog, Idempotency, Retries
 from async_vmapi.transport.transport import Response, Transport
 
 __all__ = ["Call", "Pipeline", "running_loop"]
@@ -56,9 +56,9 @@ class Call:
         path: The path, safe to be put on the request line as it is.
         body: The body's bytes; it may hold secrets, so it shows in no ``repr``.
         secrets: What it carries that no error may show, should the server repeat it.
-        repeat: Whether it may be made again when it failed.
-        lane: Whose it is, where requests must wait for their turn.
-        first: Whether it goes before the others of its lane.
+        idempotency: Whether it may be made again when it failed.
+        priority: Whose it is, where requests must wait for their turn.
+        first: Whether it goes before the others of its priority.
         shared: Whether its response serves all waiters, and so belongs to none of them.
     """
 
@@ -67,8 +67,8 @@ class Call:
     path: str
     body: bytes = attrs.field(default=b"", repr=False)
     secrets: tuple[Secret, ...] = ()
-    repeat: Repeat = Repeat.SAFE
-    lane: Priority = Priority.CALLS
+    idempotency: Idempotency = Idempotency.SAFE
+    priority: Priority = Priority.CALLS
     first: bool = False
     shared: bool = False
 
@@ -142,38 +142,38 @@ class Pipeline:
                 unstarted.close()
             raise
 
-    async def call(self, call: Call, shape: ResponseSpec[T], trail: AttemptLog | None = None) -> T:
-        """Make a call and return what `shape` wants of its response.
+    async def call(self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog | None = None) -> T:
+        """Make a call and return what `spec` wants of its response.
 
         Args:
             call: The call.
-            shape: What is wanted.
-            trail: Is kept up to date about what became of the attempts.
+            spec: What is wanted.
+            attempts: Is kept up to date about what became of the attempts.
 
         Raises:
             APIError: If the server refused it.
             TransportError: If no whole response came.
             DecodingError: If the response makes no sense.
         """
-        return (await self.call_raw(call, shape, trail))[0]
+        return (await self.call_raw(call, spec, attempts))[0]
 
     async def call_raw(
-        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog | None = None
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog | None = None
     ) -> tuple[T, bytes]:
         """Make a call like `call`, and return the response's body besides."""
         self.ensure_usable()
-        trail = trail or AttemptLog()
+        attempts = attempts or AttemptLog()
         try:
-            return await self._attempt(call, shape, trail, again=False)
+            return await self._attempt(call, spec, attempts, again=False)
         except VMAPIError as error:
             # The hub polls again by itself, and knows better when.
-            if call.lane is Priority.LOOKS:
+            if call.priority is Priority.POLLS:
                 raise
             failure = error
-        return await self._retry(call, shape, trail, failure)
+        return await self._retry(call, spec, attempts, failure)
 
     async def _retry(
-        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog, failure: VMAPIError
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, failure: VMAPIError
     ) -> tuple[T, bytes]:
         """Make a call again that has failed, for as long as that is allowed and of use."""
         loop = asyncio.get_running_loop()
@@ -181,7 +181,7 @@ class Pipeline:
         while True:
             now = loop.time()
             held = self.held_until - now
-            seconds = self._retries.wait(failure, call.repeat, made, now - began, held=held)
+            seconds = self._retries.wait(failure, call.idempotency, made, now - began, held=held)
             if seconds is None:
                 raise failure
             fields = {"vmapi_call": call.name, "vmapi_retry_delay": seconds}
@@ -194,36 +194,36 @@ class Pipeline:
             made += 1
             await asyncio.sleep(seconds)
             try:
-                return await self._attempt(call, shape, trail, again=True)
+                return await self._attempt(call, spec, attempts, again=True)
             except VMAPIError as error:
                 failure = error
 
     async def _attempt(
-        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog, *, again: bool
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, *, again: bool
     ) -> tuple[T, bytes]:
-        async with self._pace.admit(call.lane, first=again or call.first):
+        async with self._pace.admit(call.priority, first=again or call.first):
             loop = asyncio.get_running_loop()
             headers = self._signer.sign(call.method, call.path, call.body, time.time())
             # A transport may do with the headers what it likes.
             signed = headers["Authorization"]
-            if trail.before_sending is not None:
-                trail.before_sending()
+            if attempts.before_sending is not None:
+                attempts.before_sending()
             self.requests[call.name] += 1
             began = loop.time()
             # Stays so if the call is cancelled here: then nobody knows.
-            trail.in_air = True
+            attempts.in_flight = True
             seen = None
             if self.observer is not None:
                 seen = self.observer.request(
-                    call.name, call.method, call.path, resends=trail.sent, shared=call.shared
+                    call.name, call.method, call.path, resends=attempts.sent, shared=call.shared
                 )
-            trail.sent += 1
+            attempts.sent += 1
             try:
                 response = await self._send(call, headers)
             except BaseException as error:
                 if isinstance(error, VMAPIError):
-                    trail.in_air = False
-                    trail.doubts += may_have_happened(error)
+                    attempts.in_flight = False
+                    attempts.unknown_attempts += error.may_have_happened
                     _log_failure(call, error)
                 if seen is not None:
                     seen.ended(loop.time() - began, error=error)
@@ -236,15 +236,15 @@ class Pipeline:
         if _log.isEnabledFor(logging.DEBUG):
             _log_response(call, response, seconds)
         try:
-            opened = self._opened(call, shape, response, signed)
+            opened = self._opened(call, spec, response, signed)
         except VMAPIError as error:
-            trail.in_air = False
-            trail.doubts += may_have_happened(error)
+            attempts.in_flight = False
+            attempts.unknown_attempts += error.may_have_happened
             self._heed(error)
             if seen is not None:
                 seen.ended(seconds, status=response.status, error=error)
             raise
-        trail.in_air = False
+        attempts.in_flight = False
         if seen is not None:
             seen.ended(seconds, status=response.status)
         self._retries.succeeded()
@@ -310,11 +310,11 @@ class Pipeline:
         elif isinstance(error, RateLimited):
             self._pace.hold(_DEFAULT_HOLD)
 
-    def _opened(self, call: Call, shape: ResponseSpec[T], response: Response, signed: str) -> T:
+    def _opened(self, call: Call, spec: ResponseSpec[T], response: Response, signed: str) -> T:
         failure: VMAPIError
         try:
             return open_envelope(
-                shape,
+                spec,
                 response.status,
                 response.body,
                 method=call.method,

@@ -58,7 +58,7 @@ _KINDS: Final[dict[int, type[APIError]]] = {
 
 
 def open_envelope(
-    shape: ResponseSpec[T],
+    spec: ResponseSpec[T],
     status: int,
     body: bytes,
     *,
@@ -67,10 +67,10 @@ def open_envelope(
     secrets: tuple[Secret, ...] = (),
     credentials: tuple[Secret, ...] = (),
 ) -> T:
-    """Return what `shape` wants of an answer, or raise what the answer means.
+    """Return what `spec` wants of an answer, or raise what the answer means.
 
     Args:
-        shape: What is wanted.
+        spec: What is wanted.
         status: The HTTP status.
         body: The body, as it came.
         method: The HTTP method of the call, for the error.
@@ -82,15 +82,15 @@ def open_envelope(
 
     Raises:
         APIError: If the call was refused.
-        DecodingError: If the answer fits neither `shape` nor a refusal.
+        DecodingError: If the answer fits neither `spec` nor a refusal.
     """
     problem: DecodingError
     if 200 <= status < 300:
         try:
-            _check_size(shape, body)
-            answer = shape.decode(body)
-            if answer.success is True or (answer.success is msgspec.UNSET and shape.tells_success):
-                return shape.take(answer)
+            _check_size(spec, body)
+            answer = spec.decode(body)
+            if answer.success is True or (answer.success is msgspec.UNSET and spec.proves_success):
+                return spec.take(answer)
             problem = DecodingError("`success` is missing", where="$")
         except DecodingError as error:
             problem = error
@@ -138,14 +138,14 @@ def http_date(value: str | None) -> datetime | None:
         return None
 
 
-def _check_size(shape: ResponseSpec[T], body: bytes) -> None:
+def _check_size(spec: ResponseSpec[T], body: bytes) -> None:
     """Refuse what is too large to be what is wanted, without decoding it."""
     if len(body) <= MAX_ONE:
         return
-    if shape.key is None:
+    if spec.key is None:
         raise DecodingError(f"{len(body)} bytes, and {MAX_ONE} are allowed here")
     # A list may be large. But to pass over megabytes of something else takes as long as to read it.
-    if _is_large_refusal(body) or shape.key not in body[:MAX_REFUSAL]:
+    if _is_large_refusal(body) or spec.key not in body[:MAX_REFUSAL]:
         raise DecodingError(f"no list in the first {MAX_REFUSAL} of {len(body)} bytes")
 
 

@@ -81,14 +81,14 @@ class History:
         """Return whether a VM is, or may be, deleted."""
         return vm_id in self._deleted
 
-    def compare(self, roster: VMList) -> None:
+    def compare(self, vm_list: VMList) -> None:
         """Find out by a list whether the provider changes names."""
-        if self.changes_names or self._compared == roster.asked:
+        if self.changes_names or self._compared == vm_list.asked:
             return
-        self._compared = roster.asked
+        self._compared = vm_list.asked
         expected = self._labels
         self.changes_names = any(
-            expected.get(vm.id, label) != label for label, vms in roster.vms.items() for vm in vms
+            expected.get(vm.id, label) != label for label, vms in vm_list.vms.items() for vm in vms
         )
 
 

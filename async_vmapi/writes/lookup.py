@@ -69,26 +69,26 @@ class Lookup:
 
     Args:
         creates: All creates.
-        creation: The one.
+        pending: The one.
         pipeline: What reads one VM.
-        rosters: What lists all of them.
+        vm_lists: What lists all of them.
         retry: Whether the create is sent again if it is proved that there is no VM.
     """
 
     def __init__(
         self,
         creates: PendingCreates,
-        creation: PendingCreate,
+        pending: PendingCreate,
         pipeline: Pipeline,
-        rosters: VMListSource,
+        vm_lists: VMListSource,
         *,
         retry: bool = False,
     ) -> None:
         self._creates = creates
         self._history = creates.history
-        self._creation = creation
+        self._pending = pending
         self._pipeline = pipeline
-        self._rosters = rosters
+        self._vm_lists = vm_lists
         self._retry = retry
         # Ids that a list has shown and no GET has denied since; that a GET has shown since
         # `_settled`; that are older than the create.
@@ -104,7 +104,7 @@ class Lookup:
     async def run(self) -> LookupResult:
         """Look until the VM is found or the window is over."""
         loop = asyncio.get_running_loop()
-        began, window = loop.time(), self._creation.window
+        began, window = loop.time(), self._pending.window
         until, settled = began + window, self._settled(began)
         window = min(window, _LONGEST)
         pause = max(1.0, window / 60)
@@ -114,7 +114,7 @@ class Lookup:
             last, proof = now >= until - _CLOCK, False
             try:
                 async with asyncio.timeout_at(max(until, now) + _LAST_LIST):
-                    roster = await self._rosters.get(now)
+                    vm_list = await self._vm_lists.get(now)
             except AuthenticationError as error:
                 self._last_error = str(error)
                 return self._found()
@@ -123,16 +123,16 @@ class Lookup:
             except TimeoutError:
                 self._last_error = f"a list took longer than {_LAST_LIST:g} s"
             else:
-                answered = await self._creates.others_answered(self._creation, until)
+                answered = await self._creates.others_answered(self._pending, until)
                 self._lists += 1
-                self._remember_candidates(roster)
-                if roster.asked >= settled:
+                self._remember_candidates(vm_list)
+                if vm_list.asked >= settled:
                     self._settled_lists += 1
-                    if answered and (adopted := await self._adoptable(roster)) is not None:
-                        self._history.created(adopted, self._creation.name)
+                    if answered and (adopted := await self._adoptable(vm_list)) is not None:
+                        self._history.created(adopted, self._pending.name)
                         return self._found(adopted)
                     proof = last and self._settled_lists >= _PROOF
-                self._shown.update(vm.id for vm in self._fitting(roster))
+                self._shown.update(vm.id for vm in self._fitting(vm_list))
             if last or self._creates.stopping:
                 return self._found(proof=proof)
             now = loop.time()
@@ -146,11 +146,11 @@ class Lookup:
 
     def _settled(self, began: float) -> float:
         """Return from when on a read shows no VM that was deleted before the create was sent."""
-        creation = self._creation
-        sent = began if creation.sent is None else creation.sent
+        pending = self._pending
+        sent = began if pending.sent is None else pending.sent
         # Where it is not known which VMs there were, one that another client is deleting just now
         # looks like ours; after as much time again, it is shown as `deleting`, or not at all.
-        times = 2 if creation.unique and creation.baseline is None else 1
+        times = 2 if pending.unique and pending.baseline is None else 1
         return sent + times * self._creates.max_staleness
 
     def _found(self, vm_id: str | None = None, *, proof: bool = False) -> LookupResult:
@@ -168,27 +168,27 @@ class Lookup:
 
     # --- which VMs may be the one ---------------------------------------------------------------
 
-    def _remember_candidates(self, roster: VMList) -> None:
-        self._history.compare(roster)
-        creation = self._creation
-        for vm in self._possible(roster.named(creation.name)):
+    def _remember_candidates(self, vm_list: VMList) -> None:
+        self._history.compare(vm_list)
+        pending = self._pending
+        for vm in self._possible(vm_list.named(pending.name)):
             self._candidates[vm.id] = True
-        new = roster.new_since(creation.baseline or _NO_IDS)
+        new = vm_list.new_since(pending.baseline or _NO_IDS)
         # Where each VM of the list counts as new, all of them are named only if that keeps the
         # create from being sent again.
-        whole = self._history.changes_names and (self._retry or creation.baseline is not None)
-        for vm in self._possible(new.vms if whole else new.like(creation.name)):
-            if creation.fits(vm):
+        whole = self._history.changes_names and (self._retry or pending.baseline is not None)
+        for vm in self._possible(new.vms if whole else new.like(pending.name)):
+            if pending.fits(vm):
                 self._candidates.setdefault(vm.id, False)
 
-    def _fitting(self, roster: VMList) -> list[Named]:
+    def _fitting(self, vm_list: VMList) -> list[Named]:
         """Return the VMs that may be adopted, were there no others."""
-        if self._creation.known is None:
+        if self._pending.known is None:
             return []
         return [
             vm
-            for vm in self._possible(roster.named(self._creation.name))
-            if vm.id not in self._older and (self._creation.unique or self._creation.fits(vm))
+            for vm in self._possible(vm_list.named(self._pending.name))
+            if vm.id not in self._older and (self._pending.unique or self._pending.fits(vm))
         ]
 
     def _possible(self, vms: Iterable[Named]) -> list[Named]:
@@ -204,25 +204,25 @@ class Lookup:
 
     def _is_new(self, vm_id: str) -> bool:
         """Return whether neither it was there before, nor it is another create's, nor deleted."""
-        creation = self._creation
-        for before in (creation.known, creation.baseline):
+        pending = self._pending
+        for before in (pending.known, pending.baseline):
             if before is not None and vm_id in before:
                 return False
         if self._history.is_deleted(vm_id):
             return False
         name = self._history.created_as(vm_id)
         # A create that is resumed may be the very one that made it.
-        resumed = creation.resumed and creation.unique
-        return name is None or (resumed and name == creation.name)
+        resumed = pending.resumed and pending.unique
+        return name is None or (resumed and name == pending.name)
 
     # --- adopting one of them -------------------------------------------------------------------
 
-    async def _adoptable(self, roster: VMList) -> str | None:
-        """Return the VM to adopt: two reads show it, of which the roster is one."""
-        dated = self._creation.server_sent is not None
+    async def _adoptable(self, vm_list: VMList) -> str | None:
+        """Return the VM to adopt: two reads show it, of which the vm_list is one."""
+        dated = self._pending.server_sent is not None
         asked = set(self._read)
         while True:
-            fitting, alike = self._fitting(roster), self._creates.alike(self._creation)
+            fitting, alike = self._fitting(vm_list), self._creates.alike(self._pending)
             if not fitting:
                 return None
             if len(fitting) > len(alike):
@@ -232,7 +232,7 @@ class Lookup:
                     return None
                 vm_id = unread[0]
             else:
-                vm_id = fitting[alike.index(self._creation) % len(fitting)].id
+                vm_id = fitting[alike.index(self._pending) % len(fitting)].id
                 seen_twice = vm_id in self._read or vm_id in self._shown
                 if vm_id in asked or (seen_twice and not dated):
                     return vm_id if seen_twice else None
@@ -255,7 +255,7 @@ class Lookup:
             self._history.deleted(vm_id)
         elif vm.id == vm_id:
             self._read.add(vm_id)
-            sent, span = self._creation.server_sent, self._creates.max_staleness + _HIDDEN
+            sent, span = self._pending.server_sent, self._creates.max_staleness + _HIDDEN
             if sent is not None and is_older(vm, sent, span):
                 # It stays a candidate: clocks may differ, so they can only prevent an adoption.
                 self._older.add(vm_id)
@@ -269,14 +269,14 @@ class Lookup:
 
 
 def unknown(
-    creates: PendingCreates, creation: PendingCreate, found: LookupResult
+    creates: PendingCreates, pending: PendingCreate, found: LookupResult
 ) -> OutcomeUnknown:
     """Return the error for a create whose outcome a lookup did not show."""
     count = len(found.candidates)
     vms = "1 VM" if count == 1 else f"{count} VMs"
     if not count:
         seen = f"no VM that it may have created was in {found.lists} lists"
-    elif creation.known is None:
+    elif pending.known is None:
         seen = f"{vms} may be it, and it is not known which there were before"
     else:
         seen = f"{vms} may be it"
@@ -285,13 +285,13 @@ def unknown(
     if found.last_error is not None:
         seen += f" (the last read that failed: {found.last_error})"
     return OutcomeUnknown(
-        f"the outcome of the create of {creation.name!r} is unknown: no response told it, and "
-        f"{seen}; it was {'retried once' if creation.retried else 'not retried'}. Call "
+        f"the outcome of the create of {pending.name!r} is unknown: no response told it, and "
+        f"{seen}; it was {'retried once' if pending.retried else 'not retried'}. Call "
         "client.reconcile(error.token) to try again, or check yourself before you create it again",
         operation="create",
-        name=creation.name,
+        name=pending.name,
         candidates=found.candidates,
-        token=seal(creates.token(creation)),
+        token=seal(creates.token(pending)),
     )
 
 

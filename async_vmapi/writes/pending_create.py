@@ -40,9 +40,9 @@ class PendingCreate:
         resumed: Whether its first attempt was another process's, or may have been.
         known: Ids that had the name before; None if that is not known.
         baseline: All ids of a list that was asked for before the create; None without one.
-        trail: What became of its attempts.
+        attempts: What became of its attempts.
         answered: Set unless an attempt is under way.
-        in_doubt: Whether its VM is looked for.
+        outcome_unknown: Whether its VM is looked for.
         retried: Whether it was sent again as it was proved that there was no VM.
         sent: The loop's time when the last attempt set out; None if none did here.
         server_sent: The server's time when the first attempt set out whose outcome is unknown.
@@ -57,9 +57,9 @@ class PendingCreate:
     resumed: bool = False
     known: frozenset[str] | None = None
     baseline: frozenset[str] | None = None
-    trail: AttemptLog = attrs.field(factory=AttemptLog)
+    attempts: AttemptLog = attrs.field(factory=AttemptLog)
     answered: asyncio.Event = attrs.field(factory=asyncio.Event)
-    in_doubt: bool = False
+    outcome_unknown: bool = False
     retried: bool = False
     sent: float | None = None
     server_sent: datetime | None = None
@@ -96,90 +96,90 @@ class PendingCreates:
         Raises:
             InvalidArgument: If its name is said to be unique and is in use by another create.
         """
-        creation = PendingCreate(name, cores, ram, unique, origin, window)
+        pending = PendingCreate(name, cores, ram, unique, origin, window)
         if unique:
-            creation.known = frozenset()
-        return self._note(creation)
+            pending.known = frozenset()
+        return self._note(pending)
 
-    def take_up(self, token: DoubtToken, besides: frozenset[str], window: float) -> PendingCreate:
+    def resume(self, token: DoubtToken, besides: frozenset[str], window: float) -> PendingCreate:
         """Note a create of a token, which made none of the VMs `besides`."""
-        creation = PendingCreate(
+        pending = PendingCreate(
             token.name, token.cores, token.ram, token.unique, token.origin, window
         )
-        creation.known = None if token.known is None else besides.union(token.known)
-        self.resume(creation)
-        return self._note(creation)
+        pending.known = None if token.known is None else besides.union(token.known)
+        self.mark_maybe_sent(pending)
+        return self._note(pending)
 
-    def resume(self, creation: PendingCreate) -> None:
+    def mark_maybe_sent(self, pending: PendingCreate) -> None:
         """Note that a create may have been sent before, perhaps by another process."""
-        creation.resumed = creation.in_doubt = True
-        creation.answered.set()
+        pending.resumed = pending.outcome_unknown = True
+        pending.answered.set()
 
-    def _note(self, creation: PendingCreate) -> PendingCreate:
+    def _note(self, pending: PendingCreate) -> PendingCreate:
         # Where one of them is unique, it is the only one.
-        others = self._under_way.get(creation.name, {})
-        if others and (creation.unique or next(iter(others)).unique):
+        others = self._under_way.get(pending.name, {})
+        if others and (pending.unique or next(iter(others)).unique):
             raise InvalidArgument(
-                f"unique_name: another create of {creation.name!r} is under way",
+                f"unique_name: another create of {pending.name!r} is under way",
                 argument="unique_name",
             )
-        self._under_way.setdefault(creation.name, {})[creation] = None
+        self._under_way.setdefault(pending.name, {})[pending] = None
         # For as long as reads can show what was before.
-        self.history.keep_for(creation.window + 2 * self.max_staleness)
-        return creation
+        self.history.keep_for(pending.window + 2 * self.max_staleness)
+        return pending
 
-    def end(self, creation: PendingCreate) -> None:
+    def end(self, pending: PendingCreate) -> None:
         """Note that a create is no longer under way."""
-        others = self._under_way[creation.name]
-        del others[creation]
+        others = self._under_way[pending.name]
+        del others[pending]
         if not others:
-            del self._under_way[creation.name]
+            del self._under_way[pending.name]
 
-    def sets_out(self, creation: PendingCreate) -> None:
+    def sets_out(self, pending: PendingCreate) -> None:
         """Note that an attempt of a create is about to be sent."""
-        creation.sent = now = asyncio.get_running_loop().time()
-        if creation.resumed or creation.trail.doubtful:
+        pending.sent = now = asyncio.get_running_loop().time()
+        if pending.resumed or pending.attempts.outcome_unknown:
             # The VM may be of an earlier attempt, and as old.
             return
         # Not a later response's date: the process may be stopped until then.
-        creation.server_sent = None
+        pending.server_sent = None
         if (dated := self._pipeline.server_date()) is not None:
             at, date = dated
-            creation.server_sent = server_time(date, now - at)
+            pending.server_sent = server_time(date, now - at)
 
-    def token(self, creation: PendingCreate) -> DoubtToken:
+    def token(self, pending: PendingCreate) -> DoubtToken:
         """Return what to go on with, in this process or another."""
-        known = creation.known
-        if known is not None and not creation.unique:
+        known = pending.known
+        if known is not None and not pending.unique:
             # Those that no list shows yet, too.
-            known = known.union(self.history.created_with(creation.name))
+            known = known.union(self.history.created_with(pending.name))
         return DoubtToken(
-            creation.origin,
+            pending.origin,
             "create",
-            name=creation.name,
-            cores=creation.cores,
-            ram=creation.ram,
-            unique=creation.unique,
+            name=pending.name,
+            cores=pending.cores,
+            ram=pending.ram,
+            unique=pending.unique,
             known=None if known is None else tuple(sorted(known)),
-            trace=creation.trail.trace,
+            trace=pending.attempts.trace,
         )
 
     # --- while one is looked for ----------------------------------------------------------------
 
-    def alike(self, creation: PendingCreate) -> list[PendingCreate]:
+    def alike(self, pending: PendingCreate) -> list[PendingCreate]:
         """Return the creates that cannot be told apart from this one, and need not be."""
         return [
             other
-            for other in self._under_way[creation.name]
-            if other.in_doubt and (other.cores, other.ram) == (creation.cores, creation.ram)
+            for other in self._under_way[pending.name]
+            if other.outcome_unknown and (other.cores, other.ram) == (pending.cores, pending.ram)
         ]
 
-    async def others_answered(self, creation: PendingCreate, until: float) -> bool:
+    async def others_answered(self, pending: PendingCreate, until: float) -> bool:
         """Wait for the responses to creates of the same name whose VMs a list may show already."""
         try:
             async with asyncio.timeout_at(until):
-                for other in tuple(self._under_way[creation.name]):
-                    if other.trail.in_air and not other.in_doubt:
+                for other in tuple(self._under_way[pending.name]):
+                    if other.attempts.in_flight and not other.outcome_unknown:
                         await other.answered.wait()
         except TimeoutError:
             return False

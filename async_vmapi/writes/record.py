@@ -51,7 +51,7 @@ class Write:
         operation: What is asked for.
         vm_id: The machine, but of a create.
         name: The name that is given, of a create or rename.
-        trail: What became of its attempts.
+        attempts: What became of its attempts.
         token: Makes a text to go on with while no answer tells what came of it.
         done: What carries it out, once that has begun.
         left: Whether its caller was cancelled, and so was not told what came of it.
@@ -62,7 +62,7 @@ class Write:
     operation: str
     vm_id: str | None = None
     name: str | None = None
-    trail: AttemptLog = attrs.field(factory=AttemptLog)
+    attempts: AttemptLog = attrs.field(factory=AttemptLog)
     token: Callable[[], str | None] = lambda: None
     done: asyncio.Task[Any] | None = None
     left: bool = False
@@ -95,14 +95,14 @@ class Write:
         """The machine, that which a create made included."""
         return self.vm_id if self.task is None else self.task.vm_id
 
-    def look_on(self) -> str | None:
+    def resume_token(self) -> str | None:
         """Return a text to go on with; None for a rename, which has no end to be watched."""
         return self.token() if self.task is None else self.task.token()
 
     @property
-    def doubtful(self) -> bool:
+    def outcome_unknown(self) -> bool:
         """Whether it may have been carried out although no answer says so."""
-        return self.trail.doubtful and not self.accepted
+        return self.attempts.outcome_unknown and not self.accepted
 
     def tell(self) -> None:
         """Tell who observes it, once it is over, what came of it."""
@@ -123,7 +123,7 @@ class Write:
 
     def withdraw(self) -> None:
         """Give it up, if nothing was sent that may have been carried out."""
-        if self.done is not None and not self.trail.doubtful:
+        if self.done is not None and not self.attempts.outcome_unknown:
             self.done.cancel()
 
 

@@ -64,7 +64,7 @@ class Shield:
         """Writes of whose outcome their callers do not know, since they were cancelled."""
         return tuple(self._unresolved)
 
-    def taken_up(self, token: str) -> None:
+    def resumed(self, token: str) -> None:
         """Forget what is unresolved under this token: somebody goes on with it."""
         self._unresolved = [write for write in self._unresolved if write.token != token]
 
@@ -105,7 +105,7 @@ class Shield:
         context = None
         if (observer := self._pipeline.observer) is not None:
             write.observer = observer.operation(write.operation, write.vm_id)
-            write.trail.trace = write.observer.trace
+            write.attempts.trace = write.observer.trace
             context = write.observer.context
         inner = asyncio.get_running_loop().create_task(
             body, name=f"async_vmapi {write.operation}", context=context
@@ -123,13 +123,13 @@ class Shield:
         except asyncio.CancelledError as cancellation:
             write.left = True
             before: UnresolvedWrite | None = None
-            if write.doubtful:
+            if write.outcome_unknown:
                 # At once: the process may not live for as long as the response takes.
-                before = _in_doubt(write, "its caller was cancelled, and no response came yet")
+                before = _unresolved_write(write, "its caller was cancelled, and no response came yet")
                 extra = {"vmapi_operation": write.operation, "vmapi_token": before.token}
                 _log.info("in doubt: %s; its token: %s", before, before.token, extra=extra)
                 self._add(before)
-            elif not write.trail.doubtful:
+            elif not write.attempts.outcome_unknown:
                 # Nothing was sent.
                 inner.cancel()
             await _wait_out({inner}, self._grace)
@@ -154,8 +154,8 @@ class Shield:
         note: str | None = None
         error = None if inner.cancelled() else inner.exception()
         if inner.cancelled() or (error is not None and not isinstance(error, OutcomeUnknown)):
-            if write.trail.doubtful:
-                kept = _in_doubt(write, "no answer told whether it was carried out")
+            if write.attempts.outcome_unknown:
+                kept = _unresolved_write(write, "no answer told whether it was carried out")
         elif isinstance(error, OutcomeUnknown):
             reason = "no answer told whether it was carried out, and looking did not either"
             kept = UnresolvedWrite(
@@ -184,7 +184,7 @@ class Shield:
         running = {task: write for task, write in self._running.items() if task.get_loop() is loop}
         for task, write in running.items():
             write.closed = True
-            if not write.trail.doubtful:
+            if not write.attempts.outcome_unknown:
                 task.cancel()
         cancellation = await _wait_out(set(running), self._grace) if running else None
         # Let their callers learn of it first.
@@ -200,7 +200,7 @@ class Shield:
             raise cancellation
 
 
-def _in_doubt(write: Write, reason: str) -> UnresolvedWrite:
+def _unresolved_write(write: Write, reason: str) -> UnresolvedWrite:
     return UnresolvedWrite(write.operation, write.name, write.vm_id, reason, token=write.token())
 
 

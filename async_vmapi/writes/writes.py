@@ -30,7 +30,7 @@ from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.transport.retries import BEFORE_SENDING, AttemptLog, is_explained, repeatable_trail
+from async_vmapi.transport.retries import BEFORE_SENDING, AttemptLog, is_explained, idempotent_attempts
 from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, intended_by
 from async_vmapi.writes.record import Write
@@ -49,7 +49,7 @@ class Writes:
     Args:
         pipeline: What sends.
         hub: What watches.
-        rosters: What lists the VMs.
+        vm_lists: What lists the VMs.
         shield: What runs the writes.
         window: Seconds for which the outcome of a write is looked for.
         max_staleness: How old a response's content can be, in seconds.
@@ -62,7 +62,7 @@ class Writes:
         self,
         pipeline: Pipeline,
         hub: PollHub,
-        rosters: VMListSource,
+        vm_lists: VMListSource,
         shield: Shield,
         *,
         window: float,
@@ -70,7 +70,7 @@ class Writes:
     ) -> None:
         self._pipeline = pipeline
         self._hub = hub
-        self._rosters = rosters
+        self._vm_lists = vm_lists
         self.shield = shield
         self._window = window
         self._creates = PendingCreates(pipeline, max_staleness=max_staleness)
@@ -80,14 +80,14 @@ class Writes:
 
     async def prepare(self, request: CreateRequest, *, unique: bool) -> str:
         """Return the token of a create that is about to be made; see `VirtualMachines.prepare`."""
-        creation = PendingCreate(
+        pending = PendingCreate(
             request.name, request.cpus, request.ram, unique, self._pipeline.origin, self._window
         )
         if unique:
-            creation.known = frozenset()
-        elif (roster := await self._list_before(creation)) is not None:
-            creation.known = roster.ids_named(creation.name)
-        return seal(self._creates.token(creation))
+            pending.known = frozenset()
+        elif (vm_list := await self._list_before(pending)) is not None:
+            pending.known = vm_list.ids_named(pending.name)
+        return seal(self._creates.token(pending))
 
     async def create(
         self,
@@ -107,7 +107,7 @@ class Writes:
             if intent is None
             else intended_by(intent, request, unique=unique, origin=self._pipeline.origin)
         )
-        creation = self._creates.begin(
+        pending = self._creates.begin(
             request.name,
             request.cpus,
             request.ram,
@@ -120,27 +120,27 @@ class Writes:
         def before_sending() -> None:
             if check is not None:
                 check()
-            self._creates.sets_out(creation)
+            self._creates.sets_out(pending)
 
-        creation.trail.before_sending = before_sending
+        pending.attempts.before_sending = before_sending
         if intended is not None and intended.known is not None:
-            creation.known = frozenset(intended.known)
+            pending.known = frozenset(intended.known)
         write = Write(
             "create",
             name=request.name,
-            trail=creation.trail,
-            token=lambda: seal(self._creates.token(creation)),
+            attempts=pending.attempts,
+            token=lambda: seal(self._creates.token(pending)),
         )
         try:
             if maybe_sent:
-                self._creates.resume(creation)
-                body = self._create_on_doubt(creation, call, None, retry=retry)
+                self._creates.mark_maybe_sent(pending)
+                body = self._create_on_doubt(pending, call, None, retry=retry)
             else:
-                ask = retry or creation.known is None
-                body = self._create(creation, call, retry=retry, ask=ask)
+                ask = retry or pending.known is None
+                body = self._create(pending, call, retry=retry, ask=ask)
             return await self.shield.run(write, body)
         finally:
-            self._creates.end(creation)
+            self._creates.end(pending)
 
     def _window_of(self, reconcile_timeout: float | None) -> float:
         if reconcile_timeout is None:
@@ -148,69 +148,69 @@ class Writes:
         return validation.number("reconcile_timeout", reconcile_timeout, least=0.0)
 
     async def _create(
-        self, creation: PendingCreate, call: Call, *, retry: bool, ask: bool
+        self, pending: PendingCreate, call: Call, *, retry: bool, ask: bool
     ) -> Task[VirtualMachine]:
-        roster = await self._list_before(creation) if ask else self._rosters.recent()
-        if roster is not None:
-            creation.baseline = roster.ids
-            if creation.known is None:
-                creation.known = roster.ids_named(creation.name)
+        vm_list = await self._list_before(pending) if ask else self._vm_lists.recent()
+        if vm_list is not None:
+            pending.baseline = vm_list.ids
+            if pending.known is None:
+                pending.known = vm_list.ids_named(pending.name)
         try:
-            return self._created(await self._send(creation, call))
+            return self._created(await self._send(pending, call))
         except Exception as error:
             # Of whatever kind: once it may have been sent, its outcome is unknown.
-            if not creation.trail.doubtful:
+            if not pending.attempts.outcome_unknown:
                 raise
-            return await self._create_on_doubt(creation, call, error, retry=retry)
+            return await self._create_on_doubt(pending, call, error, retry=retry)
 
     async def _create_on_doubt(
-        self, creation: PendingCreate, call: Call, cause: Exception | None, *, retry: bool
+        self, pending: PendingCreate, call: Call, cause: Exception | None, *, retry: bool
     ) -> Task[VirtualMachine]:
-        found = await self._look_for(creation, retry=retry)
+        found = await self._look_for(pending, retry=retry)
         if retry and found.is_proof:
-            about = {"vmapi_call": call.name, "vmapi_name": creation.name}
-            _log.info("there is no VM %r; its create is retried", creation.name, extra=about)
-            creation.retried = True
+            about = {"vmapi_call": call.name, "vmapi_name": pending.name}
+            _log.info("there is no VM %r; its create is retried", pending.name, extra=about)
+            pending.retried = True
             try:
-                return self._created(await self._send(creation, call))
+                return self._created(await self._send(pending, call))
             except Exception as error:  # noqa: BLE001 - of whatever kind, it is looked for again
                 cause = error
-            found = await self._look_for(creation)
+            found = await self._look_for(pending)
         if found.vm_id is None:
-            raise unknown(self._creates, creation, found) from cause
+            raise unknown(self._creates, pending, found) from cause
         return self._created(found.vm_id, adopted=True)
 
-    async def _look_for(self, creation: PendingCreate, *, retry: bool = False) -> LookupResult:
+    async def _look_for(self, pending: PendingCreate, *, retry: bool = False) -> LookupResult:
         return await Lookup(
-            self._creates, creation, self._pipeline, self._rosters, retry=retry
+            self._creates, pending, self._pipeline, self._vm_lists, retry=retry
         ).run()
 
-    async def _list_before(self, creation: PendingCreate) -> VMList | None:
+    async def _list_before(self, pending: PendingCreate) -> VMList | None:
         try:
-            roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
+            vm_list = await self._vm_lists.get(asyncio.get_running_loop().time() - FRESH)
         except (ConnectError, RateLimited):
             # So would the create fail.
             raise
         except (APIError, DecodingError, TransportError) as error:
             # Not reason enough to create nothing; but then its VM may not be recognized.
             kind = type(error).__name__
-            about = {"vmapi_name": creation.name, "vmapi_error": kind}
+            about = {"vmapi_name": pending.name, "vmapi_error": kind}
             _log.debug("the list before a create failed: %s", kind, extra=about)
             return None
-        self._creates.history.compare(roster)
-        return roster
+        self._creates.history.compare(vm_list)
+        return vm_list
 
-    async def _send(self, creation: PendingCreate, call: Call) -> str:
-        creation.answered.clear()
-        creation.in_doubt = False
+    async def _send(self, pending: PendingCreate, call: Call) -> str:
+        pending.answered.clear()
+        pending.outcome_unknown = False
         try:
-            vm_id = await self._pipeline.call(call, codec.CREATED, creation.trail)
-            self._creates.history.created(vm_id, creation.name)
+            vm_id = await self._pipeline.call(call, codec.CREATED, pending.attempts)
+            self._creates.history.created(vm_id, pending.name)
         except Exception:
-            creation.in_doubt = creation.trail.doubtful
+            pending.outcome_unknown = pending.attempts.outcome_unknown
             raise
         finally:
-            creation.answered.set()
+            pending.answered.set()
         return vm_id
 
     def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
@@ -224,7 +224,7 @@ class Writes:
             adopted=adopted,
         )
 
-    async def repeatable(
+    async def idempotent(
         self,
         call: Call,
         vm_id: str,
@@ -241,17 +241,17 @@ class Writes:
             begin: Makes the task, told whether the answer that accepted it was lost.
             missing: Makes the task if the API says that the VM is not there; None to raise that.
         """
-        trail = repeatable_trail()
-        write = Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
+        attempts = idempotent_attempts()
+        write = Write(call.name, vm_id=vm_id, attempts=attempts, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
             # Its VM is no create's, from now on: the request may be carried out at any moment.
             noted = call.name == "delete" and self._creates.history.deleted(vm_id)
             try:
-                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.attempts)
             except VMAPIError as error:
                 explained = is_explained(call.name, error)
-                if not write.trail.doubtful:
+                if not write.attempts.outcome_unknown:
                     if missing and await is_missing(self._pipeline, vm_id, error):
                         return missing()
                     if noted and not explained:
@@ -261,7 +261,7 @@ class Writes:
                     self._hub.may_have_changed(vm_id, target)
                     raise
                 return begin(True)
-            if write.trail.doubtful:
+            if write.attempts.outcome_unknown:
                 # It may be carried out a second time; what shows early may be of the first.
                 self._hub.may_have_changed(vm_id, target)
             return begin(False)
@@ -270,14 +270,14 @@ class Writes:
 
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
         """Make a rename; `get` is the call that shows the machine."""
-        write = Write("rename", vm_id=vm_id, name=name, trail=repeatable_trail())
+        write = Write("rename", vm_id=vm_id, name=name, attempts=idempotent_attempts())
         self._creates.history.renamed(vm_id)
 
         async def make() -> None:
             try:
-                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.attempts)
             except Conflict:
-                if not write.trail.doubtful:
+                if not write.attempts.outcome_unknown:
                     raise
                 if (await self._pipeline.call(get, codec.VM)).label != name:
                     raise
@@ -295,18 +295,18 @@ class Writes:
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never repeated on doubt."""
         window = self._window_of(reconcile_timeout)
-        trail = AttemptLog(before_sending=BEFORE_SENDING.get())
+        attempts = AttemptLog(before_sending=BEFORE_SENDING.get())
 
         def token() -> DoubtToken:
-            return DoubtToken(self._pipeline.origin, operation, vm=vm_id, trace=trail.trace)
+            return DoubtToken(self._pipeline.origin, operation, vm=vm_id, trace=attempts.trace)
 
-        write = Write(operation, vm_id=vm_id, trail=trail, token=lambda: seal(token()))
+        write = Write(operation, vm_id=vm_id, attempts=attempts, token=lambda: seal(token()))
 
         async def make() -> Task[VirtualMachine]:
             try:
-                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.attempts)
             except Exception as error:
-                if not write.trail.doubtful:
+                if not write.attempts.outcome_unknown:
                     raise
                 cause = error
             else:
@@ -353,7 +353,7 @@ class Writes:
             task = await self._settled(token, besides, window)
         else:
             task = tasks.resume(self._hub, self._pipeline.origin, text)
-        self.shield.taken_up(text)
+        self.shield.resumed(text)
         return task
 
     async def _settled(
@@ -381,13 +381,13 @@ class Writes:
     async def _found(
         self, token: DoubtToken, besides: frozenset[str], window: float
     ) -> Task[VirtualMachine]:
-        creation = self._creates.take_up(token, besides, window)
+        pending = self._creates.resume(token, besides, window)
         try:
-            found = await self._look_for(creation)
+            found = await self._look_for(pending)
             if found.vm_id is None:
-                raise unknown(self._creates, creation, found)
+                raise unknown(self._creates, pending, found)
         finally:
-            self._creates.end(creation)
+            self._creates.end(pending)
         return self._created(found.vm_id, adopted=True)
 
     async def close(self) -> None:
