@@ -374,7 +374,9 @@ class VirtualMachines:
         operation: Literal["reboot", "reset"],
         reconcile_timeout: float | None,
     ) -> Task[VirtualMachine]:
-        call = Call(operation, "POST", f"{path_of(vm)}/{operation}", idempotency=Idempotency.NON_IDEMPOTENT)
+        call = Call(
+            operation, "POST", f"{path_of(vm)}/{operation}", idempotency=Idempotency.NON_IDEMPOTENT
+        )
         visible = isinstance(vm, VirtualMachine)
         return await self._writes.once(
             operation, call, id_of(vm), visible=visible, reconcile_timeout=reconcile_timeout

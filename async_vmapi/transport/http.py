@@ -336,9 +336,10 @@ def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAP
     firewall is not permanent: these pass while a network or server comes up.
     """
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        failed = error.certificate_error
+        reason = getattr(failed, "verify_message", None) or str(failed)
         return ConnectError(
-            f"the certificate of {error.host}:{error.port} is not valid: "
-            f"{_reason(error.certificate_error)}",
+            f"the certificate of {error.host}:{error.port} is not valid: {reason}",
             permanent=True,
         )
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
@@ -375,10 +376,6 @@ def _unusable(error: Exception) -> InvalidState:
         # Its text may hold a proxy's password.
         message += ": its default headers and .netrc conflict, or a proxy's address is invalid"
     return InvalidState(f"{message})")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "verify_message", None) or str(error)
 
 
 def _describe(error: Exception) -> str:

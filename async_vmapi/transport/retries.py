@@ -137,7 +137,7 @@ class Retries:
             elapsed: Seconds since the first attempt.
             held: Seconds for which `Pace` still sends nothing.
         """
-        if self.limit == 0 or not _is_worth_it(error, repeat):
+        if self.limit == 0 or not _is_worth_it(error, idempotency):
             return None
         if made >= self.limit and not isinstance(error, RateLimited):
             return None

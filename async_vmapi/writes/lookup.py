@@ -268,9 +268,7 @@ class Lookup:
             pass
 
 
-def unknown(
-    creates: PendingCreates, pending: PendingCreate, found: LookupResult
-) -> OutcomeUnknown:
+def unknown(creates: PendingCreates, pending: PendingCreate, found: LookupResult) -> OutcomeUnknown:
     """Return the error for a create whose outcome a lookup did not show."""
     count = len(found.candidates)
     vms = "1 VM" if count == 1 else f"{count} VMs"

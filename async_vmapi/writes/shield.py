@@ -125,7 +125,9 @@ class Shield:
             before: UnresolvedWrite | None = None
             if write.outcome_unknown:
                 # At once: the process may not live for as long as the response takes.
-                before = _unresolved_write(write, "its caller was cancelled, and no response came yet")
+                before = _unresolved_write(
+                    write, "its caller was cancelled, and no response came yet"
+                )
                 extra = {"vmapi_operation": write.operation, "vmapi_token": before.token}
                 _log.info("in doubt: %s; its token: %s", before, before.token, extra=extra)
                 self._add(before)

@@ -30,7 +30,12 @@ from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.transport.retries import BEFORE_SENDING, AttemptLog, is_explained, idempotent_attempts
+from async_vmapi.transport.retries import (
+    BEFORE_SENDING,
+    AttemptLog,
+    is_explained,
+    idempotent_attempts,
+)
 from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, intended_by
 from async_vmapi.writes.record import Write

@@ -177,19 +177,19 @@ ROWS = [
         "for_region: capitals",
         lambda client, url: Client.for_region("EU-Poland", **CREDENTIALS),
         "region",
-        "is not a name of small letters",
+        "is not a name of lower-case letters",
     ),
     Bad(
         "for_region: another host",
         lambda client, url: Client.for_region("a.invalid/", **CREDENTIALS),
         "region",
-        "is not a name of small letters",
+        "is not a name of lower-case letters",
     ),
     Bad(
         "for_region: a container",
         lambda client, url: Client.for_region([PASSWORD], **CREDENTIALS),
         "region",
-        "is not a name of small letters",
+        "is not a name of lower-case letters",
     ),
     *(
         on(f"get: {name}", lambda client, id_=id_: client.vms.get(id_), "vm", AN_ID)

@@ -25,7 +25,11 @@ from async_vmapi.transport.retries import (
     Retries,
 )
 
-SAFE, IDEMPOTENT, NON_IDEMPOTENT = Idempotency.SAFE, Idempotency.IDEMPOTENT, Idempotency.NON_IDEMPOTENT
+SAFE, IDEMPOTENT, NON_IDEMPOTENT = (
+    Idempotency.SAFE,
+    Idempotency.IDEMPOTENT,
+    Idempotency.NON_IDEMPOTENT,
+)
 ALL, NONE = {SAFE, IDEMPOTENT, NON_IDEMPOTENT}, set()
 
 # What went wrong, for which kinds of calls it is tried again, and whether a write may have
@@ -136,7 +140,11 @@ class TestRule:
 class TestTrail:
     @pytest.mark.parametrize(
         ("attempts", "unknown"),
-        [(AttemptLog(), False), (AttemptLog(in_flight=True), True), (AttemptLog(unknown_attempts=2), True)],
+        [
+            (AttemptLog(), False),
+            (AttemptLog(in_flight=True), True),
+            (AttemptLog(unknown_attempts=2), True),
+        ],
     )
     def test_what_is_doubtful(self, attempts, unknown):
         """On its way, or gone without a word."""
