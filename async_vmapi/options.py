@@ -91,8 +91,7 @@ def transport_of(
     for name, value in over_http.items():
         if value is not None:
             raise InvalidArgument(
-                f"{name} is for requests over HTTP, and a transport was given: "
-                "give it to the transport",
+                f"{name} is for HTTP and cannot be combined with transport: set it on the transport",
                 argument=name,
             )
     return transport

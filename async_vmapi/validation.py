@@ -13,7 +13,17 @@ from typing import Final
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
 
-__all__ = ["boolean", "identifier", "number", "refuse", "seconds", "secret", "text", "whole"]
+__all__ = [
+    "boolean",
+    "duration",
+    "identifier",
+    "number",
+    "refuse",
+    "seconds",
+    "secret",
+    "text",
+    "whole",
+]
 
 _PLAIN_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _LARGEST: Final = 2**31 - 1
@@ -91,6 +101,11 @@ def identifier(argument: str, value: object) -> str:
 def seconds(argument: str, value: object) -> float:
     """Check a number of seconds above 0; infinity is valid."""
     return number(argument, value, above=0.0, what="a number of seconds")
+
+
+def duration(argument: str, value: object) -> float:
+    """Check a finite number of seconds of at least 0."""
+    return number(argument, value, least=0.0, finite=True, what="a number of seconds")
 
 
 def number(

@@ -54,7 +54,7 @@ class TestIntend:
         """Before anything is asked."""
         with pytest.raises(InvalidArgument, match="a CreateRequest"):
             await client.vms.prepare("create", "some-id")
-        with pytest.raises(InvalidArgument, match="a machine or its id"):
+        with pytest.raises(InvalidArgument, match="a VM or its id"):
             await client.vms.prepare("reset", request_for())
         with pytest.raises(InvalidArgument, match="'create', 'reboot' or 'reset'"):
             await client.vms.prepare("delete", "some-id")
