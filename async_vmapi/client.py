@@ -338,10 +338,9 @@ class Client:
     def pending(self) -> tuple[Task[Any], ...]:
         """Incomplete tasks of this client, the oldest first.
 
-        They include tasks that your code lost, for example because it was cancelled: await them
-        here. A task is removed once its completion is observed, which requires that it is awaited
-        or refreshed. Tasks from `resume` are listed only while your code holds them. At most the
-        latest 10,000 are kept, even after `close`.
+        They include tasks that your code lost, for example because it was cancelled. A task is
+        removed once it is awaited or refreshed, and complete. Tasks from `resume` are listed only
+        while your code holds them. At most the latest 10,000 are kept, even after `close`.
         """
         return tuple(self._hub.pending.tasks())
 

@@ -278,7 +278,7 @@ class VirtualMachines:
     async def reset(
         self, vm: VMOrId, *, reconcile_timeout: float | None = None
     ) -> Task[VirtualMachine]:
-        """Turn a VM off and on again, without its guest. The task completes as for `reboot`.
+        """Turn a VM off and on again, hard. The task completes as for `reboot`.
 
         Args:
             vm: The VM or its id.
@@ -297,7 +297,7 @@ class VirtualMachines:
         return await self._start(vm, Target("power_on"))
 
     async def power_off(self, vm: VMOrId) -> Task[VirtualMachine]:
-        """Turn a VM off, without its guest. The task completes when it is offline.
+        """Turn a VM off, hard. The task completes when it is offline.
 
         The provider does not document this call; other clients use it.
         """

@@ -27,8 +27,8 @@ __all__ = [
     "AttemptLog",
     "Idempotency",
     "Retries",
-    "is_explained",
     "idempotent_attempts",
+    "is_explained",
 ]
 
 CALL_BUDGET: Final = 120.0

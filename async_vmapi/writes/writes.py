@@ -33,8 +33,8 @@ from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.retries import (
     BEFORE_SENDING,
     AttemptLog,
-    is_explained,
     idempotent_attempts,
+    is_explained,
 )
 from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, intended_by

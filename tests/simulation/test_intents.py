@@ -58,7 +58,7 @@ class TestIntend:
             await client.vms.prepare("reset", request_for())
         with pytest.raises(InvalidArgument, match="'create', 'reboot' or 'reset'"):
             await client.vms.prepare("delete", "some-id")
-        with pytest.raises(InvalidArgument, match="maybe_sent takes an intent"):
+        with pytest.raises(InvalidArgument, match="maybe_sent requires an intent"):
             await client.vms.create(request_for(), maybe_sent=True)
 
 
