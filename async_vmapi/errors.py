@@ -18,7 +18,7 @@
     │   ├── ConnectError                           the request was never sent
     │   └── TransportTimeout       (TimeoutError)
     ├── DecodingError                              the response cannot be decoded
-    ├── OutcomeUnknown                             a write that must not be retried may have happened
+    ├── OutcomeUnknown                             the response to a write was lost
     └── TaskError                                  an operation did not reach its target state
         ├── TaskFailed
         ├── TaskTimeout            (TimeoutError)

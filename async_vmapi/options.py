@@ -91,7 +91,7 @@ def transport_of(
     for name, value in over_http.items():
         if value is not None:
             raise InvalidArgument(
-                f"{name} is for HTTP and cannot be combined with transport: set it on the transport",
+                f"{name} is an option for HTTP, and a transport is given: set it there",
                 argument=name,
             )
     return transport

@@ -85,7 +85,7 @@ class OpenTelemetry:
         self.operation_seconds = meter.create_histogram(
             "vmapi.client.operation.duration",
             unit="s",
-            description="Duration from the write to completion, or until no one awaits it.",
+            description="Duration from the write to completion, or until it is abandoned.",
             explicit_bucket_boundaries_advisory=_OPERATION_BUCKETS,
         )
 

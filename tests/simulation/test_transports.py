@@ -205,7 +205,7 @@ class TestDocumentedExceptions:
             with pytest.raises(kind) as caught:
                 await client.vms.get("17")
         assert type(caught.value) is kind
-        assert str(caught.value) == ("GET /v2/virtual-machines/17 got no response: the cable is cut")
+        assert str(caught.value) == "GET /v2/virtual-machines/17 got no response: the cable is cut"
 
     async def test_a_response_that_is_too_large_for_the_transport(self, api, request_for):
         """The outcome of a write is unknown."""
