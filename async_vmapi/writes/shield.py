@@ -125,7 +125,8 @@ class Shield:
             before: UnresolvedWrite | None = None
             if write.outcome_unknown:
                 # At once: the process may end before the response arrives.
-                before = _unresolved_write(write, "its caller was cancelled before a response")
+                reason = "its caller was cancelled before a response arrived"
+                before = _unresolved_write(write, reason)
                 extra = {"vmapi_operation": write.operation, "vmapi_token": before.token}
                 _log.info("outcome unknown: %s; its token: %s", before, before.token, extra=extra)
                 self._add(before)
@@ -141,7 +142,7 @@ class Shield:
             note = self._account_for(write, inner)
             if write.closed:
                 raise InvalidState(note or "the client was closed before the request was sent")
-        # An eager task may finish before it has a callback; the observer comes first.
+        # An eager task may finish before it has a callback; the caller comes last.
         write.notify_observer()
         return inner.result()
 

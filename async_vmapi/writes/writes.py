@@ -37,7 +37,7 @@ from async_vmapi.transport.retries import (
     is_explained,
 )
 from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
-from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, intended_by
+from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, read_intent
 from async_vmapi.writes.record import Write
 from async_vmapi.writes.shield import Shield
 
@@ -110,7 +110,7 @@ class Writes:
         intended = (
             None
             if intent is None
-            else intended_by(intent, request, unique=unique, origin=self._pipeline.origin)
+            else read_intent(intent, request, unique=unique, origin=self._pipeline.origin)
         )
         pending = self._creates.begin(
             request.name,
@@ -125,7 +125,7 @@ class Writes:
         def before_sending() -> None:
             if check is not None:
                 check()
-            self._creates.sets_out(pending)
+            self._creates.note_sending(pending)
 
         pending.attempts.before_sending = before_sending
         if intended is not None and intended.known is not None:

@@ -44,10 +44,10 @@ class TestIntend:
             (request_for("web-01", ram=2048), False),
             (request_for("web-01"), True),
         ):
-            with pytest.raises(InvalidArgument, match="not that of this create"):
+            with pytest.raises(InvalidArgument, match="does not match this create"):
                 await client.vms.create(request, unique_name=unique, intent=intent)
         reboot = await client.vms.prepare("reboot", "some-id")
-        with pytest.raises(InvalidArgument, match="not that of this create"):
+        with pytest.raises(InvalidArgument, match="does not match this create"):
             await client.vms.create(request_for(), intent=reboot)
 
     async def test_wrong_arguments_are_refused(self, client, request_for):

@@ -169,7 +169,7 @@ class TestCreateOnDoubt:
         making = asyncio.create_task(client.vms.create(request_for()))
         await asyncio.sleep(1)
         theirs = await other.vms.create(request_for(cpus=2))
-        with pytest.raises(OutcomeUnknown, match="1 VM may be it") as caught:
+        with pytest.raises(OutcomeUnknown, match="1 VM may be the one") as caught:
             await making
         assert caught.value.candidates == (theirs.vm_id,)
         await other.close()
@@ -182,7 +182,7 @@ class TestCreateOnDoubt:
         making = asyncio.create_task(client.vms.create(request_for()))
         await asyncio.sleep(0.5)
         await other.vms.create(request_for())
-        with pytest.raises(OutcomeUnknown, match="2 VMs may be it") as caught:
+        with pytest.raises(OutcomeUnknown, match="2 VMs may be the one") as caught:
             await making
         assert sorted(caught.value.candidates) == sorted(cloud_api.cloud.vms)
         await other.close()
