@@ -1,8 +1,8 @@
 """Find the VM of a create whose outcome is unknown (WIRE §5.4).
 
 The rules follow from one assumption: the response to a read requested at time t shows each VM as it
-was at some moment between t - ``max_staleness`` and the response. docs/guarantees.md states and
-proves them.
+was at some moment between t - ``max_staleness`` and the response. docs/guarantees.md explains
+them.
 """
 
 import asyncio

@@ -88,15 +88,15 @@ class PendingCreates:
         self.history = History(kept=max(_KEPT, 2 * max_staleness))
         self._stopped = asyncio.Event()
 
-    def begin(
-        self, name: str, cores: int, ram: int, *, unique: bool, origin: str, window: float
-    ) -> PendingCreate:
+    def begin(self, request: CreateRequest, *, unique: bool, window: float) -> PendingCreate:
         """Add a create.
 
         Raises:
             InvalidArgument: If another create of that name is in progress, and one is unique.
         """
-        pending = PendingCreate(name, cores, ram, unique, origin, window)
+        pending = PendingCreate(
+            request.name, request.cpus, request.ram, unique, self._pipeline.origin, window
+        )
         if unique:
             pending.known = frozenset()
         return self._note(pending)

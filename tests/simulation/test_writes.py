@@ -224,7 +224,7 @@ class TestCreateOnDoubt:
                 Fault(kind="drop_after", call="create", nth=(1,)),
             ]
         )
-        with pytest.raises(OutcomeUnknown, match="not known which there were before") as caught:
+        with pytest.raises(OutcomeUnknown, match="unknown which existed before") as caught:
             await client.vms.create(request_for())
         assert list(caught.value.candidates) == list(cloud_api.cloud.vms)
 
