@@ -1,7 +1,7 @@
 """Detect VMs that are older than a request by their attach times, on the server's clock; no I/O.
 
-A VM's volumes and addresses have attach times (WIRE §3), which are later than the request that
-created the VM. They have no time zone, and the ``Date`` of a response is in UTC, so both are compared
+The attach times of a VM's volumes and addresses (WIRE §3) are later than the request that created
+the VM. They have no time zone, and the ``Date`` of a response is in UTC, so both are compared
 modulo one hour.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["is_older", "server_time"]
 _HOUR: Final = 3600.0
 
 _MARGIN: Final = 3.0
-"""Tolerance in seconds: both times are in whole seconds, and the servers' clocks differ a little."""
+"""Tolerance in seconds: both times are whole seconds, and the servers' clocks differ a little."""
 
 _FARTHEST: Final = 600.0
 """Maximum age in seconds that can be detected: time zones can differ by a quarter of an hour."""

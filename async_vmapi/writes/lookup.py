@@ -273,7 +273,7 @@ def unknown(creates: PendingCreates, pending: PendingCreate, found: LookupResult
     count = len(found.candidates)
     vms = "1 VM" if count == 1 else f"{count} VMs"
     if not count:
-        seen = f"{found.lists} lists show no VM that it may have created"
+        seen = f"no VM that it may have created was found in {found.lists} lists"
     elif pending.known is None:
         seen = f"{vms} may be the one, and it is unknown which existed before"
     else:

@@ -167,7 +167,7 @@ class PendingCreates:
     # --- during a lookup ------------------------------------------------------------------------
 
     def alike(self, pending: PendingCreate) -> list[PendingCreate]:
-        """Return the creates with unknown outcomes and the same name and size, including this one."""
+        """Return all creates of this name and size whose outcome is unknown."""
         return [
             other
             for other in self._in_progress[pending.name]

@@ -402,10 +402,10 @@ class TestArguments:
     def test_what_is_for_http_is_refused_with_a_transport(self, api, options):
         """It would have no effect there."""
         (name,) = options
-        with pytest.raises(InvalidArgument, match="a transport was given") as caught:
+        with pytest.raises(InvalidArgument, match="a transport is given") as caught:
             client_of(api, InMemoryTransport(api), **options)
         assert caught.value.argument == name
-        with pytest.raises(InvalidArgument, match="a transport was given"):
+        with pytest.raises(InvalidArgument, match="a transport is given"):
             Client.in_memory(api, **options)
 
     def test_what_says_nothing_is_not_refused(self, api):

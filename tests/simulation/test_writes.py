@@ -320,7 +320,7 @@ class TestRetryingACreate:
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0)
         for unique in (True, False):
-            with pytest.raises(InvalidArgument, match="under way"):
+            with pytest.raises(InvalidArgument, match="in progress"):
                 await client.vms.create(request_for(), unique_name=unique)
         await making
         assert client.requests["create"] == 1
