@@ -13,6 +13,7 @@ from async_vmapi.errors import (
     DecodingError,
     InvalidState,
     NotFound,
+    OutcomeUnknown,
     RateLimited,
     ServerError,
     TransportError,
@@ -25,11 +26,7 @@ from async_vmapi.transport.retries import (
     Retries,
 )
 
-SAFE, IDEMPOTENT, NON_IDEMPOTENT = (
-    Idempotency.SAFE,
-    Idempotency.IDEMPOTENT,
-    Idempotency.NON_IDEMPOTENT,
-)
+SAFE, IDEMPOTENT, NON_IDEMPOTENT = Idempotency
 ALL, NONE = {SAFE, IDEMPOTENT, NON_IDEMPOTENT}, set()
 
 # What went wrong, for which kinds of calls it is tried again, and whether a write may have
@@ -55,6 +52,7 @@ TABLE = {
     "a redirect": (APIError("x", status=302), NONE, False),
     "no JSON": (DecodingError("x", malformed=True), {SAFE, IDEMPOTENT}, True),
     "JSON of another form": (DecodingError("x"), {IDEMPOTENT}, True),
+    "an unknown outcome": (OutcomeUnknown("x"), NONE, True),
     "a client of another loop": (InvalidState("x"), NONE, False),
 }
 
@@ -137,7 +135,7 @@ class TestRule:
         assert retries.wait(error, SAFE, 0, 0.0) is None
 
 
-class TestTrail:
+class TestAttemptLog:
     @pytest.mark.parametrize(
         ("attempts", "unknown"),
         [
@@ -146,6 +144,6 @@ class TestTrail:
             (AttemptLog(unknown_attempts=2), True),
         ],
     )
-    def test_what_is_doubtful(self, attempts, unknown):
-        """On its way, or gone without a word."""
+    def test_when_the_outcome_is_unknown(self, attempts, unknown):
+        """If an attempt is in flight, or failed after it may have been carried out."""
         assert attempts.outcome_unknown == unknown
