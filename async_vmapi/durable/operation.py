@@ -27,7 +27,7 @@ from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VM
 from async_vmapi.models import VirtualMachine
 from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
-from async_vmapi.transport.retries import BEFORE_SENDING, PERHAPS_SENT, is_explained
+from async_vmapi.transport.retries import BEFORE_SENDING, MAYBE_SENT, is_explained
 from async_vmapi.writes.record import WRITES, Write, is_task
 
 __all__ = ["CANCELLED", "Host", "Operation"]
@@ -190,7 +190,7 @@ class Operation:
             write = writes[-1] if writes else None
             if intent is None:
                 await self._leave_to_others(error)
-            elif isinstance(error, AuthenticationError) and not (write and write.doubtful):
+            elif isinstance(error, AuthenticationError) and not (write and write.outcome_unknown):
                 self._refused_here = await self._host.is_refused()
                 if self._refused_here:
                     return _Step(refused=True)
@@ -222,26 +222,26 @@ class Operation:
             if not await self._host.has_begun_before():
                 raise
         # The refusal may come of what an earlier worker sent; so it is asked with that in mind.
-        marked = PERHAPS_SENT.set(True)
+        marked = MAYBE_SENT.set(True)
         try:
             return await self._start(None)
         finally:
-            PERHAPS_SENT.reset(marked)
+            MAYBE_SENT.reset(marked)
 
     async def _start(self, intent: str | None, *, maybe_sent: bool = False) -> Any:
-        doubtful = PERHAPS_SENT.get()
+        doubtful = MAYBE_SENT.get()
         while True:
             await self._host.lease_held()
             marked = BEFORE_SENDING.set(self._keep_back)
-            perhaps = PERHAPS_SENT.set(doubtful)
+            perhaps = MAYBE_SENT.set(doubtful)
             try:
                 return await self._make(intent, maybe_sent=maybe_sent)
             except _KeptBack:
                 # One that is repeated may have been carried out before it was kept back.
-                doubtful = any(write.doubtful for write in WRITES.get() or ())
+                doubtful = any(write.outcome_unknown for write in WRITES.get() or ())
             finally:
                 BEFORE_SENDING.reset(marked)
-                PERHAPS_SENT.reset(perhaps)
+                MAYBE_SENT.reset(perhaps)
 
     def _keep_back(self) -> None:
         """Send nothing that another worker may be looking for by now."""

@@ -9,14 +9,14 @@ import attrs
 import msgspec
 
 from async_vmapi.errors import APIError, DecodingError, NotFound, VMAPIError
-from async_vmapi.transport.codec import GLIMPSE, GLIMPSES, VMSnapshot, raw_vm, raw_vms
+from async_vmapi.transport.codec import SNAPSHOT, SNAPSHOTS, VMSnapshot, raw_vm, raw_vms
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.rate_limit import Priority
 
 __all__ = ["GetResult", "ListResult", "get_vm_raw", "is_missing", "list_vms_raw"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH, lane=Priority.LOOKS, first=True, shared=True)
+_LIST: Final = Call("list", "GET", _PATH, priority=Priority.POLLS, first=True, shared=True)
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ class ListResult:
 
 async def list_vms_raw(pipeline: Pipeline) -> ListResult:
     """Ask for the list; raises what `Pipeline.call` raises."""
-    glimpses, body = await pipeline.call_raw(_LIST, GLIMPSES)
+    glimpses, body = await pipeline.call_raw(_LIST, SNAPSHOTS)
     return ListResult(glimpses, body)
 
 
@@ -79,9 +79,9 @@ async def get_vm_raw(pipeline: Pipeline, vm_id: str) -> GetResult:
         DecodingError: If the response shows another VM, besides its usual reasons.
         VMAPIError: As `Pipeline.call` does.
     """
-    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Priority.LOOKS, shared=True)
+    call = Call("get", "GET", f"{_PATH}/{vm_id}", priority=Priority.POLLS, shared=True)
     try:
-        glimpse, body = await pipeline.call_raw(call, GLIMPSE)
+        glimpse, body = await pipeline.call_raw(call, SNAPSHOT)
     except APIError as error:
         if isinstance(error, NotFound) and error.from_api:
             return GetResult(None)
