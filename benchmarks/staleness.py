@@ -392,7 +392,7 @@ def tables(figures, before):
     operations = len(figures["operations"]) * (fleets * count + alone)
     return f"""\
 `python benchmarks/staleness.py --keep` measured this (x86_64, 2 cores, Python 3.11). The clock is
-virtual, so the figures do not depend on the machine. "Before" is commit `{before["commit"]}`,
+virtual, so the figures do not depend on the hardware. "Before" is commit `{before["commit"]}`,
 without this model of reads. A cell has the delay in seconds from the true completion until the
 waiter resumes, median / 95 %, and the requests for each VM, including the write.
 
