@@ -212,9 +212,8 @@ class Operation:
     async def _start_or_go_on(self, intent: str | None) -> Any:
         try:
             started = await self._start(intent)
-            if not (isinstance(started, Task) and started.was_missing):
-                return started
-            if not await self._host.has_begun_before():
+            missing = is_task(started) and started.was_missing
+            if not (missing and await self._host.has_begun_before()):
                 return started
             forget(started)
         except APIError as error:
