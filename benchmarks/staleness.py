@@ -392,9 +392,9 @@ def tables(figures, before):
     operations = len(figures["operations"]) * (fleets * count + alone)
     return f"""\
 `python benchmarks/staleness.py --keep` measured this (x86_64, 2 cores, Python 3.11). The clock is
-virtual, so the figures do not depend on the machine. "Before" is commit `{before["commit"]}`,
-without this model of reads. A cell has the delay from the true end to the waiter's waking in
-seconds, median / 95 %, and the requests for each VM, the write included.
+virtual, so the figures do not depend on the hardware. "Before" is commit `{before["commit"]}`,
+without this model of reads. A cell has the delay in seconds from the true completion until the
+waiter resumes, median / 95 %, and the requests for each VM, including the write.
 
 {count} VMs, started within 10 s, with fresh reads, {fleets} fleets:
 
@@ -402,18 +402,18 @@ seconds, median / 95 %, and the requests for each VM, the write included.
 One VM alone, with fresh reads, {alone} runs:
 
 {delays_table(figures, before, "alone")}
-The same fleets where reads are old. False verdicts are those before the true end, and failures,
-since no operation fails; of the fleets and of the VMs alone:
+The same fleets with stale reads. False verdicts are those before the true completion, and failures,
+since no operation fails; for the fleets and the single VMs:
 
 {stale_table(figures, before)}
-False verdicts of all these operations, of {operations:,} in each cell. There may be some only where
-reads are older than the client was given:
+False verdicts of all these operations, of {operations:,} in each cell. They are possible only if
+reads are older than the client's `max_staleness`:
 
 {false_table(figures, before)}
 Evidence in the fleets with fresh reads, observed / inferred / assumed:
 
 {evidence_table(figures, before)}
-A bulk power off of {bulk:,} VMs, requests for each VM and the time that it took:
+A bulk power off of {bulk:,} VMs, requests for each VM and the duration:
 
 {bulk_table(figures, before)}"""
 

@@ -1,4 +1,4 @@
-"""How the documentation is built: ``nox -s docs``."""
+"""Configuration of the documentation build: ``nox -s docs``."""
 
 import sys
 from pathlib import Path
@@ -22,23 +22,23 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
-# The README's picture and figures are shown here too, from where they are.
+# Pages include the README's pictures from their place in the repository.
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
-    # Not documented here, and nothing is fetched while this is built.
+    # External names: the build fetches nothing.
     (
         r"py:.*",
         r"(aiohttp|asyncio|opentelemetry|collections|contextlib|datetime|pathlib|typing|yarl)\..*",
     ),
-    # Type variables, and the stand-in for "as long as the operation may take".
-    (r"py:class", r"async_vmapi\.(bulk\.operations\.R|tasks\.task\.T_co|tasks\.task\._Default)"),
-    # What the emulator keeps of a VM for its stale reads: nothing that users touch.
+    # Type variables, and the marker for the default timeout.
+    (r"py:class", r"async_vmapi\.(bulk\.operations\.R|tasks\.task\.(T_co|_Default))"),
+    # Internal: the emulator's record of a VM for stale reads.
     (r"py:class", r"async_vmapi\.emulator\.versions\.ViewHistory"),
-    # What hides a secret from whoever prints an object.
+    # Internal: wraps secrets in models.
     (r"py:class", r"async_vmapi\.redaction\.Secret"),
 ]
 

@@ -1,4 +1,4 @@
-"""Finds what a docstring names by the short name that a reader would import it by."""
+"""Resolves the short names in docstrings, as users import them."""
 
 from typing import Any, cast
 
@@ -6,7 +6,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-# Where an unqualified name may be found, in this order.
+# Search order for an unqualified name.
 _PLACES = (
     "async_vmapi",
     "async_vmapi.vms",
@@ -21,7 +21,7 @@ _PLACES = (
 def find(
     app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.TextElement
 ) -> nodes.Node | None:
-    """Resolve a reference that Sphinx did not; an argument's name is no reference."""
+    """Resolve a reference that Sphinx could not; the name of an argument is no reference."""
     target = cast(str, node.get("reftarget", ""))
     if node.get("refdomain") != "py" or node.get("reftype") not in ("obj", "class"):
         return None

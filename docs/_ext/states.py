@@ -1,4 +1,4 @@
-"""Draws what an operation passes through, from the table that decides when it is complete."""
+"""Draws the states of an operation, from the table that decides when it is complete."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 from async_vmapi.models import DELETING
 from async_vmapi.tasks.completion import RULES, Rule
 
-# Both are read well on a light page and on a dark one.
+# Legible on light and dark pages.
 _INK = "#6e7f91"
 _COLOURS = {"passing": "#4a90d9", "target": "#2f9e60", "failing": "#d0573f"}
 _STYLE = (
@@ -35,10 +35,10 @@ def _or(states: frozenset[str]) -> str:
 def _cycle(rule: Rule) -> Iterator[str]:
     (end,) = rule.expected
     yield _node("before", end, "passing")
-    yield _node("away", _or(rule.passing), "passing")
+    yield _node("offline", _or(rule.passing), "passing")
     yield _node("end", end, "target")
-    yield "request -> before -> away -> end;"
-    missed = rf"never seen away:\nassumed after {rule.grace:g} s"
+    yield "request -> before -> offline -> end;"
+    missed = rf"never observed offline:\nassumed after {rule.grace:g} s"
     yield f'before -> end [style=dashed, label="{missed}"];'
 
 
@@ -49,7 +49,7 @@ def _resize(rule: Rule) -> Iterator[str]:
     for end in sorted(rule.expected):
         yield _node(end, rf"{end}\nnew size", "target")
     yield 'down -> online; down -> offline [label="stays"];'
-    missed = r"never seen down:\nafter wait_for"
+    missed = r"never observed down:\nafter wait_for"
     yield f'before -> online [style=dashed, label="{missed}"];'
 
 
@@ -77,14 +77,12 @@ def picture(operation: str, rule: Rule) -> str:
 
 
 def words(operation: str, rule: Rule) -> str:
-    """Return what the picture shows, for those who cannot see it."""
+    """Return the alternative text of the picture."""
     target = " or ".join(sorted(rule.expected)) or "absent"
     if rule.cycle:
-        target = (
-            f"{target} after having left it, or, if that was never seen, {rule.grace:g} s later"
-        )
+        target = f"{target} again, or, if it was never observed offline, after {rule.grace:g} s"
     elif rule.resized:
-        target += " with the new size, after having been down"
+        target += " with the new size, after it was down"
     failing = f"; fails: {', '.join(sorted(rule.failing))}" if rule.failing else ""
     return f"{operation} is complete: {target}{failing}"
 
@@ -95,7 +93,7 @@ class OperationStates(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return the picture, with its words."""
+        """Return the picture with its alternative text."""
         operation = self.arguments[0]
         rule: Rule = {str(name): rule for name, rule in RULES.items()}[operation]
         node = graphviz()

@@ -39,7 +39,7 @@ ROWS = {
         course((0, "offline"), (15, "online")),
         {"quiet": False},
     ),
-    "reboot, away from 5 to 9 s": (
+    "reboot, offline from 5 to 9 s": (
         Target("reboot"),
         course((0, "online"), (5, "offline"), (9, "online")),
         {},
@@ -49,7 +49,7 @@ ROWS = {
         course((0, "online"), (5, "offline"), (9, "online")),
         {"quiet": False},
     ),
-    "reboot, away from 12 to 40 s": (
+    "reboot, offline from 12 to 40 s": (
         Target("reboot"),
         course((0, "online"), (12, "offline"), (40, "online")),
         {},

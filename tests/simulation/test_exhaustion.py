@@ -169,7 +169,7 @@ def walk(target, worlds, steps, *, quiet, max_staleness=OLD * STEP, latency=0, a
 def pasts(states, *, changed):
     """Return what a VM may have been until the request: pairs of `first` and changes."""
     yield from ((state, ()) for state in states)
-    if changed == "by nobody":
+    if changed == "by no client":
         return
     for before, now in itertools.permutations(states, 2):
         for when in range(1 - OLD, 1):
@@ -280,7 +280,7 @@ ENDS = {
 NEW = {"cores": 2, "ram": 1024}
 
 
-def case(name, worlds, steps, changed="by nobody", **target):
+def case(name, worlds, steps, changed="by no client", **target):
     """Return one case; `changed` says by whom the VM may have been changed just before."""
     quiet = changed != "by this client"
     what = f"{name} {target or ''} of a VM changed {changed}"
@@ -300,12 +300,12 @@ CASES = [
     *(
         case(name, cycles(11, changed=changed), 11, changed)
         for name in ("reboot", "reset")
-        for changed in ("by nobody", "by this client")
+        for changed in ("by no client", "by this client")
     ),
     *(
         case("resize", resizes(wait_for, changed=changed), 9, changed, **NEW, wait_for=wait_for)
         for wait_for in (0, 1)
-        for changed in ("by nobody", "by this client")
+        for changed in ("by no client", "by this client")
     ),
 ]
 
