@@ -1,4 +1,4 @@
-"""What this package takes from DBOS besides its documented API, and what to do when it goes.
+"""What this package uses of DBOS beyond its documented API, and what to do when it disappears.
 
 Read this when one of these fails after an update of DBOS.
 """
@@ -20,7 +20,7 @@ PACKAGE = Path(durable.__file__).parent
 
 
 def test_there_is_one_private_use():
-    """`put_back` serves recovery and takeover; whoever adds another one adds a risk."""
+    """`put_back` serves recovery and takeover; each further use adds a risk."""
     uses = [
         (path.name, found)
         for path in sorted(PACKAGE.glob("*.py"))
@@ -35,7 +35,7 @@ class TestPutBack:
     DBOS's public `resume_workflow` is no substitute: it takes a workflow from whoever has it.
     """
 
-    async def test_it_is_there(self, sqlite_url):
+    async def test_it_exists(self, sqlite_url):
         """With these arguments, in this order."""
         async with DurableFleet(sqlite_url) as fleet:
             back = fleet._database.client._sys_db.reenqueue_for_recovery
@@ -51,7 +51,7 @@ class TestPutBack:
             ("CANCELLED", "gone", "CANCELLED"),
         ],
     )
-    async def test_it_takes_from_nobody_else(self, database_url, status, owner, then):
+    async def test_it_takes_workflows_of_one_worker_only(self, database_url, status, owner, then):
         """PENDING and still that worker's, in one statement: ENQUEUED, in its own queue."""
         async with DurableFleet(database_url) as fleet:
             await fleet.submit("x").reboot(["a"])
@@ -68,7 +68,7 @@ class TestColumns:
     whether DBOS has a setting by now, which would be better than `Rows`.
     """
 
-    async def test_they_are_there(self, database_url):
+    async def test_they_exist(self, database_url):
         """In SQLite and in PostgreSQL."""
         wanted = {
             "workflow_status": {"name", "executor_id", "status", "application_version"},

@@ -1,4 +1,4 @@
-"""A worker's own decisions, beside a database that says what it is told to."""
+"""A worker's own decisions, with a fake database."""
 
 import asyncio
 import threading
@@ -28,7 +28,7 @@ from .fleets import altered, at_work, client_of, requests, until
 LIMITS = Limits(limit=None, worker_limit=None, lease_duration=15.0, polling_interval=1.0)
 
 
-class Told:
+class FakeDatabase:
     """The database, as a worker sees it."""
 
     def __init__(self):
@@ -52,7 +52,7 @@ class Told:
 
 @pytest.fixture
 def told():
-    return Told()
+    return FakeDatabase()
 
 
 @pytest.fixture
@@ -60,9 +60,11 @@ def asking(told):
     return Worker(told, lambda: None, SecretStore(), LIMITS, WorkerStats())
 
 
-class TestWhatIsLost:
-    async def test_what_does_not_run_is_put_back_after_some_beats(self, told, asking):
-        """DBOS has given it up; once back, it is counted anew."""
+class TestLostWorkflows:
+    async def test_a_workflow_that_does_not_run_is_put_back_after_some_heartbeats(
+        self, told, asking
+    ):
+        """DBOS has given it up; once back, counting starts again."""
         told.pending = ["op:a:0"]
         for _ in range(BEATS - 1):
             await asking._recovery.put_back_what_is_lost()
@@ -73,14 +75,14 @@ class TestWhatIsLost:
             await asking._recovery.put_back_what_is_lost()
         assert told.back == ["op:a:0"]
 
-    async def test_what_waits_among_thousands_is_not_lost(self, told, asking):
-        """They are begun, or written down, a few at each beat."""
+    async def test_workflows_among_thousands_are_not_lost(self, told, asking):
+        """A few at each heartbeat are begun or recorded."""
         for beat in range(8 * BEATS):
             told.pending = [f"op:a:{n}" for n in range(beat, 100)]
             await asking._recovery.put_back_what_is_lost()
         assert told.back == []
 
-    async def test_what_is_lost_is_found_though_others_come_and_go(self, told, asking):
+    async def test_a_lost_workflow_is_found_though_others_come_and_go(self, told, asking):
         """In the end nothing else can be the reason."""
         for beat in range(20 * BEATS):
             told.pending = ["op:a:0", f"op:b:{beat}"]
@@ -89,16 +91,16 @@ class TestWhatIsLost:
 
 
 @pytest.mark.looptime
-class TestQuestions:
+class TestQueries:
     async def test_whether_it_has_begun_before_is_not_guessed(self, told, asking):
-        """A delete that has succeeded would be said to have failed."""
+        """A delete that has succeeded would be reported as failed."""
         told.outages, told.found.recovery_attempts = 3, 2
         assert await asking.has_begun_before()
         told.found.recovery_attempts = 1
         assert not await asking.has_begun_before()
 
     async def test_whether_a_job_is_stopped_is_not_guessed(self, told, asking):
-        """Else an item of a cancelled job would be started while the database is away."""
+        """Else an item of a cancelled job could start while the database is unavailable."""
         told.outages, told.found.attributes = 3, {"cancelled": True}
         assert await asyncio.gather(*(asking.stopped("a") for _ in range(9))) == [CANCELLED] * 9
         assert told.outages == 0
@@ -118,7 +120,7 @@ def away(*_):
 @pytest.mark.programs
 class TestWorker:
     async def test_an_item_is_taken_over_however_often(self, fleet, sqlite_url):
-        """DBOS's own limit is a hundred times; then no report would tell of it."""
+        """DBOS's own limit is a hundred times; then it would be missing in every report."""
         job = await fleet.submit("make").create(requests(1), unique_name=True)
         spec = spec_of("create", requests(1), {"unique_name": True}, BulkPlan())
         which, text = operation_id("make", 0), encode(spec.order("make", 0))
@@ -142,8 +144,8 @@ class TestWorker:
         async with at_work(fleet):
             assert (await job.report(60)).complete
 
-    async def test_it_can_be_stopped_while_the_database_is_away(self, fleet, monkeypatch):
-        """Before it could begin, and when it cannot say that it leaves."""
+    async def test_it_can_be_stopped_while_the_database_is_unavailable(self, fleet, monkeypatch):
+        """Before it could register, and when it cannot deregister."""
         with monkeypatch.context() as patch:
             patch.setattr(leases.Leases, "_leave", away)
             async with at_work(fleet):
@@ -152,7 +154,7 @@ class TestWorker:
         async with at_work(fleet):
             await asyncio.sleep(0.1)
 
-    async def test_its_limit_may_be_more_than_that_of_all(self, sqlite_url, lively):
+    async def test_its_limit_may_exceed_that_of_the_fleet(self, sqlite_url, lively):
         """The smaller one counts."""
         options = {"interval": 0.05, "limit": 1, "worker_limit": 2}
         fleet = DurableFleet(sqlite_url, client_of(lively), **options)
@@ -160,8 +162,8 @@ class TestWorker:
             job = await fleet.submit("make").create(requests(2))
             assert (await job.report(60)).counts["succeeded"] == 2
 
-    async def test_it_ends_wholly_however_often_it_is_cancelled(self, fleet, lively):
-        """Half ended it would take workflows and do none; and no other could begin."""
+    async def test_it_ends_completely_however_often_it_is_cancelled(self, fleet, lively):
+        """Half ended it would dequeue workflows and run none; and no other could begin."""
         working = asyncio.create_task(fleet.work())
         job = await fleet.submit("make").create(requests(2))
         await until(lambda: _in_flight(job))
@@ -175,7 +177,7 @@ class TestWorker:
             assert (await job.report(60)).counts["succeeded"] == 2
         assert lively.api.requests["create"] == 2
 
-    async def test_who_listens_in_its_process_listens_on_when_it_ends(self, fleet, lively):
+    async def test_listeners_in_its_process_continue_when_it_ends(self, fleet, lively):
         """DBOS ends the threads that it has put into the event loop."""
         told = []
 
@@ -193,8 +195,8 @@ class TestWorker:
             await asyncio.gather(*listeners)
         assert sorted(told) == sorted(4 * [(k, n) for k in ("started", "finished") for n in (0, 1)])
 
-    async def test_what_others_have_taken_over_ends_with_it(self, fleet, sqlite_url, lively):
-        """It waits for what the others record, for which nobody here asks."""
+    async def test_items_taken_over_by_others_end_with_it(self, fleet, sqlite_url, lively):
+        """It waits for what the others record, which nothing here reads."""
         lively.cloud.adjust("w-*", create=40)
         async with at_work(fleet):
             await fleet.submit("make").create(requests(1))

@@ -40,7 +40,7 @@ NEVER = 10**6
 
 @attrs.frozen
 class World:
-    """What really happens: the VM is `first` before all `changes`, pairs of a step and what follows.
+    """What really happens: the VM is `first` before all `changes`, pairs of a step and a state.
 
     Attributes:
         complete: At which step the operation is complete.
@@ -334,9 +334,7 @@ class TestEveryWorld:
         # A VM that was visible all along can look absent only once it is gone.
         [case for case in CASES if case.id != "delete of a visible VM"],
     )
-    def test_assuming_fresh_reads_gives_false_verdicts(
-        self, target, worlds, steps, quiet, stride
-    ):
+    def test_assuming_fresh_reads_gives_false_verdicts(self, target, worlds, steps, quiet, stride):
         """The control: with too small a `max_staleness` the same rules are wrong."""
         steps = min(steps, 8 if stride == 1 else 7)
         assert walk(target, worlds, steps, quiet=quiet, max_staleness=0.0).false

@@ -111,7 +111,9 @@ async def test_an_observer_of_a_wrong_type_changes_nothing(api, request_for, fou
 
 @pytest.mark.parametrize("moment", ["on_start", "on_end", "_on_ending"])
 @pytest.mark.parametrize("error", [KeyError, RuntimeError])
-async def test_a_span_processor_that_raises_loses_no_create(api, request_for, caplog, moment, error):
+async def test_a_span_processor_that_raises_loses_no_create(
+    api, request_for, caplog, moment, error
+):
     """Polling continues for all tasks."""
 
     class Raising(SpanProcessor):
@@ -211,11 +213,15 @@ class TestLogging:
             one.removeFilter(breaks)
         logger.setLevel(logging.NOTSET)
 
-    async def test_a_logging_handler_that_raises_changes_nothing(self, client, request_for, broken_logging):
+    async def test_a_logging_handler_that_raises_changes_nothing(
+        self, client, request_for, broken_logging
+    ):
         """Not even a response that has just arrived is lost."""
         assert await work(client, request_for) == DONE
 
-    async def test_a_logging_handler_that_raises_is_reported_once(self, client, request_for, broken_logging, monkeypatch, capsys):
+    async def test_a_logging_handler_that_raises_is_reported_once(
+        self, client, request_for, broken_logging, monkeypatch, capsys
+    ):
         """On standard error, as `logging` does."""
         monkeypatch.setattr("async_vmapi.telemetry.logs._reported", set())
         await work(client, request_for)

@@ -603,9 +603,7 @@ class TestQueue:
 
 class TestStalling:
     @pytest.mark.parametrize("alone", [0, 30])
-    async def test_a_stalled_get_delays_no_other_vm(
-        self, memory_client, request_for, alone
-    ):
+    async def test_a_stalled_get_delays_no_other_vm(self, memory_client, request_for, alone):
         """While one VM's GET hangs, the others are polled as usual, late ones too."""
         tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(3)]
         stalled, *others = tasks

@@ -25,7 +25,9 @@ class TestPrepare:
             await client.reconcile(intent)
         assert api.requests["create"] == 0
 
-    async def test_a_create_that_may_have_been_sent_is_reconciled_first(self, client, api, request_for):
+    async def test_a_create_that_may_have_been_sent_is_reconciled_first(
+        self, client, api, request_for
+    ):
         """It is sent only if no VM is found, and if retrying is allowed."""
         request = request_for("web-01")
         options = {"unique_name": True, "on_unknown": "retry", "maybe_sent": True}

@@ -147,7 +147,9 @@ class TestOthers:
             assert client.requests["create"] == 1
 
     @pytest.mark.parametrize("hours", [0, 2, 5.5, 5.75])
-    async def test_the_new_vm_is_adopted_or_a_candidate_beside_an_older_one(self, request_for, hours):
+    async def test_the_new_vm_is_adopted_or_a_candidate_beside_an_older_one(
+        self, request_for, hours
+    ):
         """In whatever time zone the provider's dates are."""
         api = cloud(staleness=(8, 8), not_found=0)
 
