@@ -6,8 +6,10 @@ import itertools
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from async_vmapi import Client, CreateRequest, ImageBoot
+from async_vmapi.durable.store import Database
 from async_vmapi.emulator.catalogue import ZONES
 
 _numbers = itertools.count()
@@ -59,6 +61,33 @@ def altered(url, workflow_id, **values):
         row = sa.update(table).where(table.c.workflow_uuid == workflow_id)
         assert connection.execute(row.values(values)).rowcount == 1
     engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def opened(url):
+    """Open a fleet's database beside the fleet."""
+    database = Database(url)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@contextlib.contextmanager
+def failing(statement, times=1_000_000):
+    """Let statements that begin so fail, as if the database was unavailable."""
+    left = iter(range(times))
+
+    def away(connection, cursor, text, *_):
+        if text.startswith(statement) and next(left, None) is not None:
+            raise exc.OperationalError(text, {}, Exception("server closed the connection"))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", away)
+    try:
+        yield left
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", away)
 
 
 def everything_in(url):

@@ -15,11 +15,11 @@ from async_vmapi import AuthenticationError, InvalidState
 from async_vmapi.durable import DatabaseLost, DurableFleet, worker
 from async_vmapi.durable.store import OPERATIONS
 
-from .fleets import altered, at_work, client_of, ids_of, most_in_flight, requests, until
+from .fleets import altered, at_work, client_of, ids_of, most_in_flight, opened, requests, until
 
 pytestmark = pytest.mark.programs
 
-FAST = {"interval": 0.05, "lease": 1.0}
+FAST = {"polling_interval": 0.05, "lease_duration": 1.0}
 
 
 class TestUsers:
@@ -44,10 +44,10 @@ class TestLimits:
         """Another one, started later, may have a higher limit."""
         options = FAST | {"worker_limit": 2}
         fleet = DurableFleet(sqlite_url, client_of(lively), **options)
-        async with fleet, at_work(fleet):
+        async with fleet, at_work(fleet), opened(sqlite_url) as database:
             await (await fleet.submit("none").reset([])).report(60)
             # As the other one does when it begins.
-            register, call = fleet._database.client.register_queue, fleet._database.call
+            register, call = database.client.register_queue, database.call
             await call(register, OPERATIONS, worker_concurrency=15, polling_interval_sec=0.05)
             await asyncio.sleep(0.2)
             job = await fleet.submit("make", limit=15).create(requests(12))

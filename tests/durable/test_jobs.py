@@ -291,7 +291,7 @@ class TestSecrets:
             password=SecretRef("env:VMAPI_SECRET_PASSWORD"),
             user_data=SecretRef("vault:boot"),
         )
-        options = {"interval": 0.05, "secrets": vault}
+        options = {"polling_interval": 0.05, "secrets": vault}
         async with DurableFleet(database_url, client_of(lively), **options) as fleet:
             async with at_work(fleet):
                 job = await fleet.submit("make").create(requests(1, boot=boot))
@@ -366,8 +366,8 @@ class TestFleet:
             {"secret_names": ["ROOT", "VMAPI_API_SECRET"]},
             {"limit": 0},
             {"worker_limit": 0},
-            {"lease": 0},
-            {"interval": 0},
+            {"lease_duration": 0},
+            {"polling_interval": 0},
         ],
     )
     def test_wrong_arguments_are_refused(self, arguments):

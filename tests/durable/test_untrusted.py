@@ -18,7 +18,7 @@ from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.store import OPERATION_WORKFLOW, OPERATIONS, operation_id
 from async_vmapi.errors import InvalidState
 
-from .fleets import at_work, client_of, requests
+from .fleets import at_work, client_of, opened, requests
 
 pytestmark = pytest.mark.programs
 
@@ -147,7 +147,7 @@ class TestReaders:
         with pytest.raises(UntrustedData, match="an event"):
             [event async for event in job.events()]
 
-    async def test_everything_that_dbos_reads(self, fleet, tables, payload, sprung):
+    async def test_everything_that_dbos_reads(self, fleet, tables, database_url, payload, sprung):
         """Also what this package never uses: events, messages, steps and a workflow's result."""
         await finished(fleet)
         given = {"workflow_uuid": "job:make", "serialization": "py_pickle"}
@@ -165,13 +165,14 @@ class TestReaders:
         )
         tables.poison("operation_outputs", payload, "output")
         tables.poison_workflow("job:make", "output", payload)
-        client, call = fleet._database.client, fleet._database.call
-        steps = await call(client.list_workflow_steps, "job:make")
-        assert {step["output"] for step in steps} == {REFUSED}
-        with pytest.raises(ValueError, match="Expecting value"):
-            await call(client.get_event, "job:make", "k", 0)
-        with pytest.raises(ValueError, match="Expecting value"):
-            await call(client.retrieve_workflow("job:make").get_result)
+        async with opened(database_url) as database:
+            client, call = database.client, database.call
+            steps = await call(client.list_workflow_steps, "job:make")
+            assert {step["output"] for step in steps} == {REFUSED}
+            with pytest.raises(ValueError, match="Expecting value"):
+                await call(client.get_event, "job:make", "k", 0)
+            with pytest.raises(ValueError, match="Expecting value"):
+                await call(client.retrieve_workflow("job:make").get_result)
         assert not sprung.exists()
 
     def test_no_table_is_forgotten(self, fleet, tables):
@@ -194,12 +195,13 @@ class TestWorkers:
         assert not sprung.exists()
 
     @pytest.mark.parametrize("column", ["inputs", "output"])
-    async def test_an_item(self, fleet, tables, lively, payload, sprung, column):
+    async def test_an_item(self, fleet, tables, database_url, lively, payload, sprung, column):
         """Its outcome is unknown; the plan decides about the others."""
         job = await fleet.submit("make").create(requests(2))
         spec = spec_of("create", requests(2), {}, BulkPlan())
         which, text = operation_id("make", 0), encode(spec.order("make", 0))
-        await fleet._database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [(which, text)])
+        async with opened(database_url) as database:
+            await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [(which, text)])
         if column == "output":
             tables.set("workflow_status", which, status="SUCCESS")
         tables.poison_workflow(which, column, payload)

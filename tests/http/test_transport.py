@@ -466,11 +466,12 @@ class TestConnections:
     async def test_an_exception_while_reading_leaves_the_outcome_unknown(self, monkeypatch):
         """aiohttp raises `RuntimeError` for a session that cannot be used; this is not that."""
 
-        async def broken(*_):
+        def broken(*_):
             raise RuntimeError("read() called twice")
 
         async with OddServer(CREATED) as server, client_of(server) as client:
-            monkeypatch.setattr("async_vmapi.transport.http._read", broken)
+            monkeypatch.setattr(aiohttp.StreamReader, "read_nowait", broken)
+            monkeypatch.setattr(aiohttp.StreamReader, "iter_any", broken)
             error = await error_of(client.vms.create(**CREATE, unique_name=True))
             assert sum(request.method == "PUT" for request in server.requests) == 1
         assert type(error) is OutcomeUnknown

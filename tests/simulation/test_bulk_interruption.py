@@ -15,6 +15,7 @@ import pytest
 from async_vmapi import BulkInterrupted, BulkReport, Client, NotFound
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 
+from .in_memory import client_and_transport
 from .test_bulk import fleet_of, now, requests, truth
 
 pytestmark = pytest.mark.looptime
@@ -74,18 +75,22 @@ class TestSecondCancellation:
         assert [o.vm_id for o in report.succeeded] == [vm.id for vm in truth(api)]
         assert api.requests["create"] == 1
 
-    async def test_while_the_response_is_read(self, api, slow_client, monkeypatch):
+    async def test_while_the_response_is_read(self, api):
         """Nor if the cancellation comes while it is read."""
-        created = slow_client._writes._created
+        client, transport = client_and_transport(api, latency=8, seed=1)
+        send = transport.send
 
-        def create_and_cancel(*args, **keywords):
-            running.cancel()
-            return created(*args, **keywords)
+        async def send_and_cancel(method, *rest):
+            response = await send(method, *rest)
+            if method == "PUT":
+                running.cancel()
+            return response
 
-        monkeypatch.setattr(slow_client._writes, "_created", create_and_cancel)
-        bulk = slow_client.bulk()
-        running = asyncio.create_task(bulk.create(requests(1), unique_name=True))
-        await cancelled(running, 5)
+        transport.send = send_and_cancel
+        async with client:
+            bulk = client.bulk()
+            running = asyncio.create_task(bulk.create(requests(1), unique_name=True))
+            await cancelled(running, 5)
         (outcome,) = bulk.report.unknown
         assert [outcome.vm_id] == [vm.id for vm in truth(api)]
 
@@ -207,7 +212,8 @@ class TestCancellation:
         async def ends(steps):
             """Cancel so many steps after the poll that shows the completion; return the outcome."""
             api = CloudAPI(settings=Settings(shutdown=5, stale=0), seed=1)
-            async with Client.in_memory(api, latency=0.02, seed=1, max_staleness=0.0) as client:
+            client, transport = client_and_transport(api, latency=0.02, seed=1, max_staleness=0.0)
+            async with client:
                 vms = await fleet_of(client, 3)
                 tasks = []
 
@@ -221,14 +227,14 @@ class TestCancellation:
                     else:
                         running.cancel()
 
-                async def look(*args):
-                    answer = await send(*args)
-                    if answer.body.count(b'"offline"') == 3:
+                async def poll(*args):
+                    response = await send(*args)
+                    if response.body.count(b'"offline"') == 3:
                         cancel(steps)
-                    return answer
+                    return response
 
-                send = client._pipeline._transport.send
-                client._pipeline._transport.send = look
+                send = transport.send
+                transport.send = poll
                 bulk = client.bulk(on_event=note)
                 running = asyncio.create_task(bulk.shutdown(vms, wait_for=1))
                 await asyncio.wait({running})

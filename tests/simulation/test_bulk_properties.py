@@ -15,6 +15,7 @@ from async_vmapi import BulkPlan, BulkReport, Client, ConnectError, VMAPIError
 from async_vmapi.bulk.plan import count_of
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 
+from .in_memory import client_and_transport
 from .test_bulk import fleet_of, least_online, now, requests, truth
 
 pytestmark = pytest.mark.looptime
@@ -86,16 +87,15 @@ CUTS = st.lists(
 
 
 class Tap:
-    """Sees the writes that a client puts on the wire, and what it is told of them.
+    """Records the writes that are sent by a transport, and their responses.
 
     Attributes:
         sent: What each was about, a path or the name of what is created, in their order.
-        untold: Of each, how many were not answered by a refusal, so that they may be carried out.
+        untold: Of each, how many were not refused, so that they may be carried out.
     """
 
-    def __init__(self, client):
-        self._send = client._pipeline._transport.send
-        client._pipeline._transport.send = self.send
+    def __init__(self, transport):
+        self._send, transport.send = transport.send, self.send
         self.sent = []
         self.untold = Counter()
 
@@ -106,14 +106,14 @@ class Tap:
         self.sent.append(about)
         self.untold[about] += 1
         try:
-            answer = await self._send(method, target, headers, body)
+            response = await self._send(method, target, headers, body)
         except ConnectError:
             self.untold[about] -= 1
             raise
-        refused = answer.status < 500 and answer.status not in (200, 408)
-        if refused or b'"success":false' in answer.body.replace(b" ", b""):
-            self.untold[about] -= answer.status < 500
-        return answer
+        refused = response.status < 500 and response.status not in (200, 408)
+        if refused or b'"success":false' in response.body.replace(b" ", b""):
+            self.untold[about] -= response.status < 500
+        return response
 
 
 @settings(
@@ -178,8 +178,9 @@ class Run:
         for number, cut in enumerate([*self.cuts, None]):
             self.api.faults = FaultPlan(self.faults if cut else (), seed=self.seed)
             latency = self.latency if cut else 0.02
-            async with Client.in_memory(self.api, latency=latency, seed=number) as client:
-                report = await self.one(client, report, cut)
+            client, transport = client_and_transport(self.api, latency=latency, seed=number)
+            async with client:
+                report = await self.one(client, Tap(transport), report, cut)
             # From then on no list can be stale about it.
             await asyncio.sleep(5)
         self.check_the_end(report)
@@ -202,8 +203,8 @@ class Run:
             down = [i for i, k in zip(self.items, self.kinds, strict=True) if k == "offline"]
             await client.bulk().shutdown(down, wait_for=0)
 
-    async def one(self, client, before, cut):
-        tap, at_stop = Tap(client), []
+    async def one(self, client, tap, before, cut):
+        at_stop = []
         sent_before = Counter(client.requests)
 
         def note(event):

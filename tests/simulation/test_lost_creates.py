@@ -427,13 +427,13 @@ class TestDeleting:
     async def test_a_refused_delete_leaves_its_vm_a_candidate(self, request_for):
         """The delete was certainly not carried out."""
         api = cloud()
-        async with client_of(api) as client, Client.in_memory(api, seed=2) as other:
+        client, other = client_of(api, max_retries=0), Client.in_memory(api, seed=2)
+        async with client, other:
             api.faults.fail_next("create", "drop_before")
             creating = asyncio.create_task(client.vms.create(request_for("web-01", cpus=2)))
             await asyncio.sleep(10)
             theirs = await other.vms.create(request_for())
             await asyncio.sleep(5)
-            client._pipeline._retries.limit = 0
             api.faults.fail_next("delete", "rate_limited")
             with pytest.raises(RateLimited):
                 await client.vms.delete(theirs.vm_id)

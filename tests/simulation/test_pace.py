@@ -12,6 +12,8 @@ from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.transport.rate_limit import Pace, Priority
 
+from .in_memory import client_and_transport
+
 pytestmark = pytest.mark.looptime
 
 
@@ -103,8 +105,9 @@ class TestRate:
         """Never are more requests in flight."""
         out = peak = 0
         cloud = Recorder()
-        async with cloud.client(max_connections=most) as client:
-            send = client._pipeline._transport.send
+        client, transport = client_and_transport(cloud.api, latency=0.1, max_connections=most)
+        async with client:
+            send = transport.send
 
             async def counted(*request):
                 nonlocal out, peak
@@ -115,7 +118,7 @@ class TestRate:
                 finally:
                     out -= 1
 
-            client._pipeline._transport.send = counted
+            transport.send = counted
             await asyncio.gather(*(client.regions.list() for _ in range(50)))
         assert peak == most
 

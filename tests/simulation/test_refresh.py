@@ -121,27 +121,3 @@ class TestRefresh:
         await client.close()
         with pytest.raises(InvalidState, match="closed"):
             await task.refresh()
-
-    async def test_refresh_ends_no_span(self, api, request_for):
-        """A refresh is no wait that ends."""
-        ended = []
-
-        class Operation:
-            trace = None
-
-            def accepted(self, *_, **__): ...
-            def awaited(self): ...
-            def seen(self, *_, **__): ...
-            def ended(self, how, error=None):
-                ended.append(how)
-
-        client = Client.in_memory(api, seed=1)
-        async with client:
-            task = await client.vms.create(request_for())
-            operation = Operation()
-            task._watch.observed_by(operation)
-            assert await task.refresh() is False
-            assert ended == []
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(task.wait(), 2)
-            assert ended == ["cancelled"]

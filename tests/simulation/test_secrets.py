@@ -147,7 +147,7 @@ async def test_no_secret_shows_in_a_full_run_with_faults(cloud, caplog, capfd):
             continue
         assert one.exception() is None
     listener.show(client, client.vms, client.unresolved, client.requests, *client.unresolved)
-    listener.show(client._pipeline, client._writes, client._hub, api, api.faults, api.cloud)
+    listener.show(*vars(client).values(), api, api.faults, api.cloud)
     unresolved = len(client.unresolved)
     await client.close()
     out, err = capfd.readouterr()

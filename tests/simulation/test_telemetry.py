@@ -31,10 +31,19 @@ from async_vmapi import (
     TaskTimeout,
     VMVanished,
 )
-from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
+from async_vmapi.emulator import (
+    CloudAPI,
+    Fault,
+    FaultPlan,
+    InMemoryTransport,
+    Response,
+    Settings,
+)
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.otel import OpenTelemetry
 from async_vmapi.tasks import token as tokens
+
+from .in_memory import client_and_transport
 
 pytestmark = pytest.mark.looptime
 
@@ -301,6 +310,15 @@ class TestEndings:
         assert reset.attributes["vmapi.outcome"] == "cancelled"
         assert reset.status.status_code is StatusCode.UNSET
 
+    async def test_a_refresh_ends_no_span(self, api, client, recorded):
+        """A refresh is no wait that ends."""
+        task = await client.vms.reset(add(api))
+        assert await task.refresh() is False
+        assert recorded.operations() == {}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(task.wait(), 2)
+        assert recorded.operations() == {("vms.reset", "cancelled"): 1}
+
     async def test_a_collected_task_ends_its_span(self, api, client, recorded):
         """It cannot be awaited any more."""
         task = await client.vms.reset(add(api))
@@ -427,14 +445,16 @@ class TestTokens:
         """Also in another process: the token carries what the link needs, and no more."""
         task = await client.vms.power_off(add(api))
         token = task.token()
-        first = task._watch.observer._inner._span.get_span_context()
+        del task
+        await until(lambda: recorded.named("vms.power_off"))
+        first = recorded.one("vms.power_off").context
         assert tokens.peek(token).trace == (
             f"00-{first.trace_id:032x}-{first.span_id:016x}-{first.trace_flags:02x}"
         )
         async with Client.in_memory(api, telemetry=recorded.telemetry) as other:
             with recorded.tracer.start_as_current_span("other process"):
                 await other.resume(token)
-        (resumed,) = recorded.named("vms.power_off")
+        _, resumed = recorded.named("vms.power_off")
         assert resumed.attributes["vmapi.resumed"] is True
         assert [link.context.span_id for link in resumed.links] == [first.span_id]
         assert resumed.parent.span_id == recorded.one("other process").context.span_id
@@ -554,17 +574,18 @@ class TestRequests:
         (request, _) = recorded.spans
         assert request.attributes["error.type"] == "CancelledError"
 
-    async def test_spans_of_the_transport_are_children_of_the_request(self, client, recorded):
+    async def test_spans_of_the_transport_are_children_of_the_request(self, api, recorded):
         """So the session's own instrumentation works."""
-        wire = client._pipeline._transport
-        send = wire.send
+        client, transport = client_and_transport(api, telemetry=recorded.telemetry)
+        send = transport.send
 
         async def traced(*arguments):
             with recorded.tracer.start_as_current_span("socket"):
                 return await send(*arguments)
 
-        wire.send = traced
-        await client.vms.list()
+        transport.send = traced
+        async with client:
+            await client.vms.list()
         socket = recorded.one("socket")
         assert socket.parent.span_id == recorded.one("GET /v2/virtual-machines").context.span_id
 
@@ -639,14 +660,25 @@ class TestSetup:
             await task
             await client.vms.list()
 
-    async def test_one_telemetry_serves_many_clients_over_http(self, recorded, client):
+    async def test_one_telemetry_serves_many_clients(self, api, recorded, client):
         """Each has its own server; closing one leaves the other's operations open."""
-        assert Client(
-            "https://vm.example.com:8443", api_key="k", api_secret="s", telemetry=recorded.telemetry
-        )._pipeline.observer._inner.server == {
-            "server.address": "vm.example.com",
-            "server.port": 8443,
-        }
+        task = await client.vms.power_off(add(api))
+        waiter = asyncio.create_task(task.wait())
+        other = Client(
+            "https://vm.example.com:8443",
+            api_key="k",
+            api_secret="s",
+            telemetry=recorded.telemetry,
+            transport=InMemoryTransport(api),
+        )
+        async with other:
+            with pytest.raises(AuthenticationError):
+                await other.vms.list()
+        attributes = recorded.named("GET /v2/virtual-machines")[-1].attributes
+        assert (attributes["server.address"], attributes["server.port"]) == ("vm.example.com", 8443)
+        assert recorded.operations() == {}
+        await waiter
+        assert recorded.operations() == {("vms.power_off", "done"): 1}
 
 
 class TestLogging:

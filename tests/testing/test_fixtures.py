@@ -269,8 +269,14 @@ class TestServer:
 
         monkeypatch.setattr("async_vmapi.testing.server.asyncio.Event", Falling)
         with pytest.raises(OSError, match="the port was taken away"), server:
-            server._thread.join()
+            _end_of_thread("vm_server")
         assert not [thread for thread in threading.enumerate() if thread.name == "vm_server"]
+
+
+def _end_of_thread(name):
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join()
 
 
 class TestCost:

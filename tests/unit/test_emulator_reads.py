@@ -177,17 +177,16 @@ class TestStaleness:
         assert (len(vm.views.get), len(vm.views.list)) == (1, 1)
         cloud.operate("delete", vm.id, 1000)
         cloud.list(1010 + list_lag + 4.9)
-        assert set(cloud._reads._odd) == {vm.id, *cloud.vms}
+        assert vm.views is not None
         cloud.list(1010 + 2 * list_lag + 5.1)
-        assert (vm.views, set(cloud._reads._odd)) == (None, set(cloud.vms))
-        assert not cloud._reads._ghosts
+        assert vm.views is None
 
     def test_deleted_vms_are_forgotten_as_others_are_deleted(self):
         """Even if they are never read."""
         cloud = cloud_of(staleness=5, stale=0, delete=0)
         for step in range(100):
             cloud.operate("delete", place(cloud, step).id, step)
-        assert len(cloud._reads._ghosts) <= 7
+        assert sum(vm.views is not None for vm in cloud.gone.values()) <= 7
 
     def test_a_ghost_whose_settings_change(self):
         """It disappears when its staleness no longer covers it."""
@@ -544,14 +543,19 @@ class TestWritesBeforeVisible:
 class TestSettings:
     def test_the_default_reads_draw_no_random_numbers(self):
         """Nor is anything kept for them."""
-        cloud = Cloud(seed=1)
-        before = cloud._reads._random.getstate()
+        cloud, unread = Cloud(seed=1), Cloud(seed=1)
         vm_id = create(cloud)
+        assert create(unread) == vm_id
         for now in range(100):
             both(cloud, vm_id, now)
-        assert cloud._reads._random.getstate() == before
-        assert (cloud.vms[vm_id].views, cloud._reads._odd) == (None, {})
+        assert cloud.vms[vm_id].views is None
         assert cloud.list(100) is cloud.list(100)
+        for one in cloud, unread:
+            one.advance(100)
+            one.adjust("*", absence=0.5)
+        reads = [[got(one, vm_id, now) for now in range(101, 150)] for one in (cloud, unread)]
+        assert reads[0] == reads[1]
+        assert None in reads[0]
 
     def test_a_seed_repeats_odd_reads(self):
         """Also the random numbers drawn for them."""
