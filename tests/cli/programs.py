@@ -141,7 +141,7 @@ class Program:
         return json.loads(self(*arguments, "--json", code=code, **env).stdout)
 
     def fleet(self, count, name="web-{:02}"):
-        """Create machines; return their ids by label."""
+        """Create VMs; return their ids by label."""
         report = self.json("fleet", "create", "--count", str(count), "--name", name, *NEW)
         return {outcome["item"]: outcome["vm_id"] for outcome in report["outcomes"]}
 

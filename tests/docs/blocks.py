@@ -132,7 +132,7 @@ class Shell:
                 time.sleep(0.3)
 
 
-async def a_vm(client):
+async def a_machine(client):
     """Return the id of a VM that is online, for a block that needs one."""
     zone = (await client.regions.list())[0].zones[0]
     task = await client.vms.create(

@@ -26,7 +26,7 @@ def test_there_is_one_private_use():
         for path in sorted(PACKAGE.glob("*.py"))
         for found in re.findall(r"(?:DBOS|client)\._\w+\.?\w*|from dbos\._\w+", path.read_text())
     ]
-    assert uses == [("database.py", "client._sys_db.reenqueue_for_recovery")]
+    assert uses == [("store.py", "client._sys_db.reenqueue_for_recovery")]
 
 
 class TestPutBack:
@@ -64,7 +64,7 @@ class TestPutBack:
 class TestColumns:
     """Columns of DBOS's tables that are read, or whose values are replaced, by their names.
 
-    Renamed? Look for the old name in `database.py` and `rows.py`. For the limit of a worker, see
+    Renamed? Look for the old name in `store.py` and `rows.py`. For the limit of a worker, see
     whether DBOS has a setting by now, which would be better than `Rows`.
     """
 

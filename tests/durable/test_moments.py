@@ -178,7 +178,7 @@ class TestCreate:
         assert creates(api) == 1
 
     async def test_an_expired_worker_does_not_send(self, steps, api, client):
-        """Another one may have reconciled already; the operation is its now."""
+        """Another worker may have reconciled already, and owns the operation."""
         (order,) = orders("create", requests(1), unique_name=True)
         host = Host(client)
         host.lease = iter([True, True, False, None])

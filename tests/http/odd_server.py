@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 CLOSE = None
-"""A reply that is no answer: the connection is closed."""
+"""A reply without a response: the connection is closed."""
 
 HANG = b""
 """A reply that never comes."""
@@ -54,7 +54,7 @@ def answer(content: object, status: str = "200 OK", **headers: str) -> bytes:
 class OddServer:
     """The server: the nth request gets the nth reply, and the last reply from then on.
 
-    ``connection: close`` among an answer's headers closes the connection after it.
+    ``connection: close`` among a response's headers closes the connection after it.
     """
 
     def __init__(self, *replies: Reply, port: int = 0) -> None:

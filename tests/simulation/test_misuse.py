@@ -58,7 +58,7 @@ class TestClosedClients:
             assert client.unresolved == (), name
 
     async def test_close_closes_a_client_that_was_not_entered(self, api, uses):
-        """Entered or not."""
+        """As after `async with`."""
         client = Client.in_memory(api, seed=1)
         task = await client.vms.create(request_of("web-01"))
         await client.close()
@@ -118,26 +118,26 @@ def outside_asyncio(awaitable):
 
 class TestWithoutAsyncio:
     @pytest.fixture
-    def told(self):
+    def raises_a_hint(self):
         with warnings.catch_warnings(action="error"):
             yield pytest.raises(InvalidState, match=r"needs a running asyncio event loop.*trio")
             gc.collect()
 
     @pytest.mark.looptime(False)
-    def test_entering_a_client(self, api, told):
+    def test_entering_a_client(self, api, raises_a_hint):
         """The first thing that most programs do."""
-        with told:
+        with raises_a_hint:
             outside_asyncio(Client.in_memory(api).__aenter__())
 
     @pytest.mark.looptime(False)
     @pytest.mark.parametrize(
         "name", ["list", "create", "reboot", "regions", "wait", "resume", "bulk"]
     )
-    def test_a_request_of_a_client_that_was_not_entered(self, api, told, uses, name):
+    def test_a_request_of_a_client_that_was_not_entered(self, api, raises_a_hint, uses, name):
         """The first request raises the error."""
         client = Client.in_memory(api, seed=1)
         task = asyncio.run(begun(client))
-        with told:
+        with raises_a_hint:
             outside_asyncio(uses[name](client, task))
         assert client.requests == {"create": 1}
 
