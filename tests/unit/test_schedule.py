@@ -12,7 +12,7 @@ def schedule():
 
 class TestListOrGets:
     def test_a_few_vms_are_polled_by_get(self, schedule):
-        """By default three VMs are not worth a list."""
+        """Before anything is measured, three VMs are not worth a list."""
         assert not schedule.prefers_list(3, listing=False)
 
     def test_many_vms_are_polled_by_one_list(self, schedule):
