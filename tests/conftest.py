@@ -1,4 +1,4 @@
-"""What the tests share: a cloud in memory, a cloud over HTTP, and clients of them."""
+"""Shared by all tests: a cloud in memory, a cloud over HTTP, and clients of them."""
 
 import asyncio
 import os
@@ -8,8 +8,8 @@ import pytest
 from async_vmapi import Client, CreateRequest, ImageBoot
 from async_vmapi.emulator import CloudAPI, Emulator, Settings
 
-# Before Python 3.14 pytest-asyncio asks for the current loop, which makes one that nobody closes,
-# unless it was said that there is none (pytest-dev/pytest-asyncio#724).
+# Before Python 3.14 pytest-asyncio gets the current loop, which creates one that is never closed,
+# unless it was set to none (pytest-dev/pytest-asyncio#724).
 asyncio.set_event_loop(None)
 
 ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
@@ -18,13 +18,13 @@ TEMPLATE = "2268"
 
 @pytest.fixture(scope="session")
 def stride():
-    """1 in a campaign (`nox -s campaign`), which runs every case; 10 else, for a tenth of them."""
+    """1 in a campaign (`nox -s campaign`), which runs every case; else 10, for a tenth of them."""
     return 1 if os.environ.get("VMAPI_CAMPAIGN") == "1" else 10
 
 
 @pytest.fixture
 def request_for():
-    """Make the request for a machine of a given name."""
+    """Make the request for a VM of a given name."""
 
     def make(name="web-01", **changes):
         fields = {"cpus": 1, "ram": 1024, "zone_id": ZONE, "boot": ImageBoot(os=TEMPLATE)}
@@ -48,7 +48,7 @@ async def memory_client(cloud_api):
 
 @pytest.fixture
 async def emulator():
-    """A cloud over HTTP in which all happens at once, but for what must be seen to happen."""
+    """A cloud over HTTP in which everything happens at once, except what must be seen to happen."""
     at_once = Settings(
         create=0.02,
         not_found=0.01,
@@ -68,7 +68,7 @@ async def emulator():
 
 @pytest.fixture
 async def client(emulator):
-    """A client of the cloud over HTTP, that looks as often as things happen there."""
+    """A client of the cloud over HTTP that polls as often as things happen there."""
     async with Client(
         emulator.url,
         api_key=emulator.api_key,

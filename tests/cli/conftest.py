@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Shared by the tests of the command line."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from .programs import SETTINGS, Program, emulator_in_thread
 
 @pytest.fixture
 def cloud():
-    """A cloud over HTTP in which all happens almost at once."""
+    """A cloud over HTTP in which everything happens almost at once."""
     with emulator_in_thread(settings=SETTINGS, seed=1) as emulator:
         yield emulator
 

@@ -21,7 +21,7 @@ from async_vmapi.emulator import Emulator, Settings
 COMMAND = [sys.executable, "-m", "async_vmapi"]
 ZONE, TEMPLATE = "DC1/PUBLIC-1", "Debian 12"
 NEW = ["--cpus", "1", "--ram", "1024", "--zone", ZONE, "--template", TEMPLATE]
-# For what ends by itself, on a machine with other work; each test has a limit besides.
+# For what ends by itself, on a busy host; each test has a limit besides.
 LONG = 120
 SETTINGS = Settings(
     create=0.2,
@@ -39,7 +39,7 @@ SETTINGS = Settings(
 
 
 def eventually(condition):
-    """Wait until something is so, which another thread or program does."""
+    """Wait for a condition that another thread or program fulfils."""
     end = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < end
@@ -53,7 +53,7 @@ def clean_environment(**variables):
 
 @contextmanager
 def emulator_in_thread(**options):
-    """An emulator that answers while the test itself waits for a program."""
+    """Run an emulator that responds while the test itself waits for a program."""
     started, stopping = threading.Event(), threading.Event()
     found = []
 
@@ -61,7 +61,7 @@ def emulator_in_thread(**options):
         async with Emulator(**options) as emulator:
             found.append(emulator)
             started.set()
-            while not stopping.is_set():  # noqa: ASYNC110 - it is another thread that says so
+            while not stopping.is_set():  # noqa: ASYNC110 - another thread sets it
                 await asyncio.sleep(0.01)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
@@ -127,7 +127,7 @@ class Program:
         return process
 
     def __call__(self, *arguments, code=0, given=None, **env):
-        """Run it to its end, which is to have this code."""
+        """Run it to its end, and check its exit code."""
         process = self.popen(
             *arguments, env=env, stdin=subprocess.DEVNULL if given is None else subprocess.PIPE
         )
@@ -141,7 +141,7 @@ class Program:
         return json.loads(self(*arguments, "--json", code=code, **env).stdout)
 
     def fleet(self, count, name="web-{:02}"):
-        """Create machines; return their ids by label."""
+        """Create VMs; return their ids by label."""
         report = self.json("fleet", "create", "--count", str(count), "--name", name, *NEW)
         return {outcome["item"]: outcome["vm_id"] for outcome in report["outcomes"]}
 
@@ -170,7 +170,7 @@ class Program:
 
 
 def fill(terminal):
-    """Write to a terminal that nobody reads until it takes nothing any more."""
+    """Write to an unread terminal until it takes no more."""
     os.set_blocking(terminal, False)
     refused = 0
     while refused < 10:
@@ -178,14 +178,14 @@ def fill(terminal):
             os.write(terminal, b".")
             refused = 0
         except BlockingIOError:
-            # The kernel moves on what it has taken, and takes more then.
+            # The kernel moves what it has taken, and takes more then.
             refused += 1
             time.sleep(0.02)
     os.set_blocking(terminal, True)
 
 
 class Terminal:
-    """What a program shows on a terminal. Once it is read, it is read at all times."""
+    """What a program shows on a terminal. Once it is read, it is read all the time."""
 
     def __init__(self, fd, process, columns, lines):
         self._fd = fd
@@ -213,7 +213,7 @@ class Terminal:
                 data = b""  # the program is gone
             with self._changed:
                 self.raw += data
-                # Line by line, so that no state is missed which comes and goes at once.
+                # Line by line, so that no short-lived state is missed.
                 for part in data.splitlines(keepends=True):
                     self._stream.feed(part)
                     self._match()

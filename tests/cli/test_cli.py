@@ -36,7 +36,7 @@ def run(*arguments, **variables):
 
 
 class TestDemo:
-    def test_it_runs_through_on_a_cloud_of_its_own(self):
+    def test_the_demo_runs_on_the_bundled_emulator(self):
         """A fleet is created, rebooted in waves and deleted; one fails, one ignores ACPI."""
         result = run("demo", "--count", "8", "--seed", "3")
         assert result.returncode == 0, result.stderr
@@ -49,18 +49,16 @@ class TestDemo:
         assert re.search(r"\d+ requests in all: 8 create, 8 delete", result.stdout)
 
     @pytest.mark.looptime
-    async def test_it_runs_on_an_endpoint(self, memory_client, cloud_api):
-        """On any endpoint it leaves nothing behind."""
+    async def test_the_demo_runs_on_an_endpoint(self, memory_client, cloud_api):
+        """It leaves nothing behind there."""
         console = Console(record=True, width=120, file=io.StringIO())
         assert await demo.on_endpoint(console, memory_client, 6) == 0
         assert cloud_api.cloud.vms == {}
         assert "delete of 6: 6 succeeded" in console.export_text()
 
     @pytest.mark.looptime
-    async def test_it_deletes_what_it_created_also_when_it_is_interrupted(
-        self, memory_client, cloud_api
-    ):
-        """If it is cut off in the middle, no machine is left behind."""
+    async def test_an_interrupted_demo_deletes_what_it_created(self, memory_client, cloud_api):
+        """No VM is left behind."""
         console = Console(record=True, file=io.StringIO(), width=120)
         running = asyncio.create_task(demo.on_endpoint(console, memory_client, 6))
         await asyncio.sleep(100)
@@ -74,7 +72,7 @@ class TestDemo:
 
     @pytest.mark.looptime
     async def test_a_second_interruption_names_what_is_left(self, memory_client, cloud_api):
-        """Each machine of which it was not seen that it is gone."""
+        """Each VM whose deletion was not seen."""
         console = Console(record=True, file=io.StringIO(), width=120)
         running = asyncio.create_task(demo.on_endpoint(console, memory_client, 4))
         await asyncio.sleep(100)
@@ -88,16 +86,16 @@ class TestDemo:
         assert named
 
     @pytest.mark.looptime
-    async def test_what_cannot_be_deleted_is_named(self, memory_client, cloud_api):
-        """It is for a person to look at, and the exit code says so."""
+    async def test_vms_that_cannot_be_deleted_are_named(self, memory_client, cloud_api):
+        """A person has to check them, and the exit code says so."""
         cloud_api.faults = FaultPlan([Fault(kind="success_false", call="delete", nth=(1,))])
         console = Console(record=True, width=120, file=io.StringIO())
         assert await demo.on_endpoint(console, memory_client, 4) == 1
         (left,) = cloud_api.cloud.vms
         assert f"NOT deleted, look at it yourself: {left}" in console.export_text()
 
-    def test_a_real_endpoint_is_asked_for_first(self):
-        """Without anybody to ask nothing is sent."""
+    def test_a_real_endpoint_needs_confirmation(self):
+        """Without a terminal nothing is sent."""
         result = run(
             "demo", "--real", VMAPI_REGION="nowhere", VMAPI_API_KEY="k", VMAPI_API_SECRET=S
         )
@@ -109,7 +107,7 @@ class TestDemo:
 class TestEmulator:
     @pytest.fixture
     def start(self):
-        """Start one, which ends with the test."""
+        """Start one that ends with the test."""
         with ExitStack() as stack:
 
             def start(*arguments, **variables):
@@ -127,8 +125,8 @@ class TestEmulator:
             yield start
 
     @pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, []), (signal.SIGTERM, ["--uvloop"])])
-    def test_four_lines_for_a_shell_and_then_it_serves(self, start, how, more, monkeypatch):
-        """What it prints sets up a client by the environment; a signal ends it well."""
+    def test_it_prints_four_lines_for_a_shell_and_then_serves(self, start, how, more, monkeypatch):
+        """They set up a client by the environment; a signal ends it cleanly."""
         process = start("--port", "0", "--speed", "1000", "--seed", "1", *more)
         try:
             lines = [process.stdout.readline() for _ in range(4)]
@@ -156,15 +154,15 @@ class TestEmulator:
         assert rest == ""
         assert "Ctrl-C ends it" in told
 
-    def test_a_port_that_is_taken(self):
-        """The way out is told with it."""
+    def test_a_port_in_use(self):
+        """The error says what to do."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             result = run("emulator", "--port", str(taken.getsockname()[1]))
         assert result.returncode == 1
         assert "in use; --port 0 takes any free one" in result.stderr
 
     def test_credentials_of_the_environment_are_used(self, start):
-        """Credentials that are set are kept, whatever characters they have."""
+        """Whatever characters they have."""
         secret = "it's $ecret"
         process = start("--port", "0", VMAPI_API_KEY="my-key", VMAPI_API_SECRET=secret)
         try:
@@ -188,15 +186,15 @@ class TestEmulator:
             (["--host", "203.0.113.1", "--allow-remote"], "203.0.113.1"),
         ],
     )
-    def test_what_it_cannot_do_is_told(self, arguments, words):
-        """A host that others reach needs a word; what fails is told in one line."""
+    def test_wrong_options_are_explained(self, arguments, words):
+        """A public host needs an option; each error is one line."""
         result = run("emulator", "--port", "0", *arguments)
         assert result.returncode == 1
         assert words in result.stderr
         assert "Traceback" not in result.stderr
 
     def test_without_uvloop_it_says_what_to_install(self):
-        """uvloop is in no extra, for most need none."""
+        """uvloop is in no extra, for most users need none."""
         program = (
             "import sys; sys.modules['uvloop'] = None; "
             "sys.argv[1:] = ['emulator', '--port', '0', '--uvloop']; "
@@ -213,7 +211,7 @@ class TestEmulator:
 class TestInstallation:
     @pytest.mark.parametrize("missing", ["typer", "rich", "platformdirs"])
     def test_a_missing_extra_says_what_to_install(self, missing):
-        """Without the extra the command tells how to get it."""
+        """The command names the extra."""
         program = f"import sys; sys.modules[{missing!r}] = None; import async_vmapi.__main__"
         result = subprocess.run(
             [sys.executable, "-c", program, "vms", "list"],
@@ -227,7 +225,7 @@ class TestInstallation:
         assert "async-vmapi[cli]" in result.stderr
 
     def test_another_missing_module_is_not_hidden(self):
-        """A fault of the installation is not told as a missing extra."""
+        """A broken installation is not reported as a missing extra."""
         program = "import sys; sys.modules['aiohttp.web'] = None; import async_vmapi.__main__"
         result = subprocess.run(
             [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
@@ -235,7 +233,7 @@ class TestInstallation:
         assert "ModuleNotFoundError" in result.stderr
 
     def test_shell_completion(self):
-        """A shell gets a script, and then what can come next."""
+        """The script for a shell, and then the completions."""
         assert "complete" in run("--show-completion", SHELL="/bin/bash").stdout
         command = os.path.join(os.path.dirname(sys.executable), "async-vmapi")
         asked = {"_ASYNC_VMAPI_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
@@ -248,8 +246,8 @@ class TestInstallation:
         )
         assert found.stdout.split() == ["resize", "reboot", "reset", "rename"]
 
-    def test_without_a_command_it_shows_them(self):
-        """No command at all shows what there is."""
+    def test_without_a_command_it_lists_them(self):
+        """With their help."""
         result = run()
         assert "emulator" in result.stdout + result.stderr
         assert "demo" in result.stdout + result.stderr
@@ -273,8 +271,8 @@ asyncio.run(main())
 
 class TestCtrlC:
     @pytest.mark.parametrize("seconds", [0.6, 0])
-    async def test_a_script_that_is_interrupted_in_a_create(self, seconds):
-        """It ends soon, as by Ctrl-C, and names the machine that it leaves behind."""
+    async def test_a_script_interrupted_during_a_create(self, seconds):
+        """It ends soon, as by Ctrl-C, and names the VM that it leaves behind."""
         settings = Settings(create=1000, not_found=0)
         async with Emulator(settings=settings) as emulator:
             if seconds:
@@ -291,7 +289,7 @@ class TestCtrlC:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
-            while not emulator.cloud.vms:  # noqa: ASYNC110 - it is another process that acts
+            while not emulator.cloud.vms:  # noqa: ASYNC110 - another process acts
                 await asyncio.sleep(0.01)
             script.send_signal(signal.SIGINT)
             _, errors = await asyncio.wait_for(script.communicate(), LONG)
@@ -304,14 +302,14 @@ class TestCtrlC:
 
 
 class TestFaults:
-    def test_a_file_of_faults_that_cannot_be_read(self, tmp_path):
-        """The file is named, and it is a matter of usage."""
+    def test_a_faults_file_that_cannot_be_read(self, tmp_path):
+        """The file is named; the exit code is that of wrong usage."""
         result = run("emulator", "--port", "0", "--faults", str(tmp_path / "none.toml"))
         assert result.returncode == 2
         assert "none.toml" in result.stderr
 
     async def test_faults_and_their_admin_path(self, tmp_path):
-        """The file is in force, and can be looked at."""
+        """The file is applied, and its plan can be read."""
         file = tmp_path / "faults.toml"
         file.write_text('[[fault]]\nkind = "html"\nprobability = 1\n')
         emulator = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""What is said of a database that cannot be used, within this process."""
+"""The command's errors for databases that cannot be used, in this process."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from async_vmapi.durable import DurableFleet
 
 @pytest.fixture
 def said(tmp_path, monkeypatch):
-    """Call the command, which is to end with a code, and return what it said."""
+    """Run the command, expect an exit code, and return its message."""
     for name in ("VMAPI_DATABASE", "VMAPI_API_SECRET", "VMAPI_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VMAPI_URL", "http://127.0.0.1:9")
@@ -30,8 +30,8 @@ def said(tmp_path, monkeypatch):
 
 
 class TestDatabases:
-    def test_none(self, said):
-        """It is asked for before anything else is."""
+    def test_no_database(self, said):
+        """The error comes before any other."""
         assert "VMAPI_DATABASE" in said("jobs", "watch", "--database", "", code=2)
         fleet = ["fleet", "reboot", "--all"]
         assert "--database, or" in said(*fleet, "--database", "", "--durable", "x", code=2)
@@ -40,17 +40,17 @@ class TestDatabases:
     @pytest.mark.parametrize(
         "url", ["sqlite:///:memory:", "sqlite://", "postgresql://me@x:y/z", "mysql://me@x/y", "x"]
     )
-    def test_no_url_of_one(self, said, url):
-        """It is wrong use."""
+    def test_an_invalid_url(self, said, url):
+        """It is wrong usage."""
         assert "database_url" in said("jobs", "list", "--database", url, code=2)
 
     def test_a_url_that_the_driver_cannot_read(self, said):
-        """It is wrong use too."""
+        """It is wrong usage too."""
         url = "postgresql://me@/x?host=/none&port=y"
         assert "is no database's URL" in said("jobs", "list", "--database", url, code=2)
 
-    def test_a_file_that_is_none(self, said, tmp_path):
-        """The reason is told, and what to look at."""
+    def test_a_file_that_is_no_database(self, said, tmp_path):
+        """The error has the reason, and what to check."""
         file = tmp_path / "text"
         file.write_text("no database, but a text that is long enough to be looked at")
         assert "file is not a database" in said(
@@ -60,8 +60,8 @@ class TestDatabases:
         for command in (["jobs", "list"], ["jobs", "pause", "x"], ["worker"]):
             assert "in a folder that is there" in said(*command, "--database", url, code=1)
 
-    def test_a_server_that_is_away(self, said, monkeypatch):
-        """It is named, without its password, wherever that stands."""
+    def test_an_unavailable_server(self, said, monkeypatch):
+        """It is named, without its password, wherever that is in the URL."""
         monkeypatch.setenv(
             "VMAPI_DATABASE", "postgresql://me:planted@127.0.0.1:1/x?password=planted"
         )
@@ -77,7 +77,7 @@ class TestDatabases:
             assert "planted" not in told
 
     def test_a_job_of_another_version(self, said, tmp_path):
-        """It waits for a worker that reads what it wrote."""
+        """It waits for a worker that can read it."""
         url = f"sqlite:///{tmp_path}/jobs"
 
         async def submit():
@@ -98,8 +98,8 @@ class TestDatabases:
         assert waits in said("jobs", "show", "old", "--database", url, code=0, silent=False)
         assert waits not in said("jobs", "show", "new", "--database", url, code=0, silent=False)
 
-    def test_one_without_jobs(self, said, tmp_path):
-        """It is named, for it may be another one than was meant."""
+    def test_a_database_without_jobs(self, said, tmp_path):
+        """It is named, for it may be the wrong one."""
         url = f"sqlite:///{tmp_path}/jobs"
         assert f"no jobs in {url}" in said("jobs", "list", "--database", url, code=0)
         assert f"under way in {url}" in said("jobs", "watch", "--database", url, code=0)

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.programs
 
 
 class TestCreating:
-    def test_so_many_under_a_pattern(self, program, cloud):
-        """Each gets its number, and the report tells of each."""
+    def test_creating_by_a_pattern(self, program, cloud):
+        """Each VM gets its number, and the report has each."""
         command = ["fleet", "create", "--count", "3", "--name", "web-{:04}", *NEW]
         shown = program(*command, "--first", "7").stdout
         assert {vm.label for vm in cloud.cloud.vms.values()} == {"web-0007", "web-0008", "web-0009"}
@@ -25,13 +25,13 @@ class TestCreating:
 
     @pytest.mark.parametrize("pattern", ["web", "web-{x}", "web-{", "{} {}", "{:z}"])
     def test_a_wrong_pattern(self, program, cloud, pattern):
-        """It is refused with an example of a right one."""
+        """It is refused with an example of a valid one."""
         command = ["fleet", "create", "--count", "2", "--name", pattern, *NEW]
         assert "{:04}" in program(*command, code=2).stderr
         assert not cloud.api.requests
 
-    def test_it_goes_on_from_a_report(self, program, cloud, tmp_path):
-        """What was left is created, what was created is not."""
+    def test_resuming_from_a_report(self, program, cloud, tmp_path):
+        """The items left are created, those created are not."""
         cloud.cloud.adjust("web-02", fail_state="error")
         report = tmp_path / "report.json"
         command = ["fleet", "create", "--count", "6", "--name", "web-{:02}", *NEW]
@@ -50,7 +50,7 @@ class TestCreating:
 
 
 class TestChanging:
-    def test_those_that_are_meant(self, program):
+    def test_selecting_vms(self, program):
         """By label, zone and state, all conditions together."""
         ids = program.fleet(4)
         report = program.json("fleet", "shutdown", "--label", "web-0[12]", "--yes")
@@ -65,7 +65,7 @@ class TestChanging:
         assert BulkReport.from_json(json.dumps(report)).operation == "power_on"
 
     def test_the_other_operations(self, program, cloud):
-        """Each is carried out on all."""
+        """Each is carried out on all VMs."""
         program.fleet(2)
         resize = ["fleet", "resize", "--all", "--yes", "--cores", "2", "--ram", "2048"]
         assert "resize of 2: 2 succeeded" in program(*resize).stdout
@@ -79,7 +79,7 @@ class TestChanging:
         assert "nothing to do" in program("fleet", "delete", "--all", "--yes").stdout
 
     def test_a_file_of_ids(self, program, tmp_path):
-        """One on each line; the API tells of those that the list does not have."""
+        """One on each line; ids that the list does not have are left to the API."""
         ids = program.fleet(3)
         file = tmp_path / "ids"
         file.write_text(
@@ -117,8 +117,8 @@ class TestChanging:
         listed = program.json("vms", "list", "--id-file", str(file))
         assert [vm["label"] for vm in listed] == ["web-03", "web-01", "web-02"]
 
-    def test_a_plan(self, program, cloud):
-        """Waves, budget and floor are the bulk call's own."""
+    def test_rollout_options(self, program, cloud):
+        """Waves, failure budget and minimum online are those of a bulk call."""
         program.fleet(6)
         plan = ["--limit", "2", "--waves", "1,50%,100%", "--min-online", "50%"]
         report = program.json("fleet", "reboot", "--all", "--yes", *plan, "--max-failures", "1")
@@ -131,8 +131,8 @@ class TestChanging:
         for wrong in (["--waves", "x"], ["--min-online", "120%"], ["--max-failures", "-1"]):
             program("fleet", "reboot", "--all", "--yes", *wrong, code=2)
 
-    def test_a_report_in_a_file(self, program, cloud, tmp_path):
-        """It goes on from there; what cannot be written is told before anything is sent."""
+    def test_a_report_file(self, program, cloud, tmp_path):
+        """The command resumes from it; an unwritable file is refused before anything is sent."""
         program.fleet(3)
         report = tmp_path / "report.json"
         for _ in range(8):
@@ -144,7 +144,7 @@ class TestChanging:
         assert "not started" in first.stdout
         cloud.api.faults.clear()
         refused = program("fleet", "resume", str(report), code=2)
-        # The one in doubt is sent again too.
+        # The one with an unknown outcome is sent again too.
         assert "shutdown of 3 machines takes --yes" in refused.stderr
         dry = program("fleet", "resume", str(report), "--dry-run").stdout
         assert "3: dry run: it would be started" in dry
@@ -164,16 +164,16 @@ class TestChanging:
         refused = program("fleet", "resume", str(report), code=2).stderr
         assert "report is of http://127.0.0.1:1" in refused
 
-    def test_what_a_floor_forbids(self, program):
-        """A dry run says so."""
+    def test_a_dry_run_with_a_minimum_online(self, program):
+        """It names the VMs that would not be changed."""
         program.fleet(2)
         dry = program("fleet", "reset", "--all", "--dry-run", "--min-online", "100%").stdout
         assert "2: then fewer than 2 would be online" in dry
 
 
-class TestAsking:
-    def test_without_a_terminal_it_takes_a_yes(self, program, cloud):
-        """What powers off or destroys is refused where nobody can be asked."""
+class TestConfirmation:
+    def test_without_a_terminal_it_needs_yes(self, program, cloud):
+        """Powering off and deleting are refused without it."""
         ids = program.fleet(2)
         for operation in ("shutdown", "power-off", "delete", "reboot", "reset"):
             refused = program("fleet", operation, "--all", code=2).stderr
@@ -187,8 +187,8 @@ class TestAsking:
             program("vms", operation, ids["web-01"], *options, code=2)
         assert cloud.api.requests.keys() <= {"create", "list", "get", "regions", "templates"}
 
-    def test_without_a_condition_nothing_is_meant(self, program, cloud):
-        """All machines are never meant by leaving something out."""
+    def test_without_a_condition_no_vm_is_selected(self, program, cloud):
+        """All VMs are never selected by leaving something out."""
         assert "--all" in program("fleet", "delete", "--yes", code=2).stderr
         assert not cloud.api.requests
 

@@ -22,7 +22,7 @@ def durable(program, tmp_path):
 
 @contextmanager
 def worker(program, *arguments, how=signal.SIGTERM):
-    """A worker that works until the block is left, and then ends well."""
+    """A worker that runs until the block is left, and then ends cleanly."""
     process = program.popen("worker", *arguments)
     try:
         yield process
@@ -41,7 +41,7 @@ CREATE = ["fleet", "create", "--count", "3", "--name", "web-{:02}", *NEW, "--dur
 
 class TestJobs:
     def test_from_submitting_to_the_report(self, durable, cloud):
-        """It is followed to its end, whichever process does the work."""
+        """The job is followed to completion, whichever process does the work."""
         with worker(durable) as process:
             made = durable(*CREATE).stdout
             assert "create of 3: 3 succeeded" in made
@@ -71,8 +71,8 @@ class TestJobs:
             assert "with another operation" in durable(*off, code=2).stderr
         assert "--durable NAME" in durable("fleet", "reboot", "--all", "--attach", code=2).stderr
 
-    def test_control(self, durable, cloud):
-        """A job is paused, resumed and cancelled, and goes on when nobody follows it."""
+    def test_pause_resume_and_cancel(self, durable, cloud):
+        """The job continues when no command follows it."""
         cloud.cloud.adjust("web-*", create=1000)
         process = durable.popen(*CREATE, "--limit", "1")
         assert "waits for a worker" in process.stderr.readline()
@@ -89,7 +89,7 @@ class TestJobs:
                 pass
             eventually(lambda: cloud.cloud.vms)
             assert durable.json("jobs", "cancel", "make")["state"] == "cancelling"
-            # It ends when somebody deletes what it creates, and not while this test is slow.
+            # It ends when the test deletes what it creates, and not while this test is slow.
             durable("fleet", "delete", "--all", "--yes")
             report = durable.json("jobs", "watch", "make", code=1)
         assert report["counts"] == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 2}
@@ -98,7 +98,7 @@ class TestJobs:
         assert "is finished" in durable("jobs", "pause", "make", code=1).stderr
 
     def test_live_views(self, durable, cloud):
-        """The worker shows what it has in hand, and who looks on shows all jobs to their ends."""
+        """The worker shows its items, and `jobs watch` all jobs to completion."""
         cloud.cloud.adjust("web-*", create=1000)
         with durable.terminal("worker") as terminal:
             terminal.until("worker of sqlite:///", "0 in flight here", "0 jobs")
@@ -118,8 +118,8 @@ class TestJobs:
             assert terminal.end() == 0
         assert "worker: has ended; 3 failed here" in terminal.shown
 
-    def test_looking_on(self, durable):
-        """At all jobs in lines, in JSON; at one that is paused, then cancelled, in words."""
+    def test_watching_jobs(self, durable):
+        """All jobs in lines and in JSON; one that is paused, then cancelled, in words."""
         lines = durable.popen(*CREATE)
         assert "waits for a worker" in lines.stderr.readline()
         words = durable.popen("jobs", "watch")
@@ -141,9 +141,9 @@ class TestJobs:
         assert json.loads(last.splitlines()[-1])["done"]["not_started"] == 3
 
 
-class TestWrongUse:
-    def test_a_database_is_needed(self, program):
-        """By an argument or the environment; its password by no argument."""
+class TestWrongUsage:
+    def test_a_database_is_required(self, program):
+        """By an option or the environment; its password by no option."""
         assert "--database" in program("jobs", "list", code=2).stderr
         assert "--database" in program(*CREATE, code=2).stderr
         secret = "postgresql://me:planted@127.0.0.1:1/x"
@@ -155,14 +155,14 @@ class TestWrongUse:
         assert "look whether the server runs" in away
         assert "planted" not in away
 
-    def test_a_worker_that_the_api_refuses(self, durable, cloud):
-        """It takes no job, all of whose items it would let fail."""
+    def test_a_worker_with_a_refused_key_ends(self, durable, cloud):
+        """It takes no job, for it would fail each item."""
         durable.write_profile(api_key="other")
         refused = durable("worker", code=1).stderr
         assert "401" in refused
 
     def test_secrets_are_not_stored(self, durable, cloud, tmp_path):
-        """They are named, and the worker finds them."""
+        """The job names them, and the worker resolves them."""
         given = [*CREATE[:-2], "--template", "Ubuntu 18.04"]
         text = tmp_path / "user-data"
         text.write_text("#cloud-config")
@@ -181,8 +181,8 @@ class TestWrongUse:
         for file in tmp_path.glob("jobs.sqlite*"):
             assert b"planted" not in file.read_bytes()
 
-    def test_what_does_not_go_together(self, durable, tmp_path):
-        """A job goes on by itself; one that is not there cannot be shown."""
+    def test_options_that_exclude_each_other(self, durable, tmp_path):
+        """A job runs without the command; an unknown job cannot be shown."""
         assert "no job" in durable("jobs", "show", "none", code=2).stderr
         report = tmp_path / "report.json"
         durable(*CREATE[:-2], "--report", str(report))
@@ -190,7 +190,7 @@ class TestWrongUse:
         assert "by itself" in refused
 
     def test_a_missing_extra_says_what_to_install(self):
-        """Only who asks for durable jobs needs it."""
+        """Only durable jobs need it."""
         program = "import sys; sys.modules['dbos'] = None; from async_vmapi.cli import main; main()"
         result = subprocess.run(
             [sys.executable, "-c", program, "jobs", "list", "--database", "sqlite:///x"],

@@ -1,4 +1,4 @@
-"""How durable jobs are looked at and shown: over a fleet that is a dictionary, without programs."""
+"""How durable jobs are watched and shown: over a fleet that is a dictionary, without programs."""
 
 import asyncio
 import io
@@ -30,7 +30,7 @@ def status(name, state="running", total=10, *, in_flight=0, submitted=0.0, stopp
 
 
 class FakeFleet:
-    """A fleet's jobs by their names, the newest last; asks for all are counted."""
+    """A fleet's jobs by their names, the newest last; queries for all are counted."""
 
     def __init__(self, *found):
         self.found = {s.name: s for s in found}
@@ -61,21 +61,21 @@ def console(width=100, height=30):
 def shown(console, what):
     with console.capture() as capture:
         console.print(what)
-    # Without what sets colours.
+    # Without colour codes.
     return "".join(part.partition("m")[2] for part in f"\x1bm{capture.get()}".split("\x1b["))
 
 
 class TestJobs:
-    async def test_changes_are_told_once(self):
-        """What is the same as before is not, even if something was heard of it."""
+    async def test_changes_are_reported_once(self):
+        """An unchanged status is skipped, even if it was read again."""
         fleet = FakeFleet(status("a"), status("b"))
         jobs = Jobs(fleet)
         assert [s.name for s in await jobs.look()] == ["b", "a"]
         fleet.put(attrs.evolve(status("a"), changed=9.0), status("b", succeeded=1))
         assert await jobs.look() == [status("b", succeeded=1)]
 
-    async def test_what_had_ended_before_is_left_out(self):
-        """And is not read again; what ends now is seen to its end."""
+    async def test_jobs_completed_before_are_skipped(self):
+        """They are not read again; a job that completes now is followed to its end."""
         fleet = FakeFleet(status("old", "finished"), status("a"))
         jobs = Jobs(fleet)
         assert [s.name for s in await jobs.look()] == ["a"]
@@ -85,8 +85,8 @@ class TestJobs:
         assert await jobs.look() == []
         assert fleet.whole == 1
 
-    async def test_the_end_of_one_that_is_not_among_the_newest(self):
-        """Which so many that were submitted later have pushed out."""
+    async def test_a_job_that_is_not_among_the_newest(self):
+        """Many jobs were submitted after it; its completion is reported."""
         fleet = FakeFleet(status("a"), *(status(f"n{n}") for n in range(60)))
         jobs = Jobs(fleet)
         assert len(await jobs.look()) == 61
@@ -96,8 +96,8 @@ class TestJobs:
 
 @pytest.mark.looptime
 class TestLines:
-    async def test_of_a_worker(self):
-        """A new state is told at once, mere progress only now and then."""
+    async def test_lines_of_a_worker(self):
+        """A new state is reported at once, mere progress only now and then."""
         out = Console(file=io.StringIO(), width=200)
         lines = Lines(out, 1000.0)
         lines.tell([status("a", "waiting")])
@@ -112,7 +112,7 @@ class TestLines:
         ]
 
     async def test_progress_that_is_due(self):
-        """It is told when its time has come, though nothing has changed since."""
+        """It is reported at its time, though nothing has changed since."""
         out = Console(file=io.StringIO(), width=200)
         lines = Lines(out, 1000.0)
         lines.tell([status("a")])
@@ -121,8 +121,8 @@ class TestLines:
         lines.tell([])
         assert "1 succeeded" in out.file.getvalue().splitlines()[1]
 
-    async def test_in_json(self, capsys):
-        """The fields of a JobStatus, and of a worker what it has to do with it."""
+    async def test_json_lines(self, capsys):
+        """The fields of a JobStatus, and of a worker those of its items."""
         print_lines([status("a", succeeded=1)])
         print_lines([status("a"), status("b")], {"a": {"in_flight": 2, "done": {"failed": 1}}})
         plain, a, b = map(json.loads, capsys.readouterr().out.splitlines())
@@ -133,8 +133,8 @@ class TestLines:
 
 @pytest.mark.looptime
 class TestJobsView:
-    async def test_how_fast_and_how_long(self):
-        """Counted from when it was first looked at, for nobody told how it was before."""
+    async def test_rate_and_remaining_time(self):
+        """Counted from the first status, for earlier progress is unknown."""
         fleet = FakeFleet(status("a", total=100, succeeded=40), status("b", "paused"))
         jobs, out = Jobs(fleet), console()
         view = JobsView(out, jobs)
@@ -151,8 +151,8 @@ class TestJobsView:
         view.problem = "the database is\naway"
         assert "the database is\\naway" in shown(out, view)
 
-    async def test_more_than_there_is_room_for(self):
-        """What goes on comes first, and what does not fit is counted."""
+    async def test_more_jobs_than_rows(self):
+        """Running jobs come first, and the hidden ones are counted."""
         found = [status(f"f{n}", "finished", submitted=n) for n in range(9)]
         fleet = FakeFleet(status("on", submitted=-1.0))
         jobs, out = Jobs(fleet), console(height=7)
@@ -166,15 +166,15 @@ class TestJobsView:
 
 
 @pytest.mark.looptime
-class TestJoining:
+class TestResumedViews:
     def event(self, kind, index, **done):
         outcome = None
         if kind == "finished":
             outcome = Outcome(index=index, item=f"w{index}", status="succeeded", seconds=1.0)
         return BulkEvent(kind=kind, item=f"w{index}", index=index, outcome=outcome, done=done)
 
-    async def test_what_was_before_is_not_timed(self):
-        """Nobody told when it was, nor how fast it went."""
+    async def test_earlier_progress_is_not_timed(self):
+        """Its times and its rate are unknown."""
         out = Console(file=io.StringIO(), width=200)
         joined = Joined(seconds=100.0, done={"succeeded": 2})
         async with Progress(out, "reboot", 10, {}, joined=joined) as progress:

@@ -1,4 +1,4 @@
-"""How things are chosen and shown: the pure parts of the command line."""
+"""Selection and presentation: the pure parts of the command line."""
 
 import io
 
@@ -66,13 +66,13 @@ class TestSelection:
         """Each by any of its values."""
         assert Selection(**selection).matches(machine()) is meant
 
-    def test_a_machine_without_a_label_fits_no_pattern_but_all(self):
-        """It has none to compare."""
+    def test_a_vm_without_a_label_matches_only_the_pattern_for_all(self):
+        """There is no label to compare."""
         assert not Selection(labels=["web-*"]).matches(machine(label=None))
         assert Selection(labels=["*"]).matches(machine(label=None))
 
-    def test_ids_that_are_not_there(self):
-        """They are told, each once, in the order given, in which the machines come too."""
+    def test_unknown_ids(self):
+        """They are listed once each, in the given order; VMs keep that order too."""
         machines = [machine("1", "b"), machine("2", "a"), machine("3", None)]
         meant, missing = Selection(ids=["x", "1", "2", "y", "x"]).of(machines)
         assert [vm.id for vm in meant] == ["1", "2"]
@@ -81,8 +81,8 @@ class TestSelection:
 
 class TestWords:
     @given(st.text())
-    def test_nothing_steers_the_terminal(self, text):
-        """Other people's words are shown, but for what is no writing."""
+    def test_text_cannot_control_the_terminal(self, text):
+        """Other people's labels are shown without control characters."""
         shown = printable(text)
         assert shown.isprintable()
         shown.encode()
@@ -97,7 +97,7 @@ class TestWords:
         assert duration(seconds) == shown
 
     def test_names(self):
-        """A pattern's number counts on from the first."""
+        """A pattern's number counts up from the first."""
         assert names_of("web-{:04}", 3, 9) == ["web-0009", "web-0010", "web-0011"]
         assert names_of("one", 1, 0) == ["one"]
         with pytest.raises(InvalidArgument):
@@ -110,8 +110,8 @@ class TestReports:
         function(console, *arguments)
         return console.file.getvalue()
 
-    def test_long_ones(self):
-        """Failures are counted beyond twenty; every token is there."""
+    def test_long_reports(self):
+        """Failures beyond twenty are counted; every token is shown."""
         outcomes = [
             Outcome(index=n, item=f"f{n}", status="failed", reason="\x1b[2J[red]no[/red]")
             for n in range(25)
@@ -127,8 +127,8 @@ class TestReports:
         assert all(f"token-{n}\n" in shown for n in range(25))
         assert "took 0.0 s and 2 requests: 2 get" in shown
 
-    def test_deletes_of_what_was_gone_already(self):
-        """They have succeeded, and are counted by themselves."""
+    def test_deletes_of_missing_vms(self):
+        """They have succeeded, and are counted separately."""
         known = {"status": "succeeded", "seconds": 2.0, "evidence": "inferred"}
         outcomes = (
             Outcome(index=0, item="a", reason="it was gone already", **known),
@@ -140,8 +140,8 @@ class TestReports:
         shown = self.show(show_outcome, "delete", "a", outcomes[0])
         assert "succeeded, inferred in 2.0 s\n  it was gone already" in shown
 
-    def test_what_is_known_of_successes(self):
-        """How their ends are known, and whose answers were lost."""
+    def test_evidence_of_successes(self):
+        """The report says how completion is known, and which responses were lost."""
         outcomes = (
             Outcome(index=0, item="a", status="succeeded", seconds=2.0, evidence="observed"),
             Outcome(index=1, item="b", status="succeeded", seconds=4.0, adopted=True),

@@ -1,4 +1,4 @@
-"""Where the command connects and with which credentials."""
+"""Where the command connects, and with which credentials."""
 
 import os
 import sys
@@ -47,14 +47,14 @@ def write(home):
 
 
 class TestWhich:
-    def test_the_profile_that_is_named(self, write):
+    def test_a_named_profile(self, write):
         """By its name, or the default one."""
         write(GOOD)
         assert "warszawa" in repr(profiles.client_for("warsaw"))
         assert "127.0.0.1:1" in repr(profiles.client_for(None))
 
-    def test_the_environment_comes_before_the_default_one(self, write, monkeypatch):
-        """But not before one that is named; half of it is an error, and no reason to go on."""
+    def test_the_environment_precedes_the_default_profile(self, write, monkeypatch):
+        """But not a named one; half of the variables are an error."""
         write(GOOD)
         for name, value in [("REGION", "nowhere"), ("API_KEY", "k"), ("API_SECRET", SECRET)]:
             monkeypatch.setenv(f"VMAPI_{name}", value)
@@ -64,8 +64,8 @@ class TestWhich:
         with pytest.raises(InvalidArgument, match="VMAPI_API_KEY"):
             profiles.client_for(None)
 
-    def test_none_at_all(self):
-        """It says both ways to give them."""
+    def test_no_credentials(self):
+        """The error says both ways to give them."""
         with pytest.raises(InvalidArgument, match=r"VMAPI_API_KEY.*profiles\.toml"):
             profiles.client_for(None)
         with pytest.raises(InvalidArgument, match=r"profiles\.toml cannot be read"):
@@ -75,15 +75,15 @@ class TestWhich:
 class TestWrongFiles:
     @pytest.mark.skipif(sys.platform == "win32", reason="there are no such modes")
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-    def test_others_may_not_read_it(self, write, mode):
-        """Nor change it: that would send the key elsewhere."""
+    def test_other_users_may_not_access_the_file(self, write, mode):
+        """Neither read it nor write it: that would send the key elsewhere."""
         write(GOOD, mode)
         with pytest.raises(InvalidArgument, match="chmod 600"):
             profiles.client_for(None)
 
     @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there are no such owners")
-    def test_it_is_the_users_own(self, write, monkeypatch):
-        """Or the administrator's."""
+    def test_the_file_belongs_to_the_user(self, write, monkeypatch):
+        """Or to the administrator."""
         write(GOOD)
         owner = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: owner)
@@ -106,8 +106,8 @@ class TestWrongFiles:
             (GOOD.replace(f'"{SECRET}"', "5"), "api_secret"),
         ],
     )
-    def test_what_is_wrong_is_told(self, write, text, word):
-        """With the file's and the profile's name, and without what stands there."""
+    def test_errors_name_file_and_profile(self, write, text, word):
+        """And show none of the values."""
         path = write(text)
         with pytest.raises(InvalidArgument) as info:
             profiles.client_for(None)

@@ -20,7 +20,7 @@ CREATE = ["fleet", "create", "--name", "web-{:02}", *NEW, "--unique-name"]
 
 class TestLiveView:
     def test_on_a_terminal(self, program, cloud):
-        """It counts, says how long it will take, and names who takes longest and what failed."""
+        """Counts, remaining time, the slowest items, and failures."""
         cloud.cloud.adjust("web-*", create=1.0)
         cloud.cloud.adjust("web-03", fail_state="error", create=0.1)
         cloud.cloud.adjust("web-12", create=1000)
@@ -35,35 +35,35 @@ class TestLiveView:
         assert "create of 12: 10 succeeded, 1 failed, 1 unknown" in terminal.shown
 
     def test_piped(self, program):
-        """It is lines of text without anything that steers a terminal."""
+        """Lines of text without control codes."""
         shown = program(*CREATE, "--count", "2").stdout
         assert re.search(r" s  web-01 \(\S+\)  create succeeded in \d+\.\d s, observed\n", shown)
         assert "\x1b" not in shown
 
-    def test_beside_json(self, program):
-        """Standard output is the report alone, standard error tells the progress."""
+    def test_with_json(self, program):
+        """Standard output is the report alone, standard error has the progress."""
         done = program(*CREATE, "--count", "2", "--json")
         assert json.loads(done.stdout)["counts"]["succeeded"] == 2
         assert "create succeeded" in done.stderr
 
-    def test_colours_that_are_forced(self, program):
-        """They are no reason to draw anew what goes into a file."""
+    def test_forced_colours(self, program):
+        """They cause no redrawing in a file."""
         shown = program(*CREATE, "--count", "1", FORCE_COLOR="1").stdout
         assert "create succeeded" in shown
         assert "\x1b[?25l" not in shown
 
-    def test_on_a_terminal_that_cannot_draw(self, program):
-        """It shows lines there."""
+    def test_on_a_terminal_that_cannot_redraw(self, program):
+        """It shows lines."""
         with program.terminal(*CREATE, "--count", "2", TERM="dumb") as terminal:
             terminal.until("create succeeded in", "create of 2: 2 succeeded")
             assert terminal.end() == 0
 
 
-class TestNobodyReads:
-    """What is under way goes on, and is told of wherever that is possible."""
+class TestUnreadOutput:
+    """Operations in flight continue, and are reported wherever possible."""
 
-    def test_output_that_is_closed(self, program, cloud):
-        """The end is that of the operation."""
+    def test_closed_output(self, program, cloud):
+        """The exit code is the operation's."""
         ids = program.fleet(3)
         process = program.popen("fleet", "power-off", "--all", "--yes", "--limit", "1")
         process.stdout.close()
@@ -81,8 +81,8 @@ class TestNobodyReads:
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk at hand")
     @pytest.mark.parametrize("more", [[], ["--json"]])
-    def test_a_disk_that_is_full(self, program, cloud, tmp_path, more):
-        """The report is in its file, and tokens are told on standard error."""
+    def test_a_full_disk(self, program, cloud, tmp_path, more):
+        """The report is in its file, and tokens are shown on standard error."""
         program.fleet(2)
         program.write_profile(max_retries=0)
         for _ in range(3):
@@ -101,8 +101,8 @@ class TestNobodyReads:
             assert "No space left" in process.communicate(timeout=LONG)[1]
         assert process.returncode == 4
 
-    def test_words_that_cannot_be_encoded(self, program, cloud):
-        """They are shown by their numbers, and JSON is ASCII."""
+    def test_text_that_cannot_be_encoded(self, program, cloud):
+        """Its characters are shown as escapes, and JSON is ASCII."""
         (vm_id,) = program.fleet(1).values()
         cloud.cloud.rename(vm_id, "żaba\n0.0 s prod-1", cloud.cloud.now)
         shown = program("vms", "list", PYTHONIOENCODING="latin-1").stdout
@@ -117,7 +117,7 @@ class TestNobodyReads:
 class TestInterruption:
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
     def test_once(self, tmp_path, how):
-        """What is on the wire is waited for, and the report has every machine."""
+        """Requests in flight are awaited, and the report has every VM."""
         with (
             emulator_in_thread(settings=SETTINGS.changed(create=1000), seed=1) as cloud,
             Program(cloud, tmp_path) as program,
@@ -140,7 +140,7 @@ class TestInterruption:
             assert cloud.api.requests["create"] == 4
 
     def test_twice(self, tmp_path):
-        """It leaves at once, and still tells the tokens of what is on the wire."""
+        """It ends at once, and still shows the tokens of requests in flight."""
         with (
             emulator_in_thread(settings=SETTINGS, seed=1) as cloud,
             Program(cloud, tmp_path) as program,
@@ -153,7 +153,7 @@ class TestInterruption:
             while "once more" not in (line := process.stderr.readline()):
                 assert line
             process.send_signal(signal.SIGINT)
-            out, errors = process.communicate(timeout=8)  # less than an answer is waited for
+            out, errors = process.communicate(timeout=8)  # less than a response is awaited
             assert process.returncode == 130
             report = json.loads(out)
             assert report["counts"]["unknown"] == 3
@@ -164,8 +164,8 @@ class TestInterruption:
             assert waited["vm"]["label"] == "web-01"
             assert cloud.api.requests["create"] == 3
 
-    def test_while_it_only_looks(self, program, cloud):
-        """There is nothing to tell then."""
+    def test_while_it_only_reads(self, program, cloud):
+        """There is nothing to report."""
         cloud.api.faults.fail_next("list", "slow_body", seconds=30)
         process = program.popen("vms", "list")
         eventually(lambda: cloud.api.requests["list"])
@@ -177,7 +177,7 @@ class TestInterruption:
 
 class TestWatch:
     def test_on_a_terminal(self, program, cloud):
-        """The machines with their states, counted, and what changes."""
+        """The VMs with their states, counted, and their changes."""
         ids = program.fleet(3)
         with program.terminal("watch", "--interval", "0.1") as terminal:
             terminal.until("3 machines", "3 online", "web-02")
@@ -188,8 +188,8 @@ class TestWatch:
             terminal.interrupt()
             assert terminal.end() == 130
 
-    def test_more_than_there_is_room_for(self, program):
-        """Those that do not fit are counted."""
+    def test_more_vms_than_rows(self, program):
+        """The hidden ones are counted."""
         program.fleet(8)
         with program.terminal("watch", lines=10, columns=60) as terminal:
             terminal.until("8 machines", "and 2 that do not fit", "web-06")
@@ -217,7 +217,7 @@ class TestWatch:
             process.communicate(timeout=LONG)
             assert process.returncode == 130
 
-    def test_who_may_not_look(self, program):
-        """It is no use to go on then."""
+    def test_refused_credentials(self, program):
+        """Watching ends."""
         program.write_profile(api_key="other")
         assert "401" in program("watch", code=1).stderr

@@ -1,4 +1,4 @@
-"""What a program has in memory before it does anything, for that is what it waits for."""
+"""Which modules a program has loaded before it does anything, for they are its startup time."""
 
 import json
 import subprocess
@@ -15,11 +15,11 @@ LOADED = "import sys, atexit, json; atexit.register(lambda: print(json.dumps([*s
 
 
 def loaded(program, *arguments, **variables):
-    """Run a program; return its standard output, and the modules that it had in the end."""
+    """Run a program; return its standard output, and the modules that it has loaded in the end."""
     environment = clean_environment(**variables)
     result = subprocess.run(
         [sys.executable, "-c", LOADED + program, *arguments],
-        # What measures coverage brings modules of its own.
+        # Coverage loads modules.
         env={k: v for k, v in environment.items() if not k.startswith("COVERAGE_")},
         capture_output=True,
         text=True,
@@ -31,7 +31,7 @@ def loaded(program, *arguments, **variables):
 
 
 class TestImport:
-    # Each was in memory once, for something that most programs do not do.
+    # Each was loaded once, for something that most programs do not do.
     UNWANTED = frozenset(
         {
             *("cattrs", "statistics", "importlib.metadata"),
@@ -40,15 +40,15 @@ class TestImport:
     )
 
     @pytest.mark.programs
-    def test_the_client_brings_nothing_that_it_does_not_need_yet(self):
-        """A retry, a create, a cloud in memory: each brings its own when it comes."""
+    def test_the_client_loads_only_what_it_needs(self):
+        """A retry, a create, a cloud in memory load their modules when used."""
         _, modules = loaded("from async_vmapi import *; Client.from_env")
         assert "aiohttp.client" in modules
         assert not modules & self.UNWANTED
 
     @pytest.mark.programs
-    def test_the_package_alone_brings_none_of_its_modules(self):
-        """The command line is part of it, and needs no HTTP to tell its help."""
+    def test_the_package_alone_loads_none_of_its_modules(self):
+        """The command line imports it, and needs no HTTP for `--help`."""
         _, modules = loaded("import async_vmapi")
         assert {m for m in modules if m.startswith("async_vmapi")} == {"async_vmapi"}
 
@@ -57,14 +57,14 @@ class TestCommandLine:
     NEEDLESS = frozenset({"aiohttp", "async_vmapi.client", "async_vmapi.emulator", "dbos"})
 
     @pytest.mark.programs
-    def test_help_needs_no_command(self):
-        """Names and first lines are all that it tells."""
+    def test_help_loads_no_command(self):
+        """It shows only names and first lines."""
         told, modules = loaded("import async_vmapi.__main__", "--help")
         assert all(name in told for name in COMMANDS)
         assert not modules & (self.NEEDLESS | {"asyncio", "attrs", "async_vmapi.models"})
 
     @pytest.mark.programs
-    def test_a_commands_help_needs_no_client(self):
+    def test_a_commands_help_loads_no_client(self):
         """Nor a server, nor a database."""
         told, modules = loaded("import async_vmapi.__main__", "fleet", "create", "--help")
         assert "--max-failures" in told
@@ -75,8 +75,8 @@ class TestCommandLine:
         ("words", "found"),
         [("async-vmapi em", "emulator"), ("async-vmapi fleet cre", "create")],
     )
-    def test_completion_needs_no_client(self, words, found):
-        """A shell asks at every press of a key."""
+    def test_completion_loads_no_client(self, words, found):
+        """A shell calls it at every key press."""
         told, modules = loaded(
             "from async_vmapi.cli import main; sys.argv[0] = 'async-vmapi'; main()",
             _ASYNC_VMAPI_COMPLETE="complete_bash",
@@ -87,14 +87,14 @@ class TestCommandLine:
         assert not modules & self.NEEDLESS
 
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_what_is_told_of_a_command_is_its_own_help(self, name):
-        """It stands in two places, so that one of them costs nothing."""
+    def test_the_list_of_commands_matches_their_help(self, name):
+        """The text is repeated to make one of them fast."""
         home, told = COMMANDS[name]
         command = Later(name, home, told).load()
         assert command.name == name
         assert command.help.partition("\n\n")[0].replace("\n", " ") == told
 
-    def test_an_interruption_while_a_command_is_imported_ends_it(self, monkeypatch):
+    def test_an_interruption_during_an_import_ends_the_command(self, monkeypatch):
         """As it would a moment later."""
 
         def interrupted(name):

@@ -47,9 +47,9 @@ def durable(program, tmp_path):
     return program
 
 
-class TestNobodyReads:
+class TestUnreadTerminals:
     def test_fleet(self, program, cloud):
-        """The VMs come online, and the report goes into a file."""
+        """The VMs come online, and the report is written into a file."""
         with program.terminal(*CREATE, read=False) as terminal:
             assert terminal.process.wait(LONG) == 4
         assert all_are(cloud, "online")
@@ -57,8 +57,8 @@ class TestNobodyReads:
         assert json.loads(kept.read_text())["counts"]["succeeded"] == 3
         assert kept.stat().st_mode & 0o777 == 0o600
 
-    def test_it_is_read_in_the_end(self, program, cloud):
-        """Then the report is shown, and nothing of the frames before is missing."""
+    def test_a_terminal_that_is_read_late(self, program, cloud):
+        """The report is shown, and no earlier frame is missing."""
         with program.terminal(*CREATE, read=False) as terminal:
             eventually(lambda: len(cloud.cloud.vms) == 3)
             terminal.read()
@@ -67,7 +67,7 @@ class TestNobodyReads:
         assert not list(program.state.rglob("*.json"))
 
     def test_an_interruption(self, tmp_path):
-        """It ends the program, and the tokens of what is in flight are in the file."""
+        """It ends the program, and the tokens of requests in flight are in the file."""
         with (
             emulator_in_thread(settings=SETTINGS.changed(create=1000), seed=1) as cloud,
             Program(cloud, tmp_path) as program,
@@ -81,14 +81,14 @@ class TestNobodyReads:
             assert {o["vm_id"] for o in outcomes if o["token"]} == set(cloud.cloud.vms)
 
     def test_watch(self, program, cloud):
-        """It goes on looking, and can be interrupted."""
+        """It continues to poll, and can be interrupted."""
         with program.terminal("watch", "--interval", "0.1", read=False) as terminal:
             eventually(lambda: cloud.api.requests["list"] >= 5)
             terminal.interrupt()
             assert terminal.process.wait(LONG) == 130
 
     def test_worker_and_jobs_watch(self, durable, cloud):
-        """The worker does the job, and who looks on ends with it."""
+        """The worker does the job, and the watching command ends with it."""
         with durable.terminal("worker", read=False) as working:
             process = durable.popen(*CREATE, "--durable", "make", "--json", "--limit", "1")
             eventually(lambda: cloud.cloud.vms)
@@ -108,14 +108,14 @@ class TestNobodyReads:
                 assert watching.process.wait(LONG) == 4
 
     def test_demo(self, program, cloud):
-        """It creates, reboots and deletes all."""
+        """It creates, reboots and deletes all VMs."""
         with program.terminal("demo", "--real", "--yes", "--count", "4", read=False) as terminal:
             assert terminal.process.wait(LONG) == 4
         assert len(cloud.cloud.gone) == 4
         assert not cloud.cloud.vms
 
     def test_a_pipe(self, program, cloud):
-        """Its reader is waited for, as of any program, until a signal comes."""
+        """The command waits for its reader, like any program, until a signal comes."""
         ours, theirs = os.pipe()
         try:
             fill(theirs)
@@ -137,7 +137,7 @@ class TestNobodyReads:
 class TestOddTerminals:
     @pytest.mark.parametrize("columns", [10, 40, 80, 300])
     def test_widths(self, program, columns):
-        """Nothing of a frame is left behind, and the report is there."""
+        """No part of a frame is left behind, and the report is shown."""
         with program.terminal(*CREATE, columns=columns, lines=40) as terminal:
             assert terminal.end() == 0
             assert b"in flight" in terminal.raw or columns == 10
@@ -148,7 +148,7 @@ class TestOddTerminals:
 
     @pytest.mark.parametrize("columns", [10, 40, 80, 300])
     def test_the_most_important_columns_come_first(self, program, columns):
-        """Labels at any width, states from 40 columns on."""
+        """Labels at any width, states from 40 columns."""
         program.fleet(2)
         with program.terminal("watch", "--interval", "0.1", columns=columns) as terminal:
             shown = terminal.until("web-01", "web-02", *(["online"] if columns > 10 else []))
@@ -160,7 +160,7 @@ class TestOddTerminals:
         "variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp437"}]
     )
     def test_without_utf_8(self, program, cloud, variables):
-        """Bars and labels are of characters that there are, and nothing is left of the frames."""
+        """Bars and labels use available characters, and no part of a frame is left."""
         cloud.cloud.adjust("*", create=1.5)
         command = [word.replace("web-", "\u017caba-") for word in CREATE]
         with program.terminal(*command, **variables) as terminal:
@@ -174,22 +174,22 @@ class TestOddTerminals:
         assert shown[0] == "create of 3: 3 succeeded"
 
     def test_bars_without_colours(self, program, cloud):
-        """What is done is thicker than what is not."""
+        """The done part is thicker than the rest."""
         cloud.cloud.adjust("web-01", create=1000)
         with program.terminal(*CREATE, NO_COLOR="1") as terminal:
             shown = terminal.until("2/3 done")
             assert "\u2501" * 40 + "\u2500" * 20 in shown
             assert b"\x1b[32m" not in terminal.raw
 
-    def test_a_terminal_of_which_nothing_is_known(self, program):
-        """It gets lines, as one that can draw nothing does."""
+    def test_an_unknown_terminal(self, program):
+        """It gets lines, like one that cannot redraw."""
         with program.terminal(*CREATE, TERM="") as terminal:
             assert terminal.end() == 0
         assert b"\x1b" not in terminal.raw
         assert "create succeeded in" in terminal.shown
 
     def test_a_demo_on_a_small_terminal(self, program, cloud):
-        """The progress is shown, and as many of its machines as there is room for."""
+        """The progress is shown, and as many VMs as fit."""
         cloud.cloud.adjust("demo-*", create=1000)
         command = ["demo", "--real", "--yes", "--count", "60"]
         with program.terminal(*command, lines=12, columns=80) as terminal:
@@ -200,11 +200,11 @@ def closed(*numbers):
     return {"preexec_fn": lambda: [os.close(number) for number in numbers]}
 
 
-class TestOutputThatIsLost:
-    """The report and its tokens are somewhere, and the exit code says so."""
+class TestLostOutput:
+    """The report and its tokens are saved, and the exit code says so."""
 
     @pytest.mark.parametrize("more", [[], ["--json"]])
-    def test_standard_output_is_closed(self, program, cloud, more):
+    def test_closed_standard_output(self, program, cloud, more):
         """The report is in a file, and its name on standard error."""
         process = program.popen(*CREATE, *more, stdout=None, **closed(1))
         _, errors = process.communicate(timeout=LONG)
@@ -215,8 +215,8 @@ class TestOutputThatIsLost:
         assert f"the report is in {kept}" in errors
         assert json.loads(kept.read_text())["counts"]["succeeded"] == 3
 
-    def test_both_are_closed(self, program, cloud):
-        """Then the file alone has it, tokens and all."""
+    def test_both_closed(self, program, cloud):
+        """Then only the file has it, tokens included."""
         program.write_profile(max_retries=0)
         program.fleet(1)
         cloud.api.faults.fail_next("shutdown", "drop_after")
@@ -228,7 +228,7 @@ class TestOutputThatIsLost:
         assert outcome["token"]
 
     def test_a_full_disk(self, program):
-        """Also where all went well; without a folder for states it goes where one is."""
+        """Also after a success; without a state folder another one is used."""
         program.environment["XDG_STATE_HOME"] = "/dev/null/none"
         here = program.profiles.parent
         with open("/dev/full", "w") as full:
@@ -239,8 +239,8 @@ class TestOutputThatIsLost:
         assert "No space left on device; create of 3: 3 succeeded" in errors
         assert str(kept) in errors
 
-    def test_what_is_no_report(self, program):
-        """It can be asked for again, and only the exit code and a line tell of it."""
+    def test_output_that_is_no_report(self, program):
+        """It can be requested again, so only the exit code and a line report the loss."""
         process = program.popen("regions", "--json", stdout=None, **closed(1))
         _, errors = process.communicate(timeout=LONG)
         assert process.returncode == 4
@@ -250,7 +250,7 @@ class TestOutputThatIsLost:
         assert process.stderr.read() == ""
         assert process.wait(LONG) == 0
 
-    def test_files_of_reports(self, program, tmp_path):
+    def test_report_files(self, program, tmp_path):
         """A link, a device, and one that cannot be written."""
         target, link = tmp_path / "target.json", tmp_path / "link.json"
         link.symlink_to(target)
@@ -266,15 +266,15 @@ class TestOutputThatIsLost:
         assert str(kept) in done.stderr
         assert "power_off of 3: 3 succeeded" in done.stdout
 
-    def test_a_pipe_that_no_program_reads(self, program, cloud, tmp_path):
+    def test_a_pipe_without_a_reader(self, program, cloud, tmp_path):
         """It is refused before anything is sent."""
         os.mkfifo(pipe := tmp_path / "pipe")
         done = program(*CREATE, "--report", str(pipe), code=2)
         assert f"{pipe} cannot be written: no program reads it" in done.stderr
         assert not cloud.cloud.vms
 
-    def test_a_pipe_that_a_program_reads(self, program, tmp_path):
-        """It gets the report, whole, though the file was checked before."""
+    def test_a_pipe_with_a_reader(self, program, tmp_path):
+        """It gets the whole report, though the file was checked before."""
         os.mkfifo(pipe := tmp_path / "pipe")
         with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)) as reader:
             process = program.popen(*CREATE, "--report", str(pipe))
@@ -284,8 +284,8 @@ class TestOutputThatIsLost:
             assert process.wait(LONG) == 0
 
 
-class TestPipesOfReports:
-    """In this process, for a reader's whims."""
+class TestReportPipes:
+    """In this process, for readers of any kind."""
 
     REPORT = BulkReport(operation="create", stopped="x" * 300_000)
 
@@ -304,7 +304,7 @@ class TestPipesOfReports:
 
     @pytest.mark.parametrize("is_checked", [True, False])
     def test_a_reader_that_reads_nothing(self, pipe, capsys, monkeypatch, is_checked):
-        """It is not waited for."""
+        """The command does not wait for it."""
         monkeypatch.setattr(reports, "_PATIENCE", 0.3)
         idle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         if is_checked:
@@ -315,7 +315,7 @@ class TestPipesOfReports:
 
     @pytest.mark.parametrize("is_checked", [True, False])
     def test_a_reader_that_left(self, pipe, capsys, is_checked):
-        """After the check, or before there was one."""
+        """After the check, or before it."""
         idle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         if is_checked:
             reports.check_file(pipe)
@@ -325,11 +325,11 @@ class TestPipesOfReports:
 
 
 class TestSignals:
-    """They are heeded at any time."""
+    """They work at any time."""
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
     def test_while_a_file_is_read(self, program, tmp_path, how):
-        """Before there is an event loop: it ends as it always does."""
+        """Before there is an event loop: the program ends as it always does."""
         pipe = tmp_path / "ids"
         os.mkfifo(pipe)
         process = program.popen("fleet", "reboot", "--id-file", str(pipe))
@@ -340,8 +340,8 @@ class TestSignals:
         assert errors == ""
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-    def test_while_the_loop_is_stuck(self, program, how):
-        """The first is left to the loop; a later one breaks off what keeps it from hearing."""
+    def test_while_the_loop_is_blocked(self, program, how):
+        """The first signal is the loop's; a later one interrupts what blocks it."""
         script = (
             "import sys, typer\n"
             "from async_vmapi.cli.running import run\n"
@@ -363,8 +363,8 @@ class TestSignals:
                 return
         pytest.fail("it goes on")
 
-    def test_too_many(self, program, cloud):
-        """So long that nobody would wait for it, and refused at once."""
+    def test_too_many_items(self, program, cloud):
+        """The command would take far too long, so it is refused at once."""
         create = ["fleet", "create", *NEW, "--name"]
         refused = program(*create, "web-{:010}", "--count", "1000000000", code=2).stderr
         assert "--count" in refused

@@ -1,4 +1,4 @@
-"""``async-vmapi vms``, and what a create needs to know, as programs."""
+"""``async-vmapi vms``, and the catalogue for creates, as programs."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from .programs import NEW, TEMPLATE, ZONE
 pytestmark = pytest.mark.programs
 
 
-class TestLooking:
-    def test_what_a_create_needs_to_know(self, program):
+class TestReading:
+    def test_the_catalogue(self, program):
         """Regions, templates and keys are shown as tables, and as JSON."""
         assert ZONE in program("regions").stdout
         assert "not available" in program("regions").stdout
@@ -20,8 +20,8 @@ class TestLooking:
         assert "6e:1b" in program("keys").stdout
         assert [key["name"] for key in program.json("keys")] == ["laptop", "deploy"]
 
-    def test_machines(self, program):
-        """They are listed as a table or JSON, all or those that are meant."""
+    def test_listing_vms(self, program):
+        """As a table or JSON, all or selected ones."""
         ids = program.fleet(3)
         listed = program("vms", "list").stdout
         assert listed.startswith("label ")
@@ -32,16 +32,16 @@ class TestLooking:
         told = program("vms", "list", "--id-file", "-", given="none")
         assert "not in the list: none" in told.stderr
 
-    def test_no_connection_is_told_at_once(self, program, cloud):
-        """Once, with what becomes of it, for the client tries on."""
+    def test_a_failed_connection_is_reported_at_once(self, program, cloud):
+        """Once, while the client retries."""
         program.write_profile(max_retries=6)
         cloud.api.faults.fail_next("list", "refuse", seconds=2.0)
         told = program("vms", "list").stderr
         assert told.count("retrying in") == told.count("\n") == 1
         assert told.startswith("async-vmapi: GET /v2/virtual-machines got no response: ")
 
-    def test_one_machine(self, program):
-        """All that is known of it is shown, or that there is none."""
+    def test_one_vm(self, program):
+        """All its fields are shown, or that there is none."""
         ids = program.fleet(1)
         shown = program("vms", "show", ids["web-01"]).stdout
         for word in ("web-01", "online", "1024 MB", "40 GB (system)", TEMPLATE, ZONE):
@@ -50,7 +50,7 @@ class TestLooking:
         assert "404" in program("vms", "show", "none", code=1).stderr
 
     def test_a_console(self, program):
-        """It says where the console answers, and its password, for that is what it is for."""
+        """Its address and its password, which is what the command is for."""
         ids = program.fleet(1)
         opened = program.json("vms", "console", ids["web-01"])
         assert opened.keys() == {"host", "port", "password"}
@@ -59,8 +59,8 @@ class TestLooking:
 
 
 class TestOperations:
-    def test_the_whole_life_of_a_machine(self, program, cloud):
-        """Every operation ends when it is really done, and shows the machine then."""
+    def test_every_operation(self, program, cloud):
+        """Each ends when it is complete, and shows the VM then."""
         made = program.json("vms", "create", "--name", "web-01", *NEW)
         assert (made["operation"], made["status"], made["evidence"]) == (
             *("create", "succeeded"),
@@ -86,14 +86,14 @@ class TestOperations:
         assert f"delete of {vm}: succeeded, observed" in shown
         assert cloud.cloud.vms == {}
 
-    def test_deleting_one_that_is_not_there(self, program, cloud):
-        """An id that is mistyped is an error, unless it is said to be none."""
+    def test_deleting_a_missing_vm(self, program, cloud):
+        """A wrong id is an error, unless `--missing-ok` is set."""
         refused = program("vms", "delete", "none", "--yes", code=1).stdout
         assert "NotFound" in refused
         assert cloud.api.requests["delete"] == 1
         assert "--missing-ok" in program("vms", "delete", "--help").stdout
 
-    def test_it_asks_by_name(self, program, cloud):
+    def test_confirmation_names_the_vm(self, program, cloud):
         """With the label, the id and the state; one that cannot be read is named by its id."""
         (vm_id,) = program.fleet(1).values()
         with program.terminal("vms", "delete", vm_id, columns=200) as terminal:
@@ -110,16 +110,16 @@ class TestOperations:
         assert "takes --yes" in program("vms", "delete", vm_id, code=2).stderr
         assert cloud.api.requests["get"] == reads
 
-    def test_what_failed(self, program, cloud):
-        """It is told with its reason, and the exit code says so."""
+    def test_a_failed_operation(self, program, cloud):
+        """The reason is shown, and the exit code says so."""
         failed = program.json("vms", "reboot", "none", "--yes", code=1)
         assert (failed["status"], failed["error"], failed["vm"]) == ("failed", "NotFound", None)
         shown = program("vms", "reboot", "none", "--yes", code=1).stdout
         assert "reboot of none: failed" in shown
         assert "NotFound" in shown
 
-    def test_what_is_unknown_goes_on_by_its_token(self, program, cloud):
-        """A create whose answer was lost is not sent again; its token finds it later."""
+    def test_an_unknown_create_is_reconciled_by_its_token(self, program, cloud):
+        """A create whose response was lost is not sent again; its token finds it later."""
         program.write_profile(reconcile_timeout=0.1)
         cloud.api.faults.fail_next("create", "drop_after")
         for _ in range(12):
@@ -138,8 +138,8 @@ class TestOperations:
         assert cloud.api.requests["create"] == 1
         assert "damaged" in program("wait", "{}", code=2).stderr
 
-    def test_a_token_is_shown_to_go_on_with(self, program, cloud):
-        """People are told the command that goes on."""
+    def test_a_token_is_shown_with_its_command(self, program, cloud):
+        """The command that resumes."""
         program.write_profile(reconcile_timeout=0.1)
         ids = program.fleet(1)
         cloud.api.faults.fail_next("reboot", "drop_before")
@@ -149,8 +149,8 @@ class TestOperations:
         assert tokens.peek(token).operation == "reboot"
 
 
-class TestNewMachines:
-    def test_secrets_come_from_where_nobody_sees_them(self, program, cloud, tmp_path):
+class TestNewVMs:
+    def test_secrets_are_not_options(self, program, cloud, tmp_path):
         """A password is in the environment, a cloud-init text in a file or on standard input."""
         user_data = tmp_path / "user-data"
         user_data.write_text("#cloud-config planted\n")
@@ -168,8 +168,8 @@ class TestNewMachines:
         assert "UTF-8" in odd.stderr
         assert cloud.api.requests["create"] == 2
 
-    def test_what_does_not_fit_is_refused_before_anything_is_sent(self, program, cloud):
-        """Names are looked up, and what is wrong is told with what there is."""
+    def test_wrong_values_are_refused_before_anything_is_sent(self, program, cloud):
+        """Names are looked up, and the error lists the valid ones."""
         for change, word in [
             (["--zone", "nowhere"], "DC2/PUBLIC-1"),
             (["--zone", "DC1/PUBLIC-2"], "not available"),

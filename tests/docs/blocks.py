@@ -1,4 +1,4 @@
-"""Run the code blocks of a document, in their order, as its reader would."""
+"""Run the code blocks of a document in their order, as its reader would."""
 
 import asyncio
 import os
@@ -68,7 +68,7 @@ class LocalCloud:
 
 
 class Shell:
-    """A reader's shell: what one block leaves in its environment, the next one finds.
+    """A reader's shell: each block finds the environment that the previous one left.
 
     Args:
         folder: Where it works.
@@ -90,14 +90,14 @@ class Shell:
     def run(self, example):
         text = example.parsed
         if _INSTALLS.search(text):
-            # What CI runs in a bare environment is in the README; nothing else is told.
+            # What CI runs in a bare environment is in the README.
             told = (ROOT / "README.md").read_text()
             lines = [line for line in text.splitlines() if _INSTALLS.search(line)]
             assert all(line in told for line in lines), lines
             return
-        # They go on; one that cannot even begin is found out.
+        # They keep running; one that cannot even begin fails.
         text = _FOREGROUND.sub(r"{ \g<0>; } & sleep 1; kill -0 $!", text)
-        # Another document's may be there.
+        # Another document's may exist.
         text = text.replace(" --port 8024", "").replace("vmapi emulator", "vmapi emulator --port 0")
         waits = "while ! [ -s env.sh ]; do sleep 0.05; done\n" if "> env.sh" in text else ""
         script = f"set -euo pipefail\n{text}\n{waits}env -0 > environment\n"
@@ -122,7 +122,7 @@ class Shell:
                 self.environ[name] = value
 
     def close(self):
-        """End what runs on in the background."""
+        """End the background processes."""
         for group in self._left_behind:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 try:
@@ -133,7 +133,7 @@ class Shell:
 
 
 async def a_machine(client):
-    """Return the id of a machine that is online, for a block that takes one."""
+    """Return the id of a VM that is online, for a block that needs one."""
     zone = (await client.regions.list())[0].zones[0]
     task = await client.vms.create(
         name="a-machine", cpus=1, ram=1024, zone_id=zone.id, boot=ImageBoot(os="2268")
@@ -142,7 +142,7 @@ async def a_machine(client):
 
 
 def read_profile(example):
-    """A profile is what the command reads."""
+    """Read a profile, as the command does."""
     path = profiles.profiles_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(example.parsed)
@@ -152,7 +152,7 @@ def read_profile(example):
 
 
 def documents(shell):
-    """Return what reads documents into blocks."""
+    """Return the parser of documents."""
     return Sybil(
         parsers=[
             CodeBlockParser("python", PythonEvaluator()),

@@ -1,4 +1,4 @@
-"""The figures in docs/completion.md are what the rules give."""
+"""The figures in docs/completion.md are computed by the rules."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ RESIZE = {"cores": 2, "ram": 2048, "wait_for": 4}
 
 
 def course(*changes):
-    """Return what a read shows at a time, given pairs of a time and a state, or state and size."""
+    """Return what a read shows, as a function of time; changes are pairs of a time and a state."""
 
     def at(time):
         what = [what for when, what in changes if when <= time][-1]
@@ -25,7 +25,7 @@ def course(*changes):
     return at
 
 
-# Each row of the page: the operation, what the VM truly does, and what the client knows.
+# Each row of the page: the operation, what the VM really does, and what the client knows.
 ROWS = {
     "create, `online` after 30 s": (
         Target("create"),
@@ -104,13 +104,13 @@ def judge(target, at, knows, max_staleness):
 
 
 class TestTable:
-    def test_it_has_these_rows(self):
-        """A row that nothing computes would be a claim."""
+    def test_its_rows_are_computed(self):
+        """A row without a computation would be unproven."""
         assert list(table()) == list(ROWS)
 
     @pytest.mark.parametrize("name", ROWS)
-    def test_the_rules_give_its_figures(self, name):
-        """Each cell of a row, from the rules and nothing else."""
+    def test_its_figures_are_those_of_the_rules(self, name):
+        """Each cell of a row."""
         cells = table()[name]
         assert len(cells) == 3
         assert {value: judge(*ROWS[name], value) for value in cells} == cells

@@ -1,4 +1,4 @@
-"""What the documents tell to write is run as it stands there."""
+"""The code in the documents runs unchanged."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ FOLDER = ROOT / "docs"
 FILES = [ROOT / "README.md", *sorted(FOLDER.rglob("*.md"))]
 OUTSIDE = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG")]
 LANGUAGES = {"python", "sh", "toml"}
-# Read by people alone: what goes wrong elsewhere, and what a program prints.
+# Not run: errors of other origins, and the output of programs.
 NOT_CODE = {"text"}
 FENCE = re.compile(r"^```(\S.*)$", re.MULTILINE)
 
@@ -27,8 +27,8 @@ def with_code():
 @pytest.mark.programs
 class TestDocuments:
     @pytest.mark.parametrize("file", with_code(), ids=lambda f: str(f.relative_to(ROOT)))
-    def test_its_code_does_what_it_says(self, file, tmp_path, monkeypatch):
-        """Each block after the other, on a cloud beside them, twenty times as fast as life."""
+    def test_its_code_works(self, file, tmp_path, monkeypatch):
+        """Each block after the other, with a cloud twenty times as fast as life."""
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("asyncio.events.new_event_loop", FastLoop)
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -57,8 +57,8 @@ class TestDocuments:
 
 class TestLinks:
     @pytest.mark.parametrize("file", OUTSIDE, ids=lambda f: f.name)
-    def test_none_leads_nowhere(self, file):
-        """The build of the documentation sees its own; these are beside it."""
+    def test_no_link_is_broken(self, file):
+        """The build of the documentation checks its own; these are outside it."""
         text = file.read_text()
         links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src(?:set)?="([^"]+)"', text)
         inside = [link.partition("#")[0] for link in links if "://" not in link]
@@ -67,8 +67,8 @@ class TestLinks:
 
 class TestLanguages:
     @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-    def test_no_block_escapes(self, file):
-        """Each says what it is, and is either run or no code."""
+    def test_every_block_is_run_or_no_code(self, file):
+        """Each names its language."""
         text = file.read_text()
         opened = FENCE.findall(text)
         kinds = {kind for kind in opened if not kind.startswith("{")}

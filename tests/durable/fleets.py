@@ -1,4 +1,4 @@
-"""What the tests of durable jobs share."""
+"""Shared by the tests of durable jobs."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,10 @@ import itertools
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from async_vmapi import Client, CreateRequest, ImageBoot
+from async_vmapi.durable.store import Database
 from async_vmapi.emulator.catalogue import ZONES
 
 _numbers = itertools.count()
@@ -24,7 +26,7 @@ def ids_of(report):
 
 
 def most_in_flight(emulator):
-    """Return how many operations were under way in the cloud at once, at most."""
+    """Return how many operations were in flight in the cloud at once, at most."""
     emulator.cloud.advance(emulator.now)
     edges = []
     for operation in emulator.cloud.operations:
@@ -43,7 +45,7 @@ def new_database(server):
 
 
 def taken_by(url, executor_id, workflow_id):
-    """Do what DBOS does when a worker takes a workflow from a queue."""
+    """Do what DBOS does when a worker dequeues a workflow."""
     altered(url, workflow_id, status="PENDING", executor_id=executor_id)
 
 
@@ -59,6 +61,33 @@ def altered(url, workflow_id, **values):
         row = sa.update(table).where(table.c.workflow_uuid == workflow_id)
         assert connection.execute(row.values(values)).rowcount == 1
     engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def opened(url):
+    """Open a fleet's database beside the fleet."""
+    database = Database(url)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@contextlib.contextmanager
+def failing(statement, times=1_000_000):
+    """Let statements that begin so fail, as if the database was unavailable."""
+    left = iter(range(times))
+
+    def away(connection, cursor, text, *_):
+        if text.startswith(statement) and next(left, None) is not None:
+            raise exc.OperationalError(text, {}, Exception("server closed the connection"))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", away)
+    try:
+        yield left
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", away)
 
 
 def everything_in(url):
@@ -84,7 +113,7 @@ def everything_in(url):
 
 
 def client_of(emulator, **options):
-    """Return what makes clients of a cloud, that look as often as things happen there."""
+    """Return a function that makes clients of a cloud; they poll as often as things happen."""
 
     def make():
         fast = {
@@ -106,7 +135,7 @@ def client_of(emulator, **options):
 
 @contextlib.asynccontextmanager
 async def at_work(fleet):
-    """Have a worker in this process."""
+    """Run a worker in this process."""
     stop = asyncio.Event()
     worker = asyncio.create_task(fleet.work(stop))
     try:
@@ -117,7 +146,7 @@ async def at_work(fleet):
 
 
 async def until(condition, seconds=120):
-    """Wait for what another process, or the cloud, does."""
+    """Wait for another process, or the cloud."""
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - nobody here could set an event
+        while not await condition():  # noqa: ASYNC110 - no code here could set an event
             await asyncio.sleep(0.05)

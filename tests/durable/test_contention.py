@@ -1,4 +1,4 @@
-"""Several people and several workers at once, a key that is revoked, and a database that goes."""
+"""Several users and workers at once, a revoked key, and a database that disappears."""
 
 import asyncio
 import itertools
@@ -15,16 +15,16 @@ from async_vmapi import AuthenticationError, InvalidState
 from async_vmapi.durable import DatabaseLost, DurableFleet, worker
 from async_vmapi.durable.store import OPERATIONS
 
-from .fleets import altered, at_work, client_of, ids_of, most_in_flight, requests, until
+from .fleets import altered, at_work, client_of, ids_of, most_in_flight, opened, requests, until
 
 pytestmark = pytest.mark.programs
 
-FAST = {"interval": 0.05, "lease": 1.0}
+FAST = {"polling_interval": 0.05, "lease_duration": 1.0}
 
 
-class TestPeople:
+class TestUsers:
     async def test_a_cancel_is_not_lost(self, database_url):
-        """However many resume, pause and cancel a job in the same moment."""
+        """However many users resume, pause and cancel a job at the same moment."""
         async with DurableFleet(database_url) as one, DurableFleet(database_url) as other:
             for number in range(25):
                 name = f"job-{number}"
@@ -33,21 +33,21 @@ class TestPeople:
                 await job.pause()
                 calls = (theirs.resume(), job.cancel(), theirs.pause(), job.resume())
                 results = await asyncio.gather(*calls, return_exceptions=True)
-                # Who comes after the cancel is refused, and nothing else happens.
+                # Calls after the cancel are refused, and nothing else happens.
                 assert all(r is None or isinstance(r, InvalidState) for r in results), results
                 assert results[1] is None
                 assert (await job.status()).state == "cancelling"
 
 
 class TestLimits:
-    async def test_a_worker_keeps_to_its_own(self, sqlite_url, lively):
-        """Another one, started later, may have more."""
+    async def test_each_worker_keeps_its_own_limit(self, sqlite_url, lively):
+        """Another one, started later, may have a higher limit."""
         options = FAST | {"worker_limit": 2}
         fleet = DurableFleet(sqlite_url, client_of(lively), **options)
-        async with fleet, at_work(fleet):
+        async with fleet, at_work(fleet), opened(sqlite_url) as database:
             await (await fleet.submit("none").reset([])).report(60)
             # As the other one does when it begins.
-            register, call = fleet._database.client.register_queue, fleet._database.call
+            register, call = database.client.register_queue, database.call
             await call(register, OPERATIONS, worker_concurrency=15, polling_interval_sec=0.05)
             await asyncio.sleep(0.2)
             job = await fleet.submit("make", limit=15).create(requests(12))
@@ -56,10 +56,10 @@ class TestLimits:
 
 
 class TestRefused:
-    async def test_a_worker_whose_key_is_revoked_stops_and_others_go_on(
+    async def test_a_worker_with_a_revoked_key_stops_and_others_continue(
         self, database_url, lively, caplog
     ):
-        """It would fail items as fast as it could draw them."""
+        """It would fail items as fast as it could dequeue them."""
         lively.cloud.adjust("w-*", create=40)
         async with DurableFleet(database_url, client_of(lively), **FAST) as fleet:
             working = asyncio.create_task(fleet.work())
@@ -92,7 +92,7 @@ def replaced(file):
 
 class TestDatabase:
     async def test_no_connection_for_dbos(self, database_url, lively, monkeypatch, caplog):
-        """The worker says so, waits, and begins when there is one."""
+        """The worker logs it, waits, and starts when there is one."""
         launch, refused = DBOS.launch, []
 
         def without_connection():
@@ -112,8 +112,8 @@ class TestDatabase:
         assert told[0].endswith("sorry, too many clients already")
 
     @pytest.mark.parametrize("how", [Path.unlink, replaced])
-    async def test_a_file_that_is_gone(self, tmp_path, lively, how):
-        """SQLite itself goes on with it, and nobody would see it again."""
+    async def test_a_deleted_file(self, tmp_path, lively, how):
+        """SQLite itself continues with it, and the data would be lost."""
         file = tmp_path / "fleet.sqlite"
         lively.cloud.adjust("w-*", create=400)
         fleet = DurableFleet(f"sqlite:///{file}", client_of(lively), **FAST)
@@ -134,8 +134,10 @@ async def _all(events):
 
 
 class TestDurations:
-    async def test_a_jobs_does_not_jump_with_the_clock(self, sqlite_url, lively, monkeypatch):
-        """One worker had it from its beginning to its end."""
+    async def test_a_jobs_duration_does_not_jump_with_the_clock(
+        self, sqlite_url, lively, monkeypatch
+    ):
+        """One worker had it from beginning to end."""
         now = time.time()
         walls = itertools.chain([now], itertools.repeat(now + 1200))
         monkeypatch.setattr(worker, "time", SimpleNamespace(time=lambda: next(walls)))
@@ -149,7 +151,7 @@ class TestVersions:
     async def test_a_job_of_another_version_says_what_it_waits_for(
         self, database_url, lively, caplog
     ):
-        """In its status, and once in the log of each worker that leaves it alone."""
+        """In its status, and once in the log of each worker that skips it."""
         async with DurableFleet(database_url, client_of(lively), **FAST) as fleet:
             job = await fleet.submit("old").reset([])
             assert (await job.status()).waits_for is None

@@ -1,4 +1,4 @@
-"""The coordinator of a job, killed and begun again while its items go on: on a clock that jumps."""
+"""The coordinator of a job, killed and restarted while its items run: in virtual time."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Shared:
-    """The database, and workers who take what is put into the queue."""
+    """The database, and workers that dequeue items."""
 
     def __init__(self, *, seed=0, failing=(), seconds=None):
         self._seconds = seconds
@@ -91,7 +91,7 @@ class Shared:
 
 @pytest.fixture
 def make(monkeypatch):
-    """Make a coordinator over what is shared."""
+    """Return a function that makes coordinators over the shared database."""
 
     def make(shared, spec, online=None):
         monkeypatch.setattr(coordinator, "DBOS", shared)
@@ -105,7 +105,7 @@ def spec_for(count, operation="shutdown", **plan):
 
 
 async def killed_on_the_way(make, shared, spec, *, seed, online=None, kills=6):
-    """Run a job whose coordinator is killed again and again, and return its end."""
+    """Run a job whose coordinator is killed repeatedly, and return its end."""
     draw = random.Random(seed)
     for _ in range(kills):
         one = make(shared, spec, online)
@@ -120,10 +120,10 @@ async def killed_on_the_way(make, shared, spec, *, seed, online=None, kills=6):
     return await last.run(), last.stopped
 
 
-class TestBegunAgain:
+class TestRestarted:
     @pytest.mark.parametrize("seed", range(6))
     async def test_every_item_is_started_once_and_reported_once(self, make, seed):
-        """And never are more in flight than the limit says."""
+        """And never are more in flight than the limit."""
         shared, spec = Shared(seed=seed), spec_for(60, limit=7)
         outcomes, stopped = await killed_on_the_way(make, shared, spec, seed=seed)
         assert [o.item for o in outcomes] == spec.labels
@@ -131,8 +131,8 @@ class TestBegunAgain:
         assert (shared.most, stopped, len(shared.operations)) == (7, None, 60)
 
     @pytest.mark.parametrize("seed", range(6))
-    async def test_what_was_started_before_the_budget_was_spent_is_not_lost(self, make, seed):
-        """It is reported as it ended, though on the way through there are failures first."""
+    async def test_items_started_before_the_budget_was_spent_are_not_lost(self, make, seed):
+        """Each is reported with its own outcome, though failures are replayed first."""
         shared = Shared(seed=seed, failing={2, 5, 6, 7, 8})
         spec = spec_for(40, limit=10, max_failures=3)
         outcomes, stopped = await killed_on_the_way(make, shared, spec, seed=seed)
@@ -144,7 +144,7 @@ class TestBegunAgain:
 
     @pytest.mark.parametrize("seed", range(4))
     async def test_waves_follow_each_other(self, make, seed):
-        """A wave begins when the one before has ended, whoever coordinates."""
+        """A wave begins when the previous one is complete, whichever worker coordinates."""
         shared, spec = Shared(seed=seed), spec_for(20, waves=[1, 4, "100%"])
         outcomes, _ = await killed_on_the_way(make, shared, spec, seed=seed)
         assert [o.wave for o in outcomes] == [1, *[2] * 4, *[3] * 15]
@@ -153,15 +153,15 @@ class TestBegunAgain:
         assert max(order.index(("finished", n)) for n in range(1, 5)) < order.index(("started", 5))
 
     @pytest.mark.parametrize("seed", range(4))
-    async def test_so_many_stay_online(self, make, seed):
-        """The floor is counted from who was online at the job's begin."""
+    async def test_the_minimum_stays_online(self, make, seed):
+        """It counts the VMs online when the job began."""
         shared, spec = Shared(seed=seed), spec_for(12, "reboot", min_online=9)
         outcomes, _ = await killed_on_the_way(make, shared, spec, seed=seed, online=spec.labels)
         assert shared.most == 3
         assert {o.status for o in outcomes} == {"succeeded"}
 
     async def test_a_cancelled_job_stays_cancelled(self, make):
-        """What was started is watched; nothing else is."""
+        """Started items are watched; nothing else starts."""
         shared, spec = Shared(), spec_for(30, limit=5)
         run = asyncio.create_task(make(shared, spec).run())
         await asyncio.sleep(2)
@@ -173,8 +173,8 @@ class TestBegunAgain:
         assert [o.status for o in outcomes] == [*["succeeded"] * 5, *["not_started"] * 25]
         assert last.stopped == CANCELLED
 
-    async def test_that_it_was_stopped_is_told_once(self, make):
-        """Though who goes on with it learns of it in an earlier wave."""
+    async def test_a_stop_is_reported_once(self, make):
+        """Though the next coordinator learns of it in an earlier wave."""
         shared, spec = Shared(), spec_for(9, waves=[1, "100%"])
         run = asyncio.create_task(make(shared, spec).run())
         # An item takes a minute at most.
@@ -199,7 +199,7 @@ class TestBegunAgain:
 
 
 class TestCoordinator:
-    async def test_it_waits_for_a_database_that_is_away(self, make):
+    async def test_it_waits_for_an_unavailable_database(self, make):
         """At any of its steps, and also at its end."""
         for outages in range(1, 8):
             shared, spec = Shared(), spec_for(6, limit=2)
@@ -209,7 +209,7 @@ class TestCoordinator:
                 await asyncio.sleep(10)
             assert {o.status for o in await run} == {"succeeded"}
 
-    async def test_an_error_that_is_none_of_the_databases_is_raised(self, make, monkeypatch):
+    async def test_other_errors_are_raised(self, make, monkeypatch):
         """It does not wait for ever."""
         shared, spec = Shared(), spec_for(3)
 
@@ -220,13 +220,13 @@ class TestCoordinator:
         with pytest.raises(RuntimeError, match="a bug"):
             await make(shared, spec).run()
 
-    async def test_no_item_took_longer_than_it_was_waited_for(self, make):
+    async def test_no_item_took_longer_than_it_was_awaited(self, make):
         """Two workers had it, and the clock of one was set in between."""
         shared, spec = Shared(seconds=1e6), spec_for(3, limit=1)
         outcomes = await make(shared, spec).run()
         assert all(5 <= outcome.seconds <= 62 for outcome in outcomes)
 
-    async def test_an_operation_that_was_ended_from_outside_is_unknown(self, make, monkeypatch):
+    async def test_an_operation_ended_from_outside_is_unknown(self, make, monkeypatch):
         """By DBOS's own tools, for instance."""
         shared, spec = Shared(), spec_for(2)
         nothing = {"input": None, "output": None, "error": None}
@@ -239,8 +239,8 @@ class TestCoordinator:
         assert {o.status for o in outcomes} == {"unknown"}
         assert "CANCELLED" in outcomes[0].reason
 
-    async def test_what_is_in_flight_is_told_while_it_goes_on(self, make):
-        """For the job's status."""
+    async def test_items_in_flight_are_reported(self, make):
+        """In the job's status."""
         shared, spec = Shared(), spec_for(9, limit=3)
         run = asyncio.create_task(make(shared, spec).run())
         await asyncio.sleep(3)

@@ -1,4 +1,4 @@
-"""Workers as processes that are killed, stopped and resumed, and a database that goes away."""
+"""Workers as processes that are killed, stopped and resumed, and an unavailable database."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ FAULTS = [
 
 
 def machines(emulator):
-    """Return how many machines there ever were of each name."""
+    """Return how many VMs of each name there ever were."""
     cloud = emulator.cloud
     cloud.advance(emulator.now)
     return Counter(vm.label for vm in [*cloud.vms.values(), *cloud.gone.values()])
@@ -30,7 +30,7 @@ def machines(emulator):
 
 class TestKilledWorkers:
     @pytest.mark.parametrize("retry", [True, False], ids=["retry", "raise"])
-    async def test_every_machine_is_there_once_and_is_named(
+    async def test_every_vm_exists_once_and_is_in_the_report(
         self, database_url, lively, workers, retry
     ):
         """Whichever worker dies, and whenever: the report is complete, and true."""
@@ -67,7 +67,7 @@ async def _more(emulator, job, before):
 
 class TestLimit:
     async def test_it_holds_over_all_workers(self, sqlite_url, lively, workers):
-        """Counted by the cloud: never more; and by the job, as many."""
+        """By the cloud's count never more; by the job's, as many."""
         async with DurableFleet(sqlite_url, polling_interval=0.05) as fleet:
             await workers.start(3)
             job = await fleet.submit("make", limit=6).create(requests(24))
@@ -75,20 +75,20 @@ class TestLimit:
             in_flight = [event.in_flight async for event in job.events()]
         assert report.counts["succeeded"] == 24
         assert most_in_flight(lively) <= 6
-        # As many as may be are asked for; how many are so at once in the cloud, the load decides.
+        # All allowed requests are sent; how many are in the cloud at once depends on the load.
         assert max(in_flight) == 6
 
     @pytest.fixture
     def database_url(self, sqlite_url):
-        """What the workers of this class use."""
+        """The database of this class's workers."""
         return sqlite_url
 
 
 class TestDrain:
-    async def test_a_worker_that_is_asked_to_end_leaves_the_rest_to_others_at_once(
+    async def test_a_drained_worker_leaves_its_items_to_others_at_once(
         self, sqlite_url, lively, workers
     ):
-        """Nothing is sent twice, nothing is in doubt, and no error is written."""
+        """No duplicate, no unknown outcome, and no error is logged."""
         lively.cloud.adjust("w-*", create=60)
         async with DurableFleet(sqlite_url, polling_interval=0.05) as fleet:
             await workers.start()
@@ -104,7 +104,7 @@ class TestDrain:
 
     @pytest.fixture
     def database_url(self, sqlite_url):
-        """What the workers of this class use."""
+        """The database of this class's workers."""
         return sqlite_url
 
 
@@ -113,8 +113,8 @@ async def _sent(emulator, count):
 
 
 class TestSuspendedWorker:
-    async def test_one_that_only_seemed_dead_does_no_harm(self, database_url, lively, workers):
-        """It is taken over, comes back, and finds that its work is another's."""
+    async def test_an_expired_worker_that_returns_does_no_harm(self, database_url, lively, workers):
+        """Its items were taken over, and it finds that out."""
         lively.cloud.adjust("w-*", create=40)
         async with DurableFleet(database_url, polling_interval=0.05) as fleet:
             await workers.start()
@@ -131,23 +131,23 @@ class TestSuspendedWorker:
 
     @pytest.fixture
     def database_url(self, postgres):
-        """One that a process that stands still does not lock: of SQLite's it may hold the file."""
+        """A database that a suspended process does not lock, as it may with SQLite's file."""
         return new_database(postgres)
 
 
-class TestDatabaseAway:
+class TestUnavailableDatabase:
     @pytest.fixture
     def database_url(self, postgres):
         """A server that can be stopped."""
         return new_database(postgres)
 
-    async def test_a_job_ends_well_when_its_server_was_stopped_for_a_while(
+    async def test_a_job_completes_after_its_server_was_stopped_for_a_while(
         self, database_url, lively, workers, postgres
     ):
-        """Workers and whoever waits hold on; nothing is sent twice."""
+        """Workers and waiting clients hold on; no duplicate is sent."""
         async with DurableFleet(database_url, polling_interval=0.05) as fleet:
             await workers.start(2)
-            # Else one that was about to be sent is left in doubt.
+            # Else one that was about to be sent has an unknown outcome.
             surely = {"unique_name": True, "on_unknown": "retry"}
             job = await fleet.submit("make", limit=4).create(requests(12), **surely)
             await until(lambda: _sent(lively, 6))

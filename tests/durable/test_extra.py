@@ -1,4 +1,4 @@
-"""The extra is imported only when it is asked for."""
+"""The extra is imported only when used."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ def run(code):
 
 class TestExtra:
     def test_the_package_alone_imports_neither_dbos_nor_its_database(self):
-        """Who needs no durable jobs pays nothing for them."""
+        """Without durable jobs it costs nothing."""
         code = "import sys, async_vmapi; print({'dbos', 'sqlalchemy'} & set(sys.modules))"
         assert run(code).stdout.strip() == "set()"
 
     def test_without_it_the_import_says_what_to_install(self):
-        """In place of naming a module that the user never heard of."""
+        """Not just the name of a missing module."""
         code = "import sys; sys.modules['dbos'] = None; import async_vmapi.durable"
         assert "pip install 'async-vmapi[durable]'" in run(code).stderr

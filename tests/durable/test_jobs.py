@@ -36,14 +36,14 @@ USER_DATA = "#cloud-config\nruncmd: [halt]"
 
 
 async def created(fleet, count, **options):
-    """Return the ids of new machines."""
+    """Return the ids of new VMs."""
     job = await fleet.submit("make", limit=count).create(requests(count), unique_name=True)
     return ids_of(await job.report(120))
 
 
 class TestJobs:
-    async def test_a_job_is_done_as_a_bulk_call_is(self, fleet, lively):
-        """Create, shut down, rename and delete: the machines are so, and the reports say so."""
+    async def test_a_job_does_what_a_bulk_call_does(self, fleet, lively):
+        """Create, shut down, rename and delete: the VMs are so, and the reports say so."""
         job = await fleet.submit("make", limit=5).create(requests(8))
         report = await job.report(120)
         assert (report.operation, report.counts["succeeded"], report.complete) == (
@@ -66,8 +66,8 @@ class TestJobs:
         assert gone.counts["succeeded"] == 8
         assert not lively.cloud.vms
 
-    async def test_deleting_what_is_gone_already_has_succeeded(self, fleet, lively, monkeypatch):
-        """Also with a job that may have no failure; the report says of which VMs."""
+    async def test_deleting_missing_vms_succeeds(self, fleet, lively, monkeypatch):
+        """Also in a job that may have no failure; the report names the VMs."""
         # For this long, a VM that no read has shown may be one that is not visible yet.
         monkeypatch.setattr("async_vmapi.tasks.completion.APPEARS_WITHIN", 0.2)
         ids = await created(fleet, 4)
@@ -80,8 +80,8 @@ class TestJobs:
         strict = await fleet.submit("strict").delete(ids[:1], missing_ok=False)
         assert [o.error for o in (await strict.report(120)).failed] == ["NotFound"]
 
-    async def test_its_events_are_told_once_each_and_to_the_end(self, fleet):
-        """Whoever listens hears of each start and each end; also who listens afterwards."""
+    async def test_events_are_yielded_once_each_until_completion(self, fleet):
+        """Each start and each end, also for a late listener."""
         job = await fleet.submit("make", limit=2, waves=[1, "100%"]).create(requests(4))
         live = [event async for event in job.events()]
         await job.report(120)
@@ -93,14 +93,14 @@ class TestJobs:
         assert {e.outcome.status for e in live if e.kind == "finished"} == {"succeeded"}
         assert [e.wave for e in live if e.kind == "started"] == [1, 2, 2, 2]
 
-    async def test_listening_can_end_early(self, fleet):
-        """Who leaves the iteration disturbs nothing."""
+    async def test_an_event_iteration_can_end_early(self, fleet):
+        """It disturbs nothing."""
         job = await fleet.submit("make").create(requests(2))
         async with aclosing(job.events()) as events:
             assert (await anext(events)).kind == "started"
         assert (await job.report(120)).counts["succeeded"] == 2
 
-    async def test_jobs_are_listed_with_what_has_become_of_them(self, fleet):
+    async def test_jobs_are_listed_with_their_status(self, fleet):
         """The newest comes first."""
         await created(fleet, 2)
         await (await fleet.submit("nothing").reset([])).report(120)
@@ -112,7 +112,7 @@ class TestJobs:
         assert (await fleet.job("make")).name == "make"
 
     async def test_a_job_is_paused_and_resumed(self, fleet, lively):
-        """While it is paused nothing new starts, and what is in flight ends."""
+        """While it is paused nothing new starts; operations in flight complete."""
         job = await fleet.submit("make", limit=2).create(requests(16))
         await until(lambda: _in_flight(job))
         await job.pause()
@@ -125,7 +125,7 @@ class TestJobs:
         assert (await job.report(120)).counts["succeeded"] == 16
 
     async def test_a_job_is_cancelled(self, fleet, lively):
-        """Nothing new starts, what is in flight is watched, and the report tells both."""
+        """Nothing new starts, operations in flight are watched, and the report has both."""
         job = await fleet.submit("make", limit=2).create(requests(16))
         await until(lambda: _sent(lively, 2))
         await job.cancel()
@@ -139,8 +139,8 @@ class TestJobs:
         with pytest.raises(InvalidState, match="finished"):
             await job.cancel()
 
-    async def test_the_budget_stops_it(self, fleet, lively):
-        """With more failures than are allowed nothing new is started."""
+    async def test_the_failure_budget_stops_it(self, fleet, lively):
+        """With more failures than allowed nothing new starts."""
         lively.cloud.adjust("w-0001", quota=0)
         job = await fleet.submit("make", limit=1, max_failures=0).create(requests(5))
         report = await job.report(120)
@@ -150,8 +150,8 @@ class TestJobs:
         assert lively.api.requests["create"] == 2
         assert (await job.status()).stopped == "more than 0 failed"
 
-    async def test_so_many_stay_online(self, fleet, lively):
-        """What would go below the floor is not started."""
+    async def test_the_minimum_stays_online(self, fleet, lively):
+        """An item that would go below it is not started."""
         ids = await created(fleet, 4)
         job = await fleet.submit("down", min_online="50%").shutdown(ids)
         report = await job.report(120)
@@ -166,7 +166,7 @@ class TestJobs:
         assert [o.wave for o in report.not_started] == [1, 2, 2]
         assert lively.api.requests["create"] == 0
 
-    async def test_a_refusal_is_a_failure_of_one_item(self, fleet):
+    async def test_a_refusal_fails_one_item(self, fleet):
         """The others are done."""
         ids = await created(fleet, 1)
         report = await (await fleet.submit("down").shutdown([*ids, "no-such-vm"])).report(120)
@@ -174,7 +174,7 @@ class TestJobs:
         assert report.failed[0].error == "NotFound"
 
     async def test_items_come_from_any_iterable(self, fleet):
-        """An asynchronous generator is as good as a list."""
+        """An async generator works like a list."""
 
         async def some():
             for request in requests(2):
@@ -201,7 +201,7 @@ async def _idle(job):
 
 
 class TestNames:
-    async def test_the_same_submitted_twice_is_the_same_job(self, fleet, lively):
+    async def test_submitting_the_same_twice_is_one_job(self, fleet, lively):
         """It is done once."""
         for _ in range(2):
             job = await fleet.submit("make", BulkPlan(limit=3)).create(requests(3))
@@ -212,8 +212,8 @@ class TestNames:
         assert len(await fleet.jobs()) == 1
 
     @pytest.mark.parametrize("differing", ["plan", "operation", "arguments", "items"])
-    async def test_another_of_the_same_name_is_refused(self, sqlite_url, differing):
-        """A name stands for one job for ever."""
+    async def test_another_job_of_the_same_name_is_refused(self, sqlite_url, differing):
+        """A name belongs to one job for ever."""
         async with DurableFleet(sqlite_url) as fleet:
             await fleet.submit("night").shutdown(["a", "b"], wait_for=4)
             other = {
@@ -227,8 +227,8 @@ class TestNames:
             assert (refused.value.name, refused.value.argument) == ("night", "name")
             assert [job.state for job in await fleet.jobs()] == ["waiting"]
 
-    async def test_a_job_that_nobody_submitted_is_not_known(self, sqlite_url):
-        """Asking for it says so."""
+    async def test_an_unknown_job_is_an_error(self, sqlite_url):
+        """No job of that name was submitted."""
         async with DurableFleet(sqlite_url) as fleet:
             with pytest.raises(JobNotFound, match="no job 'night'") as refused:
                 await fleet.job("night")
@@ -246,8 +246,8 @@ class TestNames:
         assert (await nothing.report(120)).counts["succeeded"] == 3
 
     @pytest.mark.parametrize("differing", ["plan", "operation", "arguments"])
-    async def test_attaching_is_to_the_same_work(self, sqlite_url, differing):
-        """A dry run, say, is not what was asked for."""
+    async def test_attaching_needs_the_same_work(self, sqlite_url, differing):
+        """A dry run, say, is another job."""
         async with DurableFleet(sqlite_url) as fleet:
             await fleet.submit("night", attach=True).shutdown(["a", "b"], wait_for=4)
             other = fleet.submit("night", attach=True, dry_run=differing == "plan")
@@ -259,8 +259,8 @@ class TestNames:
             with pytest.raises(JobExists, match="another operation or plan"):
                 await operate()
 
-    async def test_attaching_takes_other_names_of_a_rename(self, sqlite_url):
-        """They go with its items."""
+    async def test_attaching_accepts_other_names_of_a_rename(self, sqlite_url):
+        """They belong to its items."""
         async with DurableFleet(sqlite_url) as fleet:
             await fleet.submit("names", attach=True).rename({"a": "x", "b": "y"})
             await fleet.submit("names", attach=True).rename({"b": "y"})
@@ -268,7 +268,7 @@ class TestNames:
 
 
 class TestSecrets:
-    async def test_references_are_resolved_where_they_are_sent(
+    async def test_references_are_resolved_when_they_are_sent(
         self, database_url, lively, monkeypatch, caplog
     ):
         """The cloud gets the secrets; the database and the log hold none of them."""
@@ -291,7 +291,7 @@ class TestSecrets:
             password=SecretRef("env:VMAPI_SECRET_PASSWORD"),
             user_data=SecretRef("vault:boot"),
         )
-        options = {"interval": 0.05, "secrets": vault}
+        options = {"polling_interval": 0.05, "secrets": vault}
         async with DurableFleet(database_url, client_of(lively), **options) as fleet:
             async with at_work(fleet):
                 job = await fleet.submit("make").create(requests(1, boot=boot))
@@ -306,7 +306,7 @@ class TestSecrets:
 
     @pytest.mark.parametrize("field", ["password", "user_data"])
     async def test_a_plain_secret_is_refused_before_anything_is_stored(self, sqlite_url, field):
-        """Nor does the error tell it."""
+        """The error does not show it."""
         boot = ImageBoot(os="2268", **{field: PASSWORD})
         async with DurableFleet(sqlite_url) as fleet:
             with pytest.raises(InvalidArgument, match=f"{field} of 'w-0000' is a plain") as refused:
@@ -323,7 +323,7 @@ class TestSecrets:
             ("vault:none", "no function for secrets"),
         ],
     )
-    async def test_what_cannot_be_resolved_fails_and_sends_nothing(
+    async def test_an_unresolvable_reference_fails_and_sends_nothing(
         self, sqlite_url, lively, name, why
     ):
         """The reason names the reference."""
@@ -338,8 +338,8 @@ class TestSecrets:
         assert why in failed.reason
         assert lively.api.requests["create"] == 0
 
-    async def test_a_function_that_fails_tells_nothing_of_what_it_said(self, sqlite_url, lively):
-        """Its error's text may hold the secret."""
+    async def test_the_error_of_a_vault_function_is_not_shown(self, sqlite_url, lively):
+        """Its text may hold the secret."""
 
         def vault(name):
             raise RuntimeError(PASSWORD)
@@ -366,17 +366,17 @@ class TestFleet:
             {"secret_names": ["ROOT", "VMAPI_API_SECRET"]},
             {"limit": 0},
             {"worker_limit": 0},
-            {"lease": 0},
-            {"interval": 0},
+            {"lease_duration": 0},
+            {"polling_interval": 0},
         ],
     )
     def test_wrong_arguments_are_refused(self, arguments):
-        """Nothing is connected to."""
+        """No connection is opened."""
         with pytest.raises(InvalidArgument) as refused:
             DurableFleet(**({"database_url": "sqlite:///fleet.sqlite"} | arguments))
         assert refused.value.argument in arguments
 
-    def test_its_repr_tells_no_password(self):
+    def test_the_repr_shows_no_password(self):
         """Nor does the error for a wrong URL."""
         fleet = DurableFleet("postgresql://me:hunter2@db.example/fleet")
         assert "db.example" in repr(fleet)
@@ -396,13 +396,13 @@ class TestFleet:
         ],
     )
     def test_a_wrong_submission_is_refused(self, name, plan, fields):
-        """At once, not when its operation is told."""
+        """At once, not when its operation is chosen."""
         fleet = DurableFleet("sqlite:///fleet.sqlite")
         with pytest.raises(InvalidArgument):
             fleet.submit(name, plan, **fields)
 
-    async def test_what_cannot_be_stored_is_refused(self, sqlite_url):
-        """Functions, names that are there twice, and what a bulk call refuses too."""
+    async def test_items_that_cannot_be_stored_are_refused(self, sqlite_url):
+        """Functions, duplicate names, and what a bulk call refuses too."""
 
         async def start(item):
             return item
@@ -424,7 +424,7 @@ class TestFleet:
                     await submit()
             assert not await fleet.jobs()
 
-    async def test_there_is_one_worker_in_a_process(self, sqlite_url, lively):
+    async def test_a_process_has_one_worker(self, sqlite_url, lively):
         """A second one is refused, and disturbs nothing."""
         fleet = DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05)
         async with fleet, at_work(fleet):
@@ -433,8 +433,8 @@ class TestFleet:
                 await fleet.work()
             assert (await (await fleet.submit("x").reset([])).report(120)).complete
 
-    async def test_what_a_worker_took_that_nobody_counts_is_taken_over(self, database_url, lively):
-        """It was suspended, was buried, and was killed when it had just gone on."""
+    async def test_items_dequeued_by_a_forgotten_worker_are_taken_over(self, database_url, lively):
+        """It was suspended, expired, and was killed when it had just resumed."""
         async with DurableFleet(
             database_url, client_of(lively), polling_interval=0.05, lease_duration=1.0
         ) as fleet:
@@ -444,8 +444,8 @@ class TestFleet:
                 report = await job.report(60)
         assert report.counts["succeeded"] == 2
 
-    async def test_a_database_is_of_one_endpoint(self, database_url, lively, emulator):
-        """A job's machines are there alone; on another one, new ones would come to be."""
+    async def test_a_database_belongs_to_one_endpoint(self, database_url, lively, emulator):
+        """A job's VMs exist there alone; on another one, new ones would be created."""
         async with DurableFleet(database_url, client_of(lively), polling_interval=0.05) as fleet:
             for name in ("first", "second"):
                 async with at_work(fleet):
@@ -457,8 +457,8 @@ class TestFleet:
                 await fleet.work()
             assert (await job.status()).done == {}
 
-    async def test_a_worker_that_the_api_refuses_takes_nothing(self, sqlite_url, lively):
-        """It would fail each item that it took, and be the fastest of all."""
+    async def test_a_worker_with_a_refused_key_dequeues_nothing(self, sqlite_url, lively):
+        """It would fail each item, and be the fastest of all."""
 
         def stranger():
             return Client(lively.url, api_key=lively.api_key, api_secret="another")
@@ -470,15 +470,15 @@ class TestFleet:
             assert (await job.status()).done == {}
 
     async def test_leaving_the_fleet_stops_its_worker(self, sqlite_url, lively):
-        """And the event loop goes on to have threads."""
+        """The event loop keeps its threads."""
         async with DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05) as fleet:
             worker = asyncio.create_task(fleet.work())
             await (await fleet.submit("x").reset([])).report(120)
         await worker
         assert await asyncio.to_thread(lambda: 1) == 1
 
-    async def test_a_worker_that_is_cancelled_drains(self, sqlite_url, lively):
-        """And is cancelled all the same; another goes on at once."""
+    async def test_a_cancelled_worker_drains(self, sqlite_url, lively):
+        """And is cancelled all the same; another continues at once."""
         async with DurableFleet(
             sqlite_url, client_of(lively), polling_interval=0.05, lease_duration=600.0
         ) as fleet:
@@ -492,15 +492,15 @@ class TestFleet:
                 assert (await job.report(120)).counts["succeeded"] == 2
         assert lively.api.requests["create"] == 2
 
-    async def test_waiting_for_a_report_can_be_limited(self, sqlite_url):
-        """A job that nobody works on goes on waiting."""
+    async def test_waiting_for_a_report_has_a_timeout(self, sqlite_url):
+        """A job without a worker stays queued."""
         async with DurableFleet(sqlite_url, polling_interval=0.05) as fleet:
             job = await fleet.submit("x").reboot(["a"])
             with pytest.raises(TimeoutError):
                 await job.report(0.2)
             assert (await job.status()).state == "waiting"
 
-    async def test_a_fleet_that_is_not_open_says_so(self):
-        """In place of failing somewhere below."""
+    async def test_a_fleet_that_is_not_open_is_an_error(self):
+        """With a clear message."""
         with pytest.raises(InvalidState, match="not open"):
             await DurableFleet("sqlite:///fleet.sqlite").jobs()

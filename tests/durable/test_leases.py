@@ -1,4 +1,4 @@
-"""Who counts as dead."""
+"""Which workers have expired."""
 
 import asyncio
 import sqlite3
@@ -19,7 +19,7 @@ from async_vmapi.durable.store import (
     is_outage,
 )
 
-from .fleets import taken_by
+from .fleets import failing, taken_by
 
 
 @pytest.fixture
@@ -42,22 +42,22 @@ async def both(database):
 
 
 class TestLeases:
-    async def test_one_that_goes_on_counting_lives(self, both):
-        """However often the other looks."""
+    async def test_a_worker_that_renews_its_lease_is_alive(self, both):
+        """However often the other one checks."""
         one, other = both
         for _ in range(3 * BEATS):
             other.beat()
             assert await one.dead() == []
 
-    async def test_one_that_counts_no_more_is_dead_after_so_many_looks(self, both):
-        """And is forgotten once it is buried."""
+    async def test_a_worker_without_heartbeats_expires_after_some_checks(self, both):
+        """Its row is deleted then."""
         one, _ = both
         assert [await one.dead() for _ in range(BEATS + 1)] == [*[[]] * BEATS, ["other"]]
         await one.bury("other")
         assert await one.dead() == []
 
-    async def test_one_is_given_its_own_lease(self, both, database):
-        """It sends as long as that lets it, however much sooner the other looks again."""
+    async def test_each_worker_has_its_own_lease_duration(self, both, database):
+        """It sends as long as that allows, however much sooner the other one checks again."""
         _, other = both
         hasty = Leases(database, "hasty", 200.0)
         for _ in range(3 * BEATS):
@@ -65,15 +65,15 @@ class TestLeases:
         assert other.holds()
         assert await hasty.dead() == ["one", "other"]
 
-    async def test_one_that_could_not_begin_begins_once_more(self, both):
-        """The database went away in between; it is counted once."""
+    async def test_a_worker_that_could_not_register_registers_again(self, both):
+        """The database was unavailable in between; the worker is counted once."""
         _, other = both
         await other.begin()
         other.beat()
         assert other.holds()
 
-    async def test_one_that_cannot_count_once_goes_on_counting(self, database, monkeypatch):
-        """Whatever the reason: a thread that ended would be a worker that waits for ever."""
+    async def test_a_failed_heartbeat_does_not_end_the_thread(self, database, monkeypatch):
+        """Whatever the reason: without heartbeats the worker would wait for ever."""
         one, beats = Leases(database, "one", 0.1), []
         again = threading.Event()
 
@@ -88,15 +88,15 @@ class TestLeases:
         assert await asyncio.to_thread(again.wait, 60)
         one.end()
 
-    async def test_one_that_has_left_need_not_be_waited_for(self, both):
-        """It said so itself."""
+    async def test_a_worker_that_left_is_not_awaited(self, both):
+        """It deleted its row."""
         one, other = both
         other.end()
         await other.leave()
         assert await one.dead() == ["other"]
 
-    async def test_one_that_counts_on_in_the_last_moment_is_not_declared_dead(self, both):
-        """It was only slow."""
+    async def test_a_late_heartbeat_prevents_expiry(self, both):
+        """The worker was only slow."""
         one, other = both
         for _ in range(BEATS + 1):
             dead = await one.dead()
@@ -105,8 +105,8 @@ class TestLeases:
         assert await one.dead() == []
         assert other.holds()
 
-    async def test_one_that_was_declared_dead_learns_of_it(self, both):
-        """At its next beat, and for ever."""
+    async def test_an_expired_worker_learns_of_it(self, both):
+        """At its next heartbeat, and for ever."""
         one, other = both
         for _ in range(BEATS + 1):
             await one.dead()
@@ -118,8 +118,8 @@ class TestLeases:
         other.beat()
         assert other.lost
 
-    async def test_what_one_took_that_was_buried_already_is_not_lost(self, both, database):
-        """It wakes, takes what it finds in the queue, and only then hears of its death."""
+    async def test_items_dequeued_by_an_expired_worker_are_not_lost(self, both, database):
+        """It resumes, dequeues, and only then learns that it expired."""
         one, _ = both
         await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}"), ("op:a:1", "{}")])
         taken_by(database.url, "ghost", "op:a:0")
@@ -129,7 +129,7 @@ class TestLeases:
         taken_by(database.url, "other", "op:a:0")
         assert await one.dead() == []
 
-    async def test_a_beat_is_good_for_less_than_a_lease(self, both, monkeypatch):
+    async def test_a_heartbeat_is_valid_for_less_than_a_lease(self, both, monkeypatch):
         """By either clock, as one of them may stand still."""
         _, other = both
         assert other.holds()
@@ -139,48 +139,41 @@ class TestLeases:
                 later.setattr(leases.time, clock, lambda now=now: now() + 500)
                 assert not other.holds()
 
-    async def test_a_thread_counts_while_the_loop_is_busy(self, database, monkeypatch):
-        """A worker whose event loop is late holds its lease."""
-        monkeypatch.setattr(leases, "_STUCK", 1e6)
-        one = Leases(database, "one", 0.2)
+    async def test_heartbeats_continue_while_the_loop_is_busy(self, database):
+        """They have their own thread."""
+        one = Leases(database, "one", 0.5)
         await one.begin()
         start = time.monotonic()
-        # For longer than a lease; and a machine may be slow to write.
-        while time.monotonic() - start < 0.5 or not one.holds():
+        # For longer than a lease; and a busy host may be slow to write.
+        while time.monotonic() - start < 1 or not one.holds():
             assert time.monotonic() - start < 30
             time.sleep(0.01)  # noqa: ASYNC251 - a busy event loop
         one.end()
         await one.leave()
 
-    async def test_a_loop_that_is_stuck_for_long_is_dead(self, database):
-        """Its thread counts for it no more."""
+    async def test_a_worker_whose_loop_is_blocked_expires(self, database):
+        """Its thread stops its heartbeats."""
         one = Leases(database, "one", 0.1)
         await one.begin()
-        time.sleep(0.1 * (leases._STUCK + 2))  # noqa: ASYNC251 - one that is stuck
+        time.sleep(1.2)  # noqa: ASYNC251 - blocked for longer than ten leases
         assert not one.holds()
         one.end()
         await one.leave()
 
-    async def test_looks_that_fail_count_for_nothing(self, both, database, monkeypatch):
-        """A database that was away kills nobody."""
+    async def test_failed_checks_do_not_count(self, both):
+        """An unavailable database expires no worker."""
         one, other = both
-        read = one._read
-        for _ in range(2 * BEATS):
-
-            def away():
-                raise TimeoutError
-
-            monkeypatch.setattr(one, "_read", away)
-            with pytest.raises(TimeoutError):
-                await one.dead()
-            monkeypatch.setattr(one, "_read", read)
+        with failing("SELECT async_vmapi_workers"):
+            for _ in range(2 * BEATS):
+                with pytest.raises(DatabaseUnavailable):
+                    await one.dead()
         other.beat()
         assert await one.dead() == []
 
 
 class TestDatabase:
-    async def test_sqlite_tells_parts_of_a_second(self, sqlite_url):
-        """Also one before 3.42, of which Python 3.12 and later may be built."""
+    async def test_sqlite_has_fractions_of_a_second(self, sqlite_url):
+        """Also before 3.42, with which Python 3.12 and later may be built."""
         database = Database(sqlite_url)
         await database.open()
         before = time.time()
@@ -189,7 +182,7 @@ class TestDatabase:
         await database.close()
         assert before - 0.01 <= told <= time.time() + 0.01
 
-    def test_a_new_file_that_others_open_too(self, tmp_path):
+    def test_several_workers_open_a_new_file(self, tmp_path):
         """Workers that start at once wait for each other, where SQLite itself would not."""
         file = tmp_path / "fleet"
         other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
@@ -202,7 +195,7 @@ class TestDatabase:
         one.close()
         other.close()
 
-    async def test_one_that_is_away_is_said_to_be(self, tmp_path):
+    async def test_an_unavailable_database_is_reported(self, tmp_path):
         """By an error of this package, and without the URL's password."""
         database = Database("postgresql://me:hunter2@127.0.0.1:1/fleet?connect_timeout=1")
         with pytest.raises(DatabaseUnavailable) as away:
@@ -215,7 +208,7 @@ class TestDatabase:
         [
             (exc.OperationalError, False, True),
             (exc.InterfaceError, False, True),
-            # A transaction that stood still, or a server that has become one that only reads.
+            # A blocked transaction, or a server that has become read-only.
             (exc.InternalError, False, True),
             (exc.DatabaseError, True, True),
             (exc.DatabaseError, False, False),
@@ -223,13 +216,13 @@ class TestDatabase:
             (exc.IntegrityError, False, False),
         ],
     )
-    def test_what_counts_as_away(self, kind, lost, away):
+    def test_errors_that_mean_unavailable(self, kind, lost, away):
         """The rest are bugs, and are raised."""
         error = kind("SELECT 1", {}, Exception(), connection_invalidated=lost)
         assert is_outage(error) == away
 
-    async def test_only_what_is_still_ones_own_is_put_back(self, database):
-        """Another worker may have it by now, who does not expect a third."""
+    async def test_only_a_workers_own_workflows_are_put_back(self, database):
+        """Another worker may have one by now."""
         await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}")])
         taken_by(database.url, "other", "op:a:0")
         await database.put_back("op:a:0", OPERATIONS, "one")

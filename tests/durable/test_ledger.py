@@ -1,4 +1,4 @@
-"""What a worker tells of what it has in hand, over HTTP."""
+"""What a worker reports of its items, over HTTP."""
 
 import pytest
 
@@ -10,8 +10,8 @@ pytestmark = pytest.mark.programs
 
 
 class TestLedger:
-    async def test_what_is_in_hand_and_what_is_done(self, sqlite_url, lively):
-        """Each item while it is under way, as the machine was last seen; then how it ended."""
+    async def test_items_in_hand_and_items_done(self, sqlite_url, lively):
+        """Each running item with its VM's last state; then its outcome."""
         async with DurableFleet(sqlite_url, client_of(lively), polling_interval=0.05) as fleet:
             lively.cloud.adjust("w-*", create=1e6)
             job = await fleet.submit("make").create(requests(3))

@@ -1,4 +1,4 @@
-"""A worker dies at each moment of an operation, and another one goes on: on a clock that jumps."""
+"""A worker dies at each moment of an operation, and another one continues: in virtual time."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ class Died(BaseException):
 
 
 class Steps:
-    """Keeps what steps return, as DBOS does, and dies at a moment."""
+    """Records what steps return, as DBOS does, and dies at a moment."""
 
     def __init__(self):
         self.kept = {}
@@ -119,7 +119,7 @@ async def outcome_of(host, order):
 
 
 async def die_and_go_on(steps, api, order, moment):
-    """Let a worker die at a moment, and return the outcome that another one finds."""
+    """Let a worker die at a moment, and return the outcome that another one reaches."""
     steps.moment = moment
     async with Client.in_memory(api, latency=0.05, seed=2) as dying:
         with contextlib.suppress(Died):
@@ -138,7 +138,7 @@ class TestCreate:
     @pytest.mark.parametrize("moment", MOMENTS, ids=" ".join)
     @pytest.mark.parametrize("unique", [True, False], ids=["unique", "listed"])
     async def test_it_is_sent_once_and_found_again(self, steps, api, client, moment, unique):
-        """Only one that died between its intent and its sending leaves a doubt, as it must."""
+        """Only death between intent and request leaves the outcome unknown, as it must."""
         (order,) = orders("create", requests(1), unique_name=unique)
         outcome = await die_and_go_on(steps, api, order, moment)
         if moment in {("prepare", "after"), ("send", "before")}:
@@ -152,18 +152,16 @@ class TestCreate:
         assert outcome.adopted == (moment == ("send", "before the record"))
 
     @pytest.mark.parametrize("moment", MOMENTS, ids=" ".join)
-    async def test_with_retry_there_always_is_exactly_one(self, steps, api, client, moment):
-        """After the whole window without a machine of that name it is sent."""
+    async def test_with_on_unknown_retry_there_is_exactly_one(self, steps, api, client, moment):
+        """It is sent again after `reconcile_timeout` without a VM of that name."""
         (order,) = orders("create", requests(1), unique_name=True, on_unknown="retry")
         outcome = await die_and_go_on(steps, api, order, moment)
         assert outcome.status == "succeeded"
         assert creates(api) == 1
         assert [outcome.vm_id] == list(api.cloud.vms)
 
-    async def test_a_machine_that_bore_the_name_before_is_never_taken_for_it(
-        self, steps, api, client
-    ):
-        """The intent knows who did, from before the sending."""
+    async def test_an_older_vm_of_the_name_is_never_adopted(self, steps, api, client):
+        """The intent has its id, from before the request."""
         old = await online(client)
         (order,) = orders("create", requests(1))
         outcome = await die_and_go_on(steps, api, order, ("send", "before the record"))
@@ -171,7 +169,7 @@ class TestCreate:
         assert sorted(api.cloud.vms) == sorted([old, outcome.vm_id])
 
     async def test_a_worker_that_is_not_sure_of_its_lease_waits(self, steps, api, client):
-        """Before the intent, before the call, and at the moment that the request sets out."""
+        """Before the intent, before the call, and before the request is sent."""
         (order,) = orders("create", requests(1), unique_name=True)
         host = Host(client)
         host.lease = iter([False, True, False, True, False, True, True])
@@ -179,8 +177,8 @@ class TestCreate:
         assert next(host.lease, "asked each time") == "asked each time"
         assert creates(api) == 1
 
-    async def test_a_worker_that_others_took_for_dead_does_not_send(self, steps, api, client):
-        """They may have looked already; the operation is theirs."""
+    async def test_an_expired_worker_does_not_send(self, steps, api, client):
+        """Another worker may have reconciled already, and owns the operation."""
         (order,) = orders("create", requests(1), unique_name=True)
         host = Host(client)
         host.lease = iter([True, True, False, None])
@@ -189,8 +187,8 @@ class TestCreate:
         assert creates(api) == 0
         assert "send" not in steps.kept
 
-    async def test_a_worker_that_others_took_for_dead_leaves_no_intent(self, steps, client):
-        """Of one that nothing was sent for; whoever found it would have to doubt."""
+    async def test_an_expired_worker_records_no_intent(self, steps, client):
+        """Without a request, the intent would make the outcome unknown."""
         (order,) = orders("create", requests(1))
         host = Host(client)
         host.lease = iter([False, None])
@@ -198,8 +196,8 @@ class TestCreate:
             await outcome_of(host, order)
         assert not steps.kept
 
-    async def test_what_could_not_be_recorded_is_remembered(self, steps, api, client):
-        """The same worker, beginning the step again, need not look for its own machine."""
+    async def test_an_unrecorded_result_is_remembered(self, steps, api, client):
+        """The same worker, repeating the step, need not search for its own VM."""
         (order,) = orders("create", requests(1))
         host = Host(client)
         steps.moment = ("send", "before the record")
@@ -210,10 +208,8 @@ class TestCreate:
         assert (outcome.status, outcome.adopted, creates(api)) == ("succeeded", False, 1)
         assert not host.unrecorded
 
-    async def test_a_list_that_cannot_be_had_fails_before_anything_is_sent(
-        self, steps, api, client
-    ):
-        """It is as sure as a refusal."""
+    async def test_an_unavailable_list_fails_before_anything_is_sent(self, steps, api, client):
+        """It is as certain as a refusal."""
         for _ in range(20):
             api.faults.fail_next("list", "rate_limited")
         (order,) = orders("create", requests(1))
@@ -223,8 +219,8 @@ class TestCreate:
 
 class TestReboot:
     @pytest.mark.parametrize("moment", MOMENTS, ids=" ".join)
-    async def test_it_is_never_sent_twice(self, steps, api, client, moment):
-        """In doubt it is watched for, and else unknown."""
+    async def test_it_is_never_sent_again(self, steps, api, client, moment):
+        """With an unknown outcome it is watched for, and stays unknown if nothing shows."""
         vm_id = await online(client)
         (order,) = orders("reboot", [vm_id])
         outcome = await die_and_go_on(steps, api, order, moment)
@@ -236,10 +232,10 @@ class TestReboot:
             assert (outcome.status, outcome.error) == ("unknown", "OutcomeUnknown")
 
 
-class TestRepeatable:
+class TestIdempotent:
     @pytest.mark.parametrize("when", ["before", "before the record", "after"])
     async def test_a_shutdown_may_be_sent_again(self, steps, api, client, when):
-        """Twice is as once, and it succeeds whatever happens."""
+        """It is idempotent, and succeeds whatever happens."""
         vm_id = await online(client)
         (order,) = orders("shutdown", [vm_id], wait_for=1)
         outcome = await die_and_go_on(steps, api, order, ("send", when))
@@ -251,7 +247,7 @@ class TestRepeatable:
     async def test_a_delete_that_was_carried_out_meanwhile_has_succeeded(
         self, steps, api, client, taken
     ):
-        """That the machine is gone, or going, comes of the first request."""
+        """The first request explains that the VM is gone, or going."""
         vm_id = await online(client)
         api.cloud.adjust("*", delete=taken)
         (order,) = orders("delete", [vm_id])
@@ -263,17 +259,15 @@ class TestRepeatable:
         ("arguments", "status", "error"),
         [({}, "succeeded", None), ({"missing_ok": False}, "failed", "NotFound")],
     )
-    async def test_a_delete_of_what_is_gone_already(
-        self, steps, api, client, arguments, status, error
-    ):
-        """It succeeds and says so, unless the job was told that this is a failure."""
+    async def test_a_delete_of_a_missing_vm(self, steps, api, client, arguments, status, error):
+        """It succeeds and says so, unless `missing_ok` is off."""
         (order,) = orders("delete", ["no-such-vm"], **arguments)
         outcome = await outcome_of(Host(client), order)
         assert (outcome.status, outcome.error) == (status, error)
         assert (outcome.reason == "it was gone already") is (status == "succeeded")
 
     async def test_a_worker_that_is_not_sure_of_its_lease_waits(self, steps, api, client):
-        """Others may have ended the job by now, and somebody may have started the machine again."""
+        """Others may have ended the job by now, and a user may have started the VM again."""
         vm_id = await online(client)
         (order,) = orders("shutdown", [vm_id], wait_for=1)
         host = Host(client)
@@ -285,10 +279,8 @@ class TestRepeatable:
         assert (await outcome_of(host, order)).status == "succeeded"
         assert next(host.lease, "asked each time") == "asked each time"
 
-    async def test_what_was_carried_out_before_the_lease_was_lost_is_no_refusal(
-        self, steps, api, client
-    ):
-        """The answer was lost; when the lease is there again, the machine is gone."""
+    async def test_a_write_before_the_lease_was_lost_explains_the_refusal(self, steps, api, client):
+        """The response was lost; when the lease is back, the VM is gone."""
         vm_id = await online(client)
         api.cloud.adjust("*", delete=0)
         api.faults.fail_next("delete", "drop_after")
@@ -299,8 +291,8 @@ class TestRepeatable:
         assert (outcome.status, outcome.adopted) == ("succeeded", True)
         assert api.requests["delete"] == 2
 
-    async def test_a_rename_ends_with_its_answer(self, steps, api, client):
-        """It has nothing to be watched."""
+    async def test_a_rename_completes_with_its_response(self, steps, api, client):
+        """There is nothing to watch."""
         vm_id = await online(client)
         (order,) = orders("rename", [vm_id], names={vm_id: "new"})
         outcome = await die_and_go_on(steps, api, order, ("send", "before the record"))
@@ -308,13 +300,13 @@ class TestRepeatable:
 
 
 class TestRefused:
-    """The API lets this worker do nothing any more; the item is for others."""
+    """The API refuses this worker's key; the item is left to others."""
 
     @pytest.mark.parametrize("operation", ["create", "reboot", "shutdown", "delete", "resize"])
-    async def test_nothing_is_recorded_and_another_one_begins(
+    async def test_nothing_is_recorded_and_another_worker_begins(
         self, steps, api, client, operation, monkeypatch
     ):
-        """Whatever it is: nothing was sent that counts, and so nothing is unknown."""
+        """Whatever the operation: nothing effective was sent, so nothing is unknown."""
         items = requests(1) if operation == "create" else [await online(client)]
         keywords = {"cores": 2, "ram": 2048} if operation == "resize" else {}
         (order,) = orders(operation, items, **keywords)
@@ -327,7 +319,7 @@ class TestRefused:
         assert (outcome.status, outcome.adopted) == ("succeeded", False)
 
     async def test_between_the_intent_and_the_write(self, steps, api, client):
-        """The intent is used up: the next one records its own, and there is one VM."""
+        """The intent is used up: the next worker records its own, and there is one VM."""
         (order,) = orders("create", requests(1), unique_name=True)
         api.cloud.adjust("*", quota=0)
         with pytest.raises(asyncio.CancelledError):
@@ -338,7 +330,7 @@ class TestRefused:
         assert [*dict.fromkeys(steps.asked)] == ["prepare", "send", "prepare 2", "send 2"]
 
     async def test_while_it_watches(self, steps, api, client):
-        """The operation goes on, and whoever is let in watches it."""
+        """The operation continues, and a worker with a valid key watches it."""
         vm_id = await online(client)
         (order,) = orders("shutdown", [vm_id], wait_for=1)
         host = Host(client, refused=True)
@@ -351,8 +343,8 @@ class TestRefused:
         assert (await outcome_of(Host(client, again=True), order)).status == "succeeded"
         assert api.requests["shutdown"] == 1
 
-    async def test_a_refusal_of_one_call_is_the_items(self, steps, api, client):
-        """A quota, say: the API still lets this worker in."""
+    async def test_a_refusal_of_one_call_fails_the_item(self, steps, api, client):
+        """A quota, say: the worker's key is still valid."""
         api.cloud.adjust("*", quota=0)
         (order,) = orders("create", requests(1))
         outcome = await outcome_of(Host(client), order)
@@ -361,8 +353,8 @@ class TestRefused:
 
 class TestDurations:
     @pytest.mark.parametrize("step", [-3600, 1200])
-    async def test_the_wall_may_be_set(self, steps, api, client, monkeypatch, step):
-        """What one process began and ended took what it took."""
+    async def test_the_wall_clock_may_be_set(self, steps, api, client, monkeypatch, step):
+        """An item within one process has the duration of its event loop."""
         vm_id = await online(client)
         (order,) = orders("shutdown", [vm_id], wait_for=1)
         now = time.time()
@@ -374,7 +366,7 @@ class TestDurations:
         assert 20 <= outcome.seconds < 60
 
     async def test_another_process_took_part(self, steps, api, client, monkeypatch):
-        """It is at least as long as this one had it."""
+        """The duration is at least this process's own part."""
         vm_id = await online(client)
         (order,) = orders("shutdown", [vm_id], wait_for=1)
         steps.moment = ("send", "after")
@@ -387,18 +379,18 @@ class TestDurations:
         assert 20 <= outcome.seconds < 60
 
 
-class TestEnds:
+class TestOutcomes:
     @pytest.mark.parametrize("why", [CANCELLED, "more than 5% failed"])
-    async def test_an_item_of_a_job_that_is_stopped_is_not_started(self, steps, api, client, why):
-        """Also if it was in the queue already, when the job was cancelled or its budget spent."""
+    async def test_an_item_of_a_stopped_job_is_not_started(self, steps, api, client, why):
+        """Even if it was queued when the job was cancelled or its budget spent."""
         for order in (*orders("create", requests(1)), *orders("shutdown", ["x"])):
             steps.kept.clear()
             outcome = await outcome_of(Host(client, why=why), order)
             assert (outcome.status, outcome.reason) == ("not_started", why)
         assert not api.requests["create"] + api.requests["shutdown"]
 
-    async def test_another_endpoints_token_leaves_it_unknown(self, steps, api, client):
-        """A worker set up for another region must not say that the create failed."""
+    async def test_a_token_of_another_endpoint_leaves_it_unknown(self, steps, api, client):
+        """A worker set up for another region must not report the create as failed."""
         (order,) = orders("create", requests(1), unique_name=True)
         with contextlib.suppress(Died):
             steps.moment = ("prepare", "after")
@@ -409,8 +401,8 @@ class TestEnds:
         assert outcome.status == "unknown"
         assert outcome.token
 
-    async def test_a_bug_in_the_looking_leaves_the_token(self, steps, api, client, monkeypatch):
-        """Whatever is raised, the machine may be there."""
+    async def test_a_bug_in_reconciling_leaves_the_token(self, steps, api, client, monkeypatch):
+        """Whatever is raised, the VM may exist."""
         (order,) = orders("create", requests(1))
         with contextlib.suppress(Died):
             steps.moment = ("send", "before the record")
@@ -426,8 +418,8 @@ class TestEnds:
         assert "RuntimeError" in outcome.reason
         assert outcome.token == json.loads(steps.kept["prepare"])["token"]
 
-    async def test_a_secret_that_is_missing_is_a_failure(self, steps, api, client):
-        """And nothing was sent."""
+    async def test_a_missing_secret_is_a_failure(self, steps, api, client):
+        """Nothing was sent."""
         boot = ImageBoot(os="2268", password=SecretRef("env:VMAPI_SECRET_NOT_SET"))
         (order,) = orders("create", requests(1, boot=boot), unique_name=True)
         outcome = await outcome_of(Host(client), order)
@@ -435,7 +427,7 @@ class TestEnds:
 
     @pytest.mark.parametrize("found", [None, "", b"bytes", 7])
     async def test_a_function_that_returns_no_text_fails(self, found):
-        """Without it a machine would come to be that nobody can enter; the error tells no value."""
+        """The VM would have no usable password; the error shows no value."""
         boot = ImageBoot(os="2268", password=SecretRef("vault:root"))
         with pytest.raises(InvalidArgument, match=r"vault:root.* returned no text") as missing:
             await SecretStore(lambda name: found).resolved(requests(1, boot=boot)[0])
@@ -453,6 +445,6 @@ class TestEnds:
 
 
 def orders(name, items, **keywords):
-    """Return what a worker is told to do to each item."""
+    """Return a worker's instructions for each item."""
     spec = spec_of(name, items, keywords, BulkPlan())
     return [spec.order("job", index) for index in range(len(items))]

@@ -1,4 +1,4 @@
-"""Which of a worker's secrets a job gets into its VMs."""
+"""Which of a worker's secrets a job may put into its VMs."""
 
 import pytest
 
@@ -20,13 +20,13 @@ async def found(store, name):
 
 
 class TestVariables:
-    async def test_those_of_the_prefix_are_for_jobs(self, monkeypatch):
-        """Who calls one so means it."""
+    async def test_variables_with_the_prefix_are_for_jobs(self, monkeypatch):
+        """The prefix is the permission."""
         monkeypatch.setenv("VMAPI_SECRET_ROOT", VALUE)
         assert await found(SecretStore(), "VMAPI_SECRET_ROOT") == VALUE
 
-    async def test_others_are_named_by_the_worker(self, monkeypatch):
-        """Whoever submits a job would get anything that is set there."""
+    async def test_other_variables_must_be_named_by_the_worker(self, monkeypatch):
+        """Else a job could read any variable."""
         monkeypatch.setenv("ROOT_PASSWORD", VALUE)
         assert await found(SecretStore(names=["ROOT_PASSWORD"]), "ROOT_PASSWORD") == VALUE
         with pytest.raises(InvalidArgument, match=r"env:ROOT_PASSWORD.*--secret ROOT_") as refused:
@@ -34,8 +34,8 @@ class TestVariables:
         assert VALUE not in str(refused.value)
 
     @pytest.mark.parametrize("name", OWN)
-    async def test_the_workers_own_are_for_nobody(self, monkeypatch, name):
-        """Neither named by a job nor by the worker."""
+    async def test_the_workers_own_credentials_are_never_available(self, monkeypatch, name):
+        """Neither by the job nor by the worker."""
         monkeypatch.setenv(name, VALUE)
         with pytest.raises(InvalidArgument, match=f"env:{name}.*credential") as refused:
             await found(SecretStore(), name)

@@ -1,4 +1,4 @@
-"""Somebody writes into the database what DBOS would run: it is refused, not decoded.
+"""Data that others write into the database for DBOS to run: it is refused, not decoded.
 
 DBOS 3.4 unpickles each value whose row says ``py_pickle``, whatever serializer it was given. Every
 table with a column of that name is here, and each process that reads from it.
@@ -18,7 +18,7 @@ from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.store import OPERATION_WORKFLOW, OPERATIONS, operation_id
 from async_vmapi.errors import InvalidState
 
-from .fleets import at_work, client_of, requests
+from .fleets import at_work, client_of, opened, requests
 
 pytestmark = pytest.mark.programs
 
@@ -44,7 +44,7 @@ def payload(sprung):
 
 
 class Tables:
-    """The tables that hold values, written to as somebody with the database's password can."""
+    """The tables that hold values, written to with the database's password."""
 
     def __init__(self, url):
         parsed = sa.make_url(url)
@@ -74,7 +74,7 @@ class Tables:
         assert self.set(name, **{column: payload}, serialization="py_pickle")
 
     def poison_workflow(self, workflow_id, column, payload):
-        """Write what a workflow takes or returns, wherever DBOS may have put that."""
+        """Write a workflow's arguments or result, wherever DBOS may have stored them."""
         kind = {column: payload}
         assert self.set("workflow_status", workflow_id, serialization="py_pickle", **kind)
         self.set("workflow_input" if column == "inputs" else "workflow_output", workflow_id, **kind)
@@ -103,7 +103,7 @@ def tables(fleet, database_url):
 
 
 async def finished(fleet):
-    """Have a job at its end."""
+    """Run a job to completion."""
     async with at_work(fleet):
         job = await fleet.submit("make").create(requests(1))
         assert (await job.report(60)).counts["succeeded"] == 1
@@ -111,8 +111,8 @@ async def finished(fleet):
 
 
 class TestReaders:
-    async def test_who_asks_for_a_report(self, fleet, tables, payload, sprung, caplog):
-        """The error says what it is, and the log which row."""
+    async def test_requesting_a_report(self, fleet, tables, payload, sprung, caplog):
+        """The error has the cause, and the log the row."""
         job = await finished(fleet)
         for column in ("inputs", "output", "error"):
             tables.poison_workflow("job:make", column, payload)
@@ -120,19 +120,19 @@ class TestReaders:
             await job.report(60)
         assert "refused a row" in caplog.text
         assert payload not in caplog.text
-        # What needs no payload is there all the same.
+        # What needs no payload is still available.
         assert [status.name for status in await fleet.jobs()] == ["make"]
         assert not sprung.exists()
 
-    async def test_who_submits_it_once_more(self, fleet, tables, payload, sprung):
-        """It is compared with what is stored."""
+    async def test_submitting_again(self, fleet, tables, payload, sprung):
+        """The submission is compared with the stored one."""
         await fleet.submit("make").create(requests(1))
         tables.poison_workflow("job:make", "inputs", payload)
         with pytest.raises(UntrustedData):
             await fleet.submit("make").create(requests(1))
         assert not sprung.exists()
 
-    async def test_who_listens_to_events(self, fleet, tables, payload, sprung):
+    async def test_listening_to_events(self, fleet, tables, payload, sprung):
         """A stream's rows have serializations of their own."""
         job = await finished(fleet)
         tables.poison("streams", payload, "value")
@@ -141,13 +141,13 @@ class TestReaders:
         assert not sprung.exists()
 
     async def test_a_text_that_is_no_event(self, fleet, tables):
-        """It is JSON, and no more."""
+        """It is JSON, and nothing else."""
         job = await finished(fleet)
         assert tables.set("streams", value='{"a": 1}')
         with pytest.raises(UntrustedData, match="an event"):
             [event async for event in job.events()]
 
-    async def test_whatever_dbos_reads(self, fleet, tables, payload, sprung):
+    async def test_everything_that_dbos_reads(self, fleet, tables, database_url, payload, sprung):
         """Also what this package never uses: events, messages, steps and a workflow's result."""
         await finished(fleet)
         given = {"workflow_uuid": "job:make", "serialization": "py_pickle"}
@@ -165,17 +165,18 @@ class TestReaders:
         )
         tables.poison("operation_outputs", payload, "output")
         tables.poison_workflow("job:make", "output", payload)
-        client, call = fleet._database.client, fleet._database.call
-        steps = await call(client.list_workflow_steps, "job:make")
-        assert {step["output"] for step in steps} == {REFUSED}
-        with pytest.raises(ValueError, match="Expecting value"):
-            await call(client.get_event, "job:make", "k", 0)
-        with pytest.raises(ValueError, match="Expecting value"):
-            await call(client.retrieve_workflow("job:make").get_result)
+        async with opened(database_url) as database:
+            client, call = database.client, database.call
+            steps = await call(client.list_workflow_steps, "job:make")
+            assert {step["output"] for step in steps} == {REFUSED}
+            with pytest.raises(ValueError, match="Expecting value"):
+                await call(client.get_event, "job:make", "k", 0)
+            with pytest.raises(ValueError, match="Expecting value"):
+                await call(client.retrieve_workflow("job:make").get_result)
         assert not sprung.exists()
 
     def test_no_table_is_forgotten(self, fleet, tables):
-        """A new one of DBOS's comes with a test here."""
+        """A new table of DBOS needs a test here."""
         assert tables.with_serialization() == {
             *("workflow_status", "operation_outputs", "notifications", "streams"),
             *("workflow_events", "workflow_events_history"),
@@ -184,7 +185,7 @@ class TestReaders:
 
 class TestWorkers:
     async def test_a_job(self, fleet, tables, payload, sprung):
-        """It ends, with an error, and the worker goes on with others."""
+        """It ends with an error, and the worker continues with others."""
         job = await fleet.submit("evil").create(requests(1))
         tables.poison_workflow("job:evil", "inputs", payload)
         async with at_work(fleet):
@@ -194,12 +195,13 @@ class TestWorkers:
         assert not sprung.exists()
 
     @pytest.mark.parametrize("column", ["inputs", "output"])
-    async def test_an_item(self, fleet, tables, lively, payload, sprung, column):
-        """Its outcome is unknown; what to do with the others is the plan's."""
+    async def test_an_item(self, fleet, tables, database_url, lively, payload, sprung, column):
+        """Its outcome is unknown; the plan decides about the others."""
         job = await fleet.submit("make").create(requests(2))
         spec = spec_of("create", requests(2), {}, BulkPlan())
         which, text = operation_id("make", 0), encode(spec.order("make", 0))
-        await fleet._database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [(which, text)])
+        async with opened(database_url) as database:
+            await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [(which, text)])
         if column == "output":
             tables.set("workflow_status", which, status="SUCCESS")
         tables.poison_workflow(which, column, payload)

@@ -1,18 +1,17 @@
-"""A worker's own decisions, beside a database that says what it is told to."""
+"""A worker's own decisions, with a fake database."""
 
 import asyncio
 import threading
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import exc
 
 from async_vmapi.bulk.plan import BulkPlan
-from async_vmapi.durable import DurableFleet, worker
-from async_vmapi.durable import heartbeat as leases
+from async_vmapi.durable import DurableFleet
 from async_vmapi.durable.heartbeat import BEATS
 from async_vmapi.durable.ledger import WorkerStats
 from async_vmapi.durable.operation import CANCELLED
+from async_vmapi.durable.recovery import Recovery
 from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.durable.spec import encode, spec_of
 from async_vmapi.durable.store import (
@@ -23,12 +22,12 @@ from async_vmapi.durable.store import (
 )
 from async_vmapi.durable.worker import Limits, Worker
 
-from .fleets import altered, at_work, client_of, requests, until
+from .fleets import altered, at_work, client_of, failing, opened, requests, until
 
 LIMITS = Limits(limit=None, worker_limit=None, lease_duration=15.0, polling_interval=1.0)
 
 
-class Told:
+class FakeDatabase:
     """The database, as a worker sees it."""
 
     def __init__(self):
@@ -51,117 +50,113 @@ class Told:
 
 
 @pytest.fixture
-def told():
-    return Told()
+def database():
+    return FakeDatabase()
 
 
 @pytest.fixture
-def asking(told):
-    return Worker(told, lambda: None, SecretStore(), LIMITS, WorkerStats())
+def recovery(database):
+    return Recovery(database, None, "worker", set())
 
 
-class TestWhatIsLost:
-    async def test_what_does_not_run_is_put_back_after_some_beats(self, told, asking):
-        """DBOS has given it up; once back, it is counted anew."""
-        told.pending = ["op:a:0"]
+@pytest.fixture
+def asking(database):
+    return Worker(database, lambda: None, SecretStore(), LIMITS, WorkerStats())
+
+
+class TestLostWorkflows:
+    async def test_a_workflow_that_does_not_run_is_put_back_after_some_heartbeats(
+        self, database, recovery
+    ):
+        """DBOS has given it up; once back, counting starts again."""
+        database.pending = ["op:a:0"]
         for _ in range(BEATS - 1):
-            await asking._recovery.put_back_what_is_lost()
-        assert told.back == []
-        await asking._recovery.put_back_what_is_lost()
-        assert told.back == ["op:a:0"]
+            await recovery.put_back_what_is_lost()
+        assert database.back == []
+        await recovery.put_back_what_is_lost()
+        assert database.back == ["op:a:0"]
         for _ in range(BEATS - 1):
-            await asking._recovery.put_back_what_is_lost()
-        assert told.back == ["op:a:0"]
+            await recovery.put_back_what_is_lost()
+        assert database.back == ["op:a:0"]
 
-    async def test_what_waits_among_thousands_is_not_lost(self, told, asking):
-        """They are begun, or written down, a few at each beat."""
+    async def test_workflows_among_thousands_are_not_lost(self, database, recovery):
+        """A few at each heartbeat are begun or recorded."""
         for beat in range(8 * BEATS):
-            told.pending = [f"op:a:{n}" for n in range(beat, 100)]
-            await asking._recovery.put_back_what_is_lost()
-        assert told.back == []
+            database.pending = [f"op:a:{n}" for n in range(beat, 100)]
+            await recovery.put_back_what_is_lost()
+        assert database.back == []
 
-    async def test_what_is_lost_is_found_though_others_come_and_go(self, told, asking):
+    async def test_a_lost_workflow_is_found_though_others_come_and_go(self, database, recovery):
         """In the end nothing else can be the reason."""
         for beat in range(20 * BEATS):
-            told.pending = ["op:a:0", f"op:b:{beat}"]
-            await asking._recovery.put_back_what_is_lost()
-        assert set(told.back) == {"op:a:0"}
+            database.pending = ["op:a:0", f"op:b:{beat}"]
+            await recovery.put_back_what_is_lost()
+        assert set(database.back) == {"op:a:0"}
 
 
 @pytest.mark.looptime
-class TestQuestions:
-    async def test_whether_it_has_begun_before_is_not_guessed(self, told, asking):
-        """A delete that has succeeded would be said to have failed."""
-        told.outages, told.found.recovery_attempts = 3, 2
+class TestQueries:
+    async def test_whether_it_has_begun_before_is_not_guessed(self, database, asking):
+        """A delete that has succeeded would be reported as failed."""
+        database.outages, database.found.recovery_attempts = 3, 2
         assert await asking.has_begun_before()
-        told.found.recovery_attempts = 1
+        database.found.recovery_attempts = 1
         assert not await asking.has_begun_before()
 
-    async def test_whether_a_job_is_stopped_is_not_guessed(self, told, asking):
-        """Else an item of a cancelled job would be started while the database is away."""
-        told.outages, told.found.attributes = 3, {"cancelled": True}
+    async def test_whether_a_job_is_stopped_is_not_guessed(self, database, asking):
+        """Else an item of a cancelled job could start while the database is unavailable."""
+        database.outages, database.found.attributes = 3, {"cancelled": True}
         assert await asyncio.gather(*(asking.stopped("a") for _ in range(9))) == [CANCELLED] * 9
-        assert told.outages == 0
+        assert database.outages == 0
 
 
 @pytest.fixture
 async def fleet(sqlite_url, lively):
-    options = {"interval": 0.05, "lease": 1.0}
+    options = {"polling_interval": 0.05, "lease_duration": 1.0}
     async with DurableFleet(sqlite_url, client_of(lively), **options) as fleet:
         yield fleet
-
-
-def away(*_):
-    raise exc.OperationalError("SELECT 1", {}, Exception("server closed the connection"))
 
 
 @pytest.mark.programs
 class TestWorker:
     async def test_an_item_is_taken_over_however_often(self, fleet, sqlite_url):
-        """DBOS's own limit is a hundred times; then no report would tell of it."""
+        """DBOS's own limit is a hundred times; then it would be missing in every report."""
         job = await fleet.submit("make").create(requests(1), unique_name=True)
         spec = spec_of("create", requests(1), {"unique_name": True}, BulkPlan())
         which, text = operation_id("make", 0), encode(spec.order("make", 0))
-        await fleet._database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [(which, text)])
+        async with opened(sqlite_url) as database:
+            await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [(which, text)])
         altered(sqlite_url, which, recovery_attempts=500)
         async with at_work(fleet):
             assert (await job.report(60)).counts["succeeded"] == 1
 
-    async def test_it_waits_for_the_database_before_it_begins(self, fleet, monkeypatch):
+    async def test_it_waits_for_the_database_before_it_begins(self, fleet):
         """As it does later."""
-        enter, calls = leases.Leases._enter, []
-
-        def sometimes_away(self):
-            calls.append(1)
-            if len(calls) < 3:
-                away()
-            enter(self)
-
-        monkeypatch.setattr(leases.Leases, "_enter", sometimes_away)
         job = await fleet.submit("none").reset([])
-        async with at_work(fleet):
-            assert (await job.report(60)).complete
+        with failing("INSERT INTO async_vmapi_workers", times=2) as left:
+            async with at_work(fleet):
+                assert (await job.report(60)).complete
+        assert list(left) == []
 
-    async def test_it_can_be_stopped_while_the_database_is_away(self, fleet, monkeypatch):
-        """Before it could begin, and when it cannot say that it leaves."""
-        with monkeypatch.context() as patch:
-            patch.setattr(leases.Leases, "_leave", away)
+    async def test_it_can_be_stopped_while_the_database_is_unavailable(self, fleet):
+        """Before it could register, and when it cannot deregister."""
+        with failing("UPDATE async_vmapi_workers SET expired"):
             async with at_work(fleet):
                 assert (await (await fleet.submit("none").reset([])).report(60)).complete
-        monkeypatch.setattr(leases.Leases, "_enter", away)
-        async with at_work(fleet):
-            await asyncio.sleep(0.1)
+        with failing("INSERT INTO async_vmapi_workers"):
+            async with at_work(fleet):
+                await asyncio.sleep(0.1)
 
-    async def test_its_limit_may_be_more_than_that_of_all(self, sqlite_url, lively):
+    async def test_its_limit_may_exceed_that_of_the_fleet(self, sqlite_url, lively):
         """The smaller one counts."""
-        options = {"interval": 0.05, "limit": 1, "worker_limit": 2}
+        options = {"polling_interval": 0.05, "limit": 1, "worker_limit": 2}
         fleet = DurableFleet(sqlite_url, client_of(lively), **options)
         async with fleet, at_work(fleet):
             job = await fleet.submit("make").create(requests(2))
             assert (await job.report(60)).counts["succeeded"] == 2
 
-    async def test_it_ends_wholly_however_often_it_is_cancelled(self, fleet, lively):
-        """Half ended it would take workflows and do none; and no other could begin."""
+    async def test_it_ends_completely_however_often_it_is_cancelled(self, fleet, lively):
+        """Half ended it would dequeue workflows and run none; and no other could begin."""
         working = asyncio.create_task(fleet.work())
         job = await fleet.submit("make").create(requests(2))
         await until(lambda: _in_flight(job))
@@ -175,7 +170,7 @@ class TestWorker:
             assert (await job.report(60)).counts["succeeded"] == 2
         assert lively.api.requests["create"] == 2
 
-    async def test_who_listens_in_its_process_listens_on_when_it_ends(self, fleet, lively):
+    async def test_listeners_in_its_process_continue_when_it_ends(self, fleet, lively):
         """DBOS ends the threads that it has put into the event loop."""
         told = []
 
@@ -193,14 +188,18 @@ class TestWorker:
             await asyncio.gather(*listeners)
         assert sorted(told) == sorted(4 * [(k, n) for k in ("started", "finished") for n in (0, 1)])
 
-    async def test_what_others_have_taken_over_ends_with_it(self, fleet, sqlite_url, lively):
-        """It waits for what the others record, for which nobody here asks."""
+    async def test_items_taken_over_by_others_end_with_it(self, fleet, sqlite_url, lively):
+        """It waits for what the others record, which nothing here reads."""
         lively.cloud.adjust("w-*", create=40)
+
+        async def waits_for_others():
+            return not fleet.worker_status().in_flight
+
         async with at_work(fleet):
             await fleet.submit("make").create(requests(1))
             await until(lambda: _sent(lively))
             altered(sqlite_url, operation_id("make", 0), owner_xid="other", executor_id="other")
-            await until(_waits_for_others)
+            await until(waits_for_others)
         assert not [t for t in asyncio.all_tasks() if "_execute_workflow" in repr(t.get_coro())]
 
 
@@ -210,7 +209,3 @@ async def _in_flight(job):
 
 async def _sent(emulator):
     return emulator.api.requests["create"] > 0
-
-
-async def _waits_for_others():
-    return operation_id("make", 0) not in worker._working._running

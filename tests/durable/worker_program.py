@@ -1,4 +1,4 @@
-"""A worker as a process: works on a database's jobs until SIGTERM."""
+"""A worker as a process: runs a database's jobs until SIGTERM."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""The examples that are one file: they run as they stand, on a virtual clock."""
+"""The examples of one file: they run unchanged, on a virtual clock."""
 
 import asyncio
 import json
@@ -14,13 +14,13 @@ from async_vmapi import BulkReport
 
 @pytest.fixture
 def vm_virtual_time():
-    """The scripts make their event loops themselves, so nothing shows that these are virtual."""
+    """The scripts create their event loops, so no fixture shows that these are virtual."""
     return True
 
 
 @pytest.fixture(autouse=True)
 def virtual_loops(monkeypatch):
-    """Let `asyncio.run` take loops whose clock jumps, and hand out the one in use."""
+    """Make `asyncio.run` use loops whose clock jumps, and return the current one."""
     loops = []
 
     def run(main):
@@ -34,8 +34,8 @@ def virtual_loops(monkeypatch):
 
 
 class TestQuickstart:
-    def test_it_tells_the_life_of_a_machine(self, vm_cloud, monkeypatch, capsys):
-        """It creates one machine, resizes it and deletes it, and sees each end."""
+    def test_the_output_of_a_vms_life(self, vm_cloud, monkeypatch, capsys):
+        """It creates one VM, resizes it and deletes it, and sees each completion."""
         monkeypatch.setattr(quickstart.Client, "from_env", vm_cloud.client)
         asyncio.run(quickstart.run())
         lines = capsys.readouterr().out.splitlines()
@@ -48,15 +48,15 @@ class TestQuickstart:
 
 @pytest.fixture
 def ctrl_c():
-    """Ctrl-C as a terminal's programs have it; those that a shell starts with ``&`` ignore it."""
+    """Set up Ctrl-C as for a terminal's programs; a shell's background programs ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 class TestRollingReboot:
-    def test_waves_with_a_floor(self, vm_cloud, tmp_path, capsys):
-        """One goes first, and at no time are more than a fifth of them down."""
+    def test_waves_with_a_minimum_online(self, vm_cloud, tmp_path, capsys):
+        """One VM goes first, and never are more than a fifth of them down."""
         for number in range(20):
             vm_cloud.add(f"web-{number:02}")
         vm_cloud.add("db-01")
@@ -81,7 +81,7 @@ class TestRollingReboot:
         assert BulkReport.from_json(report.read_text()).counts["succeeded"] == 20
 
     def test_a_failure_stops_it(self, vm_cloud, tmp_path):
-        """If the first machine does not come back, no other goes down, and the exit tells."""
+        """If the first VM does not come back, no other goes down, and the exit code says so."""
         for number in range(20):
             vm_cloud.add(f"web-{number:02}")
         vm_cloud.fail_next("reboot", "success_false")
@@ -93,8 +93,8 @@ class TestRollingReboot:
         assert vm_cloud.requests["reboot"] == 0
 
     @pytest.mark.usefixtures("ctrl_c")
-    def test_an_interruption_and_what_is_left(self, vm_cloud, tmp_path, capsys, virtual_loops):
-        """Ctrl-C writes down how far it came, and the next run does the rest: each once."""
+    def test_an_interrupted_run_is_resumed(self, vm_cloud, tmp_path, capsys, virtual_loops):
+        """Ctrl-C saves the report, and the next run does the rest: each VM once."""
         for number in range(20):
             vm_cloud.add(f"web-{number:02}")
         report = tmp_path / "reboot.json"

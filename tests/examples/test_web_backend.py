@@ -22,7 +22,7 @@ SEAL = Seal(b"a key of the tests")
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, vm_cloud):
-    """What the service is started with: no key of its own."""
+    """The service's environment, without a key of its own."""
     monkeypatch.delenv("WEB_BACKEND_KEY", raising=False)
     monkeypatch.delenv("WEB_BACKEND_HOSTS", raising=False)
     monkeypatch.setenv("VMAPI_API_SECRET", vm_cloud.api_secret)
@@ -52,7 +52,7 @@ async def collect(changes):
 
 class TestTasks:
     async def test_status_from_any_worker(self, workers, vm_cloud):
-        """What one accepted, another tells of, and may change in its turn."""
+        """One accepts an operation, another reports it, and may change the VM in turn."""
         first, second = workers
         accepted = await first.post("/api/vms", json=NEW)
         assert accepted.status_code == 202
@@ -71,8 +71,8 @@ class TestTasks:
         assert (told["status"], told["history"][-1]["state"]) == ("done", "gone")
         assert (await second.get("/api/vms")).json() == []
 
-    async def test_what_is_still_going_on(self, workers, vm_cloud):
-        """A question has its answer in the time that it gives; asking again is cheap."""
+    async def test_a_pending_task(self, workers, vm_cloud):
+        """A request is answered within its timeout; repeating it is cheap."""
         vm_cloud.adjust(create=1000)
         accepted = await workers[0].post("/api/vms", json=NEW)
         where = accepted.headers["Location"]
@@ -82,8 +82,8 @@ class TestTasks:
         assert vm_cloud.requests["create"] == 1
 
     @pytest.mark.looptime
-    async def test_a_machine_that_fails(self, workers, vm_cloud):
-        """A failure is told as one, with the reason."""
+    async def test_a_failed_create(self, workers, vm_cloud):
+        """The failure is reported with its reason."""
         vm_cloud.adjust("web-*", fail_state="error")
         accepted = await workers[0].post("/api/vms", json=NEW)
         where = accepted.headers["Location"]
@@ -92,8 +92,8 @@ class TestTasks:
         assert (told["status"], "'error'" in told["error"]) == ("failed", True)
 
     @pytest.mark.looptime
-    async def test_a_create_in_doubt(self, workers, vm_cloud):
-        """The answer is a token all the same; any worker looks for the machine, and never sends."""
+    async def test_an_unknown_create(self, workers, vm_cloud):
+        """The response is a token; any worker reconciles it, and never sends it again."""
         vm_cloud.fail_next("create")
         accepted = await workers[0].post("/api/vms", json=NEW)
         assert accepted.status_code == 202
@@ -110,7 +110,7 @@ class TestTasks:
 
     @pytest.mark.looptime
     async def test_a_tracker_that_gives_up(self, vm_cloud):
-        """Who waits for a create in doubt is told that it is one, and is not cancelled himself."""
+        """A request that waits for an unknown create gets that error, and is not cancelled."""
         vm_cloud.fail_next("create")
         with pytest.raises(OutcomeUnknown) as doubt:
             await vm_cloud.client(reconcile_timeout=0.0, max_retries=0).vms.create(
@@ -125,8 +125,8 @@ class TestTasks:
         assert await asking == {"status": "in doubt"}
         assert await following == [{"status": "in doubt"}]
 
-    async def test_no_secret_in_a_token(self, workers, vm_cloud):
-        """It names the endpoint and the VM; the API secret is neither in it nor what signs it."""
+    async def test_a_token_holds_no_secret(self, workers, vm_cloud):
+        """It names the endpoint and the VM; the API secret is neither in it nor its signing key."""
         sealed = (await workers[0].post("/api/vms", json=NEW)).json()["token"]
         token, _, signature = sealed.partition(".")
         content = base64.urlsafe_b64decode(token + "===")
@@ -143,8 +143,8 @@ class TestTasks:
             signature != hmac.digest(vm_cloud.api_secret.encode(), token.encode(), "sha256").hex()
         )
 
-    async def test_a_key_of_its_own(self, vm_cloud, monkeypatch):
-        """`WEB_BACKEND_KEY` goes before the API secret; workers with another refuse the tokens."""
+    async def test_a_configured_key(self, vm_cloud, monkeypatch):
+        """`WEB_BACKEND_KEY` takes precedence over the API secret; other keys refuse the tokens."""
         monkeypatch.setenv("WEB_BACKEND_KEY", "one")
         async with worker(vm_cloud.client) as first:
             where = (await first.post("/api/vms", json=NEW)).headers["Location"]
@@ -168,13 +168,13 @@ class TestRefusals:
         "body",
         [{}, NEW | {"name": "<b>"}, NEW | {"name": ""}, NEW | {"cpus": 0}, NEW | {"ram": "much"}],
     )
-    async def test_what_is_no_machine(self, workers, vm_cloud, body):
-        """Nothing is sent for it."""
+    async def test_an_unknown_vm(self, workers, vm_cloud, body):
+        """Nothing is sent for an invalid id."""
         assert (await workers[0].post("/api/vms", json=body)).status_code == 422
         assert vm_cloud.requests.total() == 0
 
-    async def test_what_the_provider_refuses(self, workers, vm_cloud):
-        """It is told in the provider's words, with a status that fits."""
+    async def test_a_refusal_of_the_provider(self, workers, vm_cloud):
+        """Its words are shown, with a fitting status."""
         size = {"cores": 2, "ram": 2048}
         refused = await workers[0].post("/api/vms/no-such-vm/resize", json=size)
         assert (refused.status_code, "not found" in refused.json()["error"]) == (404, True)
@@ -188,15 +188,15 @@ class TestRefusals:
         assert (refused.status_code, "quota" in refused.json()["error"]) == (502, True)
 
     @pytest.mark.parametrize("token", ["x", "!", "e30", "x.", ".x", "é.é", SEAL.close("x")])
-    async def test_what_is_no_token(self, workers, token):
-        """A damaged token is the asker's fault, for a status as for a stream."""
+    async def test_a_damaged_token(self, workers, token):
+        """It is a client error, for a status as for a stream."""
         for path, asked in [(f"/api/tasks/{token}", {}), ("/api/events", {"task": token})]:
             refused = await workers[0].get(path, params=asked)
             assert (refused.status_code, "token" in refused.json()["error"]) == (400, True)
 
     @pytest.mark.parametrize("forge", ["unsigned", "by another key", "with another's signature"])
     async def test_a_forged_token(self, workers, vm_cloud, forge):
-        """It sends nothing and blocks no create, although the SDK would take it."""
+        """It sends nothing and blocks no create, although the SDK would accept it."""
         client = vm_cloud.client()
         token = await client.vms.prepare(
             "create", vm_cloud.create_request("web-01"), unique_name=True
@@ -215,7 +215,7 @@ class TestRefusals:
         assert (await workers[0].post("/api/vms", json=NEW)).status_code == 202
 
     async def test_the_page(self, workers):
-        """It comes with all that it loads, and may load nothing from elsewhere."""
+        """Everything that it loads is served, and nothing may come from elsewhere."""
         answer = await workers[0].get("/")
         policy = "default-src 'self'; frame-ancestors 'none'"
         assert answer.headers["Content-Security-Policy"] == policy
@@ -236,7 +236,7 @@ class TestOtherSites:
         "host", ["evil.example", "evil.example:8000", "localhost.evil.example"]
     )
     async def test_another_host(self, workers, vm_cloud, host):
-        """A name that somebody points at this machine (DNS rebinding) reaches nothing."""
+        """A foreign name that resolves to this host (DNS rebinding) reaches nothing."""
         for path in ("/", "/api/vms", "/openapi.json", "/static/page.js"):
             response = await workers[0].get(path, headers={"Host": host})
             assert response.status_code == 400
@@ -244,8 +244,8 @@ class TestOtherSites:
         assert response.status_code == 400
         assert vm_cloud.requests.total() == 0
 
-    async def test_hosts_of_your_own(self, monkeypatch, vm_cloud):
-        """They are the only ones."""
+    async def test_configured_hosts(self, monkeypatch, vm_cloud):
+        """Only those are accepted."""
         monkeypatch.setenv("WEB_BACKEND_HOSTS", "vms.example")
         async with worker(vm_cloud.client) as asking:
             assert (await asking.get("/api/vms")).status_code == 400
@@ -254,7 +254,7 @@ class TestOtherSites:
 
     @pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:9", "null"])
     async def test_another_page(self, workers, vm_cloud, origin):
-        """A page of another site can have a browser send requests; none is carried out."""
+        """A page of another site can make a browser send requests; none is carried out."""
         headers = {"Origin": origin, "Content-Type": "text/plain"}
         refused = await workers[0].post("/api/vms", content=json.dumps(NEW), headers=headers)
         assert refused.status_code == 403
@@ -271,7 +271,7 @@ class TestOtherSites:
 class TestStream:
     @pytest.mark.looptime
     async def test_the_fleet_and_a_task(self, vm_cloud, vm_client):
-        """A stream tells how all stands, then each change, to the task's end."""
+        """A stream has the current state, then each change, until the task completes."""
         vm_cloud.add("db-01")
         task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
         token, seen, fleets = SEAL.close(task.token()), [], []
@@ -293,7 +293,7 @@ class TestStream:
 
     @pytest.mark.looptime
     async def test_a_thousand_listeners_cost_one_list(self, vm_cloud, vm_client):
-        """One look is for all who listen, and nobody looks when they are gone."""
+        """One poll serves all listeners, and polling stops when they are gone."""
         vm_cloud.add("web-01")
         fleet = Fleet(vm_client, 1.0)
         streams = [stream(fleet, Tracker(vm_client, SEAL), []) for _ in range(1000)]
@@ -310,8 +310,8 @@ class TestStream:
         assert vm_cloud.requests["list"] == 10
 
     @pytest.mark.looptime
-    async def test_trouble_and_silence(self, vm_cloud):
-        """A look that fails is told, and is not the end; silence is filled."""
+    async def test_errors_and_silence(self, vm_cloud):
+        """A failed poll is reported without ending the stream; silence is filled."""
         vm_cloud.add("web-01")
         client = vm_cloud.client(max_retries=0)
         events = stream(Fleet(client), Tracker(client, SEAL), [])

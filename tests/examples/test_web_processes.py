@@ -1,4 +1,4 @@
-"""The web service as it is deployed: two processes behind one cloud, and a page in a browser."""
+"""The web service as it is deployed: two processes and one cloud, and a page in a browser."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def vm_settings():
-    """A cloud in which nothing goes on before the test lets the time pass."""
+    """A cloud in which nothing happens before the test lets time pass."""
     return Settings().changed(
         create=600, not_found=0, address=0, resize=600, delete=0.5, stale=0, shutdown=0
     )
@@ -57,7 +57,7 @@ class Worker:
         return self
 
     def start(self):
-        """Start it unless that was done, and wait until it listens."""
+        """Start it if need be, and wait until it listens."""
         if self._process is None:
             self.spawn()
         end = time.monotonic() + PATIENCE
@@ -69,7 +69,7 @@ class Worker:
             time.sleep(0.05)
 
     def stop(self, number=signal.SIGTERM):
-        """End it, and return what it printed."""
+        """End it, and return its output."""
         process, self._process = self._process, None
         if process is None:
             return b""
@@ -99,7 +99,7 @@ def until(condition):
 
 @pytest.fixture
 def page(tmp_path):
-    """A page in a browser that was never used before."""
+    """A page in a new browser."""
     chromium = shutil.which("chromium")
     assert chromium, "this test needs Debian's chromium: apt-get install chromium"
     with (
@@ -122,7 +122,7 @@ def page(tmp_path):
 
 class TestProcesses:
     def test_a_killed_worker_loses_nothing(self, workers, vm_server):
-        """The token of the one tells the other all, also when the one was killed meanwhile."""
+        """A token of the one shows everything in the other, also when the one was killed."""
         first, second = workers
         with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
             new = {"name": "web-01", "cpus": 1, "ram": 1024}
@@ -134,7 +134,7 @@ class TestProcesses:
             told = client.get(second.url + where, params={"wait": 30}).json()
             assert (told["status"], told["name"]) == ("done", "web-01")
             first.start()
-            # It knows nothing of the create but its token, and sees that it is over.
+            # It knows only the create's token, and sees its completion.
             assert client.get(first.url + where, params={"wait": 30}).json()["status"] == "done"
         assert vm_server.cloud.requests["create"] == 1
         assert len(vm_server.cloud.vms) == 1
@@ -177,7 +177,7 @@ class TestPage:
         first.stop()
         asked = cloud.requests["get"]
         first.start()
-        until(lambda: cloud.requests["get"] > asked)  # the new process looks at the machine
+        until(lambda: cloud.requests["get"] > asked)  # the new process polls the VM
         cloud.elapse(400)
         expect(rows.nth(2).locator(".size")).to_have_text("2 CPUs, 2 GB")
         expect(newest).to_contain_text("done")

@@ -1,4 +1,4 @@
-"""aioresponses for the aiohttp that we use."""
+"""aioresponses for a current aiohttp."""
 
 from typing import Any
 from unittest.mock import Mock
@@ -8,7 +8,7 @@ from aioresponses import aioresponses
 
 
 class _Response(ClientResponse):
-    # aioresponses 0.7.9 does not hand on the `stream_writer` that aiohttp >= 3.14 asks for:
+    # aioresponses 0.7.9 does not pass the `stream_writer` that aiohttp >= 3.14 requires:
     # https://github.com/pnuckowski/aioresponses/issues/289
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("stream_writer", Mock(output_size=0))
@@ -16,9 +16,9 @@ class _Response(ClientResponse):
 
 
 class FixedAioresponses(aioresponses):
-    """What `aioresponses` is, with answers that can be made."""
+    """`aioresponses` with responses that can be constructed."""
 
     def add(self, *args: Any, **kwargs: Any) -> None:
-        """Register an answer."""
+        """Register a response."""
         kwargs.setdefault("response_class", _Response)
         super().add(*args, **kwargs)

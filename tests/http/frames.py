@@ -18,7 +18,7 @@ CUT = 80
 
 
 def chain(error):
-    """Yield an error and all that hang on it."""
+    """Yield an error and all errors attached to it."""
     seen, todo = [], [error]
     while todo:
         current = todo.pop()
@@ -29,7 +29,7 @@ def chain(error):
 
 
 def frames(error):
-    """Yield the frames of an error and of all that hang on it."""
+    """Yield the frames of an error and of all errors attached to it."""
     for one in chain(error):
         trace = one.__traceback__
         while trace is not None:
@@ -38,7 +38,7 @@ def frames(error):
 
 
 def shown(value, path="", deep=DEEP):
-    """Yield all that a tracker could show of a value, each with where it stands."""
+    """Yield all that a tracker could show of a value, each with its place."""
     yield path, _repr(value)
     if isinstance(value, str | bytes):
         yield f"{path}[:{CUT}]", repr(value[:CUT])
@@ -63,7 +63,7 @@ def shown(value, path="", deep=DEEP):
 
 
 def _repr(value):
-    # An object whose constructor is in the traceback need not have one.
+    # An object whose constructor is in the traceback may have none.
     try:
         return repr(value)
     except AttributeError:
@@ -71,7 +71,7 @@ def _repr(value):
 
 
 def forms(secret):
-    """Return what a secret looks like in a `repr`."""
+    """Return the forms of a secret in a `repr`."""
     whole = [secret, quote(secret), base64.b64encode(secret.encode()).decode()]
     whole += [json.dumps(secret)[1:-1], repr(secret)[1:-1], repr(secret.encode())[2:-1]]
     return {form for form in whole if form}

@@ -1,4 +1,4 @@
-"""A server of raw sockets that answers whatever a test tells it to, and keeps what it was sent.
+"""A server of raw sockets that sends the responses of a test, and keeps the requests.
 
 It knows just enough of HTTP to cut requests out of a connection. It shares nothing with the
 package nor with aiohttp, so what it saw is evidence.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 CLOSE = None
-"""A reply that is no answer: the connection is closed."""
+"""A reply without a response: the connection is closed."""
 
 HANG = b""
 """A reply that never comes."""
@@ -23,7 +23,7 @@ HANG = b""
 
 @dataclass
 class Request:
-    """A request as it was on the wire."""
+    """A request as it was sent."""
 
     method: str
     target: str
@@ -43,7 +43,7 @@ Reply = bytes | None | Callable[[Request], bytes | None]
 
 
 def answer(content: object, status: str = "200 OK", **headers: str) -> bytes:
-    """Return a whole answer: `content` as JSON, or as it is if it is bytes."""
+    """Return a whole response: `content` as JSON, or unchanged if it is bytes."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     lines = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     lines |= {name.replace("_", "-").title(): value for name, value in headers.items()}
@@ -54,7 +54,7 @@ def answer(content: object, status: str = "200 OK", **headers: str) -> bytes:
 class OddServer:
     """The server: the nth request gets the nth reply, and the last reply from then on.
 
-    ``connection: close`` among an answer's headers closes the connection after it.
+    ``connection: close`` among a response's headers closes the connection after it.
     """
 
     def __init__(self, *replies: Reply, port: int = 0) -> None:
@@ -67,7 +67,7 @@ class OddServer:
 
     @property
     def url(self) -> str:
-        """The address to give to a client."""
+        """The address for a client."""
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -84,7 +84,7 @@ class OddServer:
         await self._server.wait_closed()
 
     async def drained(self) -> None:
-        """Wait until no connection is open any more."""
+        """Wait until no connection is open."""
         if self._running:
             _, open_ = await asyncio.wait(self._running, timeout=5)
             assert not open_, "a connection is still open"

@@ -1,4 +1,4 @@
-"""What aiohttp raises never surfaces raw, and what no retry can mend is not retried."""
+"""aiohttp's exceptions are never raised raw, and permanent errors are not retried."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ def ssl_error(reason):
     return error
 
 
-# Each class: what is raised, as what it comes out, and for a connection whether for good.
+# Each class: what is raised, as what it is reported, and for a connection whether for good.
 TABLE = {
     "ClientError": (lambda: aiohttp.ClientError("planted"), LOST),
     "ClientConnectionError": (lambda: aiohttp.ClientConnectionError("planted"), LOST),
@@ -162,7 +162,7 @@ async def error_of(awaitable):
 
 class TestTable:
     def test_all_classes_are_in_it(self):
-        """One that comes with a new version of aiohttp does not slip in."""
+        """No class of a new aiohttp is untested."""
         found = {
             name
             for module in (client_exceptions, http_exceptions)
@@ -174,8 +174,8 @@ class TestTable:
         assert found == set(TABLE)
 
     @pytest.mark.parametrize("name", TABLE)
-    async def test_what_each_becomes(self, name):
-        """It has nothing of what a server, a proxy or an address may have put into it."""
+    async def test_the_error_of_each_class(self, name):
+        """It has nothing that a server, a proxy or an address may have put into it."""
         make, (kind, permanent) = TABLE[name]
         request_class = request_of(make())
         async with (
@@ -192,8 +192,8 @@ class TestTable:
             assert server.requests == []
 
     @pytest.mark.parametrize("name", TABLE)
-    async def test_a_create_is_failed_only_if_it_was_surely_not_sent(self, name):
-        """Everything else is unknown."""
+    async def test_a_create_fails_only_if_it_was_certainly_not_sent(self, name):
+        """In every other case it is unknown."""
         make, (kind, _) = TABLE[name]
         request_class = request_of(make())
         create = CreateRequest(name="a", cpus=1, ram=1, zone_id="z", boot=ImageBoot(os="1"))
@@ -207,13 +207,13 @@ class TestTable:
 
 
 class TestUnsent:
-    """Whatever goes wrong before a request is handed over, nothing was sent, and it says so."""
+    """An exception before a request is sent means that nothing was sent, and the error says so."""
 
     @pytest.mark.parametrize(
         "error", [KeyError("planted"), ValueError("planted"), RuntimeError("x"), TypeError("x")]
     )
     async def test_a_hook_that_raises_before_the_request(self, error):
-        """A bulk item has failed, and can be done again."""
+        """A bulk item has failed, and can be repeated."""
 
         async def hook(*_):
             raise error
@@ -260,12 +260,12 @@ class TestUnsent:
 
 @contextlib.asynccontextmanager
 async def tls_server():
-    """A server with a certificate that is not that of its host; yields port and connections."""
+    """A server with a certificate for another host; yields port and connections."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     connections = []
     loop = asyncio.get_running_loop()
-    # Handshakes fail, and are complained of to the loop.
+    # Handshakes fail, and asyncio logs them.
     loop.set_exception_handler(lambda *_: None)
 
     async def accept(reader, writer):
@@ -285,14 +285,14 @@ def trusting():
 
 
 class TestPermanent:
-    """What no retry can mend is raised at once, with the client's usual retries."""
+    """Permanent errors are raised at once, with the client's default retries."""
 
     @pytest.mark.parametrize(
         ("connector", "words"),
         [(lambda: None, "self.signed certificate"), (trusting, "not valid for '?127.0.0.1")],
         ids=["untrusted", "of another host"],
     )
-    async def test_a_certificate_that_is_not_valid(self, connector, words):
+    async def test_an_invalid_certificate(self, connector, words):
         """The error says what is wrong with it."""
         async with (
             tls_server() as (port, connections),
@@ -327,7 +327,7 @@ class TestPermanent:
 
     @pytest.mark.parametrize(("status", "attempts"), [(407, 1), (403, 1), (503, 2), (429, 2)])
     async def test_a_proxy_that_refuses(self, status, attempts):
-        """Nothing was sent; whether another attempt helps is the status's to tell."""
+        """Nothing was sent; whether a retry helps depends on the status."""
         refusal = answer(b"planted", f"{status} planted", connection="close")
         async with (
             OddServer(refusal) as proxy,
@@ -344,20 +344,20 @@ class TestPermanent:
     @pytest.mark.parametrize(
         "host", ["a..b", "a" * 64, f"{'a' * 63}.{'b' * 63}.{'c' * 63}.{'d' * 63}", ".a", "1.2.3"]
     )
-    def test_a_host_that_no_name_server_can_know(self, host):
-        """It is refused before anything is looked up."""
+    def test_a_host_that_is_no_valid_name(self, host):
+        """It is refused before any lookup."""
         with pytest.raises(InvalidArgument, match="base_url"):
             client_of(f"https://{host}")
 
     @pytest.mark.parametrize("host", ["a.b.", "a" * 63, "a_b.c-d"])
-    def test_odd_names_are_taken(self, host):
-        """There are such."""
+    def test_odd_host_names_are_accepted(self, host):
+        """They exist."""
         assert host in client_of(f"https://{host}").origin
 
 
 class TestRefusals:
     @pytest.mark.parametrize("status", ["503 Service Unavailable", "404 Not Found"])
-    async def test_a_large_refusal_is_not_read_to_its_end(self, status):
+    async def test_a_large_refusal_is_not_read_completely(self, status):
         """Its status, its headers and the first 64 kB are enough; the connection is closed."""
         body = b'{"success":false,"errors":[' + b'"x",' * 2**20
         async with OddServer(answer(body, status, retry_after="0"), EMPTY_LIST) as server:
@@ -368,8 +368,8 @@ class TestRefusals:
             async with client_of(server) as client:
                 assert await client.vms.list() == []
 
-    async def test_its_retry_after_is_heeded(self):
-        """Which is lost where a body that is too large is an error of its own."""
+    async def test_retry_after_of_a_large_refusal_is_honoured(self):
+        """It would be lost if a body that is too large was an error."""
         reply = answer(b"x" * 10**6, "503 Service Unavailable", retry_after="7")
         async with OddServer(reply) as server, client_of(server, max_response_size=1000) as client:
             error = await error_of(client.vms.list())
@@ -404,7 +404,7 @@ asyncio.run(main(Client(sys.argv[1], api_key="key", api_secret="secret")))
 
 class TestFork:
     async def test_a_client_that_was_used_before(self, monkeypatch):
-        """Its connections are the other process's: they are neither used nor closed."""
+        """Its connections are the parent's: they are neither used nor closed."""
         async with OddServer(EMPTY_LIST) as server:
             transport = HTTPTransport(server.url)
             request = ("GET", "/v2/x", {}, b"")
@@ -427,8 +427,8 @@ class TestFork:
             with pytest.raises(InvalidState, match="before the process forked"):
                 await client.vms.list()
 
-    async def test_a_client_that_was_made_before_and_not_used(self, monkeypatch):
-        """It is as good as a new one."""
+    async def test_a_client_that_was_not_used_before(self, monkeypatch):
+        """It works like a new one."""
         async with OddServer(EMPTY_LIST) as server:
             client = client_of(server)
             monkeypatch.setattr(http, "os", types.SimpleNamespace(getpid=lambda: os.getpid() + 1))
@@ -436,8 +436,8 @@ class TestFork:
             await client.close()
 
     @pytest.mark.programs
-    async def test_a_real_one(self):
-        """The parent goes on over its connection."""
+    async def test_a_real_fork(self):
+        """The parent continues to use its connection."""
         async with OddServer(EMPTY_LIST) as server:
             done = await asyncio.to_thread(
                 subprocess.run,
@@ -451,9 +451,9 @@ class TestFork:
             assert server.connections == 1
             assert len(server.requests) == 2
 
-    def test_processes_do_not_wait_alike(self):
-        """Their dice have no state that a fork copies, unless they were given a seed."""
+    def test_processes_have_different_jitter(self):
+        """Their random numbers have no state that a fork copies, unless a seed was given."""
         one, other = client_of("https://a.b"), client_of("https://a.b", seed=1)
         with pytest.raises(NotImplementedError):
-            one._pipeline._retries._dice.getstate()
-        assert other._pipeline._retries._dice.getstate()
+            one._pipeline._retries._dice.getstate()  # noqa: SLF001 - chance has no public state
+        assert other._pipeline._retries._dice.getstate()  # noqa: SLF001 - the control

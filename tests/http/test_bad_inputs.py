@@ -1,4 +1,4 @@
-"""Bad inputs, each with the error that it gets; none of them reaches the wire."""
+"""Invalid arguments, each with its error; none of these calls is sent."""
 
 import inspect
 import math
@@ -38,7 +38,7 @@ NO_SECRET = "(its value is not shown) is not a text of at least one character"
 
 @attrs.frozen
 class Bad:
-    """A call that cannot be right, and what is said about it."""
+    """A call that is invalid, and its error."""
 
     name: str
     call: object = attrs.field(repr=False)
@@ -47,7 +47,7 @@ class Bad:
 
 
 def made(row, argument, message, /, **changes):
-    """Return a row for a client that cannot be made, of its server's URL and good arguments."""
+    """Return a row for a client that cannot be made, of its server's URL and valid arguments."""
     return Bad(
         f"Client: {row}",
         lambda client, url: Client(**{"base_url": url, **CREDENTIALS, **changes}),
@@ -57,7 +57,7 @@ def made(row, argument, message, /, **changes):
 
 
 def at(row, argument, message, /, **changes):
-    """Return a row for a create with some arguments that are not good."""
+    """Return a row for a create with some invalid arguments."""
     fields = {key: value for key, value in (GOOD | changes).items() if value is not ...}
     return Bad(
         f"create: {row}",
@@ -73,7 +73,7 @@ def on(name, call, argument, message):
 
 
 def machine(id_):
-    """Return a machine with an id that a server might have made up."""
+    """Return a VM with an id that a server might have made up."""
     thing = Reference("1", "x")
     return VirtualMachine(
         id=id_,
@@ -291,14 +291,14 @@ ROWS = [
 
 
 async def carried_out(call, client, url):
-    """Make a call to its end, whether or not it is one to be awaited."""
+    """Run a call to its end, whether it is awaitable or not."""
     result = call(client, url)
     return await result if inspect.isawaitable(result) else result
 
 
 class TestBadInputs:
     @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-    async def test_each_gets_its_error_and_reaches_no_wire(self, row):
+    async def test_each_gets_its_error_and_is_not_sent(self, row):
         """The error names the argument, says what is allowed and shows no secret."""
         async with (
             OddServer() as server,
@@ -317,12 +317,12 @@ class TestBadInputs:
         for planted in (SECRET, PASSWORD):
             assert planted not in f"{error} {error!r} {vars(error)} {error.__context__!r}"
 
-    def test_there_are_fifty_at_least_and_each_is_another(self):
+    def test_there_are_fifty_different_ones_at_least(self):
         """The table does not shrink by accident."""
         assert len({row.name for row in ROWS}) == len(ROWS) >= 50
 
-    async def test_the_good_ones_do_reach_the_wire(self):
-        """What the table varies is right where it is not varied."""
+    async def test_the_valid_ones_are_sent(self):
+        """The arguments that the table does not vary are valid."""
         async with (
             OddServer() as server,
             Client(server.url, **CREDENTIALS) as client,

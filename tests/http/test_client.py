@@ -1,4 +1,4 @@
-"""The client against the emulator over real HTTP."""
+"""The client and the emulator over real HTTP."""
 
 import asyncio
 
@@ -22,8 +22,8 @@ from async_vmapi.emulator import CloudAPI, Emulator, Settings
 
 
 class TestVMs:
-    async def test_the_whole_life_of_a_machine(self, client, request_for):
-        """Every call of the API does what it says, with signed requests over a socket."""
+    async def test_every_call_of_a_vms_life(self, client, request_for):
+        """With signed requests over a socket."""
         vms = client.vms
         vm = await (await vms.create(request_for("web-01", cpus=2, ram=2048)))
         assert (vm.label, vm.cores, vm.ram, vm.state) == ("web-01", 2, 2048, "online")
@@ -55,7 +55,7 @@ class TestVMs:
         assert caught.value.path.endswith(vm.id)
         assert "not found" in caught.value.message
 
-    async def test_create_by_keywords(self, client, emulator, request_for):
+    async def test_a_create_by_keywords(self, client, emulator, request_for):
         """A create takes the fields by name as well as in a CreateRequest."""
         request = request_for()
         task = await client.vms.create(
@@ -72,24 +72,24 @@ class TestVMs:
         boot = ImageBoot(os="2268", password="hunter-2", key_id="11", user_data="#cloud-config")
         assert (await (await client.vms.create(request_for(boot=boot)))).state == "online"
 
-    async def test_what_the_server_refuses(self, client, request_for):
-        """A refusal names what it is about without the server's words; nothing was created."""
+    async def test_a_refused_create(self, client, request_for):
+        """The error names its field without the server's words; nothing was created."""
         boot = ImageBoot(os="b7d1c9a4-52e8-4f0b-9c36-1d8e7a5f2b90", password="hunter-2")
         with pytest.raises(BadRequest, match=r"it mentions template, password$") as caught:
             await client.vms.create(request_for(boot=boot))
         assert "hunter-2" not in str(caught.value)
         assert await client.vms.list() == []
 
-    async def test_a_machine_that_is_being_deleted(self, client, emulator, request_for):
-        """What the machine's state does not allow is a Conflict."""
+    async def test_a_vm_that_is_being_deleted(self, client, emulator, request_for):
+        """An operation that its state does not allow is a Conflict."""
         emulator.cloud.adjust("*", delete=1000)
         vm = await (await client.vms.create(request_for()))
         await client.vms.delete(vm)
         with pytest.raises(Conflict):
             await client.vms.reboot(vm)
 
-    async def test_many_at_once(self, client, emulator, request_for):
-        """Sixty machines are created and deleted at once, each exactly once."""
+    async def test_many_vms_at_once(self, client, emulator, request_for):
+        """Sixty VMs are created and deleted at once, each exactly once."""
         tasks = await asyncio.gather(*(client.vms.create(request_for(f"w-{n}")) for n in range(60)))
         vms = await asyncio.gather(*tasks)
         assert {vm.label for vm in vms} == {f"w-{n}" for n in range(60)}
@@ -100,14 +100,14 @@ class TestVMs:
 
 class TestCatalogue:
     async def test_regions_and_zones(self, client):
-        """A region's zones tell where a machine can be created."""
+        """A region's zones are those in which a VM can be created."""
         regions = await client.regions.list()
         assert [region.name for region in regions] == ["Poznan", "Warszawa"]
         assert regions[1].zones[0].id == "0daeacdb-7b1b-f510-d44e-ec8fd457d7aa"
         assert regions[1].zones[0].available
 
     async def test_templates(self, client):
-        """A template tells what a create may carry for it."""
+        """A template has what a create may carry for it."""
         templates = await client.templates.list()
         assert templates[0].supports == ("password", "sshkey", "cloudinit")
         assert [template.owner is None for template in templates] == [True, True, False]
@@ -119,7 +119,7 @@ class TestCatalogue:
 
 class TestLifecycle:
     async def test_a_wrong_secret(self, emulator):
-        """A signature with another secret is refused as authentication."""
+        """It is an authentication error."""
         async with Client(
             emulator.url, api_key=emulator.api_key, api_secret="not-the-secret"
         ) as client:
@@ -130,8 +130,8 @@ class TestLifecycle:
             assert what in str(caught.value)
         assert "not-the-secret" not in f"{caught.value!r} {caught.value}"
 
-    async def test_a_session_that_is_lent_stays_open(self, emulator):
-        """Only an own session is closed."""
+    async def test_a_lent_session_stays_open(self, emulator):
+        """The client closes only its own session."""
         async with aiohttp.ClientSession() as session:
             async with Client(
                 emulator.url,
@@ -143,7 +143,7 @@ class TestLifecycle:
             assert not session.closed
 
     async def test_a_body_larger_than_allowed(self, emulator):
-        """The limit for a body can be set; what is larger is not read."""
+        """`max_response_size` can be set; a larger body is not read."""
         async with Client(
             emulator.url,
             api_key=emulator.api_key,
@@ -154,7 +154,7 @@ class TestLifecycle:
                 await client.vms.list()
 
     async def test_entered_in_one_task_and_left_in_another(self, emulator, request_for):
-        """Fixtures and web frameworks enter and leave in different tasks."""
+        """Fixtures and web frameworks do so."""
         client = Client(
             emulator.url,
             api_key=emulator.api_key,
@@ -171,7 +171,7 @@ class TestLifecycle:
         await asyncio.create_task(client.__aexit__(None, None, None))
 
     def test_one_loop_after_another(self, request_for):
-        """A closed client works in the next loop, and a task is awaited there to its end."""
+        """A closed client works in the next loop, and a task is awaited there to completion."""
         settings = Settings(create=0.05, not_found=0, address=0)
         api = CloudAPI(settings=settings)
         clients = []
@@ -199,7 +199,7 @@ class TestLifecycle:
         assert asyncio.run(second(port, task)).state == "online"
 
     def test_another_loop_without_closing_is_an_error(self):
-        """A client that was not closed says so in the next loop."""
+        """The client was not closed in the first one."""
         api = CloudAPI()
         clients = []
 

@@ -47,8 +47,8 @@ class TestProfiles:
         ],
     )
     @pytest.mark.parametrize("mode", [0o600, 0o644])
-    def test_what_may_be_wrong_with_a_file(self, tmp_path, monkeypatch, text, mode):
-        """Whatever it is."""
+    def test_a_wrong_file(self, tmp_path, monkeypatch, text, mode):
+        """Whatever is wrong with it."""
         path = tmp_path / "profiles.toml"
         path.write_text(text, errors="surrogateescape")
         path.chmod(mode)
@@ -76,8 +76,8 @@ class TestNewVMs:
             {},
         ],
     )
-    def test_what_may_be_wrong_with_a_create(self, tmp_path, monkeypatch, changes):
-        """Of its own, or of what it was looked up by; and, at last, by the cloud."""
+    def test_a_wrong_create(self, tmp_path, monkeypatch, changes):
+        """By its own fields, by its lookups, or by the cloud's refusal."""
         monkeypatch.setenv("SECRET", SECRET)
         monkeypatch.setenv("SURROGATES", f"{SECRET}\udcff")
         text, bytes_ = tmp_path / "user-data", tmp_path / "not UTF-8"
@@ -95,8 +95,8 @@ class TestNewVMs:
             requests.looked_up(client, ["web-01"], new)
         assert found_in(caught.value) == []
 
-    def test_it_is_given_all_the_same(self, tmp_path, monkeypatch):
-        """The request has what is hidden on the way."""
+    def test_the_request_has_the_secrets(self, tmp_path, monkeypatch):
+        """They are only hidden on the way."""
         monkeypatch.setenv("SECRET", SECRET)
         new = New(
             cpus=1, ram=1, zone=ZONE, template="2268", password_env="SECRET", user_data_env="SECRET"
@@ -129,8 +129,8 @@ class TestReferences:
             lambda name: SECRET if name == "one" else None,
         ],
     )
-    async def test_what_may_be_wrong_with_a_function(self, function):
-        """It raises, or returns something else; and one secret may be there before."""
+    async def test_a_wrong_function(self, function):
+        """It raises, or returns something else; and one secret may be read before."""
         boot = ImageBoot(os="2268", password=SecretRef("one"), user_data=SecretRef("two"))
         request = CreateRequest(name="web-01", cpus=1, ram=1024, zone_id=ZONE, boot=boot)
         with pytest.raises(InvalidArgument) as caught:

@@ -1,4 +1,4 @@
-"""The emulator, spoken to by a client that is not ours: standard library only, from WIRE §1."""
+"""The emulator, with an independent client: standard library only, from WIRE §1."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ VMS = "/v2/virtual-machines"
 
 
 class PlainClient:
-    """Signs by hand and speaks over a plain connection."""
+    """Signs by hand and uses a plain connection."""
 
     def __init__(self, emulator):
         self.host = urlsplit(emulator.url).netloc
@@ -71,7 +71,7 @@ class PlainClient:
 
 @pytest.fixture
 def plain(emulator):
-    """A client that is not ours."""
+    """An independent client."""
     return PlainClient(emulator)
 
 
@@ -98,8 +98,8 @@ async def until(look, wanted):
     raise AssertionError(answer)
 
 
-class TestForeignClient:
-    async def test_the_life_of_a_machine(self, plain):
+class TestIndependentClient:
+    async def test_the_life_of_a_vm(self, plain):
         """It can create, list, get, shut down and delete."""
         status, answer = await plain.acall("PUT", VMS, create_body())
         assert (status, answer["success"]) == (200, True)
@@ -129,15 +129,15 @@ class TestForeignClient:
         assert (await plain.acall("GET", VMS, {"ignored": "ü"}))[0] == 200
 
     async def test_older_field_names(self, plain):
-        """`zone_id` and an integer `key_id` are taken, as older clients send them."""
+        """`zone_id` and an integer `key_id` are accepted, as older clients send them."""
         body = create_body(compute_zone_id=None, zone_id=ZONE, key_id=11)
         assert (await plain.acall("PUT", VMS, body))[0] == 200
 
 
 class TestSignature:
     @pytest.mark.parametrize("changed", ["body", "path", "date", "host", "method", "key", "sum"])
-    async def test_one_byte_changed_is_refused(self, plain, emulator, changed):
-        """A request with any one byte other than was signed is refused with 401."""
+    async def test_one_changed_byte_is_refused(self, plain, emulator, changed):
+        """With 401."""
         method, path = "PUT", f"{VMS}?x=1"
         body = json.dumps(create_body()).encode()
         headers = plain.signed(method, path, body)
@@ -185,8 +185,8 @@ class TestSignature:
             ("Authorization", "\xff:\xfe", 401),
         ],
     )
-    async def test_a_header_that_is_wrong(self, plain, name, value, status):
-        """What is missing or malformed is refused before anything is looked up."""
+    async def test_a_wrong_header(self, plain, name, value, status):
+        """A missing or malformed one is refused before anything is looked up."""
         headers = plain.signed("GET", VMS)
         del headers[name]
         if value is not None:
@@ -196,8 +196,8 @@ class TestSignature:
         assert answer["success"] is False
         assert answer["error"]
 
-    async def test_requests_in_a_row_on_one_connection(self, plain):
-        """Answers come in the order of the requests, each whole, whatever its size or status."""
+    async def test_pipelined_requests(self, plain):
+        """Responses come in the order of the requests, each whole, whatever its size or status."""
         for number in range(150):
             await plain.acall("PUT", VMS, create_body(name=f"w-{number}"))
         paths = [f"{VMS}/none", VMS, "/v2/regions", VMS, "/v2/account"]
@@ -230,8 +230,8 @@ class TestSignature:
             ("HEAD", "1.1", "Connection: close\r\n", False),
         ],
     )
-    async def test_who_wants_no_more_gets_one_answer(self, plain, method, version, more, has_body):
-        """The connection is closed behind the answer, and HEAD gets no body."""
+    async def test_connection_close_and_head(self, plain, method, version, more, has_body):
+        """The connection is closed after the response, and HEAD gets no body."""
         reader, writer = await asyncio.open_connection(*plain.host.split(":"))
         writer.write(plain.bytes_of(method, "/v2/regions", version=version, more=more))
         async with asyncio.timeout(10):
@@ -241,8 +241,8 @@ class TestSignature:
         assert head.startswith(b"HTTP/")
         assert bool(body) is has_body
 
-    async def test_no_answer_repeats_what_is_secret(self, plain, emulator):
-        """A password is not repeated by an answer that refuses it."""
+    async def test_no_response_repeats_a_secret(self, plain, emulator):
+        """Not even one that refuses the password."""
         body = create_body(os="b7d1c9a4-52e8-4f0b-9c36-1d8e7a5f2b90", password="hunter-2")
         status, answer = await plain.acall("PUT", VMS, body)
         assert status == 400
@@ -291,7 +291,7 @@ class TestRefusals:
         ],
     )
     async def test_creates(self, plain, emulator, changes, status, words):
-        """WIRE §2's conditions are kept."""
+        """The conditions of WIRE §2."""
         answered, answer = await plain.acall("PUT", VMS, create_body(**changes))
         assert (answered, answer["success"]) == (status, False)
         assert words in answer["error"]
@@ -323,7 +323,7 @@ class TestRefusals:
         assert (status, answer["success"]) == (400, False)
 
     async def test_deletes(self, plain, emulator):
-        """deleteResources is 0 or 1; on a machine that is being deleted all is refused."""
+        """deleteResources is 0 or 1; every operation on a VM that is being deleted is refused."""
         emulator.cloud.adjust("*", delete=1000)
         _, created = await plain.acall("PUT", VMS, create_body())
         path = f"{VMS}/{created['virtual_machine']['id']}"
@@ -359,13 +359,13 @@ class TestRefusals:
         ],
     )
     async def test_paths_and_methods(self, plain, method, path, status):
-        """What there is not, is not found; what is not done, is not allowed."""
+        """Unknown paths are not found; other methods are not allowed."""
         answered, answer = await plain.acall(method, path)
         assert (answered, answer["success"]) == (status, False)
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"create_vm": []}'])
-    async def test_what_is_no_json_object(self, plain, body):
-        """A body that is no JSON object is refused with 400."""
+    async def test_a_body_that_is_no_json_object(self, plain, body):
+        """It is refused with 400."""
         status, answer = await plain.asend("PUT", VMS, body, plain.signed("PUT", VMS, body))
         assert (status, answer["success"]) == (400, False)
 
@@ -387,7 +387,7 @@ class TestRefusals:
             assert "quota" in answer["error"]
 
     async def test_older_field_names_can_be_refused(self):
-        """Without the older names only the documented ones are taken."""
+        """Only the documented ones are accepted then."""
         async with Emulator(settings=Settings(legacy_fields=False)) as strict:
             client = PlainClient(strict)
             old_zone = create_body(compute_zone_id=None, zone_id=ZONE)
@@ -453,7 +453,7 @@ class TestResponses:
         ],
     )
     async def test_not_found_in_each_form(self, form, status, content_type):
-        """As it is in memory."""
+        """As in memory."""
         async with Emulator(settings=Settings(not_found_form=form)) as emulator:
             plain = PlainClient(emulator)
             answered, fields, body = await self.exchange(
@@ -465,7 +465,7 @@ class TestResponses:
 
 class TestLifecycle:
     async def test_it_is_entered_and_left_in_different_tasks(self):
-        """Fixtures enter and leave in different tasks."""
+        """Fixtures do so."""
         emulator = Emulator()
         await asyncio.create_task(emulator.__aenter__())
         assert (await PlainClient(emulator).acall("GET", VMS))[0] == 200
@@ -474,8 +474,8 @@ class TestLifecycle:
             _ = emulator.url
         await emulator.__aexit__(None, None, None)
 
-    async def test_its_clock_goes_on(self):
-        """A cloud that was used before, or stopped, does not see its clock go back."""
+    async def test_its_clock_never_goes_back(self):
+        """Also of a cloud that was used before, or stopped."""
         api = CloudAPI()
         api.cloud.advance(1000)
         emulator = Emulator(api, speed=50)
@@ -486,15 +486,15 @@ class TestLifecycle:
         async with emulator:
             assert emulator.now >= before > 1000
 
-    async def test_a_body_that_is_packed(self, plain):
-        """A body is judged as it was sent, whatever a header says about unpacking it."""
+    async def test_a_compressed_body(self, plain):
+        """It counts as sent, whatever a header says about decompressing it."""
         body = gzip.compress(json.dumps(create_body()).encode())
         headers = plain.signed("PUT", VMS, body) | {"Content-Encoding": "gzip"}
         status, answer = await plain.asend("PUT", VMS, body, headers)
         assert (status, answer["error"]) == (400, "the body must be a JSON object")
 
     async def test_it_stops_at_once(self):
-        """A client that keeps its connection does not hold it up."""
+        """A client that keeps its connection does not delay it."""
         async with Emulator() as emulator:
             host = urlsplit(emulator.url).netloc
             connection = http.client.HTTPConnection(host, timeout=10)
@@ -505,13 +505,13 @@ class TestLifecycle:
         assert time.monotonic() - began < 2
         connection.close()
 
-    async def test_it_runs_once_at_a_time(self, emulator):
-        """A running emulator cannot be started again."""
+    async def test_a_running_emulator_cannot_be_started_again(self, emulator):
+        """It is an error."""
         with pytest.raises(RuntimeError, match="running already"):
             await emulator.__aenter__()
 
-    async def test_a_port_that_is_taken(self, emulator):
-        """A port in use is an OSError, and nothing is left open."""
+    async def test_a_port_in_use(self, emulator):
+        """It is an OSError, and nothing is left open."""
         port = int(emulator.url.rpartition(":")[2])
         with pytest.raises(OSError, match="in use"):
             async with Emulator(port=port):
@@ -519,7 +519,7 @@ class TestLifecycle:
 
     @pytest.mark.parametrize("host", ["localhost", "::1"])
     async def test_other_loopback_hosts(self, host):
-        """Names and IPv6 addresses of this machine are loopback too."""
+        """Names and IPv6 addresses of this host are loopback too."""
         async with Emulator(host=host) as emulator:
             assert (await PlainClient(emulator).acall("GET", VMS))[0] == 200
 
@@ -535,8 +535,8 @@ class TestLifecycle:
             ({"api": CloudAPI(), "api_key": "k"}, "credentials"),
         ],
     )
-    def test_arguments_that_do_not_fit(self, arguments, words):
-        """What does not fit is told before anything listens."""
+    def test_wrong_arguments(self, arguments, words):
+        """They are refused before anything listens."""
         with pytest.raises(ValueError, match=words):
             Emulator(**arguments)
 
@@ -545,10 +545,10 @@ HEAD = b"PUT / HTTP/1.1\r\nHost: localhost:{port}\r\n"
 
 
 class TestDoors:
-    """What a web page, by a name that resolves to this machine, or a slow peer must not get."""
+    """What a web page, by a name that resolves to this host, or a slow peer must not get."""
 
     async def raw(self, emulator, request, *, within=20):
-        """Send bytes as they are; return the response's status, and whether it was closed."""
+        """Send bytes unchanged; return the response's status, and whether it was closed."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(emulator))
         writer.write(request)
         async with asyncio.timeout(within):
@@ -585,7 +585,7 @@ class TestDoors:
     )
     @pytest.mark.parametrize("version", ["1.1", "1.0"])
     async def test_the_host_header(self, emulator, host, status, version):
-        """It must be of this machine's loopback and this port; well signed or not."""
+        """It names this host's loopback and this port, whether well signed or not."""
         host = host and host.format(port=port_of(emulator))
         plain = PlainClient(emulator)
         headers = plain.signed("GET", VMS, host=host or "x") | {"Connection": "close"}
@@ -593,13 +593,13 @@ class TestDoors:
         lines = "".join(f"{n}: {v}\r\n" for n, v in headers.items() if v is not None)
         before = emulator.api.requests.copy()
         answered = await self.raw(emulator, f"GET {VMS} HTTP/{version}\r\n{lines}\r\n".encode())
-        # What is no header at all is refused by the parser.
+        # The parser refuses what is no header at all.
         assert answered == status or (status == 421 and answered == 400)
         assert (emulator.api.requests - before).get("list", 0) == (status == 200)
 
     @pytest.mark.parametrize("path", ["/_emulator/faults", VMS])
     async def test_an_absolute_request_line(self, path):
-        """Neither a good URL in it nor a good header makes up for the other."""
+        """Both its URL and the Host header must be valid."""
         async with Emulator(admin=True) as emulator:
             good, evil = f"localhost:{port_of(emulator)}", f"evil.example:{port_of(emulator)}"
             for url, host, refused in (
@@ -615,14 +615,14 @@ class TestDoors:
                 assert (answered in (400, 421)) is refused, (url, host)
 
     async def test_two_host_headers(self, emulator):
-        """Are none."""
+        """They are refused."""
         good = f"Host: localhost:{port_of(emulator)}\r\n"
         for both in (f"{good}Host: evil.example\r\n", f"Host: evil.example\r\n{good}"):
             sent = f"GET {VMS} HTTP/1.1\r\n{both}Connection: close\r\n\r\n".encode()
             assert await self.raw(emulator, sent) in (400, 421)
 
-    async def test_others_are_let_in_where_that_is_allowed(self):
-        """But not to the faults."""
+    async def test_other_hosts_are_accepted_where_allowed(self):
+        """But not for the faults."""
         async with Emulator(allow_remote=True, admin=True) as emulator:
             plain = PlainClient(emulator)
             headers = plain.signed("GET", VMS, host="emulator.lan:8024")
@@ -644,8 +644,8 @@ class TestDoors:
         ],
     )
     @pytest.mark.parametrize("trickles", [False, True])
-    async def test_a_request_that_does_not_end(self, sent, status, trickles):
-        """It is closed after a while, also if some of it comes again and again."""
+    async def test_an_incomplete_request(self, sent, status, trickles):
+        """It is closed after a while, also if it continues slowly."""
         async with Emulator(patience=0.2) as emulator:
             port = port_of(emulator)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -20,7 +20,7 @@ from async_vmapi import (
 )
 from async_vmapi.emulator import CloudAPI, Emulator, Fault, FaultPlan
 
-# What each does to a call, seen from outside.
+# What each does to a call, as seen by a client.
 FAULTS = {
     "refuse": ({"seconds": 0.05}, TransportError),
     "drop_before": ({}, TransportError),
@@ -42,7 +42,7 @@ FAULTS = {
 
 @pytest.fixture
 async def client(emulator):
-    """A client that makes each call once."""
+    """A client without retries."""
     async with Client(
         emulator.url,
         api_key=emulator.api_key,
@@ -60,7 +60,7 @@ async def client(emulator):
 class TestFaults:
     @pytest.mark.parametrize("kind", FAULTS)
     async def test_each_kind(self, emulator, client, kind):
-        """A call that is hit ends so; the next one is served as ever."""
+        """A call that is hit ends like this; the next one is normal."""
         fields, error = FAULTS[kind]
         emulator.api.faults.fail_next("list", kind, **fields)
         if error is None:
@@ -82,7 +82,7 @@ class TestFaults:
         assert emulator.api.faults.injected == {kind: 1}
 
     async def test_a_connection_is_really_refused(self, emulator, client):
-        """For a while nobody listens; then the same port answers again."""
+        """For a while no server listens; then the same port responds again."""
         emulator.api.faults.fail_next("list", "refuse", seconds=0.3)
         with pytest.raises(TransportError):
             await client.vms.list()
@@ -91,8 +91,8 @@ class TestFaults:
         await asyncio.sleep(0.4)
         assert await client.vms.list() == []
 
-    async def test_a_machine_that_is_said_to_be_absent(self, emulator, client, request_for):
-        """It is there at the next look."""
+    async def test_a_vm_reported_as_absent(self, emulator, client, request_for):
+        """The next read shows it."""
         vm = await (await client.vms.create(request_for()))
         emulator.api.faults.fail_next("get", "not_found")
         with pytest.raises(NotFound):
@@ -100,17 +100,17 @@ class TestFaults:
         assert (await client.vms.get(vm)).id == vm.id
 
     @pytest.mark.parametrize(("kind", "made"), [("drop_before", 0), ("drop_after", 1)])
-    async def test_before_and_after(self, emulator, client, request_for, kind, made):
-        """What differs is what the cloud has."""
+    async def test_before_and_after_processing(self, emulator, client, request_for, kind, made):
+        """The difference is in the cloud."""
         emulator.api.faults.fail_next("create", kind)
-        # Its one look may come before the machine can be seen.
+        # Its one lookup may come before the VM is visible.
         with contextlib.suppress(OutcomeUnknown):
             assert (await client.vms.create(request_for())).adopted
         assert len(emulator.cloud.vms) == made
 
     @pytest.mark.parametrize("kind", ["refuse", "stall", "slow_body"])
-    async def test_it_can_be_closed_in_the_middle(self, kind):
-        """Nothing is left open, and nothing is complained of."""
+    async def test_closing_during_a_fault(self, kind):
+        """Nothing is left open or logged."""
         plan = FaultPlan([Fault(kind=kind, probability=1, seconds=30)])
         async with (
             Emulator(faults=plan) as emulator,
@@ -127,7 +127,7 @@ class TestFaults:
             await asyncio.wait({calling})
 
     def test_faults_are_for_a_new_cloud(self):
-        """One that was given has its own."""
+        """An existing one has its own."""
         with pytest.raises(ValueError, match="faults are for a new API"):
             Emulator(CloudAPI(), faults=FaultPlan())
 
@@ -137,7 +137,7 @@ class TestAdmin:
 
     @pytest.fixture
     async def ask(self):
-        """Ask the admin path of an emulator that has one."""
+        """Call the admin path of an emulator that has one."""
         async with Emulator(admin=True) as emulator, aiohttp.ClientSession() as session:
 
             async def ask(method, content=None, **options):
@@ -150,7 +150,7 @@ class TestAdmin:
             yield ask
 
     async def test_a_plan_is_set_shown_and_cleared(self, ask):
-        """What is set is shown, with what it did."""
+        """It is shown with its counts."""
         plan = {"seed": 1, "fault": [{"kind": "html", "probability": 0.5, "call": "get"}]}
         assert await ask("PUT", plan) == (200, {"success": True})
         assert await ask("GET") == (200, {"plan": plan, "injected": {}})
@@ -183,27 +183,27 @@ class TestAdmin:
             ("PATCH", None, 405, "GET, PUT, POST or DELETE"),
         ],
     )
-    async def test_what_it_refuses(self, ask, method, content, status, words):
-        """It says what is wrong."""
+    async def test_wrong_plans_are_refused(self, ask, method, content, status, words):
+        """The response says what is wrong."""
         answered, answer = await ask(method, content)
         assert answered == status
         assert words in answer["error"]
 
     async def test_bodies_that_are_no_json(self, ask):
-        """Neither by what they say they are, nor by what they are."""
+        """By their content type, or by their content."""
         assert (await ask("PUT", data=b"{}", headers={"Content-Type": "text/plain"}))[0] == 415
         json = {"Content-Type": "application/json"}
         assert (await ask("PUT", data=b"{", headers=json))[0] == 400
 
-    async def test_only_by_a_name_of_this_machine(self, ask):
+    async def test_only_under_a_name_of_this_host(self, ask):
         """A page in a browser may have a name that resolves to it."""
         status, answer = await ask("GET", headers={"Host": "evil.example"})
         assert (status, "Host must be" in answer["error"]) == (421, True)
 
     @pytest.mark.parametrize("method", ["PUT", "POST"])
     @pytest.mark.parametrize("opening", [b"[", b'{"fault":[', b'{"a":'])
-    async def test_bodies_that_are_deep(self, ask, method, opening):
-        """Are bad requests, and the cloud goes on."""
+    async def test_deeply_nested_bodies(self, ask, method, opening):
+        """They are bad requests, and the cloud continues."""
         headers = {"Content-Type": "application/json"}
         for body in (opening * 100_000, opening * 20_000 + b"1"):
             status, answer = await ask(method, data=body, headers=headers)
@@ -211,14 +211,14 @@ class TestAdmin:
         assert (await ask("GET"))[0] == 200
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
-    async def test_numbers_that_are_none(self, ask, number):
-        """JSON has none of them."""
+    async def test_nan_and_infinity(self, ask, number):
+        """JSON does not have them."""
         body = f'{{"call": "get", "seconds": {number}}}'.encode()
         headers = {"Content-Type": "application/json"}
         assert (await ask("POST", data=body, headers=headers))[0] == 400
 
-    async def test_it_is_off_by_default(self, emulator):
-        """Then it is a path like another, that does not exist, for those who sign."""
+    async def test_the_admin_path_is_off_by_default(self, emulator):
+        """It is an unknown path then, like any other."""
         async with (
             aiohttp.ClientSession() as session,
             session.get(emulator.url + self.PATH) as response,

@@ -121,7 +121,7 @@ class TestOverHTTP:
     @pytest.mark.parametrize("reply", REPLIES)
     @pytest.mark.parametrize("call", CALLS)
     async def test_what_a_server_may_reply(self, call, reply):
-        """Refusals, what cannot be read, and what is no response."""
+        """Refusals, unreadable responses, and no response."""
         timeout = 0.1 if REPLIES[reply] is HANG else 5
         async with (
             OddServer(REPLIES[reply]) as server,
@@ -132,8 +132,8 @@ class TestOverHTTP:
             assert leaks(caught.value, planted(server), besides=OURS) == []
 
     @pytest.mark.parametrize("call", CALLS)
-    async def test_a_call_that_was_retried(self, call):
-        """What other attempts ended with hangs on nothing."""
+    async def test_a_retried_call(self, call):
+        """The errors of earlier attempts are not attached."""
         replies = [CLOSE, REPLIES["500"], REPLIES["400 that repeats all"]]
         async with (
             OddServer(*replies) as server,
@@ -145,7 +145,7 @@ class TestOverHTTP:
 
     @pytest.mark.parametrize("call", CALLS)
     async def test_cancellation(self, call):
-        """Also where the caller's own timeout is what cancels."""
+        """Also by the caller's own timeout."""
         async with OddServer(HANG) as server, client_of(server) as client:
             call = asyncio.ensure_future(CALLS[call](client))
             while not server.requests:  # noqa: ASYNC110 - the server is of sockets alone
@@ -159,7 +159,7 @@ class TestOverHTTP:
                 await call
             assert leaks(caught.value, planted(server), besides=OURS) == []
 
-    async def test_a_timeout_of_the_callers(self):
+    async def test_a_callers_timeout(self):
         """Its cause is the cancellation."""
         async with OddServer(HANG) as server, client_of(server) as client:
             with pytest.raises(TimeoutError) as caught:
@@ -168,7 +168,7 @@ class TestOverHTTP:
             assert leaks(caught.value, planted(server), besides=OURS) == []
 
     @pytest.mark.parametrize("call", CALLS)
-    async def test_what_is_not_sent(self, call):
+    async def test_requests_that_are_not_sent(self, call):
         """No connection, or a session that cannot be used."""
         session = aiohttp.ClientSession()
         await session.close()
@@ -200,8 +200,8 @@ class TestOverHTTP:
     @pytest.mark.parametrize(
         "reply", ["half", "nothing", "too large", "a chunk that is none", "silence"]
     )
-    async def test_of_the_transport_itself(self, reply):
-        """One that is put around it gets errors without aiohttp's frames."""
+    async def test_a_wrapper_of_the_http_transport(self, reply):
+        """It gets errors without aiohttp's frames."""
         headers = {"Host": "h", "Authorization": HiddenText("key:planted-signature/1")}
         async with OddServer(REPLIES[reply]) as server:
             transport = HTTPTransport(server.url, timeout=0.2, max_response_size=100)
@@ -212,7 +212,7 @@ class TestOverHTTP:
 
 
 class Failing:
-    """A transport that raises, with all that it was given at hand."""
+    """A transport that raises, with its arguments as local variables."""
 
     def __init__(self, error):
         self._error = error
@@ -244,8 +244,8 @@ class TestInMemory:
             ("get", "not_found"),
         ],
     )
-    async def test_faults(self, call, kind, monkeypatch):
-        """Of the emulator's."""
+    async def test_the_emulators_faults(self, call, kind, monkeypatch):
+        """Of each kind."""
         status = {"status": 503} if kind == "server_error" else {}
         faults = FaultPlan([Fault(kind=kind, probability=1.0, **status)], seed=1)
         api = CloudAPI(settings=Settings(), seed=1, api_secret=API_SECRET, faults=faults)
@@ -270,7 +270,7 @@ class TestInMemory:
     )
     @pytest.mark.parametrize("call", CALLS)
     async def test_transports_that_raise(self, call, error):
-        """Nothing of their frames and of what led to their errors is left."""
+        """Neither their frames nor the causes of their errors are left."""
         async with Client(
             "https://vm.example.com", transport=Failing(error), **CREDENTIALS, max_retries=0
         ) as client:
@@ -279,8 +279,8 @@ class TestInMemory:
         assert leaks(caught.value, SECRETS, besides=OURS) == []
         assert caught.value is error or error.__traceback__ is not None
 
-    async def test_transports_are_given_what_shows_nothing(self):
-        """Their own frames are not ours, but what we put into them is."""
+    async def test_transports_get_redacted_arguments(self):
+        """Their frames are not ours, but the values that we pass are."""
         given = []
 
         class Keeping:
@@ -307,7 +307,7 @@ def no_surrogates(text):
 
 
 class TestConstructors:
-    """What refuses an argument is beneath the frame that has the others."""
+    """The check that refuses an argument runs beneath a frame that has the other arguments."""
 
     ROWS: ClassVar = {
         "client": lambda: Client("ftp://x", **CREDENTIALS),
@@ -335,13 +335,13 @@ class TestConstructors:
 
     @pytest.mark.parametrize("name", ROWS)
     def test_each_refusal(self, name):
-        """Whatever else is right."""
+        """With valid other arguments."""
         with pytest.raises(InvalidArgument) as caught:
             self.ROWS[name]()
         assert leaks(caught.value, SECRETS, besides=OURS) == []
 
-    async def test_of_a_create_by_keywords(self, cloud_api):
-        """A password in the wrong place."""
+    async def test_a_create_by_keywords(self, cloud_api):
+        """A password as the wrong argument."""
         async with Client.in_memory(cloud_api) as client:
             with pytest.raises(InvalidArgument, match="fields of an ImageBoot") as caught:
                 await client.vms.create(
@@ -352,8 +352,8 @@ class TestConstructors:
     @pytest.mark.parametrize(
         "changes", [{"VMAPI_API_KEY": ""}, {"VMAPI_URL": "ftp://x"}, {"VMAPI_MAX_STALENESS": "x"}]
     )
-    def test_of_the_environment(self, monkeypatch, changes):
-        """Which is read in one of our own frames."""
+    def test_the_environment(self, monkeypatch, changes):
+        """It is read in one of our own frames."""
         good = {"VMAPI_URL": "https://x.y", "VMAPI_API_KEY": "k", "VMAPI_API_SECRET": API_SECRET}
         for name, value in (good | changes).items():
             monkeypatch.setenv(name, value)
@@ -363,7 +363,7 @@ class TestConstructors:
 
 
 class TestTheTest:
-    def test_it_finds_what_is_there(self):
+    def test_it_finds_a_secret(self):
         """In variables, containers, attributes and causes, cut or escaped."""
 
         class Holder:
@@ -388,8 +388,8 @@ class TestTheTest:
                 hang() if hung else fail()
             assert leaks(caught.value, SECRETS, besides=()) != []
 
-    def test_hidden_values_do_their_work(self):
-        """They are equal, hashable and copied as what they hold, and text where it is needed."""
+    def test_hidden_values_work(self):
+        """They compare, hash and copy like their content, and are text where needed."""
         assert Secret("x") == Secret("x") != Secret("y")
         assert len({Secret("x"), Secret("x")}) == 1
         assert HiddenText("abc")[0] == "a"

@@ -18,7 +18,7 @@ each_loop = pytest.mark.parametrize("loop_factory", LOOPS, ids=["asyncio", "uvlo
 
 
 async def create_and_delete(client, cloud, name):
-    """What a request handler does: it has a task of its own in each framework."""
+    """Do what a request handler does; each framework runs it in another task."""
     vm = await (await client.vms.create(cloud.create_request(name)))
     await (await client.vms.delete(vm))
     return vm.label
@@ -59,7 +59,7 @@ def aiohttp_app(server):
 
 
 async def ask(url):
-    """Make three requests at once, and return what came."""
+    """Make three requests at once, and return the responses."""
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         answers = await asyncio.gather(*(client.get(f"{url}/web-{n}") for n in range(3)))
     return [answer.raise_for_status().json() for answer in answers]
@@ -78,7 +78,7 @@ class TestFastAPI:
         async def run():
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve())
-            while not server.started:  # noqa: ASYNC110 - it tells nobody
+            while not server.started:  # noqa: ASYNC110 - it sets no event
                 await asyncio.sleep(0.01)
             port = server.servers[0].sockets[0].getsockname()[1]
             try:
@@ -150,7 +150,7 @@ class TestLoops:
         assert found == {"web-0": "web-0", "web-1": "web-1"}
 
     def test_one_client_in_two_loops_at_once(self, vm_server):
-        """That is refused in words, and the loop that had the client first is not disturbed."""
+        """It is refused with a clear error, and the first loop is not disturbed."""
         vm_server.cloud.adjust(create=0.5)
         client = vm_server.client()
         with asyncio.Runner() as first, asyncio.Runner() as second:

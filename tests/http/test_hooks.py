@@ -1,4 +1,4 @@
-"""Trace hooks of a lent session that raise: they decide no outcome, and send nothing twice."""
+"""Trace hooks of a lent session that raise: they decide no outcome, and cause no duplicate."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ ERRORS = {
     "RuntimeError": lambda: RuntimeError("planted-text"),
     "OSError": lambda: OSError(5, "planted-text"),
     "TimeoutError": lambda: TimeoutError("planted-text"),
-    # As of a hook that reports to a collector which is down.
+    # Like a hook that reports to a collector that is down.
     "ClientConnectorError": lambda: aiohttp.ClientConnectorError(COLLECTOR, OSError(111, "no")),
     "ConnectionTimeoutError": lambda: aiohttp.ConnectionTimeoutError("planted-text"),
     "ServerDisconnectedError": lambda: aiohttp.ServerDisconnectedError("planted-text"),
@@ -90,8 +90,8 @@ class TestEveryHook:
             elif isinstance(result, OutcomeUnknown):
                 assert result.token
 
-    async def test_a_create_whose_response_does_not_come(self, hook, error):
-        """What a hook raises over that is no reason to send it again."""
+    async def test_a_create_without_a_response(self, hook, error):
+        """A hook that raises then is no reason to send it again."""
         async with (
             OddServer(CLOSE) as server,
             session_with(hook, ERRORS[error]) as session,
@@ -105,9 +105,9 @@ class TestEveryHook:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-class TestAfterwards:
-    async def test_it_changes_nothing(self, error, caplog):
-        """The response counts, and what the hook raised is logged once, without its text."""
+class TestAfterTheRequest:
+    async def test_a_response_counts(self, error, caplog):
+        """The hook's exception is logged once, without its text."""
         caplog.set_level(logging.ERROR, "async_vmapi")
         async with (
             OddServer(CREATED) as server,
@@ -125,8 +125,8 @@ class TestAfterwards:
         assert "test_hooks.py" in logged.getMessage()
         assert "planted" not in caplog.text
 
-    async def test_a_refusal_stays_one(self, error):
-        """Nothing is looked for."""
+    async def test_a_refusal_is_raised(self, error):
+        """Nothing is reconciled."""
         refusal = answer({"success": False, "error": "no"}, "409 Conflict")
         async with (
             OddServer(refusal) as server,
@@ -137,8 +137,8 @@ class TestAfterwards:
             assert type(result).__name__ == "Conflict"
             assert len(server.requests) == 1
 
-    async def test_a_cancellation_stays_one(self, error):
-        """Also where a hook raises over it."""
+    async def test_a_cancellation_is_raised(self, error):
+        """Also where a hook raises during it."""
         async with (
             OddServer(lambda _: b"") as server,
             session_with("on_request_exception", ERRORS[error]) as session,
@@ -149,8 +149,8 @@ class TestAfterwards:
                     await client.vms.list()
             assert len(server.requests) == 1
 
-    async def test_no_connection_stays_one(self, error):
-        """What was surely not sent is not in doubt."""
+    async def test_a_failed_connection_is_raised(self, error):
+        """The request was certainly not sent."""
         async with (
             session_with("on_request_exception", ERRORS[error]) as session,
             Client("http://127.0.0.1:1", **CREDENTIALS, session=session, max_retries=0) as client,
@@ -160,8 +160,8 @@ class TestAfterwards:
         assert outcome.error == "ConnectError"
 
 
-class TestBefore:
-    async def test_nothing_was_sent(self):
+class TestBeforeTheRequest:
+    async def test_nothing_is_sent(self):
         """A hook that raises as a request begins prevents it, and the error says so."""
         async with (
             OddServer(CREATED) as server,

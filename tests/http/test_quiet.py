@@ -1,4 +1,4 @@
-"""A library writes nothing to standard output; the command writes its results there."""
+"""The library writes nothing to standard output; the command writes its results there."""
 
 import pytest
 

@@ -37,8 +37,8 @@ async def in_memory(storms, count, seed, *, plainly=False):
 class TestStorm:
     @pytest.mark.looptime
     @pytest.mark.parametrize("seed", [1, 2])
-    async def test_nothing_is_lost_and_nothing_is_there_twice(self, storms, seed):
-        """Whatever goes wrong: no duplicate, no unnamed machine, no false success."""
+    async def test_nothing_is_lost_or_duplicated(self, storms, seed):
+        """Under all faults: no duplicate, no unreported VM, no false success."""
         report = await in_memory(storms, 400, seed)
         print(report)
         assert set(report["wrong"].values()) == {0}
@@ -50,7 +50,7 @@ class TestStorm:
 
     @pytest.mark.looptime
     async def test_plain_retries_create_duplicates(self, storms):
-        """The control: without the rule for creates the same storm leaves machines twice."""
+        """The control: without the rule for creates the same storm creates duplicates."""
         report = await in_memory(storms, 400, 1, plainly=True)
         assert report["wrong"]["duplicates"] > 10
 
@@ -67,7 +67,7 @@ class TestStorm:
                 timeout=0.5,
                 max_response_size=2**20,
                 reconcile_timeout=2.0,
-                # The oldest list that a fault sends again, at ten times the speed.
+                # The oldest list that a fault repeats, at ten times the speed.
                 max_staleness=0.5,
                 min_poll_interval=0.05,
                 max_poll_interval=0.2,

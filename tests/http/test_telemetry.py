@@ -44,8 +44,8 @@ class TestOverHTTP:
         assert request.attributes["server.address"] == address
         assert request.attributes["server.port"] == int(port)
 
-    async def test_a_server_that_is_not_there(self, exporter, telemetry, unused_tcp_port):
-        """Its request ends with the error that the caller gets."""
+    async def test_a_server_that_is_unavailable(self, exporter, telemetry, unused_tcp_port):
+        """The request's span ends with the error that the caller gets."""
         url = f"http://127.0.0.1:{unused_tcp_port}"
         async with Client(
             url, api_key="k", api_secret="s", max_retries=0, telemetry=telemetry

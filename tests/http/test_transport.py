@@ -1,4 +1,4 @@
-"""One call over real sockets: what is sent, what is read, and what every odd answer becomes."""
+"""One call over real sockets: what is sent, what is read, and what odd responses become."""
 
 import asyncio
 import gzip
@@ -61,20 +61,20 @@ CREATED = answer({"success": True, "virtual_machine": {"id": "1729"}})
 
 
 def client_of(server, **options):
-    """Return a client of a server; one that makes every call once, unless told otherwise."""
+    """Return a client of a server, without retries by default."""
     once = {"max_retries": 0, "reconcile_timeout": 0, "min_poll_interval": 0.001}
     return Client(getattr(server, "url", server), **CREDENTIALS, **(once | options))
 
 
 async def error_of(awaitable):
-    """Return the error of the package that an awaitable ends with."""
+    """Return the error of the package that an awaitable raises."""
     with pytest.raises(VMAPIError) as caught:
         await awaitable
     return caught.value
 
 
 async def error_from(reply, call=None, **options):
-    """Return the error that a call ends with when a server replies so."""
+    """Return the error that a call raises when a server replies like this."""
     async with OddServer(reply) as server, client_of(server, **options) as client:
         error = await error_of(call(client) if call else client.vms.list())
         assert len(sent(server)) == 1
@@ -82,13 +82,13 @@ async def error_from(reply, call=None, **options):
 
 
 def sent(server):
-    """Return the requests that a server got, but for the looks at what a create made."""
+    """Return the requests that a server got, except those that reconcile a create."""
     creates = [request for request in server.requests if request.method == "PUT"]
     return creates or server.requests
 
 
 def free_port():
-    """Return a port that nobody listens on."""
+    """Return a port on which no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -96,7 +96,7 @@ def free_port():
 
 @pytest.fixture
 def mocked():
-    """Answers that come without a server."""
+    """Responses without a server."""
     with FixedAioresponses() as responses:
         yield responses
 
@@ -197,7 +197,7 @@ EVERYTHING = answer(
 
 class TestRequests:
     @pytest.mark.parametrize(("call", "line", "body"), CALLS.values(), ids=CALLS.keys())
-    async def test_each_call_is_sent_as_the_wire_wants_it(self, call, line, body):
+    async def test_each_call_is_sent_as_specified(self, call, line, body):
         """Method, path and body are those of WIRE §2; where there is no body none is sent."""
         async with OddServer(EVERYTHING) as server, client_of(server) as client:
             await call(client)
@@ -207,8 +207,8 @@ class TestRequests:
         assert request.headers["content-type"] == "application/json"
 
     @pytest.mark.parametrize(("call", "line", "body"), CALLS.values(), ids=CALLS.keys())
-    async def test_each_call_is_signed_for_the_host_and_port_it_goes_to(self, call, line, body):
-        """A server that reckons for itself comes to the same signature."""
+    async def test_each_call_is_signed_for_its_host_and_port(self, call, line, body):
+        """A server computes the same signature."""
         async with OddServer(EVERYTHING) as server, client_of(server) as client:
             await call(client)
         (request,) = server.requests
@@ -219,7 +219,7 @@ class TestRequests:
         assert abs(age) < timedelta(minutes=1)
 
     async def test_requests_share_a_connection_and_are_counted_by_name(self):
-        """One after the other they need one connection, and the client tells how many it sent."""
+        """One after the other they need one connection; the client counts them."""
         async with OddServer(EVERYTHING) as server, client_of(server) as client:
             assert dict(client.requests) == {}
             for _ in range(3):
@@ -231,7 +231,7 @@ class TestRequests:
         assert server.connections == 1
 
     async def test_a_default_port_is_not_in_the_host_header(self, mocked):
-        """What is signed for an endpoint without a port is the bare host."""
+        """For an endpoint without a port the bare host is signed."""
         url = "https://eu-poland-1warszawa.api.e24cloud.com/v2/virtual-machines"
         mocked.get(url, payload={"success": True, "virtual_machines": []})
         async with Client.for_region("eu-poland-1warszawa", **CREDENTIALS) as client:
@@ -241,11 +241,11 @@ class TestRequests:
         assert host == "eu-poland-1warszawa.api.e24cloud.com"
 
     async def test_cookies_are_not_kept(self):
-        """A server's cookie is not sent back: it would be a state that nobody asked for."""
+        """A server's cookie is not sent back: it would be hidden state."""
         reply = answer({"success": True, "virtual_machines": []}, set_cookie="a=b; Path=/")
         async with (
             OddServer(reply) as server,
-            # A name, since aiohttp keeps no cookies of bare addresses anyhow.
+            # A name, since aiohttp keeps no cookies of bare addresses.
             client_of(f"http://localhost:{server.port}") as client,
         ):
             await client.vms.list()
@@ -253,14 +253,14 @@ class TestRequests:
         assert "cookie" not in server.requests[1].headers
 
 
-class TestAnswers:
+class TestResponses:
     async def test_a_wrong_content_type_does_not_matter(self):
-        """Right JSON is read whatever it is called."""
+        """Valid JSON is read whatever its type is called."""
         reply = answer({"success": True, "virtual_machines": []}, content_type="text/html")
         async with OddServer(reply) as server, client_of(server) as client:
             assert await client.vms.list() == []
 
-    async def test_an_answer_in_pieces_is_put_together(self):
+    async def test_a_chunked_response_is_joined(self):
         """Chunks may be cut anywhere."""
         body = json.dumps({"success": True, "virtual_machines": [], "ż": "ż"}).encode()
         chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
@@ -268,7 +268,7 @@ class TestAnswers:
         async with OddServer(reply) as server, client_of(server) as client:
             assert await client.vms.list() == []
 
-    async def test_a_compressed_answer_is_unpacked(self):
+    async def test_a_compressed_response_is_decompressed(self):
         """A proxy may compress."""
         body = gzip.compress(b'{"success": true, "virtual_machines": []}')
         async with (
@@ -279,15 +279,15 @@ class TestAnswers:
 
     @pytest.mark.parametrize("body", [b"", b"{", b"<html>", b"\xff", b'{"success": tru'])
     async def test_invalid_json_is_a_decoding_error(self, body):
-        """The error names the call, and none of the body."""
+        """The error names the call, and shows nothing of the body."""
         error = await error_from(answer(body))
         assert type(error) is DecodingError
         assert (error.method, error.path) == ("GET", "/v2/virtual-machines")
         assert "<html>" not in str(error)
 
     @pytest.mark.parametrize("status", ["204 No Content", "200 OK"])
-    async def test_an_empty_answer_is_no_acceptance(self, status):
-        """A shutdown that was accepted says so."""
+    async def test_an_empty_response_is_no_acceptance(self, status):
+        """The response to an accepted shutdown says so."""
         error = await error_from(
             answer(b"", status, content_length="0"), lambda c: c.vms.shutdown("17")
         )
@@ -303,7 +303,7 @@ class TestAnswers:
         ],
         ids=["404", "200", "502", "401"],
     )
-    async def test_a_refusal_tells_status_method_and_path(self, reply, kind):
+    async def test_a_refusal_has_status_method_and_path(self, reply, kind):
         """Enough to find the call in the provider's logs."""
         error = await error_from(reply, lambda c: c.vms.get("17"))
         assert type(error) is kind
@@ -314,8 +314,8 @@ class TestAnswers:
         ("status", "kind"),
         [("429 Too Many Requests", RateLimited), ("503 Service Unavailable", ServerError)],
     )
-    async def test_the_time_to_wait_is_told(self, status, kind):
-        """As seconds, or as a date that is reckoned from now, or not at all."""
+    async def test_retry_after_is_an_attribute_of_the_error(self, status, kind):
+        """In seconds, from a date if need be, or None."""
         refused = {"success": False}
         error = await error_from(answer(refused, status, retry_after="7"))
         assert type(error) is kind
@@ -325,8 +325,8 @@ class TestAnswers:
         assert 3500 < error.retry_after <= 3600
         assert (await error_from(answer(refused, status))).retry_after is None
 
-    async def test_a_time_to_wait_that_is_no_date_hides_no_refusal(self):
-        """A header that makes no sense is as good as none."""
+    async def test_an_invalid_retry_after_hides_no_refusal(self):
+        """It is ignored."""
         absurd = "Mon, 23 Nov 99999999999999999999 18:00:00 GMT"
         error = await error_from(answer({}, "429 Too Many Requests", retry_after=absurd))
         assert type(error) is RateLimited
@@ -334,8 +334,8 @@ class TestAnswers:
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     @pytest.mark.parametrize("name", ["list", "create", "delete"])
-    async def test_a_redirect_is_never_followed(self, status, name):
-        """A signature is bound to its host, so the place that is pointed to gets nothing."""
+    async def test_redirects_are_not_followed(self, status, name):
+        """A signature is for its host, so the target gets nothing."""
         async with OddServer(EVERYTHING) as target:
             reply = answer(EVERYTHING, f"{status} Moved", location=f"{target.url}/v2/x")
             error = await error_from(reply, CALLS[name][0])
@@ -343,8 +343,8 @@ class TestAnswers:
             assert error.status == status
             assert target.connections == 0
 
-    async def test_single_odd_answers(self, mocked):
-        """A status that is no standard's, and a body that is JSON and no object."""
+    async def test_odd_responses(self, mocked):
+        """A nonstandard status, and a body that is JSON and no object."""
         url = "https://example.com/v2/virtual-machines"
         mocked.get(url, status=599, payload=["?"])
         mocked.get(url, status=200, body="null")
@@ -358,8 +358,8 @@ class TestAnswers:
 
 class TestTarget:
     @pytest.mark.parametrize("target", ["/v2/x", "/v2/a%20b/%2F", "/v2/x?name=a%20b&page=2"])
-    async def test_it_is_on_the_request_line_as_it_was_signed(self, target):
-        """Neither the path nor the query is written in another way."""
+    async def test_it_is_sent_as_it_was_signed(self, target):
+        """Neither the path nor the query is changed."""
         async with OddServer() as server:
             transport = HTTPTransport(server.url)
             await transport.send("GET", target, {}, b"")
@@ -369,7 +369,7 @@ class TestTarget:
 
 class TestBodyLimit:
     async def fetch(self, server, limit):
-        """Return the body that a transport with a limit brings back."""
+        """Return the body that a transport with a limit returns."""
         transport = HTTPTransport(server.url, max_response_size=limit)
         try:
             return (await transport.send("GET", "/v2/x", {}, b"")).body
@@ -388,16 +388,16 @@ class TestBodyLimit:
                 await self.fetch(server, 10)
             assert (caught.value.method, caught.value.path) == ("GET", "/v2/x")
 
-    async def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(self):
-        """What counts is what would have to be held, 64 MiB unless told otherwise."""
+    async def test_a_small_response_that_decompresses_to_a_large_one(self):
+        """It is refused: the decompressed size counts, 64 MiB by default."""
         bomb = gzip.compress(b"[" * (MAX_BODY + 1), compresslevel=1)
         assert len(bomb) < 1_000_000
         error = await error_from(answer(bomb, content_encoding="gzip"))
         assert type(error) is DecodingError
         assert "larger than 67108864 bytes" in str(error)
 
-    async def test_the_client_works_on_after_a_refused_body(self):
-        """The connection with the rest of the body is not used again."""
+    async def test_the_client_works_after_a_refused_body(self):
+        """The connection with the rest of the body is not reused."""
         async with OddServer(answer(b"x" * 10_000_000), answer(b"short")) as server:
             transport = HTTPTransport(server.url, max_response_size=1000)
             with pytest.raises(DecodingError):
@@ -408,7 +408,7 @@ class TestBodyLimit:
 
 
 class TestConnections:
-    async def test_a_refused_connection_surely_sent_nothing(self):
+    async def test_a_refused_connection_sent_nothing(self):
         """The error says that it is safe to send again."""
         async with client_of(f"http://127.0.0.1:{free_port()}") as client:
             error = await error_of(client.vms.create(**CREATE, unique_name=True))
@@ -434,7 +434,7 @@ class TestConnections:
         ],
     )
     @pytest.mark.parametrize("name", ["create", "list", "delete"])
-    async def test_half_an_answer_is_none(self, reply, name):
+    async def test_an_incomplete_response_is_no_response(self, reply, name):
         """Whatever breaks, it is one error, and the request is sent once."""
         error = await error_from(reply, CALLS[name][0])
         if name == "create":
@@ -450,42 +450,43 @@ class TestConnections:
         [HANG, b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"],
         ids=["nothing", "half a head", "half a body"],
     )
-    async def test_an_answer_that_does_not_end_in_time_is_a_timeout(self, reply):
-        """The time is for the whole answer; the error is a `TimeoutError` too."""
+    async def test_a_slow_response_is_a_timeout(self, reply):
+        """The time is for the whole response; the error is a `TimeoutError` too."""
         error = await error_from(reply, timeout=0.1)
         assert type(error) is TransportTimeout
         assert isinstance(error, TimeoutError)
         assert "not within 0.1 s" in str(error)
 
     @pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**9])
-    async def test_a_timeout_may_be_as_long_as_one_likes(self, timeout):
-        """Infinity is a time to wait too, and an answer is read as ever."""
+    async def test_any_long_timeout_is_accepted(self, timeout):
+        """Infinity too."""
         async with OddServer(EMPTY_LIST) as server, client_of(server, timeout=timeout) as client:
             assert await client.vms.list() == []
 
-    async def test_a_fault_while_the_response_is_read_leaves_the_outcome_unknown(self, monkeypatch):
+    async def test_an_exception_while_reading_leaves_the_outcome_unknown(self, monkeypatch):
         """aiohttp raises `RuntimeError` for a session that cannot be used; this is not that."""
 
-        async def broken(*_):
+        def broken(*_):
             raise RuntimeError("read() called twice")
 
         async with OddServer(CREATED) as server, client_of(server) as client:
-            monkeypatch.setattr("async_vmapi.transport.http._read", broken)
+            monkeypatch.setattr(aiohttp.StreamReader, "read_nowait", broken)
+            monkeypatch.setattr(aiohttp.StreamReader, "iter_any", broken)
             error = await error_of(client.vms.create(**CREATE, unique_name=True))
             assert sum(request.method == "PUT" for request in server.requests) == 1
         assert type(error) is OutcomeUnknown
         assert "the transport raised RuntimeError" in str(error.__cause__)
 
-    async def test_cancelling_a_call_leaves_a_client_that_works(self):
-        """The connection that waits is given up, and the next call opens another."""
+    async def test_a_cancelled_call_leaves_a_working_client(self):
+        """Its connection is closed, and the next call opens another."""
         async with OddServer(HANG, EMPTY_LIST) as server, client_of(server) as client:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.vms.list(), 0.1)
             assert await client.vms.list() == []
             assert server.connections == 2
 
-    async def test_what_the_server_closed_while_idle_is_not_used_again(self):
-        """A connection that ended between two calls is replaced by another."""
+    async def test_a_connection_closed_while_idle_is_replaced(self):
+        """The next call opens another."""
         reply = answer({"success": True, "virtual_machines": []}, connection="close")
         async with OddServer(reply) as server, client_of(server) as client:
             for _ in range(2):
@@ -499,7 +500,7 @@ class TestSendingOnce:
 
     @pytest.fixture(params=["own", "lent"])
     async def options(self, request):
-        """What makes a client use its own session, or one that is lent to it."""
+        """Options for a client's own session, or a lent one."""
         if request.param == "own":
             yield {}
         else:
@@ -507,8 +508,8 @@ class TestSendingOnce:
                 yield {"session": session}
 
     @pytest.mark.parametrize("name", ["create", "delete", "get", "shutdown"])
-    async def test_a_call_on_a_used_connection_that_breaks_arrives_once(self, name, options):
-        """A create that the server read before it went away is not sent again."""
+    async def test_a_write_on_a_reused_connection_that_breaks_arrives_once(self, name, options):
+        """A create that the server read before it disconnected is not sent again."""
         call, (method, path), _ = CALLS[name]
         async with OddServer(EMPTY_LIST, CLOSE, EVERYTHING) as server:
             async with client_of(server, **options) as client:
@@ -523,8 +524,8 @@ class TestSendingOnce:
         assert type(error) is TransportError
         assert (error.method, error.path) == (method, path)
 
-    async def test_aiohttp_by_itself_would_send_it_twice(self):
-        """The same without this package: what the test above guards against does happen."""
+    async def test_aiohttp_alone_sends_a_duplicate(self):
+        """The control: without this package the duplicate does happen."""
         async with OddServer(EMPTY_LIST, CLOSE, EVERYTHING) as server:
             async with aiohttp.ClientSession() as session:
                 async with session.get(server.url) as response:
@@ -534,7 +535,7 @@ class TestSendingOnce:
             assert [request.method for request in server.requests] == ["GET", "PUT", "PUT"]
 
     async def test_middlewares_of_a_lent_session_are_not_run(self):
-        """One of them could send a create a second time."""
+        """One of them could send a create again."""
 
         async def twice(request, handler):
             await handler(request)
@@ -558,7 +559,7 @@ class TestSessions:
             await server.drained()
 
     async def test_a_closed_client_opens_again_when_it_is_entered(self):
-        """Closing gives connections back, and closing twice or unused does nothing."""
+        """Closing an unused or closed client does nothing."""
         async with OddServer(EMPTY_LIST) as server:
             client = client_of(server)
             await client.close()
@@ -570,7 +571,7 @@ class TestSessions:
             assert server.connections == 2
 
     async def test_a_lent_session_is_not_closed(self):
-        """Who opened it closes it."""
+        """The caller who opened it closes it."""
         async with OddServer(EMPTY_LIST) as server, aiohttp.ClientSession() as session:
             async with client_of(server, session=session) as client:
                 assert await client.vms.list() == []
@@ -578,7 +579,7 @@ class TestSessions:
             async with client:
                 assert await client.vms.list() == []
 
-    async def test_a_lent_session_that_is_closed_is_an_invalid_state(self):
+    async def test_a_closed_lent_session_is_an_invalid_state(self):
         """The client cannot open it again."""
         async with OddServer(EMPTY_LIST) as server:
             session = aiohttp.ClientSession()
@@ -609,7 +610,7 @@ class TestSessions:
         ids=lambda settings: next(iter(settings)),
     )
     async def test_a_lent_sessions_settings_do_not_matter(self, settings):
-        """Requests are signed and answers read as with a session of the client's own."""
+        """Requests and responses are as with the client's own session."""
         missing = answer(
             gzip.compress(b'{"success": false, "error": "no such machine"}'),
             "404 Not Found",
@@ -625,9 +626,9 @@ class TestSessions:
         assert request.headers["host"] == f"127.0.0.1:{server.port}"
         assert request.is_signed_with(KEY, SECRET)
 
-    async def test_a_lent_session_with_an_authorization_of_its_own_is_refused(self):
-        """aiohttp cannot send both; the error is one of this package, and comes in time."""
-        with warnings.catch_warnings(action="ignore"):  # aiohttp's, that this is an old way
+    async def test_a_lent_session_with_its_own_authorization_is_refused(self):
+        """aiohttp cannot send both; the error is one of this package, raised before sending."""
+        with warnings.catch_warnings(action="ignore"):  # aiohttp's, that this is deprecated
             auth = aiohttp.BasicAuth("someone", "planted-basic-password")
             session = aiohttp.ClientSession(auth=auth)
         async with OddServer(EMPTY_LIST) as server, session:
@@ -636,16 +637,16 @@ class TestSessions:
             assert "planted" not in str(caught.value)
             assert server.requests == []
 
-    async def test_a_lent_session_that_does_not_unpack_is_refused(self):
-        """A proxy may compress an answer, which could then not be read."""
+    async def test_a_lent_session_that_does_not_decompress_is_refused(self):
+        """A proxy may compress a response, which could then not be read."""
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             with pytest.raises(InvalidArgument) as caught:
                 client_of("http://127.0.0.1", session=session)
             assert caught.value.argument == "session"
 
     @pytest.mark.parametrize("session", ["session", 5, object(), aiohttp.ClientSession])
-    def test_what_is_no_session_is_refused(self, session):
-        """At once, and not at the first call."""
+    def test_a_wrong_session_is_refused(self, session):
+        """By the constructor, not by the first call."""
         with pytest.raises(InvalidArgument) as caught:
             client_of("http://127.0.0.1", session=session)
         assert caught.value.argument == "session"
@@ -665,7 +666,7 @@ class TestEventLoops:
         for _ in range(2):
             assert asyncio.run(use(client, port)) == port
 
-    def test_a_client_that_was_not_closed_is_an_invalid_state_in_another_loop(self):
+    def test_an_open_client_is_an_invalid_state_in_another_loop(self):
         """Its connections belong to the first; once closed there it works in the second."""
 
         async def use(client, port):
@@ -686,7 +687,7 @@ class TestEventLoops:
             second.run(client.close())
 
     def test_a_session_of_another_loop_is_an_invalid_state(self):
-        """A lent session belongs to the loop that it was made in."""
+        """A lent session belongs to its own loop."""
 
         async def use(client, port):
             async with OddServer(EMPTY_LIST, port=port):
@@ -729,8 +730,8 @@ class TestBaseURL:
             ("http://[::1]:8024", "http://[::1]:8024"),
         ],
     )
-    def test_an_origin_is_taken(self, url, origin):
-        """https for every host, plain http for loopback ones; the client shows where it goes."""
+    def test_an_origin_is_accepted(self, url, origin):
+        """https for every host, plain http for loopback ones; the client shows its endpoint."""
         assert repr(Client(url, **CREDENTIALS)) == f"<Client of {origin}>"
 
     @pytest.mark.parametrize(
@@ -766,8 +767,8 @@ class TestBaseURL:
             ("user:planted@example.com:8024", "base_url"),
         ],
     )
-    def test_what_is_no_origin_is_refused(self, url, words):
-        """The message says why, and repeats no password that was in it."""
+    def test_other_urls_are_refused(self, url, words):
+        """The message says why, and repeats no password of the URL."""
         with pytest.raises(InvalidArgument, match="base_url") as caught:
             Client(url, **CREDENTIALS)
         assert caught.value.argument == "base_url"
@@ -785,7 +786,7 @@ class TestBaseURL:
         assert caught.value.argument == "region"
 
     def test_a_region_is_its_own_endpoint(self):
-        """The host is made of the region's name; options are handed on."""
+        """The host contains the region's name; options are passed on."""
         client = Client.for_region(
             "eu-poland-1poznan2", **CREDENTIALS, timeout=5, min_poll_interval=2
         )
@@ -794,7 +795,7 @@ class TestBaseURL:
             Client.for_region("eu-poland-1poznan2", **CREDENTIALS, timeout=0)
 
     def test_the_longest_interval_is_not_below_the_shortest(self):
-        """The two limits of polling belong together."""
+        """`max_poll_interval` and `min_poll_interval`."""
         with pytest.raises(
             InvalidArgument, match="max_poll_interval=1 is less than min_poll_interval=2"
         ):
@@ -812,7 +813,7 @@ ENVIRONMENT = {
 class TestEnvironment:
     @pytest.fixture(autouse=True)
     def environment(self, monkeypatch):
-        """Return a function that sets the variables; without a call all are set but the region."""
+        """Return a function that sets the variables; unless called, all but the region are set."""
 
         def change(**changes):
             for name, value in (ENVIRONMENT | changes).items():
@@ -824,18 +825,18 @@ class TestEnvironment:
         change()
         return change
 
-    def test_a_url_is_enough_to_tell_where(self):
-        """Options are handed on."""
+    def test_a_url_is_enough(self):
+        """Options are passed on."""
         assert repr(Client.from_env(timeout=5)) == "<Client of https://example.com>"
         with pytest.raises(InvalidArgument, match="timeout"):
             Client.from_env(timeout=0)
 
-    def test_so_is_a_region(self, environment):
+    def test_a_region_is_enough(self, environment):
         """The endpoint is the provider's."""
         environment(VMAPI_URL=None, VMAPI_REGION="eu-poland-1poznan")
         assert repr(Client.from_env()) == "<Client of https://eu-poland-1poznan.api.e24cloud.com>"
 
-    async def test_key_and_secret_are_those_of_the_environment(self, environment):
+    async def test_key_and_secret_are_read(self, environment):
         """Requests are signed with them."""
         async with OddServer(EMPTY_LIST) as server:
             environment(VMAPI_URL=server.url)
@@ -852,16 +853,16 @@ class TestEnvironment:
             ("VMAPI_URL", "VMAPI_URL or VMAPI_REGION"),
         ],
     )
-    def test_what_is_missing_is_named(self, environment, variable, named, absent):
-        """An empty variable is a missing one."""
+    def test_a_missing_variable_is_named(self, environment, variable, named, absent):
+        """An empty one counts as missing."""
         environment(**{variable: absent})
         with pytest.raises(InvalidArgument) as caught:
             Client.from_env()
         assert str(caught.value) == f"not set in the environment: {named}"
         assert caught.value.argument == named
 
-    def test_all_that_is_missing_is_named_at_once(self, environment):
-        """Nobody has to try three times."""
+    def test_all_missing_variables_are_named_at_once(self, environment):
+        """In one error."""
         environment(**dict.fromkeys(ENVIRONMENT))
         with pytest.raises(InvalidArgument) as caught:
             Client.from_env()
@@ -869,7 +870,7 @@ class TestEnvironment:
             assert name in str(caught.value)
 
     def test_url_and_region_together_are_refused(self, environment):
-        """Which of the two was meant is not guessed."""
+        """Neither takes precedence."""
         environment(VMAPI_REGION="eu-poland-1poznan")
         with pytest.raises(InvalidArgument, match="both set") as caught:
             Client.from_env()
@@ -944,7 +945,7 @@ class TestSecrets:
 
     @staticmethod
     def everything_of(error):
-        """Return all that can be read off an error and what hangs on it."""
+        """Return all that can be read from an error and what is attached to it."""
         seen, todo = [], [error]
         while todo:
             current = todo.pop()
@@ -956,12 +957,12 @@ class TestSecrets:
 
     @pytest.fixture
     def logged(self, caplog):
-        """All that is logged at any level, by anybody."""
+        """All that is logged at any level, by any logger."""
         caplog.set_level(logging.DEBUG)
         return caplog
 
     def hold(self, text, logged, server):
-        """Fail if a text or the log holds something planted, or a signature that was sent."""
+        """Fail if a text or the log holds a planted secret, or a signature that was sent."""
         assert "async_vmapi" in logged.text
         text += logged.text + "".join(repr(vars(record)) for record in logged.records)
         signatures = [request.headers["authorization"] for request in server.requests]
@@ -970,28 +971,28 @@ class TestSecrets:
             assert planted not in text
 
     @pytest.mark.parametrize("name", CALLS)
-    async def test_calls_that_succeed_show_none(self, name, logged):
+    async def test_successful_calls_show_none(self, name, logged):
         """Neither the client nor what it returns nor the log holds one."""
         async with OddServer(EVERYTHING) as server, client_of(server) as client:
             result = await CALLS[name][0](client)
             shown = f"{client!r} {client.vms!r} {result!r} {result} {client.requests}"
         self.hold(shown, logged, server)
 
-    async def test_the_consoles_password_can_be_used_all_the_same(self):
+    async def test_the_console_password_can_be_used(self):
         """It is hidden, and not lost."""
         async with OddServer(EVERYTHING) as server, client_of(server) as client:
             assert (await client.vms.console("17")).password == CONSOLE_PASSWORD
 
     async def test_the_accounts_own_secrets_are_not_kept(self):
-        """Nothing of them is in what the call returns."""
+        """What the call returns has none of them."""
         async with OddServer(EVERYTHING) as server, client_of(server) as client:
             (key,) = await client.account.ssh_keys()
         assert ACCOUNT_SECRET not in repr([key, codec.SSH_KEYS])
 
     @pytest.mark.parametrize("odd", ODD)
     @pytest.mark.parametrize("name", ["create", "console", "account", "get"])
-    async def test_calls_that_fail_show_none(self, name, odd, logged):
-        """Not in the error, not in what led to it, not in the log."""
+    async def test_failed_calls_show_none(self, name, odd, logged):
+        """Not in the error, not in its causes, not in the log."""
         timeout = 0.1 if ODD[odd] is HANG else 5
         async with OddServer(ODD[odd]) as server, client_of(server, timeout=timeout) as client:
             error = await error_of(CALLS[name][0](client))
@@ -1008,7 +1009,7 @@ class TestSecrets:
             error = await error_of(client.vms.create(**CREATE))
         self.hold(self.everything_of(error), logged, server)
 
-    async def test_a_connection_that_fails_shows_none(self, logged):
+    async def test_a_failed_connection_shows_none(self, logged):
         """Nothing was sent, and nothing is shown."""
         async with client_of(f"http://127.0.0.1:{free_port()}") as client:
             error = await error_of(client.vms.create(**CREATE))

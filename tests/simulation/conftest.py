@@ -1,4 +1,4 @@
-"""What the simulated tests share: a lifelike cloud in memory, and a client of it."""
+"""Shared by the simulated tests: a lifelike cloud in memory, and a client of it."""
 
 import pytest
 

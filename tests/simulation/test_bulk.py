@@ -1,4 +1,4 @@
-"""One operation on many machines, on a clock that jumps."""
+"""One operation on many VMs, in virtual time."""
 
 import asyncio
 import heapq
@@ -60,7 +60,7 @@ def truth(api):
 
 
 def least_online(api, ids, since):
-    """Return how few of these were online at once since some time, and how many at first."""
+    """Return the fewest of these VMs online at once since some time, and how many were at first."""
     changes = [(c.at, vm.id, c.state) for vm in truth(api) if vm.id in ids for c in vm.history]
     up, counts = set(), []
     for at, vm_id, state in sorted(changes, key=lambda change: change[0]):
@@ -73,8 +73,8 @@ def least_online(api, ids, since):
 
 
 class TestReports:
-    async def test_the_whole_life_of_a_fleet(self, api, client):
-        """Every operation takes all machines to its end."""
+    async def test_a_fleet_goes_through_every_operation(self, api, client):
+        """Every operation takes all VMs to its target state."""
         vms = await fleet_of(client, 12)
         bulk = client.bulk(limit=5)
         for operation, end in [
@@ -98,8 +98,8 @@ class TestReports:
         assert report.requests["delete"] == 12
         assert await client.vms.list() == []
 
-    async def test_a_failure_is_told_and_stops_nothing(self, client):
-        """What others refuse is in the report with its error."""
+    async def test_a_failed_item_stops_no_other_item(self, client):
+        """An item that the API refuses is in the report with its error."""
         vms = await fleet_of(client, 3)
         report = await client.bulk().shutdown([vms[0], "not-there", *vms[1:]])
         assert report.counts == {"succeeded": 3, "failed": 1, "unknown": 0, "not_started": 0}
@@ -110,8 +110,8 @@ class TestReports:
         assert isinstance(info.value.exceptions[0], NotFound)
         assert report.stopped is None
 
-    async def test_any_function(self, client):
-        """A plain result is one, a task is awaited, and an error of its own tells nothing else."""
+    async def test_items_run_through_any_function(self, client):
+        """A plain result is a success, a task is awaited, an error is reported without its text."""
         vms = await fleet_of(client, 3)
 
         async def start(item):
@@ -127,8 +127,8 @@ class TestReports:
         assert isinstance(failed.exception, LookupError)
         assert "s3cr3t" not in report.to_json()
 
-    async def test_a_machine_that_ends_badly(self):
-        """A state that it does not come out of is a failure, a missing end is not."""
+    async def test_a_failure_state_and_a_timeout_are_reported_differently(self):
+        """A state that the VM does not leave is a failure; a timeout is an unknown outcome."""
         api = CloudAPI(settings=Settings(fail_state="error", create=5), seed=1)
         async with Client.in_memory(api, seed=1) as client:
             report = await client.bulk().create(requests(2), unique_name=True)
@@ -140,7 +140,7 @@ class TestReports:
             assert report.counts["unknown"] == 2
             assert all(client.resume(o.token).vm_id == o.vm_id for o in report.unknown)
 
-    async def test_no_secrets(self, client):
+    async def test_a_report_holds_no_secrets(self, client):
         """Neither the report nor its JSON shows what a request holds."""
         asked = requests(2, password="s3cr3t", user_data="s3cr3t")
         report = await client.bulk().create(asked)
@@ -149,8 +149,8 @@ class TestReports:
 
 class TestLimits:
     @pytest.mark.parametrize("seed", [1, 2])
-    async def test_makespan(self, seed):
-        """A thousand operations take little longer than a greedy schedule that sees all at once."""
+    async def test_the_makespan_is_close_to_a_greedy_schedule(self, seed):
+        """A thousand operations take little longer than a schedule that knows every duration."""
         api = CloudAPI(settings=Settings(create=(30, 90)), seed=seed)
         async with Client.in_memory(api, latency=0.02, min_poll_interval=1, seed=seed) as client:
             began = now()
@@ -167,8 +167,8 @@ class TestLimits:
         print(f"{took:.1f} s, ideal {max(slots):.1f} s")
         assert took <= 1.05 * max(slots)
 
-    async def test_items_are_taken_as_there_is_room(self, client):
-        """A generator is never asked for more than may start, and one."""
+    async def test_items_are_taken_only_as_they_can_start(self, client):
+        """A generator yields at most one item more than may start."""
         taken, in_flight, ended = 0, [], 0
 
         def endless():
@@ -185,8 +185,8 @@ class TestLimits:
         assert ended == 60
         assert max(in_flight) == 7
 
-    async def test_async_iterables(self, client):
-        """Items may take their time to come."""
+    async def test_items_come_from_an_async_iterable(self, client):
+        """Items may take their time to arrive."""
 
         async def slowly():
             for request in requests(5):
@@ -197,8 +197,8 @@ class TestLimits:
         assert report.counts["succeeded"] == 5
         assert report.complete
 
-    async def test_pause(self, api, client):
-        """What is in flight goes on, and nothing new starts until it is resumed."""
+    async def test_pause_lets_operations_finish_and_starts_none(self, api, client):
+        """Operations in flight continue; nothing new starts before `unpause`."""
         vms = await fleet_of(client, 6)
         bulk = client.bulk(limit=2)
         running = asyncio.create_task(bulk.shutdown(vms))
@@ -215,8 +215,8 @@ class TestLimits:
         bulk.unpause()
         assert (await running).counts["succeeded"] == 6
 
-    async def test_stop(self, client):
-        """What is in flight is watched to its end, the rest is not started."""
+    async def test_stop_lets_operations_finish_and_starts_none(self, client):
+        """Operations in flight are watched to completion; the rest is not started."""
         vms = await fleet_of(client, 6)
         bulk = client.bulk(limit=2)
         bulk.stop()
@@ -230,24 +230,24 @@ class TestLimits:
 
 
 class TestBudget:
-    async def test_of_the_whole_fleet(self, client):
-        """A percentage is of all that were given, and as many may fail."""
+    async def test_a_percentage_is_of_the_whole_fleet(self, client):
+        """A percentage counts all given items, and that many may fail."""
         vms = await fleet_of(client, 40)
         mixed = list(itertools.chain(*zip(vms, [f"no-{n}" for n in range(40)], strict=True)))
         report = await client.bulk(limit=1, max_failures="5%").shutdown(mixed)
         assert report.counts == {"succeeded": 5, "failed": 5, "unknown": 0, "not_started": 70}
         assert report.stopped == "more than 5% failed"
 
-    async def test_of_those_started(self, client):
-        """Without a length nobody knows better; and the rest is not taken."""
+    async def test_a_percentage_without_a_length_is_of_started_items(self, client):
+        """A generator has no length; items after the budget is spent are not taken."""
         ids = (f"no-{n}" for n in range(1000))
         report = await client.bulk(limit=10, max_failures="50%").shutdown(ids)
         assert report.counts["failed"] == 10
         assert not report.complete
         assert next(ids) == "no-11"
 
-    async def test_what_is_in_flight_is_watched(self, client):
-        """The one that broke the budget takes no other with it."""
+    async def test_operations_in_flight_are_watched_after_the_budget_is_spent(self, client):
+        """The failure that spends the budget cancels no other operation."""
         vms = await fleet_of(client, 9)
         report = await client.bulk(limit=10, max_failures=0).shutdown([*vms[:5], "no", *vms[5:]])
         assert report.counts["failed"] == 1
@@ -256,8 +256,8 @@ class TestBudget:
 
 
 class TestWaves:
-    async def test_one_after_the_other(self, client):
-        """A wave starts when the last one is at its end."""
+    async def test_waves_follow_each_other(self, client):
+        """A wave starts when the previous one is complete."""
         vms = await fleet_of(client, 20)
         began, ended = {}, {}
 
@@ -271,15 +271,15 @@ class TestWaves:
         assert Counter(o.wave for o in report.outcomes) == {1: 1, 2: 4, 3: 15}
         assert ended[1] <= began[2] < ended[2] <= began[3]
 
-    async def test_a_dead_canary(self, client):
-        """After a first wave that failed nothing starts, whatever may fail later."""
+    async def test_a_failed_canary_stops_the_call(self, client):
+        """After a failed first wave nothing starts, whatever the budget allows."""
         vms = await fleet_of(client, 10)
         report = await client.bulk(waves=[1, 100], max_failures=5).reboot(["no", *vms])
         assert report.counts == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 10}
         assert report.stopped == "wave 1 did not end well"
 
-    async def test_later_waves_fail_within_the_budget(self, client):
-        """With a budget they go on; without one they do not."""
+    async def test_later_waves_continue_within_the_budget(self, client):
+        """With a budget they continue after a failure; without one they stop."""
         vms = await fleet_of(client, 9)
         mixed = [*vms[:3], "no", *vms[3:]]
         report = await client.bulk(waves=[2], max_failures=1).reboot(mixed)
@@ -287,7 +287,7 @@ class TestWaves:
         report = await client.bulk(waves=[2]).reboot(mixed)
         assert report.counts["not_started"] == 6
 
-    async def test_percentages_need_a_length(self, client):
+    async def test_percentage_waves_need_a_length(self, client):
         """They are refused at once for a generator."""
         with pytest.raises(InvalidArgument, match="length"):
             await client.bulk(waves=["10%"]).reboot(vm for vm in [])
@@ -295,8 +295,8 @@ class TestWaves:
 
 class TestOnline:
     @pytest.mark.parametrize("operation", ["reboot", "reset", "shutdown"])
-    async def test_so_many_stay_online(self, api, client, operation):
-        """At no moment are fewer online by our doing."""
+    async def test_the_minimum_stays_online(self, api, client, operation):
+        """The call never takes the count of online VMs below the minimum."""
         vms = await fleet_of(client, 12)
         began = now()
         report = await client.bulk(min_online="75%").run(vms, operation)
@@ -313,8 +313,8 @@ class TestOnline:
         else:
             assert report.counts["succeeded"] == 12
 
-    async def test_who_is_down_may_be_changed(self, client):
-        """A machine that is not online takes none away."""
+    async def test_an_offline_vm_may_always_be_changed(self, client):
+        """It does not lower the count of online VMs."""
         vms = await fleet_of(client, 4)
         await client.bulk().shutdown(vms[:2])
         report = await client.bulk(min_online=2).resize(vms, cores=2, ram=2048)
@@ -322,15 +322,15 @@ class TestOnline:
             "not_started"
         ] * 2
 
-    async def test_a_refused_one_is_online_still(self, api, client):
-        """It takes nothing from the others."""
+    async def test_a_refused_vm_still_counts_as_online(self, api, client):
+        """A refusal leaves room for the others."""
         vms = await fleet_of(client, 3)
         api.faults.fail_next("reboot", "success_false")
         report = await client.bulk(min_online=2).reboot(vms)
         assert report.counts == {"succeeded": 2, "failed": 1, "unknown": 0, "not_started": 0}
 
-    async def test_items_must_be_at_hand(self, client):
-        """For who is online is to be known before."""
+    async def test_the_minimum_online_needs_items_with_a_length(self, client):
+        """The online VMs must be known before the first operation."""
 
         async def later():
             yield "x"
@@ -340,8 +340,8 @@ class TestOnline:
 
 
 class TestDryRun:
-    async def test_nothing_is_sent(self, api, client):
-        """It says what would be done, and in which wave."""
+    async def test_a_dry_run_sends_nothing(self, api, client):
+        """It reports what would be done, and in which wave."""
         vms = await fleet_of(client, 10)
         sent = api.requests.copy()
         bulk = client.bulk(dry_run=True, waves=[1, "50%"])
@@ -355,8 +355,8 @@ class TestDryRun:
 
 class TestInterruption:
     @pytest.mark.parametrize("at", [0, 0.005, 0.01, 0.03, 0.5, 20, 45, 62, 110])
-    async def test_creates_at_any_moment(self, api, client, at):
-        """Every machine of the cloud is in the report, and what was not sent is not there."""
+    async def test_creates_can_be_interrupted_at_any_moment(self, api, client, at):
+        """Every VM of the cloud is in the report; creates that were not sent are `not_started`."""
         bulk = client.bulk(limit=20)
         asked = requests(30)
         with pytest.raises(TimeoutError) as info:
@@ -375,8 +375,8 @@ class TestInterruption:
         assert api.requests["create"] == 30
 
     @pytest.mark.parametrize("at", [0.005, 0.03, 3, 30])
-    async def test_resume_from_json(self, api, client, at):
-        """In another process: what is unknown is watched, what was not started is started."""
+    async def test_a_report_from_json_resumes_in_another_process(self, api, client, at):
+        """Unknown items are watched, items not started are started."""
         vms = await fleet_of(client, 10)
         bulk = client.bulk(limit=4)
         with anyio.move_on_after(at):
@@ -390,8 +390,8 @@ class TestInterruption:
         assert report.counts["succeeded"] == 10
         assert {vm.state for vm in await client.vms.list()} == {"offline"}
 
-    async def test_creates_from_json_need_their_requests(self, client):
-        """They were not written down, and must be the same."""
+    async def test_resuming_creates_from_json_needs_their_requests(self, client):
+        """JSON holds no requests, so they must be given again, unchanged."""
         bulk = client.bulk(limit=2)
         with anyio.move_on_after(1):
             await bulk.create(requests(4), unique_name=True)
@@ -405,8 +405,8 @@ class TestInterruption:
         report = await bulk.resume(report, requests(4))
         assert report.counts["succeeded"] == 4
 
-    async def test_a_run_needs_its_function(self, client):
-        """And goes on with what has a token."""
+    async def test_resuming_a_run_needs_its_function(self, client):
+        """Items with a token are watched."""
         vms = await fleet_of(client, 4)
         bulk = client.bulk(limit=2)
         with anyio.move_on_after(1):
@@ -417,8 +417,8 @@ class TestInterruption:
         report = await bulk.resume(report, start=client.vms.shutdown)
         assert report.counts["succeeded"] == 4
 
-    async def test_a_function_in_the_midst(self, client):
-        """Nobody knows what it has done, so it is not called again."""
+    async def test_an_interrupted_function_is_not_called_again(self, client):
+        """What it has done is not known."""
 
         async def start(item):
             await asyncio.sleep(100)
@@ -430,8 +430,8 @@ class TestInterruption:
         report = await bulk.resume(bulk.report, start=start)
         assert [o.status for o in report.outcomes] == ["unknown", "succeeded"]
 
-    async def test_the_second_one_leaves_at_once(self):
-        """What is on the wire is named with what to go on with."""
+    async def test_a_second_cancellation_leaves_at_once(self):
+        """Requests in flight are in the report, with a token to resume."""
         api = CloudAPI(seed=1)
         async with Client.in_memory(api, latency=8, seed=1) as client:
             bulk = client.bulk()
@@ -452,8 +452,8 @@ class TestInterruption:
             tasks = [await client.reconcile(o.token) for o in report.unknown]
             assert {task.vm_id for task in tasks} == {vm.id for vm in truth(api)}
 
-    async def test_a_stream_that_is_left(self, api, client):
-        """Nothing goes on behind it."""
+    async def test_leaving_a_stream_stops_its_work(self, api, client):
+        """No operation continues in the background."""
         bulk = client.bulk(limit=5)
         async with aclosing(bulk.stream(requests(20), "create", unique_name=True)) as outcomes:
             async for outcome in outcomes:
@@ -465,8 +465,8 @@ class TestInterruption:
         await asyncio.sleep(100)
         assert api.requests.total() == sent
 
-    async def test_an_async_iterable_that_waits(self, client):
-        """It is not waited for."""
+    async def test_cancellation_does_not_wait_for_an_async_iterable(self, client):
+        """The next item may never come."""
 
         async def never():
             yield requests(1)[0]
@@ -479,7 +479,7 @@ class TestInterruption:
         assert not bulk.report.complete
 
     async def test_an_iterable_that_raises(self, client):
-        """Its error comes out, when what was started has ended; the report is there."""
+        """Its error is raised when the started items are complete; the report is on it."""
 
         def broken():
             yield requests(1)[0]
@@ -490,16 +490,16 @@ class TestInterruption:
             await bulk.create(broken(), unique_name=True)
         assert bulk.report.counts["succeeded"] == 1
 
-    async def test_there_is_none_behind_other_errors(self):
+    async def test_other_exceptions_carry_no_report(self):
         """A cancellation of something else has no report."""
         error = TimeoutError()
         error.__context__ = error.__cause__ = asyncio.CancelledError()
         assert BulkInterrupted.from_exception(error) is None
 
 
-class TestDoubt:
-    async def test_creates(self, api, client):
-        """One that cannot be told is looked for again, and not sent again."""
+class TestUnknownOutcomes:
+    async def test_unknown_creates_are_reconciled(self, api, client):
+        """A create whose outcome is unknown is reconciled, and not sent again."""
         api.faults = FaultPlan([Fault(kind="server_error", call="list", probability=1.0)])
         api.faults.fail_next("create", "drop_after")
         bulk = client.bulk()
@@ -514,8 +514,8 @@ class TestDoubt:
         assert report.outcomes[unknown.index].adopted
         assert api.requests["create"] == 3
 
-    async def test_writes_that_name_their_end(self, api):
-        """They are sent again; nothing that was in doubt is called refused."""
+    async def test_idempotent_writes_are_sent_again(self, api):
+        """No write with an unknown outcome is reported as refused."""
         async with Client.in_memory(api, seed=1, max_retries=0) as client:
             vms = await fleet_of(client, 2)
             api.faults.fail_next("shutdown", "drop_after")
@@ -536,8 +536,8 @@ class TestDoubt:
             assert [o.status for o in report.outcomes] == ["succeeded", "succeeded"]
             assert report.outcomes[0].reason == "it was gone already"
 
-    async def test_what_was_unknown_stays_so(self, client):
-        """A call that stops before its turn loses no token."""
+    async def test_resuming_keeps_unknown_items_with_their_tokens(self, client):
+        """A call that stops before an item's turn loses no token."""
         vms = await fleet_of(client, 3)
         bulk = client.bulk(limit=3)
         with anyio.move_on_after(0.5):
@@ -549,8 +549,8 @@ class TestDoubt:
             await bulk.resume(before)
         assert {o.token for o in bulk.report.unknown} == {o.token for o in before.unknown}
 
-    async def test_a_rename_in_the_last_moment(self):
-        """It has no end to be watched, so the answer is all of it."""
+    async def test_an_interrupted_rename_counts_by_its_response(self):
+        """A rename has no completion to watch."""
         api = CloudAPI(seed=1)
         async with Client.in_memory(api, latency=2, seed=1) as client:
             (vm,) = await fleet_of(client, 1)
@@ -560,8 +560,8 @@ class TestDoubt:
             assert bulk.report.counts["succeeded"] == 1
             assert (await client.vms.get(vm)).label == "new"
 
-    async def test_a_write_without_an_answer(self):
-        """A reboot that was sent has a token to look on with."""
+    async def test_a_reboot_whose_response_is_lost_has_a_token(self):
+        """The token resumes the watching."""
         api = CloudAPI(seed=1)
         async with Client.in_memory(api, seed=1) as client:
             vms = await fleet_of(client, 2)
@@ -572,8 +572,8 @@ class TestDoubt:
             assert bulk.report.counts["unknown"] == 2
             assert all(o.token for o in bulk.report.unknown)
 
-    async def test_a_function_that_does_not_give_way(self, client):
-        """What it started all the same is in the report."""
+    async def test_a_function_that_ignores_cancellation(self, client):
+        """What it started is in the report all the same."""
         vms = await fleet_of(client, 1)
 
         async def start(vm):
@@ -588,7 +588,7 @@ class TestDoubt:
         assert client.resume(outcome.token).operation == "shutdown"
 
 
-class TestUse:
+class TestArguments:
     @pytest.mark.parametrize(
         ("call", "argument"),
         [
@@ -610,30 +610,30 @@ class TestUse:
             (lambda bulk: bulk.create(requests(1), on_unknown="retry"), "on_unknown"),
         ],
     )
-    async def test_wrong_arguments(self, api, client, call, argument):
-        """They are refused before anything is sent."""
+    async def test_wrong_arguments_are_refused(self, api, client, call, argument):
+        """Nothing is sent."""
         with pytest.raises(InvalidArgument) as info:
             await call(client.bulk())
         assert info.value.argument.startswith(argument.partition("[")[0])
         assert not api.requests
 
-    async def test_wrong_items_of_a_generator(self, client):
-        """Others are under way by then, so it is the item's own failure."""
+    async def test_a_wrong_item_of_a_generator_fails_alone(self, client):
+        """Other items are in flight by then, so only this item fails."""
         vms = await fleet_of(client, 1)
         report = await client.bulk().shutdown(item for item in [vms[0], 5])
         assert [outcome.status for outcome in report.outcomes] == ["succeeded", "failed"]
         assert report.outcomes[1].error == "InvalidArgument"
 
-    async def test_plans(self, client):
-        """A plan or its fields, not both."""
+    async def test_a_plan_excludes_its_fields(self, client):
+        """The call takes a plan or its fields, not both."""
         assert client.bulk(BulkPlan(limit=3)).plan.limit == 3
         with pytest.raises(InvalidArgument):
             client.bulk(BulkPlan(), limit=3)
         with pytest.raises(InvalidArgument):
             client.bulk("plan")
 
-    async def test_one_call_at_a_time(self, client):
-        """The limit is of the executor."""
+    async def test_an_executor_runs_one_call_at_a_time(self, client):
+        """The limit belongs to the executor."""
         bulk = client.bulk()
         running = asyncio.create_task(bulk.create(requests(1)))
         await asyncio.sleep(1)
@@ -641,8 +641,8 @@ class TestUse:
             await bulk.create(requests(1))
         assert (await running).counts["succeeded"] == 1
 
-    async def test_a_listener_that_raises(self, client, caplog):
-        """It is logged, and disturbs nothing."""
+    async def test_a_callback_that_raises_is_logged(self, client, caplog):
+        """It changes no outcome."""
 
         def broken(event):
             raise LookupError

@@ -1,4 +1,4 @@
-"""A bulk call that is cut off, in whatever way and moment: no item is lost, and none is left."""
+"""Bulk calls cancelled in any way, at any moment: no item is lost, no task is left behind."""
 
 import asyncio
 import gc
@@ -15,22 +15,23 @@ import pytest
 from async_vmapi import BulkInterrupted, BulkReport, Client, NotFound
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 
+from .in_memory import client_and_transport
 from .test_bulk import fleet_of, now, requests, truth
 
 pytestmark = pytest.mark.looptime
 
 
 class BodyError(Exception):
-    """What somebody else raises meanwhile."""
+    """An exception of the caller's code."""
 
 
 class GoneError(BaseException):
-    """What is no ordinary error."""
+    """An exception that is no `Exception`."""
 
 
 @pytest.fixture
 async def slow_client(api):
-    """Its answers take eight seconds."""
+    """Its responses take eight seconds."""
     async with Client.in_memory(api, latency=8, seed=1) as client:
         yield client
 
@@ -48,7 +49,7 @@ def start_in(group, function):
 
 
 async def cancelled(running, *moments):
-    """Cancel a task, once at each of these moments, and wait for its end."""
+    """Cancel a task once at each of these moments, and wait until it is done."""
     began = now()
     for moment in moments:
         await asyncio.sleep(began + moment - now())
@@ -56,10 +57,10 @@ async def cancelled(running, *moments):
     await asyncio.wait({running})
 
 
-class TestTheSecondCancel:
+class TestSecondCancellation:
     @pytest.mark.parametrize("after", [-1e-9, 0, 1e-9])
-    async def test_in_the_moment_of_the_answer(self, api, slow_client, after):
-        """A create that was carried out is not told as one that was not started."""
+    async def test_as_the_response_arrives(self, api, slow_client, after):
+        """A create that was carried out is not reported as not started."""
         bulk = slow_client.bulk()
         running = asyncio.create_task(bulk.create(requests(1), unique_name=True))
         await asyncio.sleep(5)
@@ -74,23 +75,27 @@ class TestTheSecondCancel:
         assert [o.vm_id for o in report.succeeded] == [vm.id for vm in truth(api)]
         assert api.requests["create"] == 1
 
-    async def test_while_the_answer_is_read(self, api, slow_client, monkeypatch):
-        """Nor is it where the cancellation comes in the midst of that."""
-        created = slow_client._writes._created
+    async def test_while_the_response_is_read(self, api):
+        """Nor if the cancellation comes while it is read."""
+        client, transport = client_and_transport(api, latency=8, seed=1)
+        send = transport.send
 
-        def create_and_cancel(*args, **keywords):
-            running.cancel()
-            return created(*args, **keywords)
+        async def send_and_cancel(method, *rest):
+            response = await send(method, *rest)
+            if method == "PUT":
+                running.cancel()
+            return response
 
-        monkeypatch.setattr(slow_client._writes, "_created", create_and_cancel)
-        bulk = slow_client.bulk()
-        running = asyncio.create_task(bulk.create(requests(1), unique_name=True))
-        await cancelled(running, 5)
+        transport.send = send_and_cancel
+        async with client:
+            bulk = client.bulk()
+            running = asyncio.create_task(bulk.create(requests(1), unique_name=True))
+            await cancelled(running, 5)
         (outcome,) = bulk.report.unknown
         assert [outcome.vm_id] == [vm.id for vm in truth(api)]
 
     @pytest.mark.parametrize("gap", [0, 0.005, 1])
-    async def test_while_a_wave_ends(self, slow_client, gap):
+    async def test_as_a_wave_completes(self, slow_client, gap):
         """All later waves are in the report."""
         asked = requests(10)
         bulk = slow_client.bulk(waves=[1, "100%"])
@@ -102,8 +107,8 @@ class TestTheSecondCancel:
         report = await slow_client.bulk().resume(bulk.report)
         assert report.counts["succeeded"] == 10
 
-    async def test_many_items(self, client):
-        """Twenty thousand are all in the report, and nothing is told after the end."""
+    async def test_with_many_items(self, client):
+        """All of twenty thousand are in the report, and no event follows."""
         told = []
         bulk = client.bulk(limit=5, on_event=told.append)
         running = asyncio.create_task(bulk.create(requests(20_000), unique_name=True))
@@ -119,8 +124,8 @@ class TestTheSecondCancel:
         await asyncio.sleep(20)
         assert len(told) == count
 
-    async def test_no_events_after_the_end(self, slow_client):
-        """Not even of requests that are answered behind it."""
+    async def test_no_event_follows_the_exception(self, slow_client):
+        """Not even for responses that arrive later."""
         vms = await fleet_of(slow_client, 3)
         told = []
         bulk = slow_client.bulk(on_event=told.append)
@@ -131,8 +136,8 @@ class TestTheSecondCancel:
         assert len(told) == count
         assert Counter(event.kind for event in told)["stopped"] == 1
 
-    def test_by_control_c(self, caplog):
-        """Where nobody comes to read the report, its tokens are in the log."""
+    def test_a_second_ctrl_c_logs_the_tokens(self, caplog):
+        """No code reads the report then."""
         api = CloudAPI(seed=1)
 
         def interrupt():
@@ -140,7 +145,7 @@ class TestTheSecondCancel:
 
         async def main():
             loop = asyncio.get_running_loop()
-            # As `asyncio.Runner` takes the first Ctrl-C, and the second.
+            # As `asyncio.Runner` handles the first Ctrl-C, and the second.
             loop.call_later(2, asyncio.current_task().cancel)
             loop.call_later(3, interrupt)
             async with Client.in_memory(api, latency=8, seed=1) as client:
@@ -163,8 +168,8 @@ class TestTheSecondCancel:
 
 
 class TestCancellation:
-    async def test_of_all_tasks(self, client):
-        """Those within are no concern of who does so, and lose nothing."""
+    async def test_of_all_tasks_of_the_loop(self, client):
+        """Cancelling the call's inner tasks loses no item."""
         bulk = client.bulk(limit=3)
         running = asyncio.create_task(bulk.create(requests(20), unique_name=True))
         await asyncio.sleep(5)
@@ -175,8 +180,8 @@ class TestCancellation:
         assert bulk.report.counts == {"succeeded": 0, "failed": 0, "unknown": 3, "not_started": 17}
         assert bulk.report.complete
 
-    async def test_of_all_tasks_within_a_write(self, api, slow_client):
-        """A write that was torn off the wire is unknown."""
+    async def test_of_all_tasks_during_a_write(self, api, slow_client):
+        """A write whose request was cancelled is unknown."""
         bulk = slow_client.bulk(limit=3)
         running = asyncio.create_task(bulk.create(requests(9), unique_name=True))
         await asyncio.sleep(5)
@@ -187,8 +192,8 @@ class TestCancellation:
         assert all(o.token for o in bulk.report.unknown)
 
     @pytest.mark.parametrize("others_too", [True, False])
-    async def test_of_all_tasks_in_a_pause(self, client, others_too):
-        """Nor do they where nothing is under way."""
+    async def test_of_all_tasks_during_a_pause(self, client, others_too):
+        """Nothing is lost if nothing is in flight."""
         bulk = client.bulk(limit=3)
         bulk.pause()
         running = asyncio.create_task(bulk.create(requests(20), unique_name=True))
@@ -201,13 +206,14 @@ class TestCancellation:
         assert bulk.report.counts["not_started"] == 20
         assert bulk.report.complete
 
-    async def test_an_end_that_was_seen(self):
-        """It is told as what it is, though nobody came to await it any more."""
+    async def test_an_observed_completion_is_reported(self):
+        """Even if the item's awaiter was cancelled."""
 
         async def ends(steps):
-            """Cancel so many steps after the look that shows the end; return what was seen."""
+            """Cancel so many steps after the poll that shows the completion; return the outcome."""
             api = CloudAPI(settings=Settings(shutdown=5, stale=0), seed=1)
-            async with Client.in_memory(api, latency=0.02, seed=1, max_staleness=0.0) as client:
+            client, transport = client_and_transport(api, latency=0.02, seed=1, max_staleness=0.0)
+            async with client:
                 vms = await fleet_of(client, 3)
                 tasks = []
 
@@ -221,14 +227,14 @@ class TestCancellation:
                     else:
                         running.cancel()
 
-                async def look(*args):
-                    answer = await send(*args)
-                    if answer.body.count(b'"offline"') == 3:
+                async def poll(*args):
+                    response = await send(*args)
+                    if response.body.count(b'"offline"') == 3:
                         cancel(steps)
-                    return answer
+                    return response
 
-                send = client._pipeline._transport.send
-                client._pipeline._transport.send = look
+                send = transport.send
+                transport.send = poll
                 bulk = client.bulk(on_event=note)
                 running = asyncio.create_task(bulk.shutdown(vms, wait_for=1))
                 await asyncio.wait({running})
@@ -237,8 +243,8 @@ class TestCancellation:
 
         assert 3 in {await ends(steps) for steps in range(8)}
 
-    async def test_in_the_moment_of_an_end(self, client):
-        """An end that comes with the cancellation is no doubt."""
+    async def test_a_completion_in_the_same_moment_is_reported(self, client):
+        """It is not unknown."""
         vms = await fleet_of(client, 5)
         ended = []
 
@@ -256,8 +262,8 @@ class TestCancellation:
         assert all(states[o.item] == "offline" for o in bulk.report.succeeded)
 
     @pytest.mark.parametrize("how", ["timeout", "fail_after", "wait_for", "gather"])
-    async def test_the_report_is_behind(self, client, how):
-        """Whoever it was that cancelled."""
+    async def test_the_report_is_found_from_the_exception(self, client, how):
+        """Whoever cancelled."""
         bulk = client.bulk()
         call = bulk.create(requests(2), unique_name=True)
 
@@ -279,8 +285,8 @@ class TestCancellation:
         assert BulkInterrupted.from_exception(info.value).report == bulk.report
 
     @pytest.mark.parametrize("group", [asyncio.TaskGroup, anyio.create_task_group])
-    async def test_the_report_is_behind_groups(self, client, group):
-        """Where another of them failed, or where it was cut off within one."""
+    async def test_the_report_is_found_in_exception_groups(self, client, group):
+        """Where another task of a group failed, or a group was cancelled."""
 
         async def timed_out():
             async with asyncio.timeout(1):
@@ -304,8 +310,8 @@ class TestCancellation:
             await beside(other, call)
         assert BulkInterrupted.from_exception(info.value).report.counts["unknown"] == 2
 
-    async def test_a_child_of_a_group(self, client):
-        """The group keeps its error; the executor has the report."""
+    async def test_a_child_of_a_task_group(self, client):
+        """The group raises its error; the executor has the report."""
         bulk = client.bulk()
         with suppress(TimeoutError):
             async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -314,8 +320,8 @@ class TestCancellation:
 
 
 class TestStreams:
-    async def test_left_while_items_are_awaited(self, client):
-        """Nothing is raised but what the body raises."""
+    async def test_a_stream_left_while_it_waits_for_items(self, client):
+        """Only the exception of the body is raised."""
 
         async def use(error):
             async with aclosing(client.bulk().stream(one_and_no_more(), "create")) as outcomes:
@@ -330,8 +336,8 @@ class TestStreams:
         assert asyncio.current_task().cancelling() == 0
         await asyncio.sleep(0)
 
-    async def test_cancelled_in_the_body(self, client):
-        """The report has what was not handed out."""
+    async def test_a_stream_cancelled_in_its_body(self, client):
+        """The report has the outcomes that were not handed out."""
         bulk = client.bulk()
         stream = bulk.stream(requests(3), "create", unique_name=True)
         with suppress(TimeoutError):
@@ -340,8 +346,8 @@ class TestStreams:
                     await asyncio.sleep(1000)
         assert len(bulk.report.outcomes) == 2
 
-    async def test_stop_while_items_are_awaited(self, client):
-        """Nobody knows when the next one would come."""
+    async def test_stop_does_not_wait_for_the_next_item(self, client):
+        """The next item may never come."""
         bulk = client.bulk()
         running = asyncio.create_task(bulk.create(one_and_no_more(), unique_name=True))
         await asyncio.sleep(200)
@@ -352,8 +358,8 @@ class TestStreams:
         assert report.counts == {"succeeded": 1, "failed": 0, "unknown": 0, "not_started": 0}
         assert (report.stopped, report.complete) == ("enough", False)
 
-    async def test_a_spent_budget_while_items_are_awaited(self, client):
-        """Nor does it then."""
+    async def test_a_spent_budget_does_not_wait_for_the_next_item(self, client):
+        """The next item may never come."""
 
         async def items():
             yield "no"
@@ -363,7 +369,7 @@ class TestStreams:
         assert report.counts["failed"] == 1
         assert not report.complete
 
-    async def test_an_iterable_with_a_length_that_waits(self, client):
+    async def test_a_sized_async_iterable_that_waits(self, client):
         """Its length does not bring its items."""
 
         class Items:
@@ -379,8 +385,8 @@ class TestStreams:
         done, _ = await asyncio.wait({running}, timeout=100)
         assert done
 
-    async def test_an_error_of_items_that_nobody_waits_for(self, client):
-        """It is not complained about later."""
+    async def test_an_abandoned_iterables_error_is_not_logged(self, client):
+        """asyncio reports no exception that was never retrieved."""
         complaints = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
 
@@ -395,8 +401,8 @@ class TestStreams:
         await asyncio.sleep(1)
         assert complaints == []
 
-    async def test_nothing_is_left_behind(self, client):
-        """No task goes on after any of these."""
+    async def test_no_task_is_left_behind(self, client):
+        """After none of these."""
         before = asyncio.all_tasks()
         for waves in (None, [1]):
             async with aclosing(
@@ -409,8 +415,8 @@ class TestStreams:
 
 
 class TestFunctions:
-    async def test_what_is_no_ordinary_error(self, client):
-        """It comes out when what was started has ended; the report is there."""
+    async def test_a_function_raises_a_base_exception(self, client):
+        """It is raised when the started items are complete; the report is on it."""
 
         async def start(item):
             if item == 1:
@@ -430,8 +436,8 @@ class TestFunctions:
         assert "GoneError" in bulk.report.stopped
         assert now() == pytest.approx(10)
 
-    async def test_a_listener_that_raises_cancellation(self, client):
-        """It is logged like any other, and the budget holds."""
+    async def test_a_callback_that_raises_cancellation(self, client):
+        """It is logged like any exception, and the budget holds."""
         vms = await fleet_of(client, 2)
 
         def broken(event):
@@ -442,8 +448,8 @@ class TestFunctions:
         assert [o.status for o in report.outcomes] == ["succeeded", "failed", "not_started"]
         assert report.stopped == "more than 0 failed"
 
-    async def test_a_listener_that_stops_it(self, client):
-        """It may, at any event, and does so once."""
+    async def test_a_callback_may_stop_the_call(self, client):
+        """At any event; it stops once."""
         vms = await fleet_of(client, 4)
 
         def stop(event):
@@ -456,14 +462,14 @@ class TestFunctions:
         report = await bulk.shutdown(vms)
         assert [o.status for o in report.outcomes] == ["succeeded", *["not_started"] * 3]
 
-    async def test_a_spent_budget_is_told_first(self, client):
-        """Who hears of the failure finds nothing started behind it."""
+    async def test_the_callback_sees_the_failure_before_the_next_start(self, client):
+        """Nothing was started after the failure that spends the budget."""
         told = []
         bulk = client.bulk(limit=1, max_failures=0, on_event=lambda event: told.append(event.kind))
         await bulk.shutdown(["no-0", "no-1"])
         assert told == ["started", "stopped", "finished", "finished"]
 
-    async def test_a_list_that_changes_meanwhile(self, client):
+    async def test_the_caller_changes_the_list_meanwhile(self, client):
         """The items are those that were given."""
         vms = await fleet_of(client, 6)
         items = list(vms)
@@ -473,8 +479,8 @@ class TestFunctions:
         assert [o.item for o in report.outcomes] == [vm.id for vm in vms]
         assert report.counts["succeeded"] == 6
 
-    async def test_failures_are_light(self, client):
-        """They keep nothing alive of what they went through."""
+    async def test_failures_hold_no_frames(self, client):
+        """They keep no local variables alive."""
         report = await client.bulk().shutdown(["no-0", "no-1"])
         for outcome in report.failed:
             assert isinstance(outcome.exception, NotFound)
@@ -485,8 +491,8 @@ class TestFunctions:
         with pytest.raises(ExceptionGroup):
             report.raise_on_failure()
 
-    async def test_failures_that_were_in_doubt_are_light(self, api, client):
-        """Their causes too, which are kept."""
+    async def test_failures_with_a_cause_hold_no_frames(self, api, client):
+        """Nor do their causes, which are kept."""
         api.faults = FaultPlan([Fault(kind="drop_before", call="create", probability=1.0)])
         report = await client.bulk().create(requests(1), unique_name=True)
         error = report.outcomes[0].exception
@@ -497,7 +503,7 @@ class TestFunctions:
 
     @pytest.mark.skipif(sys.version_info < (3, 12), reason="there are none before")
     async def test_eager_tasks(self, client):
-        """An item that ends in its first step is in the report."""
+        """An item that completes in its first step is in the report."""
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
 
         async def start(item):
@@ -512,8 +518,8 @@ class TestFunctions:
 
 
 class TestRenames:
-    async def test_names_that_are_missing(self, api, client):
-        """They are refused before anything is sent."""
+    async def test_missing_names_are_refused(self, api, client):
+        """Nothing is sent."""
         vms = await fleet_of(client, 2)
         sent = api.requests.copy()
         with pytest.raises(ValueError, match="names has none for") as info:
@@ -524,19 +530,19 @@ class TestRenames:
         assert api.requests == sent
 
     @pytest.mark.parametrize("key", ["\ud800", "", 5, None, "a/b"])
-    async def test_keys_that_are_no_ids(self, client, key):
-        """A report could not be written down with them."""
+    async def test_names_must_be_keyed_by_ids(self, client, key):
+        """A report in JSON could not hold other keys."""
         with pytest.raises(ValueError, match="names"):
             await client.bulk().rename({"a": "new", key: "new"})
 
-    async def test_machines_as_keys(self, client):
-        """It is ids that are to be given."""
+    async def test_vms_as_keys_are_refused(self, client):
+        """The keys are ids."""
         vms = await fleet_of(client, 1)
         with pytest.raises(ValueError, match="names"):
             await client.bulk().rename({vms[0]: "new"})
 
-    async def test_going_on(self, client):
-        """The names are in the report."""
+    async def test_a_report_resumes_renames(self, client):
+        """It holds the names."""
         vms = await fleet_of(client, 3)
         bulk = client.bulk(limit=1)
         with anyio.move_on_after(0.01):

@@ -1,4 +1,4 @@
-"""What holds of bulk calls whatever is asked for and happens: plans, faults, cuts, going on."""
+"""Properties of bulk calls under any plan, faults, cancellations and resumes."""
 
 import asyncio
 import logging
@@ -15,6 +15,7 @@ from async_vmapi import BulkPlan, BulkReport, Client, ConnectError, VMAPIError
 from async_vmapi.bulk.plan import count_of
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 
+from .in_memory import client_and_transport
 from .test_bulk import fleet_of, least_online, now, requests, truth
 
 pytestmark = pytest.mark.looptime
@@ -72,7 +73,7 @@ KEYWORDS = {"create": {"unique_name": True}, "resize": {"cores": 2, "ram": 2048,
 
 @attrs.frozen
 class Cut:
-    """When a call is cancelled, and how long after that once more; None for never."""
+    """When a call is cancelled, and how long after that a second time; None for never."""
 
     at: float | None
     again: float | None
@@ -86,16 +87,15 @@ CUTS = st.lists(
 
 
 class Tap:
-    """Sees the writes that a client puts on the wire, and what it is told of them.
+    """Records the writes that are sent by a transport, and their responses.
 
     Attributes:
         sent: What each was about, a path or the name of what is created, in their order.
-        untold: Of each, how many were not answered by a refusal, so that they may be carried out.
+        untold: Of each, how many were not refused, so that they may be carried out.
     """
 
-    def __init__(self, client):
-        self._send = client._pipeline._transport.send
-        client._pipeline._transport.send = self.send
+    def __init__(self, transport):
+        self._send, transport.send = transport.send, self.send
         self.sent = []
         self.untold = Counter()
 
@@ -106,14 +106,14 @@ class Tap:
         self.sent.append(about)
         self.untold[about] += 1
         try:
-            answer = await self._send(method, target, headers, body)
+            response = await self._send(method, target, headers, body)
         except ConnectError:
             self.untold[about] -= 1
             raise
-        refused = answer.status < 500 and answer.status not in (200, 408)
-        if refused or b'"success":false' in answer.body.replace(b" ", b""):
-            self.untold[about] -= answer.status < 500
-        return answer
+        refused = response.status < 500 and response.status not in (200, 408)
+        if refused or b'"success":false' in response.body.replace(b" ", b""):
+            self.untold[about] -= response.status < 500
+        return response
 
 
 @settings(
@@ -135,8 +135,8 @@ class Tap:
     latency=st.sampled_from([0.02, 0.02, 2]),
     seed=st.integers(0, 100),
 )
-def test_what_holds_for_every_plan(cloud, plan, operation, kinds, faults, cuts, latency, seed):
-    """Limit, budget, online count and the four kinds, and that nothing is done twice or lost."""
+def test_bulk_invariants(cloud, plan, operation, kinds, faults, cuts, latency, seed):
+    """Limit, budget, minimum online and the four lists hold, and nothing is duplicated or lost."""
     run = Run(cloud, plan, operation, kinds, faults, cuts, latency, seed)
     loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
     logging.disable(logging.ERROR)
@@ -149,7 +149,7 @@ def test_what_holds_for_every_plan(cloud, plan, operation, kinds, faults, cuts, 
 
 @attrs.define
 class Run:
-    """A call, cut off and gone on with through JSON by another client, as often as there are cuts.
+    """A call that is cancelled, then resumed from JSON by another client, once for each cut.
 
     The last one is neither cut off nor disturbed.
     """
@@ -178,9 +178,10 @@ class Run:
         for number, cut in enumerate([*self.cuts, None]):
             self.api.faults = FaultPlan(self.faults if cut else (), seed=self.seed)
             latency = self.latency if cut else 0.02
-            async with Client.in_memory(self.api, latency=latency, seed=number) as client:
-                report = await self.one(client, report, cut)
-            # What is seen by then is no more a list's lag.
+            client, transport = client_and_transport(self.api, latency=latency, seed=number)
+            async with client:
+                report = await self.one(client, Tap(transport), report, cut)
+            # From then on no list can be stale about it.
             await asyncio.sleep(5)
         self.check_the_end(report)
         if self.plan.min_online is not None and self.operation != "create":
@@ -202,8 +203,8 @@ class Run:
             down = [i for i, k in zip(self.items, self.kinds, strict=True) if k == "offline"]
             await client.bulk().shutdown(down, wait_for=0)
 
-    async def one(self, client, before, cut):
-        tap, at_stop = Tap(client), []
+    async def one(self, client, tap, before, cut):
+        at_stop = []
         sent_before = Counter(client.requests)
 
         def note(event):
@@ -229,7 +230,7 @@ class Run:
             assert plan.min_online is not None
         report = bulk.report
         if report is None:
-            # It was cut off before it began.
+            # It was cancelled before it began.
             return before
         self.check(report, tap, at_stop)
         self.check_in_flight(report, first)
@@ -252,12 +253,12 @@ class Run:
         if self.plan.dry_run:
             assert tap.sent == []
         if at_stop:
-            # Nothing sets out then but to reconcile what may have been carried out.
+            # Nothing is sent then but to reconcile what may have been carried out.
             sent, doubtful = at_stop[0]
             assert set(tap.sent[sent:]) <= doubtful
 
     def check_in_flight(self, report, first):
-        """Count from what the cloud did what was under way at once; what is unknown was let go."""
+        """Count by the cloud's log what was in flight at once; unknown items are left out."""
         truth(self.api)
         known = {o.vm_id for o in report.outcomes if o.status != "unknown"}
         spans = {}
@@ -265,7 +266,7 @@ class Run:
             if operation.kind != self.operation or operation.vm_id not in known:
                 continue
             if operation.finished_at is not None:
-                # One that was sent again, in doubt, is done by the first.
+                # One that was sent again with an unknown outcome is complete by the first request.
                 spans.setdefault(operation.vm_id, operation)
         changes = [(o.accepted_at, 1) for o in spans.values()]
         changes += [(o.finished_at, -1) for o in spans.values()]
@@ -296,6 +297,6 @@ class Run:
                 )
         else:
             assert not untouched & set(done)
-            # A delete in doubt that finds none is one that was carried out.
+            # An unknown delete that finds no VM was carried out.
             seen = {o.item for o in report.succeeded if o.item in self.ours}
             assert seen <= set(done)

@@ -1,4 +1,4 @@
-"""That what is done most becomes no dearer unnoticed: `benchmarks/guard.py`, and that it works.
+"""That the most frequent work gets no more expensive unnoticed: `benchmarks/guard.py`.
 
 Not a stopwatch: it counts instructions, requests and bytes, in a process that nothing else traces.
 """
@@ -48,14 +48,14 @@ def guard(*arguments):
 
 @pytest.mark.programs
 class TestGuard:
-    def test_nothing_has_become_much_dearer(self):
-        """A fifth more in any figure needs a reason, which goes with the new figure."""
+    def test_no_cost_has_grown(self):
+        """A fifth more in any figure needs a reason and a new reference figure."""
         result = guard(str(BENCHMARKS / "guard.py"))
         assert result.returncode == 0, result.stdout + result.stderr
 
     @pytest.mark.parametrize(("rounds", "code"), [(20, 0), (60, 1)])
-    def test_a_quarter_more_is_noticed_and_a_tenth_is_not(self, rounds, code):
-        """Some instructions more for each watcher that a tick tells of something new."""
+    def test_a_quarter_more_is_reported_and_a_tenth_is_not(self, rounds, code):
+        """A few more instructions for each watcher that a list updates."""
         result = guard("-c", SLOWER.format(benchmarks=str(BENCHMARKS), rounds=rounds))
         assert result.returncode == code, result.stdout + result.stderr
         assert ("too dear:" in result.stderr) == (code == 1)

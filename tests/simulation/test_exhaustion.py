@@ -40,7 +40,7 @@ NEVER = 10**6
 
 @attrs.frozen
 class World:
-    """What truly happens: the VM is `first` before all `changes`, pairs of a step and what then.
+    """What really happens: the VM is `first` before all `changes`, pairs of a step and a state.
 
     Attributes:
         complete: At which step the operation is complete.
@@ -60,11 +60,11 @@ class World:
         return shown
 
     def shown(self, step, latency):
-        """Return all that a poll asked at a step can show."""
+        """Return all that a poll sent at a step can show."""
         return {self.at(moment) for moment in range(step - OLD, step + latency + 1)}
 
     def transitions(self, step):
-        """Return the pairs of what followed each other until a step."""
+        """Return the pairs of consecutive conditions until a step."""
         shown = [self.at(moment) for moment in range(-OLD - 1, step + 1)]
         return [(a, b) for a, b in itertools.pairwise(shown) if a != b]
 
@@ -116,7 +116,7 @@ def waits_by_design(rule, history, seen_from):
 
 @attrs.define
 class Result:
-    """What walking through all histories of an operation showed."""
+    """The result of walking through all histories of an operation."""
 
     worlds: int = 0
     false: list = attrs.field(factory=list)
@@ -125,7 +125,7 @@ class Result:
 
 
 def walk(target, worlds, steps, *, quiet, max_staleness=OLD * STEP, latency=0, absences=1):
-    """Judge every history that the worlds can show in so many steps."""
+    """Judge every history that the worlds can show within a number of steps."""
     visible_at = 0.0 if all(world.first is not None for world in worlds) else None
     rule = attrs.evolve(RULES[target.operation], absences=absences)
     start = Completion(target, max_staleness, visible_at=visible_at, quiet=quiet, rule=rule)
@@ -135,10 +135,10 @@ def walk(target, worlds, steps, *, quiet, max_staleness=OLD * STEP, latency=0, a
     known = {}
 
     def visit(step, judged, possible, history):
-        """Return how many histories follow, and what they end with."""
+        """Return how many histories follow, and their last verdicts."""
         if step > steps:
             return Counter(pending=1)
-        # Histories that leave the rules and the possible worlds the same go on in the same way.
+        # Histories that leave the rules and the possible worlds the same continue in the same way.
         key = step, attrs.astuple(judged, recurse=False), tuple(map(id, possible))
         if key in known:
             return known[key]
@@ -167,7 +167,7 @@ def walk(target, worlds, steps, *, quiet, max_staleness=OLD * STEP, latency=0, a
 
 
 def pasts(states, *, changed):
-    """Return what a VM may have been until the request: pairs of `first` and changes."""
+    """Return what a VM may have been before the request: pairs of `first` and changes."""
     yield from ((state, ()) for state in states)
     if changed == "by no client":
         return
@@ -208,7 +208,7 @@ def cycles(steps, *, changed):
     worlds = []
     for first, changes in pasts(("online", "offline"), changed=changed):
         if (changes[-1][1] if changes else first) != "online":
-            # Nothing is known of what a reboot does then.
+            # What a reboot does then is not known.
             continue
         worlds.append(World(first, changes))
         for left in range(steps + 1):
@@ -220,7 +220,7 @@ def cycles(steps, *, changed):
 
 
 def resizes(wait_for, *, changed):
-    """Return the worlds of a resize, within what the rule takes for its longest times."""
+    """Return the worlds of a resize, within the longest times that the rule assumes."""
     old, new = 1, 2
     worlds = []
     for first, past in pasts(("online", "offline"), changed=changed):
@@ -281,14 +281,14 @@ NEW = {"cores": 2, "ram": 1024}
 
 
 def case(name, worlds, steps, changed="by no client", **target):
-    """Return one case; `changed` says by whom the VM may have been changed just before."""
+    """Return one case; `changed` names who may have changed the VM just before."""
     quiet = changed != "by this client"
     what = f"{name} {target or ''} of a VM changed {changed}"
     return pytest.param(Target(name, **target), worlds, steps, quiet, id=what)
 
 
 CASES = [
-    # What others did just before the request cannot be known, and does not matter here.
+    # What others did just before the request cannot be known, and is irrelevant here.
     *(
         case(name, one_way(8, *ends), 8, changed)
         for name, ends in ENDS.items()
@@ -316,7 +316,7 @@ class TestEveryWorld:
     def test_no_verdict_is_false_or_late(
         self, target, worlds, steps, quiet, latency, stride, request
     ):
-        """Whatever the order of changes, polls and staleness: what the rules say is so."""
+        """Whatever the order of changes, polls and staleness."""
         steps = steps if stride == 1 else min(steps, 8)
         result = walk(target, worlds, steps, quiet=quiet, latency=latency)
         print(
@@ -334,9 +334,7 @@ class TestEveryWorld:
         # A VM that was visible all along can look absent only once it is gone.
         [case for case in CASES if case.id != "delete of a visible VM"],
     )
-    def test_a_smaller_max_staleness_than_the_worlds_is_found_out(
-        self, target, worlds, steps, quiet, stride
-    ):
-        """The control: told that reads are fresh, the same rules give false verdicts."""
+    def test_assuming_fresh_reads_gives_false_verdicts(self, target, worlds, steps, quiet, stride):
+        """The control: with too small a `max_staleness` the same rules are wrong."""
         steps = min(steps, 8 if stride == 1 else 7)
         assert walk(target, worlds, steps, quiet=quiet, max_staleness=0.0).false

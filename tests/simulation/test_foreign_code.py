@@ -1,4 +1,4 @@
-"""Code of others that raises: observers, span processors, callbacks, logging, headers.
+"""User code that raises: observers, span processors, callbacks, logging, headers.
 
 It changes no outcome, reaches neither the poller nor anyone who awaits, and is logged once.
 """
@@ -35,7 +35,7 @@ PLACES = {
 
 
 class Observing:
-    """Telemetry of which one method raises; of no method, everything is well."""
+    """Telemetry of which one method raises, or none."""
 
     def __init__(self, place, error, prefix=""):
         self._place, self._error, self._prefix = place, error, prefix
@@ -65,7 +65,7 @@ class Observing:
 
 
 async def work(client, request_for):
-    """Make five VMs at once, await all of them, turn one off, and be refused once."""
+    """Create five VMs at once, await all, turn one off, and be refused once."""
     tasks = await asyncio.gather(*(client.vms.create(request_for(f"w-{n}")) for n in range(5)))
     vms = await asyncio.gather(*tasks)
     off = await (await client.vms.power_off(vms[0]))
@@ -79,8 +79,8 @@ DONE = ["online"] * 5, "offline", 4
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("place", PLACES)
-async def test_an_observer_that_raises(api, request_for, caplog, place, error):
-    """All goes as without it, and one line says what it raised, however often."""
+async def test_an_observer_that_raises_changes_nothing(api, request_for, caplog, place, error):
+    """One log line names the exception, however often it is raised."""
     caplog.set_level(logging.ERROR, "async_vmapi")
     telemetry = Observing(place, error)
     async with Client.in_memory(api, latency=0.02, seed=1, telemetry=telemetry) as client:
@@ -93,8 +93,8 @@ async def test_an_observer_that_raises(api, request_for, caplog, place, error):
 
 
 @pytest.mark.parametrize("found", [None, object(), 17])
-async def test_an_observer_that_is_none(api, request_for, found):
-    """What telemetry returns is not trusted either; tokens hold no trace then."""
+async def test_an_observer_of_a_wrong_type_changes_nothing(api, request_for, found):
+    """What telemetry returns is not trusted; tokens hold no trace then."""
 
     class Telemetry:
         def observe(self, _):
@@ -111,8 +111,10 @@ async def test_an_observer_that_is_none(api, request_for, found):
 
 @pytest.mark.parametrize("moment", ["on_start", "on_end", "_on_ending"])
 @pytest.mark.parametrize("error", [KeyError, RuntimeError])
-async def test_a_span_processor_that_raises(api, request_for, caplog, moment, error):
-    """Creates are not lost, and polling goes on for everyone."""
+async def test_a_span_processor_that_raises_loses_no_create(
+    api, request_for, caplog, moment, error
+):
+    """Polling continues for all tasks."""
 
     class Raising(SpanProcessor):
         pass
@@ -127,7 +129,7 @@ async def test_a_span_processor_that_raises(api, request_for, caplog, moment, er
     caplog.set_level(logging.ERROR)
     async with Client.in_memory(api, latency=0.02, seed=1, telemetry=telemetry) as client:
         assert await work(client, request_for) == DONE
-        # One that no one keeps ends its span by itself.
+        # An abandoned task ends its span by itself.
         await client.vms.create(request_for("abandoned"))
         await asyncio.sleep(0.1)
         awaited = asyncio.create_task((await client.vms.create(request_for("last"))).wait())
@@ -141,8 +143,8 @@ async def test_a_span_processor_that_raises(api, request_for, caplog, moment, er
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_on_event_that_raises(client, request_for, caplog, error):
-    """Each item goes on; of all events, one line says what it raised."""
+async def test_on_event_that_raises_stops_no_item(client, request_for, caplog, error):
+    """One line for all events names the exception."""
 
     def on_event(_):
         raise error("planted-text")
@@ -155,8 +157,8 @@ async def test_on_event_that_raises(client, request_for, caplog, error):
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_on_unresolved_that_raises(api, request_for, caplog, error):
-    """The cancellation stays one, and the writes are listed."""
+async def test_on_unresolved_that_raises_keeps_the_cancellation(api, request_for, caplog, error):
+    """The writes are listed as unresolved."""
 
     def on_unresolved(_):
         raise error("planted-text")
@@ -173,8 +175,8 @@ async def test_on_unresolved_that_raises(api, request_for, caplog, error):
 
 
 @pytest.mark.parametrize("wrong", [17, "print", asyncio.sleep])
-def test_on_unresolved_that_cannot_be_called(api, wrong):
-    """A coroutine function among them: what it returns would never run."""
+def test_on_unresolved_must_be_a_plain_callable(api, wrong):
+    """A coroutine function is refused: its coroutine would never run."""
     with pytest.raises(InvalidArgument, match="on_unresolved"):
         Client.in_memory(api, on_unresolved=wrong)
 
@@ -184,9 +186,12 @@ class TestLogging:
     def broken_logging(self, request):
         """An application whose logging raises on each record of this package."""
 
+        class BrokenLogging(Exception):
+            """Another class for each test, as each is reported once."""
+
         def breaks(*args, **_):
             if request.param != "factory" or str(args[0]).startswith("async_vmapi"):
-                raise LookupError(request.param)
+                raise BrokenLogging(request.param)
             return logging.LogRecord(*args)
 
         logger = logging.getLogger("async_vmapi")
@@ -211,20 +216,23 @@ class TestLogging:
             one.removeFilter(breaks)
         logger.setLevel(logging.NOTSET)
 
-    async def test_it_raises(self, client, request_for, broken_logging):
-        """Not even a response that has just arrived is lost by it."""
+    async def test_a_logging_handler_that_raises_changes_nothing(
+        self, client, request_for, broken_logging
+    ):
+        """Not even a response that has just arrived is lost."""
         assert await work(client, request_for) == DONE
 
-    async def test_it_is_said_once(self, client, request_for, broken_logging, monkeypatch, capsys):
+    async def test_a_logging_handler_that_raises_is_reported_once(
+        self, client, request_for, broken_logging, capsys
+    ):
         """On standard error, as `logging` does."""
-        monkeypatch.setattr("async_vmapi.telemetry.logs._reported", set())
         await work(client, request_for)
         shown = capsys.readouterr()
-        assert shown.err.count(f"LookupError: {broken_logging}") == 1
+        assert shown.err.count(f"BrokenLogging: {broken_logging}") == 1
         assert shown.out == ""
 
-    async def test_records_name_the_line_that_wrote_them(self, client, request_for, caplog):
-        """And not the wrapper's."""
+    async def test_records_name_the_line_that_logged_them(self, client, request_for, caplog):
+        """Not the wrapper's line."""
         caplog.set_level(logging.DEBUG, "async_vmapi")
         await (await client.vms.create(request_for()))
         assert {"pipeline.py", "watch.py"} <= {record.filename for record in caplog.records}
@@ -257,8 +265,8 @@ class OddHeaders:
         pass
 
 
-async def test_headers_that_raise(api, request_for):
-    """Nothing that is needed is in them."""
+async def test_headers_that_raise_change_nothing(api, request_for):
+    """No header is required."""
     async with Client(
         "https://vm.example.com",
         api_key=api.api_key,
@@ -269,12 +277,12 @@ async def test_headers_that_raise(api, request_for):
         assert await work(client, request_for) == DONE
 
 
-class TestWhateverElse:
-    """The last line of defence: an exception of any kind, from anywhere behind the request."""
+class TestUnexpectedExceptions:
+    """The last line of defence: any exception, from any code that handles the response."""
 
     @pytest.fixture(params=[KeyError, RuntimeError, ZeroDivisionError])
     def broken_decoding(self, request, monkeypatch):
-        """What opens a response raises, for writes alone."""
+        """The code that opens a response raises, for writes alone."""
         from async_vmapi.transport import pipeline
 
         opened = pipeline.open_envelope
@@ -286,7 +294,7 @@ class TestWhateverElse:
 
         monkeypatch.setattr(pipeline, "open_envelope", breaks)
 
-    async def test_a_create_is_looked_for(self, client, api, request_for, broken_decoding):
+    async def test_a_create_is_reconciled(self, client, api, request_for, broken_decoding):
         """It was sent, so its outcome is unknown until its VM is found."""
         task = await client.vms.create(request_for())
         assert task.adopted
@@ -295,7 +303,7 @@ class TestWhateverElse:
     async def test_a_create_that_is_not_found_has_a_token(
         self, client, api, request_for, broken_decoding
     ):
-        """Which finds it later."""
+        """The token finds it later."""
         with pytest.raises(OutcomeUnknown) as caught:
             await client.vms.create(request_for(), reconcile_timeout=0)
         task = await client.reconcile(caught.value.token)
@@ -304,7 +312,7 @@ class TestWhateverElse:
     async def test_a_bulk_item_is_unknown_with_a_token(
         self, client, api, request_for, broken_decoding
     ):
-        """Never failed: creating the failed ones again would make a second VM."""
+        """Never failed: creating failed items again would make a second VM."""
         vm_id = (await client.vms.create(request_for())).vm_id
         assert not (await client.bulk().reset([vm_id])).failed
         report = await client.bulk().power_off([vm_id])

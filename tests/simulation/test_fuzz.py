@@ -1,4 +1,4 @@
-"""Arbitrary answers to every call: bytes, JSON of any shape, and real answers a little changed."""
+"""Arbitrary responses to every call: bytes, JSON of any shape, slightly changed real ones."""
 
 import asyncio
 import gc
@@ -60,7 +60,7 @@ shapes = st.recursive(
 
 @st.composite
 def changed(draw):
-    """A real answer in which one place is replaced, removed or doubled, or bytes are."""
+    """Return a real response with one place replaced, removed or doubled, or with changed bytes."""
     content = json.loads(json.dumps(draw(st.sampled_from(REAL))))
     place = content
     while True:
@@ -114,7 +114,7 @@ EXAMPLES = {0: 1200, 2: 600}
 
 
 class OddTransport:
-    """A transport that returns the same response to everything."""
+    """A transport that returns the same response to every request."""
 
     def __init__(self, response):
         self.response = response
@@ -144,7 +144,7 @@ async def ask_everything(response, retries):
     for name, call in CALLS.items():
         transport.sent = 0
         try:
-            # The cloud's time, in which no call may take longer than it is allowed to.
+            # In the cloud's time; no call may take longer than its limit.
             async with asyncio.timeout(400):
                 result = await call(client)
                 if isinstance(result, Task):
@@ -161,13 +161,13 @@ async def ask_everything(response, retries):
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-def test_only_documented_errors(retries):
-    """Fifty thousand answers to all calls: no other exception, no hang, no growing memory."""
+def test_only_documented_errors_are_raised(retries):
+    """Fifty thousand responses: no other exception, no hang, no growing memory."""
     loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
     given_in_all = 0
 
     def make_loop():
-        # Nothing comes from outside here, so an idle loop need not be waited with.
+        # Nothing comes from outside, so an idle loop need not wait.
         loop = loop_class()
         loop.setup_looptime(noop_cycles=1)
         return loop
@@ -188,7 +188,7 @@ def test_only_documented_errors(retries):
             given_in_all += runner.run(ask_everything(response, retries))
 
         ask()
-        # What pytest keeps of the log is no memory of ours.
+        # pytest's log capture would grow.
         logging.disable()
         gc.collect()
         before = sys.getallocatedblocks()

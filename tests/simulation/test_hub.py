@@ -1,4 +1,4 @@
-"""What watching a fleet costs, counted on a clock that jumps."""
+"""The cost of watching a fleet, counted in virtual time."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,15 @@ import sys
 from collections import Counter
 
 import anyio.lowlevel
+import attrs
 import pytest
 
 from async_vmapi import Client, CreateRequest, ImageBoot, InvalidState
 from async_vmapi.emulator import CloudAPI, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
+from async_vmapi.tasks.schedule import Schedule
+
+from .in_memory import client_and_transport
 
 pytestmark = pytest.mark.looptime
 
@@ -24,7 +28,7 @@ def now():
 
 
 class Recorder:
-    """A cloud that notes when it was asked for what."""
+    """A cloud that records when each request came."""
 
     def __init__(self, **options):
         self.api = CloudAPI(**options)
@@ -47,7 +51,7 @@ class Recorder:
 
 
 def fill(api, count):
-    """Put machines into a cloud that are online already."""
+    """Put VMs into a cloud that are online already."""
     zone = next(iter(ZONES.values()))
     return [
         api.cloud.create(
@@ -58,7 +62,7 @@ def fill(api, count):
 
 
 async def start(count, seconds, make):
-    """Start tasks evenly within some seconds, each awaited at once; return when each woke up."""
+    """Start tasks evenly within some seconds, await each at once; return when each completed."""
     woke = {}
 
     async def one(number):
@@ -72,7 +76,7 @@ async def start(count, seconds, make):
 
 
 async def tokens(client, ids):
-    """Start what shows no end for a while, and return the tasks' tokens."""
+    """Start operations that stay pending for a while, and return the tasks' tokens."""
     return [(await client.vms.resize(i, cores=1, ram=1024, wait_for=60)).token() for i in ids]
 
 
@@ -82,7 +86,7 @@ def lags(api, woke, kind):
 
 
 def naive_requests(api, kind, interval):
-    """Count what a loop per task would have asked for the same delay."""
+    """Count the requests that one loop per task would have sent for the same delay."""
     return sum(
         int((o.finished_at - o.accepted_at) / interval) + 1
         for o in api.cloud.operations
@@ -92,7 +96,7 @@ def naive_requests(api, kind, interval):
 
 class TestRequests:
     async def test_a_thousand_creates(self, request_for):
-        """A thousand creates of 30 to 90 s are seen to their ends with 150 requests."""
+        """A thousand creates of 30 to 90 s complete with 150 requests."""
         cloud = Recorder(seed=1)
         async with cloud.client() as client:
             woke = await start(1000, 10, lambda n: client.vms.create(request_for(f"w-{n}")))
@@ -117,8 +121,8 @@ class TestRequests:
         assert beyond <= 1150
         assert cloud.api.cloud.vms == {}
 
-    async def test_reboots_that_show_for_seconds(self):
-        """A few are seen to go and to come back, also where it is lists that show them."""
+    async def test_reboots_that_show_for_seconds_are_observed(self):
+        """By GETs, and by lists."""
         cloud = Recorder(settings=Settings(reboot=6, acpi=20.0, stale=0), seed=1)
         async with cloud.client() as client:
             ids = fill(cloud.api, 20)
@@ -133,7 +137,7 @@ class TestRequests:
         assert asked["list"] <= 15
 
     async def test_three_tasks_in_a_large_account(self):
-        """For three machines among ten thousand the list is never asked for."""
+        """For three VMs among ten thousand no list is fetched."""
         cloud = Recorder(seed=1)
         async with cloud.client() as client:
             ids = fill(cloud.api, 10_000)
@@ -143,7 +147,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("count", [2, 5, 10])
     async def test_a_few_creates_in_a_small_account(self, request_for, count):
-        """The list that tells the names before a create also tells what a list costs."""
+        """The list fetched for the names before a create also shows what a list costs."""
         cloud = Recorder(settings=Settings(create=(30, 90)), seed=1)
         async with cloud.client() as client:
             woke = await start(count, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
@@ -153,7 +157,7 @@ class TestRequests:
         assert max(delays) < 12
 
     async def test_a_few_creates_in_a_large_account(self, request_for):
-        """Lists of many others' machines are not asked for but for the names."""
+        """Lists of many unrelated VMs are fetched for the names alone."""
         cloud = Recorder(settings=Settings(create=(30, 90)), seed=1)
         async with cloud.client() as client:
             fill(cloud.api, 2000)
@@ -161,7 +165,7 @@ class TestRequests:
         assert cloud.api.requests["list"] == 1
 
     async def test_a_hundred_simultaneous_starts_do_not_poll_in_lockstep(self, request_for):
-        """No two lists come within one floor interval, and GETs not all at once."""
+        """No two lists within `min_poll_interval`, and not all GETs at once."""
         cloud = Recorder(seed=1)
         async with cloud.client() as client:
             await start(100, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
@@ -169,8 +173,8 @@ class TestRequests:
         assert len(lists) > 5
         assert min(b - a for a, b in itertools.pairwise(lists)) >= 1.0
 
-    async def test_the_last_of_a_fleet_do_not_make_it_go_to_and_fro(self, request_for):
-        """As machines end one after another, lists give way to GETs once."""
+    async def test_the_end_of_a_fleet_switches_once_from_lists_to_gets(self, request_for):
+        """As VMs complete one after another, the mode does not alternate."""
         cloud = Recorder(seed=3)
         async with cloud.client() as client:
             await start(60, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
@@ -179,10 +183,10 @@ class TestRequests:
         assert changes <= 4
 
 
-class TestLag:
+class TestLatency:
     @pytest.mark.parametrize("floor", [0.5, 1.0, 2.0, 5.0])
-    async def test_the_delay_is_about_half_an_interval(self, request_for, floor):
-        """From finished at the cloud to the awaiter: median one interval, p95 one and a half."""
+    async def test_completion_is_seen_within_about_half_an_interval(self, request_for, floor):
+        """Median one interval, p95 one and a half."""
         cloud = Recorder(seed=2)
         async with cloud.client(min_poll_interval=floor) as client:
             woke = await start(1000, 10, lambda n: client.vms.create(request_for(f"w-{n}")))
@@ -195,20 +199,20 @@ class TestLag:
         assert min(delays) >= 0
 
     async def test_a_single_task_is_seen_soon(self, request_for):
-        """One machine's end is seen within a small part of what it took."""
+        """Within a small part of the operation's own duration."""
         cloud = Recorder(seed=2)
         async with cloud.client() as client:
             for number in range(10):
                 woke = await start(1, 0, lambda n: client.vms.create(request_for(f"w-{n}")))
                 (delay,) = lags(cloud.api, woke, "create")
                 assert 0 <= delay <= 90 / 8 * 1.2 + 0.1, number
-        # Once the durations are known there is no look before the shortest of them.
+        # Once the durations are known there is no poll before the shortest of them.
         assert cloud.api.requests["get"] <= 10 * 25
 
 
 class TestDeterminism:
-    async def test_a_long_rollout_is_the_same_for_a_seed(self, stride, request_for):
-        """Seeds make a whole rollout repeatable, to the time of each event."""
+    async def test_a_seed_makes_a_long_rollout_repeatable(self, stride, request_for):
+        """To the time of each event."""
 
         async def rollout():
             cloud = Recorder(seed=4)
@@ -230,13 +234,13 @@ class TestDeterminism:
         first, second = await rollout(), await rollout()
         assert now() > 2 * 3600 / stride
         assert first[:2] == second[:2]
-        # The second begins later, where the clock's fractions are others.
+        # The second run begins later, where the clock has other fractions.
         assert first[2] == pytest.approx(second[2], abs=1e-4)
 
 
 class TestTrouble:
-    async def test_a_failing_list_is_backed_off_from(self, request_for):
-        """A server that fails is asked less and less; what it missed is seen later."""
+    async def test_a_failing_list_is_retried_less_and_less(self, request_for):
+        """What was missed meanwhile is seen later."""
         cloud = Recorder(seed=1)
         async with cloud.client() as client:
             tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(50)]
@@ -255,8 +259,8 @@ class TestTrouble:
             assert {vm.state for vm in await asyncio.gather(*waiting)} == {"online"}
 
     @pytest.mark.parametrize("status", [302, 400, 404, 409, 429, 503])
-    async def test_a_list_that_is_refused_is_not_asked_for_in_haste(self, request_for, status):
-        """Whatever the list is refused with, it is asked for less and less."""
+    async def test_a_refused_list_is_retried_less_and_less(self, request_for, status):
+        """Whatever the refusal."""
         cloud = Recorder(seed=1)
         async with cloud.client() as client:
             cloud.api.cloud.adjust("*", resize=10_000)
@@ -275,14 +279,14 @@ class TestTrouble:
             ]
             await asyncio.sleep(300)
             assert 1 < len(cloud.times("list")) <= 40
-            # Where it is the list that is refused and not everything, GETs take its place.
+            # Where only the list is refused, GETs take its place.
             assert (cloud.api.requests["get"] > 40) is (status < 429)
             for waiter in waiting:
                 waiter.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def test_a_machine_that_makes_the_list_unreadable_hides_no_other(self, request_for):
-        """When the list cannot be read, machines are asked for one by one."""
+    async def test_a_vm_that_makes_the_list_unreadable_hides_no_other(self, request_for):
+        """VMs are then polled one by one."""
         cloud = Recorder(seed=1)
         async with cloud.client() as client:
             handle = cloud.api.handle
@@ -299,8 +303,8 @@ class TestTrouble:
         assert len(woke) == 40
         assert cloud.api.requests["list"] <= 3
 
-    async def test_an_answer_about_another_machine_is_no_look(self, memory_client, request_for):
-        """A server that answers with another machine is not believed."""
+    async def test_a_get_of_another_vm_is_no_observation(self, memory_client, request_for):
+        """A response with another VM is discarded."""
         api = CloudAPI(seed=1)
         async with Client.in_memory(api) as client:
             other = await client.vms.create(request_for("other"))
@@ -309,24 +313,24 @@ class TestTrouble:
             handle = api.handle
 
             def lying(request, **when):
-                target = request.target.replace(task.vm_id, other.vm_id)
-                forged = type(request)(request.method, target, request.headers, request.body)
-                api._check = lambda *_: None
-                return handle(forged, **when)
+                response = handle(request, **when)
+                if not request.target.endswith(task.vm_id):
+                    return response
+                body = response.body.replace(task.vm_id.encode(), other.vm_id.encode())
+                return attrs.evolve(response, body=body)
 
             api.handle = lying
             with pytest.raises(TimeoutError) as caught:
                 await task.wait(timeout=100)
             assert "another machine" in caught.value.last_poll_error
 
-    async def test_a_fault_of_the_hub_itself_does_not_hang_awaiters(
+    async def test_a_bug_in_the_poller_does_not_hang_awaiters(
         self, memory_client, request_for, monkeypatch, caplog
     ):
-        """If the polling breaks off, who awaits is told; the next await polls again."""
+        """Awaiters get an error; the next await polls again."""
         task = await memory_client.vms.create(request_for())
-        schedule = memory_client._hub._schedule
         with monkeypatch.context() as patch:
-            patch.setattr(schedule, "measured_get", lambda _: 1 / 0)
+            patch.setattr(Schedule, "measured_get", lambda *_: 1 / 0)
             await asyncio.sleep(20)
             with pytest.raises(InvalidState, match="ZeroDivisionError"):
                 await task
@@ -336,10 +340,10 @@ class TestTrouble:
 
 class TestHoldingBack:
     @pytest.mark.parametrize("waits", [40, 1_000_000])
-    async def test_a_servers_retry_after_holds_all_looks_back(self, request_for, waits):
-        """After a 429 nothing is asked for as long as the server says, within reason."""
+    async def test_retry_after_holds_all_polls_back(self, request_for, waits):
+        """After a 429 nothing is sent for as long as the server asks, within reason."""
         cloud = Recorder(seed=1)
-        # So many that GETs are asked, for which a list would be too dear.
+        # So many that GETs are sent, for which a list would cost too much.
         fill(cloud.api, 400)
         async with cloud.client() as client:
             tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(3)]
@@ -356,12 +360,12 @@ class TestHoldingBack:
             waiting = [asyncio.create_task(task.wait()) for task in tasks]
             await asyncio.gather(*waiting)
         (at,) = refused
-        # Those under way when the refusal came may still arrive.
+        # Requests in flight at the refusal may still arrive.
         later = [time for time in cloud.times("get") if time > at + 0.1]
         assert min(waits, 300) <= later[0] - at <= min(waits, 300) + 5
 
-    async def test_one_machine_that_cannot_be_read_holds_up_no_other(self, request_for):
-        """What is wrong with one machine's answers is not held against the server."""
+    async def test_one_unreadable_vm_holds_up_no_other(self, request_for):
+        """An error of one VM does not count against the server."""
         cloud = Recorder(seed=1)
         fill(cloud.api, 400)
         async with cloud.client() as client:
@@ -385,8 +389,8 @@ class TestHoldingBack:
         assert bad.history == ()
         assert gaps
 
-    async def test_closing_amid_a_look_opens_nothing_again(self, request_for):
-        """Whenever the client is closed, nothing is asked afterwards."""
+    async def test_closing_during_a_poll_opens_no_connection(self, request_for):
+        """Whenever the client is closed, nothing is sent afterwards."""
         for tick in range(40):
             cloud = Recorder(seed=1)
             async with cloud.client(latency=0.2) as client:
@@ -401,9 +405,9 @@ class TestHoldingBack:
 
 
 class TestTwoSources:
-    """The list and a machine's own page need not agree, and not both need answer."""
+    """Lists and GETs may disagree, and one of them may fail."""
 
-    async def test_a_get_that_lags_behind_the_list_hides_no_end(self):
+    async def test_a_get_that_lags_behind_the_list_delays_no_completion(self):
         """Lists decide by themselves: no GET confirms them."""
         cloud = Recorder(settings=Settings(power_off=(2, 3), stale=0), seed=1)
         ids, began = fill(cloud.api, 100), now()
@@ -414,13 +418,13 @@ class TestTwoSources:
         assert cloud.times("get") == []
 
     @pytest.mark.parametrize("operation", ["power_off", "delete"])
-    async def test_a_fleet_ends_without_a_get_each(self, operation):
-        """Two thousand short operations cost a dozen lists beyond their requests."""
+    async def test_a_fleet_completes_without_a_get_each(self, operation):
+        """Two thousand short operations cost a dozen lists beyond their own requests."""
         durations = Settings(power_off=(0.5, 1), delete=(0.5, 1), stale=0)
         cloud = Recorder(settings=durations, seed=1)
         fill(cloud.api, 2000)
         async with cloud.client(latency=0.5) as client:
-            # As machines, not as ids: so they are known to have been visible.
+            # As VMs, not as ids: so they are known to have been visible.
             vms, began = await client.vms.list(), now()
             tasks = await asyncio.gather(*map(getattr(client.vms, operation), vms))
             await asyncio.gather(*tasks)
@@ -430,8 +434,8 @@ class TestTwoSources:
         assert asked["get"] == 0
         assert asked["list"] <= 20
 
-    async def test_a_fleet_that_cannot_end_yet_is_not_polled(self):
-        """Once all show the end, nothing is asked until it can be from after the request."""
+    async def test_a_fleet_in_its_hold_is_not_polled(self):
+        """Once all show the target state, nothing is polled until that can count."""
         cloud = Recorder(settings=Settings(power_off=(0.5, 1), stale=0), seed=1)
         ids = fill(cloud.api, 1000)
         async with cloud.client(max_staleness=60.0) as client:
@@ -442,36 +446,31 @@ class TestTwoSources:
         assert len(lists) < 12
 
     @pytest.mark.parametrize("same", [True, False])
-    async def test_who_awaits_in_the_very_moment_of_closing_is_served(self, request_for, same):
-        """After the others were told to go, and before they are gone."""
+    async def test_an_await_right_after_closing_is_served(self, request_for, same):
+        """The client is opened again in the moment in which it was closed."""
         cloud = Recorder(settings=Settings(create=60, not_found=0), seed=1)
         client, closing = cloud.client(latency=0.5), asyncio.Event()
         task = await client.vms.create(request_for())
         other = task if same else client.resume(task.token())
 
-        async def close():
+        async def close_and_await_again():
             await closing.wait()
-            client._hub.close()
+            await client.close()
+            async with client:
+                return await other.wait(timeout=100)
 
-        async def await_again():
-            await closing.wait()
-            return await other.wait(timeout=100)
-
-        first, closer, again = map(asyncio.ensure_future, (task.wait(), close(), await_again()))
+        first, again = map(asyncio.ensure_future, (task.wait(), close_and_await_again()))
         await asyncio.sleep(1.2)
         assert client.requests["get"] > len(cloud.times("get"))
         closing.set()
         with pytest.raises(InvalidState, match="closed"):
             await first
         assert (await again).state == "online"
-        await closer
-        await client.close()
 
 
-def gets_at_once(client):
-    """Note how many GETs of each machine are on their way, and how many there were at most."""
-    wire = client._pipeline._transport
-    send, under_way, most = wire.send, Counter(), Counter()
+def gets_at_once(transport):
+    """Record how many GETs of each VM are in flight, and the most at once."""
+    send, under_way, most = transport.send, Counter(), Counter()
 
     async def noted(method, target, *rest):
         if method != "GET" or target.endswith("machines"):
@@ -484,28 +483,29 @@ def gets_at_once(client):
         finally:
             under_way[target] -= 1
 
-    wire.send = noted
+    transport.send = noted
     return most
 
 
 class TestQueue:
-    """GETs wait for their turns, and whoever is waited for may be left, joined or broken off."""
+    """GETs wait for a slot while waiters leave, join or are cancelled."""
 
     @pytest.mark.parametrize("what", ["cancel", "leave", "join"])
-    async def test_what_happens_while_a_list_is_reported(self, monkeypatch, what):
-        """Nothing is lost or asked for twice, whatever others do while others have their turn."""
+    async def test_waiters_change_while_a_list_is_reported(self, monkeypatch, what):
+        """No VM is lost or polled twice, whatever runs while the poller yields."""
         cloud = Recorder(settings=Settings(delete=(3, 4), stale=0), seed=1)
         ids, joined, acted = fill(cloud.api, 120), [], []
         checkpoint = anyio.lowlevel.checkpoint
 
-        async with cloud.client(latency=0.5) as client:
-            most = gets_at_once(client)
+        client, transport = client_and_transport(cloud.api, latency=0.5, seed=1)
+        most = gets_at_once(transport)
+        async with client:
             tasks = await asyncio.gather(*map(client.vms.delete, ids))
             tokens_of = {task.vm_id: task.token() for task in tasks}
             waiting = {t.vm_id: asyncio.ensure_future(t.wait(timeout=300)) for t in tasks}
 
             async def acting():
-                # Within the poll itself, as others would while it yields.
+                # Within the poll itself, as other tasks would while it yields.
                 lists = cloud.api.requests["list"]
                 if lists == 2 + len(acted) < 5:
                     some = ids[30 * len(acted) : 30 * len(acted) + 30]
@@ -527,15 +527,16 @@ class TestQueue:
             assert len(waiting) == (30 if what == "leave" else 120)
             assert len(joined) == (90 if what == "join" else 0)
             assert max(most.values(), default=0) <= 1
-            # A resumed task has not seen its machine, which may be yet to appear.
+            # A resumed task has not seen its VM, which may be yet to appear.
             assert now() < (100 if what == "join" else 40)
 
-    async def test_a_get_serves_who_came_back_meanwhile(self, request_for):
-        """Waits shorter than a poll takes see the end, and no second poll of a VM is in flight."""
+    async def test_a_get_serves_a_waiter_that_came_back(self, request_for):
+        """Waits shorter than a poll see the completion; no second poll of a VM is in flight."""
         cloud = Recorder(settings=Settings(create=(30, 31)), seed=1)
         fill(cloud.api, 400)
-        async with cloud.client(latency=3.0) as client:
-            most = gets_at_once(client)
+        client, transport = client_and_transport(cloud.api, latency=3.0, seed=1)
+        most = gets_at_once(transport)
+        async with client:
             task, other = [await client.vms.create(request_for(f"w-{n}")) for n in range(2)]
             staying = asyncio.ensure_future(other.wait())
             began = now()
@@ -546,8 +547,8 @@ class TestQueue:
             await staying
         assert max(most[target] for target in most if target != "all") == 1
 
-    async def test_who_comes_and_goes_alone_is_served(self, request_for):
-        """The hub stops each time, and yet the next look is due from the last one on."""
+    async def test_a_lone_waiter_that_leaves_and_returns_is_served(self, request_for):
+        """The next poll is due by the last one, though the poller stops each time."""
         cloud = Recorder(settings=Settings(create=60, not_found=0), seed=1)
         client = cloud.client()
         task = await client.vms.create(request_for())
@@ -558,8 +559,8 @@ class TestQueue:
             await asyncio.sleep(0.5)
         assert task.evidence == "observed"
 
-    async def test_gets_in_the_queue_leave_a_failing_server_alone(self):
-        """What waits for its turn is held back like any other poll."""
+    async def test_queued_gets_spare_a_failing_server(self):
+        """Queued GETs are held back like any other poll."""
         cloud = Recorder(settings=Settings(delete=(0.5, 0.6), stale=0), seed=1)
         ids, handle, failed = fill(cloud.api, 500), cloud.api.handle, []
 
@@ -581,14 +582,14 @@ class TestQueue:
             await asyncio.gather(*waiting)
         assert cloud.api.cloud.vms == {}
 
-    async def test_a_look_that_is_cancelled_alone_is_asked_again(self, request_for):
-        """A wire that ends as cancelled, though nobody cancelled it, loses no machine."""
+    async def test_a_poll_cancelled_by_the_transport_is_repeated(self, request_for):
+        """A transport may raise CancelledError without a cancellation; no VM is lost."""
         cloud = Recorder(seed=1)
         fill(cloud.api, 400)
-        async with cloud.client() as client:
+        client, transport = client_and_transport(cloud.api, latency=0.02, seed=1)
+        async with client:
             task = await client.vms.create(request_for())
-            wire, cancelled = client._pipeline._transport, []
-            send = wire.send
+            send, cancelled = transport.send, []
 
             def cancelling(*call):
                 if len(cancelled) < 20:
@@ -596,39 +597,38 @@ class TestQueue:
                     raise asyncio.CancelledError
                 return send(*call)
 
-            wire.send = cancelling
+            transport.send = cancelling
             assert (await task.wait(timeout=300)).state == "online"
         assert len(cancelled) == 20
 
 
 class TestStalling:
     @pytest.mark.parametrize("alone", [0, 30])
-    async def test_a_look_that_stalls_holds_up_no_other_machine(
-        self, memory_client, request_for, alone
-    ):
-        """While one machine's GET hangs, the others are looked at as ever, late ones too."""
-        tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(3)]
-        stalled, *others = tasks
-        wire = memory_client._pipeline._transport
-        send = wire.send
+    async def test_a_stalled_get_delays_no_other_vm(self, cloud_api, request_for, alone):
+        """While one VM's GET hangs, the others are polled as usual, late ones too."""
+        client, transport = client_and_transport(cloud_api, seed=1)
+        send = transport.send
 
         async def stalling(method, target, headers, body):
             if target.endswith(stalled.vm_id):
                 await asyncio.sleep(10_000)
             return await send(method, target, headers, body)
 
-        wire.send = stalling
-        waiter = asyncio.create_task(stalled.wait(timeout=5000))
-        await asyncio.sleep(2 + alone)
-        await asyncio.gather(*others)
-        assert now() < 120 + alone
-        waiter.cancel()
-        await asyncio.gather(waiter, return_exceptions=True)
+        async with client:
+            tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(3)]
+            stalled, *others = tasks
+            transport.send = stalling
+            waiter = asyncio.create_task(stalled.wait(timeout=5000))
+            await asyncio.sleep(2 + alone)
+            await asyncio.gather(*others)
+            assert now() < 120 + alone
+            waiter.cancel()
+            await asyncio.gather(waiter, return_exceptions=True)
 
 
 class TestJoining:
-    async def test_who_comes_while_a_list_is_under_way_is_served_by_the_next(self, request_for):
-        """A task of a machine that changes no more is told by a list asked after it came."""
+    async def test_a_task_that_joins_during_a_list_waits_for_the_next(self, request_for):
+        """A list sent before the task joined says nothing about it."""
         cloud = Recorder(seed=1)
         async with cloud.client(latency=0.8) as client:
             ids = fill(cloud.api, 60)
@@ -637,7 +637,7 @@ class TestJoining:
             target = await client.vms.power_off(ids[0])
             await target
             for part in range(8):
-                # Both tasks are about an end that holds already, at any moment of a list's way.
+                # Both tasks' target states hold already, at any moment of a list's flight.
                 await asyncio.sleep(0.13 * part)
                 task = await client.vms.power_off(ids[0])
                 began = now()
@@ -649,10 +649,10 @@ class TestJoining:
 
 
 class TestShortWaits:
-    """A web service asks a task for its state, now and then, and waits a moment for it."""
+    """A web service that waits briefly for a task, now and then."""
 
     async def test_many_short_waits_see_what_a_long_one_sees(self, request_for):
-        """Coming and going puts no look off: the next one is due from the last one on."""
+        """Leaving and returning postpones no poll: it is due by the last one."""
         recorder = Recorder(settings=Settings(create=60, not_found=0), seed=1)
         client = recorder.client()
         task = await client.vms.create(request_for())
@@ -661,11 +661,11 @@ class TestShortWaits:
             with contextlib.suppress(TimeoutError):
                 await task.wait(timeout=2)
         assert task.evidence == "observed"
-        # One at each deadline, and those that come anyway.
+        # One at each deadline, and the regular ones.
         assert len(recorder.times("get")) < 60 / 2 + 20
 
-    async def test_who_comes_and_goes_keeps_nobody_waiting(self, request_for):
-        """One who waits on is told as early as if no other were there."""
+    async def test_short_waits_do_not_delay_a_long_one(self, request_for):
+        """It completes as early as if it were alone."""
         recorder = Recorder(settings=Settings(create=60, not_found=0), seed=1)
         client = recorder.client()
         task = await client.vms.create(request_for())
@@ -680,7 +680,7 @@ class TestShortWaits:
 
 
 class TestLoops:
-    async def test_another_loop_while_awaited_is_an_error(self, memory_client, request_for):
+    async def test_awaiting_in_two_loops_is_an_error(self, memory_client, request_for):
         """A client serves one loop at a time."""
         task = await memory_client.vms.create(request_for())
         waiter = asyncio.create_task(task.wait())
@@ -746,8 +746,8 @@ with asyncio.Runner(loop_factory=loop_class) as runner:
 
 
 class TestMemory:
-    def test_an_outstanding_task_takes_three_kilobytes_at_most(self):
-        """Beyond what asyncio takes for any awaiter; without its debug mode and coverage."""
+    def test_a_pending_task_takes_three_kilobytes_at_most(self):
+        """Beyond asyncio's own cost per awaiter; without debug mode and coverage."""
         plain = {
             name: value
             for name, value in os.environ.items()
@@ -764,8 +764,8 @@ class TestMemory:
         assert float(measured.stdout) <= 3 * 1024
 
 
-def test_a_loop_that_was_closed_under_awaiters():
-    """Awaiters left behind in a dead loop are a clear error, and gone once the client is closed."""
+def test_a_loop_closed_under_its_awaiters():
+    """Their tasks raise a clear error, and are gone once the client is closed."""
     api = CloudAPI(settings=Settings(create=0.2, not_found=0))
     client = Client.in_memory(api, min_poll_interval=0.01)
     request = CreateRequest(
@@ -792,8 +792,8 @@ def test_a_loop_that_was_closed_under_awaiters():
 
     assert asyncio.run(wait_again()).state == "online"
     for left in everything:
-        # They can never end; nothing is to be logged when they are thrown away.
-        left._log_destroy_pending = False
+        # They can never complete; nothing is to be logged when they are collected.
+        left._log_destroy_pending = False  # noqa: SLF001 - asyncio has no public way
         with contextlib.suppress(BaseException):
             left.get_coro().close()
     del waiting

@@ -1,4 +1,4 @@
-"""Tokens of writes that are about to be made, for who keeps them before they are sent."""
+"""Tokens of writes that are prepared: kept before they are sent."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from async_vmapi import Client, ImageBoot, InvalidArgument, OutcomeUnknown, Secr
 pytestmark = pytest.mark.looptime
 
 
-class TestIntend:
-    async def test_a_create_that_was_sent_is_found_by_its_intent(self, client, api, request_for):
-        """By another client, which was told nothing else."""
+class TestPrepare:
+    async def test_a_create_is_found_by_its_intent(self, client, api, request_for):
+        """By another client, from the token alone."""
         request = request_for("web-01")
         intent = await client.vms.prepare("create", request)
         task = await client.vms.create(request, intent=intent)
@@ -18,15 +18,17 @@ class TestIntend:
             found = await other.reconcile(intent)
             assert (found.vm_id, found.adopted) == (task.vm_id, True)
 
-    async def test_one_that_was_not_sent_is_unknown(self, client, api, request_for):
-        """And is not sent by looking."""
+    async def test_a_create_that_was_not_sent_stays_unknown(self, client, api, request_for):
+        """Reconciling does not send it."""
         intent = await client.vms.prepare("create", request_for(), unique_name=True)
         with pytest.raises(OutcomeUnknown):
             await client.reconcile(intent)
         assert api.requests["create"] == 0
 
-    async def test_one_that_was_perhaps_sent_is_looked_for_first(self, client, api, request_for):
-        """And is sent if it is not there, and that is allowed."""
+    async def test_a_create_that_may_have_been_sent_is_reconciled_first(
+        self, client, api, request_for
+    ):
+        """It is sent only if no VM is found, and if retrying is allowed."""
         request = request_for("web-01")
         options = {"unique_name": True, "on_unknown": "retry", "maybe_sent": True}
         intent = await client.vms.prepare("create", request, unique_name=True)
@@ -36,8 +38,8 @@ class TestIntend:
         assert first.vm_id == second.vm_id
         assert api.requests["create"] == 1
 
-    async def test_an_intent_is_for_its_own_create(self, client, request_for):
-        """Another name, size or promise has another."""
+    async def test_an_intent_belongs_to_its_own_create(self, client, request_for):
+        """Another name, size or option needs another intent."""
         intent = await client.vms.prepare("create", request_for("web-01"))
         for request, unique in (
             (request_for("web-02"), False),
@@ -51,7 +53,7 @@ class TestIntend:
             await client.vms.create(request_for(), intent=reboot)
 
     async def test_wrong_arguments_are_refused(self, client, request_for):
-        """Before anything is asked."""
+        """Nothing is sent."""
         with pytest.raises(InvalidArgument, match="a CreateRequest"):
             await client.vms.prepare("create", "some-id")
         with pytest.raises(InvalidArgument, match="a VM or its id"):
@@ -63,7 +65,7 @@ class TestIntend:
 
 
 class TestSecretRef:
-    async def test_a_plain_create_does_not_take_one(self, client, api, request_for):
+    async def test_a_plain_create_takes_no_secret_ref(self, client, api, request_for):
         """It would be sent as the password itself."""
         boot = ImageBoot(os="2268", password=SecretRef("env:ROOT_PASSWORD"))
         with pytest.raises(InvalidArgument, match="password is a SecretRef") as refused:
@@ -72,7 +74,7 @@ class TestSecretRef:
         assert api.requests["create"] == 0
 
     @pytest.mark.parametrize("name", ["", " ", 7])
-    def test_its_name_is_a_text(self, name):
-        """That is not blank."""
+    def test_the_name_of_a_secret_ref_is_a_text(self, name):
+        """It is not blank."""
         with pytest.raises(InvalidArgument):
             SecretRef(name)

@@ -1,4 +1,4 @@
-"""Creates whose response is lost, at providers whose reads are as old and odd as is allowed."""
+"""Creates whose response is lost, with reads as stale and odd as is allowed."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def client_of(api, **options):
 
 
 def change_responses(api, change):
-    """Let every response to a read pass through a function, of its headers and its VMs."""
+    """Pass every response to a read through a function of its headers and its VMs."""
     handle = api.handle
 
     def changed(request, **keywords):
@@ -46,7 +46,7 @@ def change_responses(api, change):
 
 
 async def outcome_of(create):
-    """Return what a create adopted, and what it named as candidates."""
+    """Return the VM that a create adopted, and the candidates that it named."""
     try:
         task = await create
     except OutcomeUnknown as error:
@@ -61,21 +61,21 @@ async def made_by_another(api, request, **options):
 
 
 class TestGhosts:
-    """A list still shows a VM that is deleted, or is being deleted; and its name is used again."""
+    """A list still shows a VM that is deleted, or is being deleted, and its name is reused."""
 
     @pytest.mark.parametrize("lag", [(0, 3), (0, 10), (10, 10)], ids=str)
     @pytest.mark.parametrize("options", OPTIONS)
     @pytest.mark.parametrize("deleted_by", ["this client", "another"])
     @pytest.mark.parametrize("going", [False, True], ids=["gone", "going"])
-    async def test_the_new_vm_is_adopted_or_named(
+    async def test_the_new_vm_is_adopted_or_a_candidate(
         self, request_for, lag, options, deleted_by, going
     ):
-        """And the old one never, whatever is shown when."""
+        """The old one never is, whatever is shown when."""
         adoptions = 0
         for seed in range(SEEDS):
             api = cloud(seed, staleness=lag)
             async with client_of(api) as client, Client.in_memory(api, seed=2) as another:
-                # One that this client created is another create's, whatever is shown of it.
+                # One that this client created belongs to another create.
                 deleting = client if deleted_by == "this client" else another
                 old = await (await another.vms.create(request_for()))
                 await asyncio.sleep(60)
@@ -93,12 +93,12 @@ class TestGhosts:
 
     @pytest.mark.parametrize("options", OPTIONS)
     @pytest.mark.parametrize("deleted_by", ["this client", "another"])
-    async def test_where_none_was_created_none_is_adopted(self, request_for, options, deleted_by):
+    async def test_a_ghost_is_never_adopted(self, request_for, options, deleted_by):
         """The ghost alone proves nothing."""
         for seed in range(SEEDS):
             api = cloud(seed, staleness=(0, 10))
             async with client_of(api) as client, Client.in_memory(api, seed=2) as another:
-                # One that this client created is another create's, whatever is shown of it.
+                # One that this client created belongs to another create.
                 deleting = client if deleted_by == "this client" else another
                 old = await (await another.vms.create(request_for()))
                 await asyncio.sleep(60)
@@ -116,8 +116,8 @@ class TestGhosts:
 class TestOthers:
     """Another process creates a VM of the same name and size."""
 
-    async def test_an_older_one_is_not_adopted(self, request_for):
-        """Its disk was attached before the request was sent, so it is a candidate and no more."""
+    async def test_an_older_vm_is_not_adopted(self, request_for):
+        """Its disk was attached before the request was sent, so it is only a candidate."""
         api = cloud(staleness=(8, 8), not_found=0)
         async with client_of(api) as client:
             theirs = await made_by_another(api, request_for())
@@ -125,8 +125,8 @@ class TestOthers:
             api.faults.fail_next("create", "drop_before")
             assert await outcome_of(client.vms.create(request_for())) == (None, (theirs,))
 
-    async def test_without_dates_it_cannot_be_told(self, request_for):
-        """Somebody else made the same name and size within max_staleness before."""
+    async def test_without_dates_another_vm_cannot_be_told_apart(self, request_for):
+        """Another process created the same name and size within max_staleness before."""
         api = cloud(staleness=(8, 8), not_found=0)
         change_responses(api, lambda headers, vms: (headers.pop("Date"), vms)[1])
         async with client_of(api) as client:
@@ -135,8 +135,8 @@ class TestOthers:
             api.faults.fail_next("create", "drop_before")
             assert await outcome_of(client.vms.create(request_for())) == (theirs, ())
 
-    async def test_an_older_one_prevents_the_retry(self, request_for):
-        """A clock may be wrong, so it is never a proof that there is no VM."""
+    async def test_an_older_vm_prevents_the_retry(self, request_for):
+        """A clock may be wrong, so a date never proves that there is no VM."""
         api = cloud(staleness=(8, 8), not_found=0)
         async with client_of(api) as client:
             theirs = await made_by_another(api, request_for())
@@ -147,8 +147,10 @@ class TestOthers:
             assert client.requests["create"] == 1
 
     @pytest.mark.parametrize("hours", [0, 2, 5.5, 5.75])
-    async def test_ours_is_adopted_or_named_beside_an_older_one(self, request_for, hours):
-        """In whatever zone the provider's times are."""
+    async def test_the_new_vm_is_adopted_or_a_candidate_beside_an_older_one(
+        self, request_for, hours
+    ):
+        """In whatever time zone the provider's dates are."""
         api = cloud(staleness=(8, 8), not_found=0)
 
         def shift(_, vms):
@@ -168,13 +170,13 @@ class TestOthers:
             adopted, candidates = await outcome_of(client.vms.create(request_for()))
         (ours,) = api.cloud.vms.keys() - {theirs}
         if hours % 1:
-            # Rather too many candidates than ours not among them.
+            # Too many candidates are better than one missing.
             assert (adopted, {*candidates}) == (None, {ours, theirs})
         else:
             assert adopted == ours
 
-    async def test_one_that_is_renamed_meanwhile_is_not_adopted(self, request_for):
-        """It was there before, if under another name."""
+    async def test_a_vm_renamed_meanwhile_is_not_adopted(self, request_for):
+        """It existed before, under another name."""
         api = cloud()
         async with client_of(api) as client, Client.in_memory(api, seed=2) as other:
             old = await (await other.vms.create(request_for("db-01")))
@@ -196,8 +198,8 @@ CHANGED = {
 class TestChangedNames:
     @pytest.mark.parametrize("options", OPTIONS)
     @pytest.mark.parametrize("change", CHANGED)
-    async def test_the_vm_is_a_candidate(self, request_for, change, options):
-        """And there never is a second one."""
+    async def test_a_vm_with_a_changed_name_is_a_candidate(self, request_for, change, options):
+        """No second VM is ever created."""
         name, names = CHANGED[change]
         for seed in range(5):
             api = cloud(seed, names=names, staleness=(0, 10))
@@ -210,8 +212,8 @@ class TestChangedNames:
             assert adopted is None
             assert candidates == (made,)
 
-    async def test_a_cut_by_bytes(self, request_for):
-        """Of a name whose characters take more than one."""
+    async def test_a_name_cut_by_bytes(self, request_for):
+        """Of characters that take more than one byte."""
         name = "żółta-łódź-01"
         api = cloud()
 
@@ -229,8 +231,8 @@ class TestChangedNames:
         assert api.requests["create"] == 2
 
     @pytest.mark.parametrize("label", [None, ""])
-    async def test_a_label_that_is_not_shown(self, request_for, label):
-        """It can be any name's."""
+    async def test_a_missing_label_matches_any_name(self, request_for, label):
+        """It may be the create's VM."""
         api = cloud()
 
         def hide(_, vms):
@@ -244,8 +246,8 @@ class TestChangedNames:
             create = client.vms.create(request_for(), **RETRY)
             assert await outcome_of(create) == (None, tuple(api.cloud.vms))
 
-    async def test_what_a_provider_did_once_is_expected_again(self, request_for):
-        """However it changes names: a new VM of the size prevents the retry from then on."""
+    async def test_a_name_change_seen_once_is_expected_again(self, request_for):
+        """From then on, any new VM of the size prevents the retry."""
         api = cloud()
 
         def scramble(_, vms):
@@ -262,8 +264,8 @@ class TestChangedNames:
         assert (adopted, candidates) == (None, tuple(api.cloud.vms.keys() - {first}))
         assert api.requests["create"] == 2
 
-    async def test_a_rename_is_no_change_of_names(self, request_for):
-        """The provider shows what it was told last."""
+    async def test_a_rename_is_no_changed_name(self, request_for):
+        """The provider shows the latest name."""
         api = cloud()
         async with client_of(api) as client, Client.in_memory(api, seed=2) as other:
             first = await (await client.vms.create(request_for("first")))
@@ -287,10 +289,10 @@ class TestChangedNames:
             assert client.requests["create"] == 2
 
 
-class TestProof:
+class TestProofOfAbsence:
     @pytest.mark.parametrize(("window", "sent"), [(9, 1), (12.5, 2)])
     async def test_it_takes_three_lists_that_are_late_enough(self, request_for, window, sent):
-        """A window that leaves no room for them proves nothing."""
+        """A `reconcile_timeout` that leaves no room for them proves nothing."""
         api = cloud()
         async with client_of(api, reconcile_timeout=window) as client:
             api.faults.fail_next("create", "drop_before")
@@ -301,8 +303,8 @@ class TestProof:
                 assert not (await create).adopted
             assert client.requests["create"] == sent
 
-    async def test_one_list_after_a_jump_of_the_clock_is_no_proof(self, request_for, monkeypatch):
-        """It may be wrong, and nothing else was asked for late enough."""
+    async def test_one_list_after_a_clock_jump_is_no_proof(self, request_for, monkeypatch):
+        """It may be wrong, and no other list was late enough."""
         api = cloud()
         loop = asyncio.get_running_loop()
         time, jumped = loop.time, 0.0
@@ -315,8 +317,8 @@ class TestProof:
             assert await outcome_of(creating) == (None, ())
             assert client.requests["create"] == 1
 
-    async def test_what_was_shown_once_is_no_proof_of_absence(self, request_for):
-        """However often it is not shown later: reads may be wrong, too."""
+    async def test_a_vm_shown_once_is_not_absent(self, request_for):
+        """However often it is missing later: reads may be wrong."""
         api = cloud(not_found=0, stale=0)
         lists = []
 
@@ -334,7 +336,7 @@ class TestProof:
         assert (adopted, candidates) == (None, tuple(api.cloud.vms))
 
     async def test_without_a_list_before_similar_names_prevent_the_retry(self, request_for):
-        """It is not known whether they are new."""
+        """Whether those VMs are new is not known."""
         api = cloud(names="lower")
         async with client_of(api) as client:
             request = request_for("Web-01")
@@ -358,8 +360,8 @@ class TestAdopting:
             assert await outcome_of(client.vms.create(request_for())) == (*api.cloud.vms, ())
 
     @pytest.mark.parametrize(("unique", "at"), [(False, 10), (True, 20)])
-    async def test_it_takes_a_read_that_is_late_enough(self, request_for, unique, at):
-        """Where it is not known which VMs there were, one that is deleted just now must show it."""
+    async def test_adoption_takes_a_read_that_is_late_enough(self, request_for, unique, at):
+        """Without the earlier VMs, one that is just being deleted must show it."""
         api = cloud(not_found=0)
         async with client_of(api) as client:
             api.faults.fail_next("create", "drop_after")
@@ -367,8 +369,8 @@ class TestAdopting:
             await client.vms.create(request_for(), unique_name=unique)
             assert at <= now() - began < at + 1
 
-    async def test_a_provider_that_reads_its_own_writes(self, request_for):
-        """Then nothing has to be waited for."""
+    async def test_with_max_staleness_0_adoption_is_immediate(self, request_for):
+        """The provider reads its own writes."""
         api = cloud(not_found=0)
         async with client_of(api, max_staleness=0) as client:
             api.faults.fail_next("create", "drop_after")
@@ -376,8 +378,8 @@ class TestAdopting:
             assert (await client.vms.create(request_for(), unique_name=True)).adopted
             assert now() - began < 1
 
-    async def test_a_vm_that_no_get_shows(self, request_for):
-        """Two lists do."""
+    async def test_a_vm_that_no_get_shows_is_adopted(self, request_for):
+        """Two lists are enough."""
         api = cloud(not_found=0)
         async with client_of(api) as client:
             api.faults.fail_next("create", "drop_after")
@@ -385,8 +387,8 @@ class TestAdopting:
                 api.faults.fail_next("get", "server_error")
             assert await outcome_of(client.vms.create(request_for())) == (*api.cloud.vms, ())
 
-    async def test_a_vm_that_a_get_denies(self, request_for):
-        """It is a candidate."""
+    async def test_a_vm_that_a_get_denies_is_a_candidate(self, request_for):
+        """It is not adopted."""
         api = cloud(not_found=0)
         async with client_of(api) as client:
             api.faults.fail_next("create", "drop_after")
@@ -395,8 +397,8 @@ class TestAdopting:
             create = client.vms.create(request_for())
             assert await outcome_of(create) == (None, tuple(api.cloud.vms))
 
-    async def test_a_clock_that_jumps_over_the_window(self, request_for, monkeypatch):
-        """One list more is asked for before anything is given up."""
+    async def test_a_clock_that_jumps_over_the_timeout(self, request_for, monkeypatch):
+        """One more list is fetched before the lookup gives up."""
         api = cloud(not_found=5)
         loop = asyncio.get_running_loop()
         time, jumped = loop.time, 0.0
@@ -412,8 +414,8 @@ class TestAdopting:
 
 class TestDeleting:
     @pytest.mark.parametrize("form", ["json", "bare", "html", "gone", "success_false"])
-    async def test_a_retry_that_finds_nothing(self, request_for, form):
-        """In whatever words: the first attempt explains it, and the task watches."""
+    async def test_a_retried_delete_that_finds_no_vm_is_accepted(self, request_for, form):
+        """Whatever the refusal: the first attempt explains it, and the task watches."""
         api = cloud(delete=0, stale=0, not_found_form=form)
         async with client_of(api) as client:
             vm = await (await client.vms.create(request_for()))
@@ -422,16 +424,16 @@ class TestDeleting:
             assert (task.adopted, client.requests["delete"]) == (True, 2)
             await task
 
-    async def test_a_refused_delete_leaves_a_vm_a_candidate(self, request_for):
-        """It surely was not carried out."""
+    async def test_a_refused_delete_leaves_its_vm_a_candidate(self, request_for):
+        """The delete was certainly not carried out."""
         api = cloud()
-        async with client_of(api) as client, Client.in_memory(api, seed=2) as other:
+        client, other = client_of(api, max_retries=0), Client.in_memory(api, seed=2)
+        async with client, other:
             api.faults.fail_next("create", "drop_before")
             creating = asyncio.create_task(client.vms.create(request_for("web-01", cpus=2)))
             await asyncio.sleep(10)
             theirs = await other.vms.create(request_for())
             await asyncio.sleep(5)
-            client._pipeline._retries.limit = 0
             api.faults.fail_next("delete", "rate_limited")
             with pytest.raises(RateLimited):
                 await client.vms.delete(theirs.vm_id)

@@ -1,4 +1,4 @@
-"""Deleting what is gone already: a success where that is asked for, and never a wrong one."""
+"""Deleting VMs that are gone: a success where `missing_ok` is set, and never a wrong one."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ def cloud_with(form):
 
 
 async def gone_in(client, request_for, count=1):
-    """Return VMs, as a list showed them, that were deleted since then."""
+    """Return VMs, as a list showed them, that have been deleted since."""
     tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(count)]
     vms = await asyncio.gather(*tasks)
     other = await asyncio.gather(*map(client.vms.delete, vms))
@@ -35,7 +35,7 @@ async def gone_in(client, request_for, count=1):
 
 
 class Denying:
-    """A transport to a cloud that denies each DELETE as a proxy or a stale replica may."""
+    """A transport that refuses each DELETE, as a proxy or a stale replica may."""
 
     def __init__(self, api):
         self._inner = InMemoryTransport(api, latency=0.02)
@@ -59,10 +59,10 @@ def through(transport, api):
     )
 
 
-class TestOne:
+class TestOneVM:
     @pytest.mark.parametrize("form", FORMS)
-    async def test_a_vm_that_is_gone(self, request_for, form):
-        """In whatever form the API says so; the end is inferred, for it was not seen to go."""
+    async def test_a_missing_vm_succeeds(self, request_for, form):
+        """In every form of the refusal; evidence is inferred, as no deletion was observed."""
         async with Client.in_memory(cloud_with(form), latency=0.02, seed=1) as client:
             (vm,) = await gone_in(client, request_for)
             with pytest.raises(APIError) as caught:
@@ -75,24 +75,24 @@ class TestOne:
             assert task.evidence is Evidence.INFERRED
             assert client.unresolved == ()
 
-    async def test_by_an_id_that_no_read_has_shown(self, client):
-        """It may be of a VM that is not visible yet, so that takes a minute longer."""
+    async def test_an_id_that_no_read_has_shown_takes_a_minute_longer(self, client):
+        """The VM may be not visible yet."""
         began = asyncio.get_running_loop().time()
         task = await client.vms.delete("never-was", missing_ok=True)
         await task
         assert 60 < asyncio.get_running_loop().time() - began < 90
         assert task.evidence is Evidence.INFERRED
 
-    async def test_a_vm_that_is_there(self, client, request_for):
-        """Nothing is different."""
+    async def test_an_existing_vm_is_deleted_as_usual(self, client, request_for):
+        """`missing_ok` changes nothing."""
         vm = await (await client.vms.create(request_for()))
         task = await client.vms.delete(vm, missing_ok=True)
         assert not task.was_missing
         await task
         assert task.evidence is Evidence.OBSERVED
 
-    async def test_a_vm_that_is_there_although_the_api_denies_it(self, api, request_for):
-        """The task fails as soon as a read proves it: nothing was deleted."""
+    async def test_an_existing_vm_that_the_api_denies_fails(self, api, request_for):
+        """The task fails as soon as a read proves that nothing was deleted."""
         async with through(Denying(api), api) as client:
             vm = await (await client.vms.create(request_for()))
             began = asyncio.get_running_loop().time()
@@ -104,8 +104,8 @@ class TestOne:
             assert report.counts["failed"] == 1
         assert vm.id in api.cloud.vms
 
-    async def test_a_vm_that_is_not_visible_yet(self, request_for):
-        """Its delete is refused as that of an unknown VM: that it is gone would be wrong."""
+    async def test_a_vm_that_is_not_visible_yet_fails(self, request_for):
+        """Its delete is refused as that of an unknown VM; success would be wrong."""
         api = CloudAPI(settings=Settings(not_found=25, create=30), seed=1)
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             vm_id = (await client.vms.create(request_for())).vm_id
@@ -116,15 +116,15 @@ class TestOne:
         assert vm_id in api.cloud.vms
 
     @pytest.mark.parametrize("fault", ["success_false", "rate_limited"])
-    async def test_another_refusal(self, api, request_for, fault):
-        """`success: false` with a VM that is there is raised, not watched until a timeout."""
+    async def test_another_refusal_is_raised(self, api, request_for, fault):
+        """`success: false` about an existing VM is not watched until a timeout."""
         async with Client.in_memory(api, latency=0.02, seed=1, max_retries=0) as client:
             vm = await (await client.vms.create(request_for()))
             api.faults.fail_next("delete", fault)
             with pytest.raises(APIError):
                 await client.vms.delete(vm, missing_ok=True)
 
-    async def test_wrong_arguments(self, client):
+    async def test_wrong_arguments_are_refused(self, client):
         """Nothing is sent."""
         with pytest.raises(InvalidArgument, match="missing_ok"):
             await client.vms.delete("17", missing_ok=1)
@@ -133,11 +133,11 @@ class TestOne:
         assert not client.requests
 
 
-class TestMany:
+class TestManyVMs:
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("by_name", [False, True])
-    async def test_what_is_gone_has_succeeded(self, request_for, form, by_name):
-        """It costs nothing of the failure budget, and the report says of which."""
+    async def test_missing_vms_have_succeeded(self, request_for, form, by_name):
+        """They do not spend the failure budget, and the report names them."""
         api = cloud_with(form)
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             gone = await gone_in(client, request_for, 6)
@@ -154,7 +154,7 @@ class TestMany:
             report.raise_on_failure()
         assert api.cloud.vms == {}
 
-    async def test_unless_that_is_not_wanted(self, request_for):
+    async def test_missing_vms_fail_without_missing_ok(self, request_for):
         """As for one VM."""
         async with Client.in_memory(cloud_with("json"), latency=0.02, seed=1) as client:
             report = await client.bulk().delete(
@@ -162,8 +162,8 @@ class TestMany:
             )
             assert [outcome.error for outcome in report.failed] == ["NotFound"] * 2
 
-    async def test_an_interrupted_call_goes_on(self, request_for):
-        """The token of one that is watched knows that it was missing."""
+    async def test_a_resumed_report_keeps_what_was_missing(self, request_for):
+        """The token of a watched item holds that the VM was missing."""
         async with Client.in_memory(cloud_with("json"), latency=0.02, seed=1) as client:
             gone = await gone_in(client, request_for, 2)
             bulk = client.bulk()

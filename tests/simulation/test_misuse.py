@@ -1,4 +1,4 @@
-"""Mistakes of use: each gets a clear error that says what to do."""
+"""Misuse: each mistake gets a clear error that says what to do."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ def api():
 
 @pytest.fixture
 def uses(request_for):
-    """All that a client is used for, by name."""
+    """Every use of a client, by name."""
 
     async def bulk(client):
         report = await client.bulk().create([request_for()])
@@ -46,8 +46,8 @@ def uses(request_for):
 
 
 class TestClosedClients:
-    async def test_no_use_of_it_opens_it_again(self, api, uses):
-        """After `async with` everything says so, and nothing is sent or left open."""
+    async def test_using_a_closed_client_is_an_error(self, api, uses):
+        """Nothing is sent or left open."""
         for name, use in uses.items():
             async with Client.in_memory(api, seed=1) as client:
                 task = await client.vms.create(request_of("web-01"), unique_name=True)
@@ -57,8 +57,8 @@ class TestClosedClients:
             assert client.requests == sent, name
             assert client.unresolved == (), name
 
-    async def test_nor_after_close(self, api, uses):
-        """Whether it was entered or not."""
+    async def test_close_closes_a_client_that_was_not_entered(self, api, uses):
+        """As after `async with`."""
         client = Client.in_memory(api, seed=1)
         task = await client.vms.create(request_of("web-01"))
         await client.close()
@@ -67,7 +67,7 @@ class TestClosedClients:
                 await use(client, task)
 
     async def test_entering_opens_it_again(self, api):
-        """Any number of times; its tasks go on."""
+        """Any number of times; its tasks continue."""
         client = Client.in_memory(api, seed=1)
         async with client:
             task = await client.vms.create(request_of("web-01"))
@@ -78,8 +78,8 @@ class TestClosedClients:
             with pytest.raises(InvalidState, match="closed"):
                 await client.vms.list()
 
-    async def test_what_was_awaited_is_let_go(self, api):
-        """And does not come back to a client that is closed."""
+    async def test_closing_releases_awaiters(self, api):
+        """They do not resume on a closed client."""
         client = Client.in_memory(api, seed=1)
         async with client:
             task = await client.vms.create(request_of("web-01"))
@@ -89,9 +89,9 @@ class TestClosedClients:
             await waiting
 
 
-class TestTasksAreNoCoroutines:
+class TestTasksAreNotCoroutines:
     async def test_create_task_says_what_to_do(self, client, request_for):
-        """The error is asyncio's own; what it shows of the task is the hint."""
+        """The TypeError is asyncio's own; the task's repr is the hint."""
         task = await client.vms.create(request_for())
         with pytest.raises(TypeError, match=r"await it, or create_task\(task\.wait\(\)\)"):
             asyncio.create_task(task)  # noqa: RUF006
@@ -100,8 +100,8 @@ class TestTasksAreNoCoroutines:
                 group.create_task(task)
         assert "create_task(task.wait())" in str(caught.value.exceptions[0])
 
-    async def test_what_it_says_works(self, client, request_for):
-        """As does whatever takes awaitables."""
+    async def test_the_hint_works(self, client, request_for):
+        """As does everything that takes awaitables."""
         task = await client.vms.create(request_for())
         async with asyncio.TaskGroup() as group:
             one = group.create_task(task.wait())
@@ -118,32 +118,32 @@ def outside_asyncio(awaitable):
 
 class TestWithoutAsyncio:
     @pytest.fixture
-    def told(self):
+    def raises_a_hint(self):
         with warnings.catch_warnings(action="error"):
             yield pytest.raises(InvalidState, match=r"needs a running asyncio event loop.*trio")
             gc.collect()
 
     @pytest.mark.looptime(False)
-    def test_entering_it(self, api, told):
+    def test_entering_a_client(self, api, raises_a_hint):
         """The first thing that most programs do."""
-        with told:
+        with raises_a_hint:
             outside_asyncio(Client.in_memory(api).__aenter__())
 
     @pytest.mark.looptime(False)
     @pytest.mark.parametrize(
         "name", ["list", "create", "reboot", "regions", "wait", "resume", "bulk"]
     )
-    def test_a_client_that_was_not_entered(self, api, told, uses, name):
-        """The first request says so."""
+    def test_a_request_of_a_client_that_was_not_entered(self, api, raises_a_hint, uses, name):
+        """The first request raises the error."""
         client = Client.in_memory(api, seed=1)
         task = asyncio.run(begun(client))
-        with told:
+        with raises_a_hint:
             outside_asyncio(uses[name](client, task))
         assert client.requests == {"create": 1}
 
     @pytest.mark.looptime(False)
-    def test_on_anyio_with_asyncio(self, api):
-        """Is what it says to use."""
+    def test_anyio_on_asyncio_works(self, api):
+        """The error suggests it."""
 
         async def run():
             async with Client.in_memory(api) as client:

@@ -97,7 +97,7 @@ def arguments_of(kind, source):
 
 
 def interfere(cloud, vm_id, source, at):
-    """Let somebody else change the machine; return whether the cloud took it."""
+    """Let another client change the VM; return whether the cloud accepted that."""
     kind = source.choice([kind for kind in OPERATIONS if kind != "create"])
     arguments = {"cores": 3, "ram": 3000, "wait_for": 1} if kind == "resize" else {}
     if kind == "shutdown":
@@ -126,7 +126,7 @@ class Truth:
         return [change for change in self.history if change.at <= time][-1]
 
     def transitions(self, time):
-        """Return the pairs of conditions that followed each other, as far back as reads show."""
+        """Return the pairs of consecutive conditions, as far back as reads show."""
         since = self.operation.accepted_at - self.old
         return [
             (one, two) for one, two in itertools.pairwise(self.history) if since <= two.at <= time
@@ -201,7 +201,7 @@ def run(seed, *, believed=1.0):
             quiet = now - cloud.operations[-1].finished_at >= old
             cloud.advance(now)
         if source.random() < 0.2:
-            # Somebody else was there just before.
+            # Another client changed the VM just before.
             alone = not interfere(cloud, vm_id, source, now - source.uniform(0, 10))
         arguments = arguments_of(kind, source)
         try:
@@ -250,8 +250,8 @@ def run(seed, *, believed=1.0):
 
 
 class TestRules:
-    def test_random_runs(self, stride):
-        """No "done" is false, no "observed" was not, and nothing undisturbed goes unseen."""
+    def test_no_verdict_of_random_runs_is_false(self, stride):
+        """No false "done" or "observed", and no undisturbed completion is missed."""
         verdicts, false = Counter(), []
         for seed in range(0, 10_000, stride):
             kind, verdict, why, alone = run(seed)
@@ -264,13 +264,13 @@ class TestRules:
         # All of them were reached, or the test proves less than it says.
         assert min(verdicts[name] for name in ("observed", "inferred", "assumed", "Failed")) > 10
 
-    def test_rules_that_do_not_know_how_old_reads_are(self):
-        """The control: told that reads are fresh, the same rules are wrong."""
+    def test_assuming_fresh_reads_gives_false_verdicts(self):
+        """The control: with too small a `max_staleness` the same rules are wrong."""
         assert sum(run(seed, believed=0.0)[2] is not None for seed in range(1000)) > 10
 
 
 def unreliable(handle, source, probability):
-    """Answer some of the looks with an error, a wrong "not found", rubbish or an odd state."""
+    """Answer some of the polls with an error, a wrong "not found", rubbish or an odd state."""
     answers = [
         Response(503, {}, b""),
         Response(200, {}, b"<html>"),
@@ -290,7 +290,7 @@ def unreliable(handle, source, probability):
 
 
 def verdict_of(task, error):
-    """Return what a task came to, as the rules put it."""
+    """Return a task's verdict in the words of the rules."""
     if task.evidence is not None:
         return Done(task.evidence)
     return Failed(str(error), gone=isinstance(error, VMVanished))
@@ -348,7 +348,7 @@ class TestWholeClient:
                     return
                 verdict = verdict_of(task, error)
                 evidence[getattr(task.evidence, "value", "failed")] += 1
-                # A poll is timed by when it was asked; the cloud answers it half of 0.05 s later.
+                # A poll is timed by when it was sent; the cloud handles it half of 0.05 s later.
                 at = began + task.history[-1].elapsed + 0.025
                 truth = Truth(cloud, task.vm_id, operation, old=10.0, alone=False)
                 why = truth.contradicts(kind, verdict, at)
@@ -384,7 +384,7 @@ class TestFleets:
     )
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     def test_any_operations_on_a_small_fleet(self, seed, old, absence, steps):
-        """One after the other on each VM, as soon as the one before is said to be over."""
+        """One after the other on each VM, as soon as the previous one is reported complete."""
         cloud_settings = draw_settings(random.Random(seed), old).changed(
             absence=absence, fail_state=None, legacy_fields=True
         )
@@ -431,8 +431,8 @@ class TestFleets:
                             for o in reversed(cloud.operations)
                             if o.vm_id == task.vm_id and o.kind == kind
                         )
-                        # Each VM's operations are alone: none begins before the last is over,
-                        # unless that was assumed, or waited for in vain.
+                        # A VM's operations are alone: none begins before the previous one is over,
+                        # unless that was assumed, or timed out.
                         alone = all(
                             o.finished_at is not None and o.finished_at <= operation.accepted_at
                             for o in cloud.operations

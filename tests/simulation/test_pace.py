@@ -1,4 +1,4 @@
-"""How many requests set out, and when, on a clock that jumps."""
+"""How many requests are sent, and when, in virtual time."""
 
 import asyncio
 import itertools
@@ -12,6 +12,8 @@ from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.transport.rate_limit import Pace, Priority
 
+from .in_memory import client_and_transport
+
 pytestmark = pytest.mark.looptime
 
 
@@ -20,7 +22,7 @@ def now():
 
 
 class Recorder:
-    """A cloud that notes when which request came, and can answer it itself."""
+    """A cloud that records when each request came, and can respond to it itself."""
 
     def __init__(self, **options):
         self.api = CloudAPI(**options)
@@ -46,7 +48,7 @@ class TestRate:
     async def test_five_hundred_operations_within_ten_requests_a_second(
         self, request_for, operation
     ):
-        """Hardly any is refused, and all end hardly later than they can."""
+        """Few are refused, and all complete hardly later than they can."""
         api = CloudAPI(seed=1, max_requests_per_second=10)
         async with Client.in_memory(
             api, latency=0.05, seed=1, max_requests_per_second=10
@@ -87,7 +89,7 @@ class TestRate:
         assert api.requests["rate_limited"] < 0.01 * api.requests.total()
 
     async def test_requests_are_spread_evenly(self):
-        """No more than two at once, neither at the beginning nor after a pause."""
+        """At most two at once, neither at the start nor after a pause."""
         cloud = Recorder()
         async with cloud.client(max_requests_per_second=4) as client:
             for _ in range(2):
@@ -99,12 +101,13 @@ class TestRate:
             assert some == pytest.approx([0, *[0.25] * 6], abs=0.001)
 
     @pytest.mark.parametrize("most", [1, 7])
-    async def test_so_many_at_once(self, most):
-        """The limit of connections holds for calls and looks together."""
+    async def test_the_connection_limit_holds_for_calls_and_polls_together(self, most):
+        """Never are more requests in flight."""
         out = peak = 0
         cloud = Recorder()
-        async with cloud.client(max_connections=most) as client:
-            send = client._pipeline._transport.send
+        client, transport = client_and_transport(cloud.api, latency=0.1, max_connections=most)
+        async with client:
+            send = transport.send
 
             async def counted(*request):
                 nonlocal out, peak
@@ -115,7 +118,7 @@ class TestRate:
                 finally:
                     out -= 1
 
-            client._pipeline._transport.send = counted
+            transport.send = counted
             await asyncio.gather(*(client.regions.list() for _ in range(50)))
         assert peak == most
 
@@ -142,17 +145,17 @@ class TestRate:
         ],
     )
     async def test_wrong_limits_are_refused(self, options, argument):
-        """They name the argument and what is allowed."""
+        """The error names the argument and what is allowed."""
         with pytest.raises(InvalidArgument) as caught:
             Client.in_memory(CloudAPI(), **options)
         assert caught.value.argument == argument
 
 
-class TestHolding:
+class TestRetryAfter:
     @pytest.mark.parametrize("status", [429, 503])
     @pytest.mark.parametrize("form", ["seconds", "date"])
-    async def test_the_whole_client_holds_back(self, status, form):
-        """Nothing sets out in the time that the server asked for."""
+    async def test_the_whole_client_waits(self, status, form):
+        """No request is sent in the time that the server asked for."""
         cloud = Recorder()
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
         told = "8" if form == "seconds" else date
@@ -164,12 +167,12 @@ class TestHolding:
         async with cloud.client(max_connections=2) as client:
             await asyncio.gather(*(client.regions.list() for _ in range(20)))
         (hit, _), later = cloud.came[2], cloud.came[4:]
-        # The other one of the two connections may have been out already.
+        # The other one of the two connections may have been in use already.
         assert min(at for at, _ in later) >= hit + 6.5
         assert len(cloud.came) == 21
 
     async def test_it_resumes_without_a_burst(self):
-        """One request comes first, and more only as answers come."""
+        """One request comes first, and more only as responses come."""
         cloud = Recorder()
         cloud.answer = lambda number: (
             refusal(429, **{"Retry-After": "5"}) if number <= 100 else None
@@ -229,8 +232,8 @@ class TestHolding:
         assert min(at for at, _ in later) >= hit[0] + 200
 
     @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-    async def test_a_call_waits_within_its_time(self, status):
-        """A hundred seconds of the two minutes that it has; then it succeeds."""
+    async def test_a_call_waits_within_its_time_limit(self, status):
+        """A hundred seconds of its two minutes; then it succeeds."""
         cloud = Recorder()
         cloud.answer = lambda number: (
             refusal(status, **{"Retry-After": "100"}) if number == 1 else None
@@ -240,8 +243,8 @@ class TestHolding:
         assert [at for at, _ in cloud.came] == pytest.approx([0.01, 100.03], abs=0.05)
 
     @pytest.mark.parametrize("ahead", [-3600, -40, 40, 3600])
-    async def test_a_date_is_by_the_servers_clock(self, ahead):
-        """Its `Date` says what time it has: a wrong clock, here or there, changes nothing."""
+    async def test_a_date_is_read_by_the_servers_clock(self, ahead):
+        """Its `Date` header gives its time, so a wrong clock on either side changes nothing."""
         there = datetime.now(UTC) + timedelta(seconds=ahead)
         headers = {
             "Date": format_datetime(there, usegmt=True),
@@ -255,7 +258,7 @@ class TestHolding:
 
     @pytest.mark.parametrize("told", ["3600", "9" * 9, "Fri, 31 Dec 9999 23:59:59 GMT"])
     async def test_an_hour_is_too_long(self, told):
-        """The call fails, as it would have to wait for too long; the next is sent after 5 min."""
+        """The call fails, as it would wait too long; the next one is sent after 5 min."""
         cloud = Recorder()
         cloud.answer = lambda number: refusal(429, **{"Retry-After": told}) if number == 1 else None
         async with cloud.client() as client:
@@ -267,8 +270,8 @@ class TestHolding:
 
     @pytest.mark.parametrize("told", ["-200", "soon", "", "nan", "1e3", "Mon, 99 Nov 2026"])
     @pytest.mark.parametrize("status", [429, 503])
-    async def test_what_makes_no_sense_is_ignored(self, status, told):
-        """As if the server had said no time."""
+    async def test_an_invalid_value_is_ignored(self, status, told):
+        """As if the header was missing."""
         cloud = Recorder()
         cloud.answer = lambda number: (
             refusal(status, **{"Retry-After": told}) if number == 1 else None
@@ -277,8 +280,8 @@ class TestHolding:
             await client.regions.list()
         assert cloud.came[1][0] < 1.1
 
-    async def test_a_server_that_always_refuses_is_left(self):
-        """The call's own time is limited, and its error tells what the server asked for."""
+    async def test_a_server_that_always_refuses_ends_the_call(self):
+        """The call's time is limited; its error holds what the server asked for."""
         cloud = Recorder()
         cloud.answer = lambda number: refusal(429, **{"Retry-After": "30"})
         async with cloud.client() as client:
@@ -299,8 +302,8 @@ class TestHolding:
         assert all(isinstance(result, ServerError) for result in results)
         assert len(cloud.came) <= 1500
 
-    async def test_what_passes_is_not_noticed(self, request_for):
-        """Calls that fail now and then succeed all the same."""
+    async def test_passing_failures_are_retried(self, request_for):
+        """Calls that fail now and then succeed in the end."""
         api = CloudAPI(
             seed=1,
             faults=FaultPlan(
@@ -315,8 +318,8 @@ class TestHolding:
             regions = await asyncio.gather(*(client.regions.list() for _ in range(200)))
         assert all(len(found) == 2 for found in regions)
 
-    async def test_the_last_failure_is_told(self):
-        """After five repetitions it is the server's trouble."""
+    async def test_the_last_failure_is_raised(self):
+        """After five retries."""
         api = CloudAPI(faults=FaultPlan([Fault(kind="drop_before", probability=1)]))
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             with pytest.raises(TransportError):
@@ -327,8 +330,8 @@ class TestHolding:
 class TestClocks:
     @pytest.mark.parametrize("rate", [None, 10])
     @pytest.mark.parametrize("early", [1e-9, 1e-4, 9e-4])
-    async def test_timers_that_fire_early_make_nothing_spin(self, monkeypatch, rate, early):
-        """What is left then is not worth another timer, or a clock that stands still never ends."""
+    async def test_timers_that_fire_early_do_not_spin(self, monkeypatch, rate, early):
+        """A remainder too small for a timer ends the wait, or a stopped clock never ends it."""
         sleeps = []
         sleep = asyncio.sleep
 
@@ -349,14 +352,14 @@ class TestClocks:
         pace.hold(5)
         await asyncio.gather(*(ask() for _ in range(20)))
         assert passed[1] == pytest.approx(5, abs=0.001)
-        # One wait for each request that does not go at once.
+        # One wait for each request that is not sent at once.
         assert len(sleeps) == (1 if rate is None else 19)
         if rate is not None:
-            # Nothing is lost by it: what was early is made up for.
+            # Nothing is lost by it: the next ones wait longer.
             assert passed[-1] == pytest.approx(5 + 18 / rate, abs=0.002)
 
-    async def test_a_hold_counts_for_what_waits_for_its_rate(self):
-        """A server that asks to be left alone while the next request waits is left alone."""
+    async def test_a_hold_counts_for_a_request_that_waits_for_its_rate(self):
+        """A Retry-After that arrives while the next request waits delays it, too."""
         pace = Pace(5, 0.5)
         passed = []
 
@@ -370,8 +373,8 @@ class TestClocks:
         await asyncio.gather(*asking)
         assert passed == pytest.approx([0, 0, 31], abs=0.001)
 
-    async def test_time_that_was_slept_through_is_no_credit(self):
-        """After a stop of an hour no more go at once than after a second."""
+    async def test_a_stopped_process_sends_no_burst(self):
+        """After an hour's stop no more requests are sent at once than after a second."""
         pace = Pace(50, 4)
         passed = []
 
@@ -385,9 +388,9 @@ class TestClocks:
         assert passed[1:] == pytest.approx([3600 + 0.25 * n for n in (0, 0, 1, 2, 3, 4)], abs=0.001)
 
 
-class TestRepetitions:
-    async def test_they_wait_longer_each_time(self):
-        """Half a second, then twice as long, each less up to a half of it by chance."""
+class TestRetryDelays:
+    async def test_delays_grow(self):
+        """Half a second, then twice as long, each less up to half of it by chance."""
         cloud = Recorder(seed=1)
         cloud.answer = lambda number: refusal(500) if number <= 3 else None
         async with cloud.client(max_retries=3) as client:
@@ -397,8 +400,8 @@ class TestRepetitions:
         for wait, longest in zip(waits, [0.5, 1.0, 2.0], strict=True):
             assert longest / 2 <= wait <= longest + 0.01
 
-    async def test_one_that_is_told_when_to_come_waits_for_it(self):
-        """A `Retry-After` goes before one's own reckoning."""
+    async def test_retry_after_sets_the_delay(self):
+        """It takes precedence over the backoff."""
         cloud = Recorder(seed=1)
         cloud.answer = lambda number: refusal(429, **{"Retry-After": "7"}) if number == 1 else None
         async with cloud.client() as client:
@@ -407,13 +410,13 @@ class TestRepetitions:
         assert 7 <= second - first <= 8
 
 
-class TestLanes:
+class TestPriorities:
     @pytest.mark.parametrize(
         ("crowd", "few", "most"),
         [(Priority.CALLS, Priority.POLLS, 9), (Priority.POLLS, Priority.CALLS, 1)],
     )
-    async def test_they_take_turns(self, crowd, few, most):
-        """However many wait in one lane, the other one's go on: a look after nine calls at most."""
+    async def test_priorities_alternate(self, crowd, few, most):
+        """However many requests wait, a poll is sent after nine calls at most."""
         pace = Pace(1, None)
         order = []
 
@@ -430,8 +433,8 @@ class TestLanes:
         assert places[0] <= 3 + most
         assert all(b - a <= 1 + most for a, b in itertools.pairwise(places))
 
-    async def test_polls_come_through_a_crowd_of_writes(self, request_for):
-        """An end is seen in time though hundreds of writes wait, and these go on too."""
+    async def test_polls_pass_a_crowd_of_writes(self, request_for):
+        """A completion is seen in time though hundreds of writes wait, and those continue."""
         settings = Settings(create=20, not_found=0, stale=0)
         api = CloudAPI(seed=1, settings=settings)
         async with Client.in_memory(api, latency=0.02, seed=1, max_requests_per_second=5) as client:
@@ -449,8 +452,8 @@ class TestLanes:
                 one.cancel()
             await asyncio.gather(*crowd, return_exceptions=True)
 
-    async def test_a_repetition_goes_first(self):
-        """What failed has waited already."""
+    async def test_a_retry_is_sent_first(self):
+        """It has waited already."""
         pace = Pace(1, None)
         order = []
 
@@ -467,8 +470,8 @@ class TestLanes:
 
     @pytest.mark.parametrize("rate", [None, 5])
     @pytest.mark.parametrize("at", [0.01 * n for n in range(0, 60, 3)])
-    async def test_who_is_cancelled_holds_up_nobody(self, rate, at):
-        """At whatever point of its wait: the gate stays open for the others."""
+    async def test_a_cancelled_request_holds_up_no_other(self, rate, at):
+        """At whatever point of its wait."""
         pace = Pace(2, rate)
         passed = []
 
@@ -489,7 +492,7 @@ class TestLanes:
             await ask(99)
 
     def test_another_loop_starts_afresh(self):
-        """What waited in a loop that is gone blocks nobody in the next."""
+        """Requests that waited in a closed loop block none in the next."""
         pace = Pace(1, 100)
         pace.hold(5)
         pace.grow()

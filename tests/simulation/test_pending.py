@@ -1,4 +1,4 @@
-"""What is known while it matters: pending tasks, notes of cancellations, writes in doubt."""
+"""What is known while it matters: pending tasks, notes of cancellations, unresolved writes."""
 
 import asyncio
 import gc
@@ -33,7 +33,7 @@ async def cancelled(call, at):
 
 class TestPending:
     async def test_a_task_is_listed_until_it_is_complete(self, client, request_for):
-        """The task itself, while it is kept."""
+        """The task itself is listed, while it is referenced."""
         assert client.pending == ()
         first = await client.vms.create(request_for("a"))
         second = await client.vms.create(request_for("b"))
@@ -48,16 +48,16 @@ class TestPending:
             await asyncio.sleep(2)
         assert client.pending == ()
 
-    async def test_one_that_fails_is_complete(self, client, api, request_for):
-        """Nothing more comes of it."""
+    async def test_a_failed_task_is_complete(self, client, api, request_for):
+        """It is no longer listed."""
         api.cloud.adjust("*", fail_state="error")
         task = await client.vms.create(request_for())
         with pytest.raises(Exception, match="create of"):
             await task
         assert client.pending == ()
 
-    async def test_a_create_that_is_cancelled_in_its_second_await(self, client, api, request_for):
-        """No one has its id, but the note and the list."""
+    async def test_a_create_cancelled_in_its_second_await(self, client, api, request_for):
+        """Only the note and the list have its id."""
 
         async def handler():
             await (await client.vms.create(request_for()))
@@ -75,7 +75,7 @@ class TestPending:
 
     @pytest.mark.parametrize("how", ["wait", "events", "timeout"])
     async def test_each_cancelled_wait_has_a_note(self, client, request_for, how):
-        """However it is waited, and however that ends."""
+        """However the task is awaited, and however that ends."""
         task = await client.vms.create(request_for())
 
         async def events():
@@ -92,8 +92,8 @@ class TestPending:
         assert task.vm_id in note
         assert client.resume(note.rpartition(" ")[2]).operation == "create"
 
-    async def test_an_abandoned_task_is_one_that_can_be_awaited(self, client, request_for):
-        """With what was seen until then; telemetry aside, nothing is lost with the object."""
+    async def test_an_abandoned_task_can_be_awaited_from_the_list(self, client, request_for):
+        """With its history; telemetry aside, nothing is lost with the object."""
         task = await client.vms.create(request_for())
         vm_id = task.vm_id
         await task.refresh()
@@ -104,7 +104,7 @@ class TestPending:
         assert (await again).id == vm_id
         assert same.done()
 
-    async def test_a_resumed_task_is_listed_only_while_it_is_held(self, client, request_for):
+    async def test_a_resumed_task_is_listed_only_while_it_is_referenced(self, client, request_for):
         """A status endpoint resumes one for each request: they must not add up."""
         task = await client.vms.create(request_for())
         for _ in range(3):
@@ -114,21 +114,21 @@ class TestPending:
         resumed = client.resume(task.token())
         assert client.pending == (task, resumed)
 
-    async def test_it_is_bounded(self, client, request_for, monkeypatch):
-        """The oldest are dropped."""
+    async def test_the_list_is_bounded(self, client, request_for, monkeypatch):
+        """The oldest tasks are dropped."""
         monkeypatch.setattr(pending, "MOST_PENDING", 3)
         tasks = [await client.vms.create(request_for(f"w-{n}")) for n in range(5)]
         assert client.pending == (*tasks[2:],)
         assert (await tasks[0]).label == "w-0"
 
-    async def test_it_is_there_after_close(self, api, request_for):
-        """For a last look at what is left."""
+    async def test_the_list_remains_after_close(self, api, request_for):
+        """It shows what is left."""
         async with Client.in_memory(api) as client:
             task = await client.vms.create(request_for())
         assert client.pending == (task,)
 
-    async def test_what_was_not_returned_is_not_listed(self, api, request_for):
-        """A reboot in doubt that did not show, and a create that is unresolved, have tokens."""
+    async def test_writes_that_returned_no_task_are_not_listed(self, api, request_for):
+        """An unknown reboot and an unresolved create have tokens in their errors."""
         async with slow(api, reconcile_timeout=5) as client:
             vm = await (await client.vms.create(request_for()))
             api.faults.fail_next("reboot", "drop_before")
@@ -140,8 +140,8 @@ class TestPending:
 
 
 class TestUnresolved:
-    async def test_at_the_moment_when_the_caller_is_cancelled(self, api, request_for, caplog):
-        """Not first when the response has come: the process may not live that long."""
+    async def test_it_is_listed_as_soon_as_the_caller_is_cancelled(self, api, request_for, caplog):
+        """Not only when the response arrives: the process may not live that long."""
         caplog.set_level(logging.INFO, "async_vmapi")
         told = []
         async with slow(api, on_unresolved=lambda write: told.append((now(), write))) as client:
@@ -167,7 +167,7 @@ class TestUnresolved:
             assert client.unresolved == ()
 
     @pytest.mark.parametrize("operation", ["power_off", "reboot", "delete"])
-    async def test_what_is_accepted_in_time_is_removed(self, api, request_for, operation):
+    async def test_it_is_removed_when_accepted_in_time(self, api, request_for, operation):
         """Its VM is known; the note has the token."""
         told = []
         async with slow(api, on_unresolved=told.append) as client:
@@ -182,8 +182,8 @@ class TestUnresolved:
             assert (task.vm_id, task.operation) == (vm.id, operation)
             await task
 
-    async def test_what_is_refused_in_time_is_removed(self, api, request_for):
-        """It surely was not carried out."""
+    async def test_it_is_removed_when_refused_in_time(self, api, request_for):
+        """It was certainly not carried out."""
         told = []
         async with slow(api, on_unresolved=told.append) as client:
             api.faults.fail_next("create", "success_false")
@@ -191,8 +191,8 @@ class TestUnresolved:
             assert len(told) == 1
             assert client.unresolved == ()
 
-    async def test_what_stays_unknown_is_there_once(self, api, request_for):
-        """And is told once, for its token stays the same."""
+    async def test_it_is_listed_and_reported_once(self, api, request_for):
+        """Its token stays the same."""
         told = []
         async with slow(api, on_unresolved=told.append) as client:
             api.faults.fail_next("create", "stall", seconds=100)
@@ -201,8 +201,8 @@ class TestUnresolved:
             (write,) = client.unresolved
             assert [one.token for one in told] == [write.token]
 
-    async def test_what_someone_goes_on_with_meanwhile_stays_removed(self, api, request_for):
-        """The callback may have settled it elsewhere."""
+    async def test_it_stays_removed_once_it_was_dismissed(self, api, request_for):
+        """The callback may have reconciled it elsewhere."""
         async with slow(api) as client:
             api.faults.fail_next("create", "stall", seconds=100)
             making = asyncio.ensure_future(client.vms.create(request_for(), unique_name=True))
@@ -213,7 +213,7 @@ class TestUnresolved:
             await asyncio.wait({making})
             assert client.unresolved == ()
 
-    async def test_nothing_is_told_of_what_was_not_sent(self, api, request_for):
+    async def test_a_write_that_was_not_sent_is_not_reported(self, api, request_for):
         """It waits for the list before the create."""
         told = []
         async with slow(api, on_unresolved=told.append) as client:
@@ -221,12 +221,12 @@ class TestUnresolved:
             assert (told, client.unresolved) == ([], ())
 
 
-class TestGrace:
+class TestGracePeriod:
     @pytest.mark.parametrize("grace", [0, 3, 25.0])
-    async def test_a_cancelled_caller_and_close_wait_as_long_as_is_set(
+    async def test_cancelled_callers_and_close_wait_for_the_grace_period(
         self, api, request_for, grace
     ):
-        """In seconds; no more is waited for a response that does not come."""
+        """In seconds; a response that comes later is not awaited."""
         async with slow(api, cancel_grace=grace) as client:
             api.faults.fail_next("create", "stall", seconds=100)
             await cancelled(client.vms.create(request_for(), unique_name=True), 0.5)
@@ -242,16 +242,16 @@ class TestGrace:
             assert len(client.unresolved) == 2
 
     @pytest.mark.parametrize("wrong", [-1, float("inf"), float("nan"), "10", None])
-    def test_wrong_ones(self, api, wrong):
+    def test_wrong_values_are_refused(self, api, wrong):
         """It is a finite number of seconds."""
         with pytest.raises(InvalidArgument, match="cancel_grace"):
             Client.in_memory(api, cancel_grace=wrong)
 
 
-class TestLookupWindow:
+class TestReconcileTimeout:
     @pytest.mark.parametrize(("window", "seconds"), [(None, 60), (5, 5), (0, 0), (90, 90)])
-    async def test_a_create_of_a_web_handler(self, client, api, request_for, window, seconds):
-        """It raises as soon as the handler wants, with a token for another request."""
+    async def test_a_create_in_a_web_handler(self, client, api, request_for, window, seconds):
+        """It raises as early as the handler wants, with a token for another request."""
         api.faults.fail_next("create", "drop_before")
         began = now()
         with pytest.raises(OutcomeUnknown) as caught:
@@ -264,7 +264,7 @@ class TestLookupWindow:
 
     @pytest.mark.parametrize("operation", ["reboot", "reset"])
     async def test_a_reboot(self, client, api, request_for, operation):
-        """Likewise."""
+        """It raises as early as the handler wants."""
         vm = await (await client.vms.create(request_for()))
         api.faults.fail_next(operation, "drop_before")
         began = now()
@@ -276,8 +276,8 @@ class TestLookupWindow:
             await client.reconcile(caught.value.token, reconcile_timeout=3)
         assert now() - began == pytest.approx(3, abs=2)
 
-    async def test_one_found_within_it(self, client, api, request_for):
-        """The VM is adopted, as ever, once `max_staleness` has passed."""
+    async def test_a_vm_found_within_it_is_adopted(self, client, api, request_for):
+        """Once `max_staleness` has passed, as always."""
         api.faults.fail_next("create", "drop_after")
         with pytest.raises(OutcomeUnknown) as caught:
             await client.vms.create(request_for(), reconcile_timeout=5)
@@ -286,7 +286,7 @@ class TestLookupWindow:
         assert task.adopted
 
     @pytest.mark.parametrize("wrong", [-1, "5", True, float("nan")])
-    async def test_wrong_ones(self, client, request_for, wrong):
+    async def test_wrong_values_are_refused(self, client, request_for, wrong):
         """Nothing is sent."""
         for call in (
             client.vms.create(request_for(), reconcile_timeout=wrong),

@@ -1,4 +1,4 @@
-"""What holds of polling whatever happens: waits begin and end, responses come late, fail or do not.
+"""Properties of polling: waits begin and end, responses come late, fail or never come.
 
 By the public face alone: a client, its tasks, and a transport that notes what is in flight.
 """
@@ -27,8 +27,8 @@ CEILING = 15.0
 LAST_POLL = 5.0
 RETRY_AFTER = 30.0
 
-# Once the cloud responds as it should: what it asked to wait, ten ceilings for which lists are not
-# asked because one was unreadable, and for what counts then a few polls at most a ceiling apart.
+# Once the cloud responds normally: what Retry-After asked for, ten times `max_poll_interval` in
+# which lists are avoided because one was unreadable, and a few polls at most that far apart.
 BOUND = RETRY_AFTER + 10 * CEILING + 6 * CEILING
 
 KINDS = ["late", "lost", "busy", "forbidden", "unreadable", "unclear", "cancelled"]
@@ -40,7 +40,7 @@ def now():
 
 @attrs.frozen
 class Trouble:
-    """What becomes of requests from a moment to another: of all, or of lists or GETs alone."""
+    """What requests go through from one moment to another: all, or lists or GETs alone."""
 
     kind: str
     begins: float
@@ -84,7 +84,7 @@ class Story:
         self.closes = chance.choice([None, None, chance.uniform(0, 30)])
         self.troubles = [self.trouble() for _ in range(chance.choice([0, 1, 2, 3]))]
         everybody_leaves = chance.random() < 0.4
-        # Deadlines poll, too: in half of the stories there are none.
+        # Deadlines poll, too: half of the stories have none.
         timeouts = chance.choice([[None], [None, None, 0.3, 20.0]])
         self.waits = [
             self.wait(everybody_leaves, timeouts)
@@ -116,7 +116,7 @@ class Story:
 
 
 class Recording:
-    """A transport that notes polls, and lets some fail."""
+    """A transport that records polls, and lets some fail."""
 
     def __init__(self, cloud, story):
         self.inner = InMemoryTransport(cloud, latency=story.latency)
@@ -125,7 +125,7 @@ class Recording:
         self.most = Counter()
         self.calls = Counter()
         self.kinds = Counter()
-        # How many wait now, and since when nobody does.
+        # How many wait now, and since when none does.
         self.waiting = 0
         self.idle_since = 0.0
 
@@ -186,7 +186,7 @@ class Recording:
 
 
 class Run:
-    """The story, told."""
+    """Plays a story."""
 
     def __init__(self, story):
         self.story = story
@@ -202,7 +202,7 @@ class Run:
             seed=1,
         )
 
-    async def tell(self):
+    async def play(self):
         story, problems = self.story, []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: problems.append(what))
         zone = next(iter(ZONES.values()))
@@ -224,11 +224,11 @@ class Run:
         _, pending = await asyncio.wait(waiters, timeout=story.calm_at + BOUND)
         assert not pending, "a wait did not end"
         await asyncio.gather(*waiters)
-        # For as long as any timer could run; then whoever comes back is served.
+        # For as long as any timer could run; then a waiter that returns is served.
         await asyncio.sleep(400)
         await asyncio.gather(*(self.once(task, None, "wait") for task in tasks))
         await asyncio.sleep(400)
-        # One that closing cancels may be on its way out when the next one is sent.
+        # A request that closing cancels may still be in flight when the next one is sent.
         assert max(self.transport.most.values()) <= (1 if story.closes is None else 2)
         assert problems == []
 
@@ -275,6 +275,6 @@ class Run:
 
 
 @pytest.mark.parametrize("seed", range(100))
-async def test_no_vm_is_forgotten_and_none_is_polled_for_nobody(seed):
+async def test_no_vm_is_forgotten_and_none_is_polled_without_waiters(seed):
     """Every wait ends, with one GET of a VM in flight at most, and no poll after the last one."""
     await Run(Story(seed)).tell()

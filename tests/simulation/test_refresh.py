@@ -1,4 +1,4 @@
-"""`Task.refresh`: one shared poll for those who ask again and again and await nothing."""
+"""`Task.refresh`: one shared poll for callers that ask repeatedly and await nothing."""
 
 import asyncio
 
@@ -21,8 +21,8 @@ def polls(client):
 
 
 class TestRefresh:
-    async def test_a_status_endpoint_sees_the_end(self, api, client, request_for):
-        """Each question costs one GET, and nothing is asked in between or after the end."""
+    async def test_a_status_endpoint_sees_the_completion(self, api, client, request_for):
+        """Each call costs one GET; nothing is sent in between or after completion."""
         token = (await client.vms.create(request_for())).token()
         task = client.resume(token)
         before, asked = polls(client), 0
@@ -39,8 +39,8 @@ class TestRefresh:
         assert sum(sent.values()) == total
         assert task.done()
 
-    async def test_any_number_at_the_same_moment_share_a_poll(self, client, request_for):
-        """Of one task or of several of the same VM, also with one that awaits it."""
+    async def test_simultaneous_calls_share_a_poll(self, client, request_for):
+        """Of one task or several of the same VM, also with one that is awaited."""
         task = await client.vms.create(request_for())
         other = client.resume(task.token())
         waiting = asyncio.ensure_future(other.wait())
@@ -52,7 +52,7 @@ class TestRefresh:
         assert (await waiting).label == "web-01"
 
     async def test_a_poll_in_flight_is_shared(self, api, request_for):
-        """Who comes while it is on its way gets what it shows."""
+        """A call meanwhile gets its result."""
         async with Client.in_memory(api, latency=0.5, seed=1) as client:
             task = await client.vms.create(request_for())
             before = polls(client)
@@ -62,8 +62,8 @@ class TestRefresh:
             assert await first is False
             assert polls(client) == (before[0] + 1, before[1])
 
-    async def test_an_observation_of_just_now_is_enough(self, client, request_for):
-        """No poll within the least interval between two, whoever made the last one."""
+    async def test_a_recent_observation_is_enough(self, client, request_for):
+        """No poll within `min_poll_interval` of the last one."""
         task = await client.vms.create(request_for())
         before = polls(client)
         assert await task.refresh() is False
@@ -77,15 +77,15 @@ class TestRefresh:
         assert polls(client) == (before[0] + 2, before[1])
 
     async def test_many_tasks_are_refreshed_by_one_list(self, client, request_for):
-        """As they are awaited."""
+        """As awaited tasks are."""
         tasks = [await client.vms.create(request_for()) for _ in range(40)]
         await asyncio.sleep(5)
         before = polls(client)
         assert await asyncio.gather(*(task.refresh() for task in tasks)) == [False] * 40
         assert polls(client) == (before[0], before[1] + 1)
 
-    async def test_trouble_is_no_error(self, api, client, request_for):
-        """A server that fails is not asked in haste, and the task stays pending."""
+    async def test_a_failing_server_is_no_error(self, api, client, request_for):
+        """It is polled less and less, and the task stays pending."""
         task = await client.vms.create(request_for())
         for _ in range(20):
             api.faults.fail_next("get", "server_error")
@@ -97,8 +97,8 @@ class TestRefresh:
         await asyncio.sleep(60)
         assert await task.refresh()
 
-    async def test_a_failure_ends_it_too(self, api, client, request_for):
-        """It raises nothing: the task has the reason."""
+    async def test_a_failed_task_raises_nothing(self, api, client, request_for):
+        """The task has the reason."""
         api.cloud.adjust("*", fail_state="error")
         task = await client.vms.create(request_for())
         for _ in range(20):
@@ -108,40 +108,16 @@ class TestRefresh:
         assert task.done()
         assert "failed" in repr(task)
 
-    async def test_credentials_that_are_refused(self, api, client, request_for):
-        """Nothing that waiting mends."""
+    async def test_refused_credentials_raise(self, api, client, request_for):
+        """Waiting does not help."""
         task = await client.vms.create(request_for())
         api.api_secret = "another"
         with pytest.raises(AuthenticationError):
             await task.refresh()
 
-    async def test_a_closed_client(self, client, request_for):
-        """Is not opened by it."""
+    async def test_a_closed_client_raises(self, client, request_for):
+        """The call does not open it."""
         task = await client.vms.create(request_for())
         await client.close()
         with pytest.raises(InvalidState, match="closed"):
             await task.refresh()
-
-    async def test_it_ends_no_span(self, api, request_for):
-        """Whoever refreshes does not give up waiting."""
-        ended = []
-
-        class Operation:
-            trace = None
-
-            def accepted(self, *_, **__): ...
-            def awaited(self): ...
-            def seen(self, *_, **__): ...
-            def ended(self, how, error=None):
-                ended.append(how)
-
-        client = Client.in_memory(api, seed=1)
-        async with client:
-            task = await client.vms.create(request_for())
-            operation = Operation()
-            task._watch.observed_by(operation)
-            assert await task.refresh() is False
-            assert ended == []
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(task.wait(), 2)
-            assert ended == ["cancelled"]

@@ -62,8 +62,8 @@ async def play(events, durations, limit):
 
 @settings(deadline=None)
 @given(EVENTS, st.lists(st.integers(0, 8), max_size=ITEMS), st.integers(1, 5))
-def test_random_events(events, durations, limit):
-    """No state is left backwards, nothing starts but while running, and no item is lost."""
+def test_random_events_follow_the_table(events, durations, limit):
+    """No transition leads backwards, nothing starts but in RUNNING, and no item is lost."""
     loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
     with asyncio.Runner(loop_factory=loop_class) as runner:
         rollout, seen, states, outcomes = runner.run(play(events, durations, limit))
@@ -80,7 +80,7 @@ def test_random_events(events, durations, limit):
 
 
 @pytest.mark.parametrize("state", State)
-def test_the_table_is_whole(state):
-    """Each state has its followers, none leads back from the end, and each is reached."""
+def test_the_transition_table_is_complete(state):
+    """Every state has its transitions, none leads back, and each is reached."""
     assert all(RANK[after] >= RANK[state] for after in TRANSITIONS[state])
     assert state is State.RUNNING or any(state in after for after in TRANSITIONS.values())

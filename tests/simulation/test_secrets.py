@@ -25,7 +25,7 @@ KINDS = [
 
 
 def everything_of(error):
-    """Return all that can be read off an error and what hangs on it."""
+    """Return all that can be read from an error and what is attached to it."""
     seen, todo = [], [error]
     while todo:
         current = todo.pop()
@@ -39,7 +39,7 @@ def everything_of(error):
 
 
 class Listener:
-    """Collects whatever the program shows, and the signatures that it must not show."""
+    """Collects all that the program shows, and the signatures that it must not show."""
 
     def __init__(self):
         self.shown = []
@@ -54,7 +54,7 @@ class Listener:
 
 @pytest.fixture
 def cloud(monkeypatch):
-    """A cloud that repeats every secret that it gets, and has its own."""
+    """A cloud that repeats every secret that it receives, and has its own."""
     listener = Listener()
     account = json.loads(json.dumps(catalogue.ACCOUNT)) | {
         "api": [{"secret_key": ACCOUNT_SECRETS[0]}],
@@ -84,7 +84,7 @@ def cloud(monkeypatch):
         if request.target == "/v2/account":
             content = {"success": True, "account": account}
         elif next(refusals) % 12 == 5:
-            # A refusal that tells the whole request, in the server's own words.
+            # A refusal that quotes the whole request, in the server's own words.
             sent = request.body.decode()
             words = {"got": sent, "headers": dict(request.headers), "secret": SECRET}
             content = {"success": False, "errors": [words, json.loads(sent) if sent else None]}
@@ -102,7 +102,7 @@ def cloud(monkeypatch):
 
 
 async def live(client, number, listener):
-    """Take a machine through its life, showing whatever comes by."""
+    """Take a VM through every operation, showing each object."""
     request = CreateRequest(
         name=f"web-{number}",
         cpus=1,
@@ -132,8 +132,8 @@ async def live(client, number, listener):
             listener.show(error.token)
 
 
-async def test_a_full_run_with_faults(cloud, caplog, capfd):
-    """Nothing that is shown, logged or raised has a secret in it."""
+async def test_no_secret_shows_in_a_full_run_with_faults(cloud, caplog, capfd):
+    """Nothing shown, logged or raised holds one."""
     caplog.set_level(logging.DEBUG)
     api, listener = cloud
     client = Client.in_memory(api, latency=0.05, seed=4, reconcile_timeout=10)
@@ -147,7 +147,7 @@ async def test_a_full_run_with_faults(cloud, caplog, capfd):
             continue
         assert one.exception() is None
     listener.show(client, client.vms, client.unresolved, client.requests, *client.unresolved)
-    listener.show(client._pipeline, client._writes, client._hub, api, api.faults, api.cloud)
+    listener.show(*vars(client).values(), api, api.faults, api.cloud)
     unresolved = len(client.unresolved)
     await client.close()
     out, err = capfd.readouterr()
@@ -164,6 +164,6 @@ async def test_a_full_run_with_faults(cloud, caplog, capfd):
         for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
     }
     assert len(listener.signatures) > 100
-    # In parts too: what is cut off must not show the rest.
+    # In parts too: a text that is cut off must not show the rest.
     for hidden in {*forms, *listener.signatures, "planted"}:
         assert hidden not in text, hidden

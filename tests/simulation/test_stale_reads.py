@@ -1,4 +1,4 @@
-"""Providers whose reads are as old as `max_staleness` allows, and refuse in every form."""
+"""Providers whose reads are as stale as `max_staleness` allows, with every form of "not found"."""
 
 import asyncio
 from collections import Counter
@@ -33,7 +33,7 @@ def now():
 
 
 def place(api, count, **fields):
-    """Put VMs there that have been online all along."""
+    """Add VMs that have been online all along."""
     size = {"cores": 1, "ram": 1024} | fields
     vms = [
         api.cloud.place(now(), label=f"w-{n}", zone=ZONE, template=TEMPLATES[0], **size)
@@ -43,7 +43,7 @@ def place(api, count, **fields):
 
 
 def too_early(api, task, kind):
-    """Return whether a task that claims to have seen something ended before the cloud did."""
+    """Return whether a task with observed evidence ended before the cloud did."""
     operation = next(
         o for o in reversed(api.cloud.operations) if o.vm_id == task.vm_id and o.kind == kind
     )
@@ -54,7 +54,7 @@ def too_early(api, task, kind):
 class TestEvidence:
     @pytest.mark.parametrize("stale", STALE)
     async def test_a_thousand_reboots(self, stale):
-        """None is said to have been seen before the VM is back."""
+        """None is reported as observed before the VM is back."""
         api = CloudAPI(settings=Settings(**stale), seed=1)
         early, evidence = [], Counter()
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
@@ -73,8 +73,8 @@ class TestEvidence:
         assert evidence["assumed"] < 100
 
     @pytest.mark.parametrize("stale", STALE)
-    async def test_a_whole_life_in_a_row(self, stale, request_for):
-        """Each operation begins as soon as the one before is said to be over."""
+    async def test_a_sequence_of_all_operations(self, stale, request_for):
+        """Each begins as soon as the previous one is reported complete."""
         early = []
         for seed in range(40):
             api = CloudAPI(settings=Settings(**stale), seed=seed)
@@ -102,8 +102,8 @@ class TestEvidence:
             )
         assert report.counts["succeeded"] == 120
 
-    async def test_reboots_shorter_than_max_staleness(self):
-        """They are seen, if nothing else explains that, and not assumed after a minute."""
+    async def test_reboots_shorter_than_max_staleness_are_observed(self):
+        """Nothing else explains what the reads showed."""
         api = CloudAPI(settings=Settings(reboot=(4, 10), stale=0), seed=1)
         began, evidence = now(), Counter()
         async with Client.in_memory(api, latency=0.02, seed=1, min_poll_interval=0.1) as client:
@@ -114,8 +114,8 @@ class TestEvidence:
         assert set(evidence) <= {"observed", "inferred"}
         assert now() - began < 25
 
-    async def test_a_size_that_shows_before_the_vm_goes_down(self):
-        """The guest obeys after two minutes, so the resize is not over before."""
+    async def test_an_early_new_size_does_not_complete_a_resize(self):
+        """The guest shuts down after two minutes, so the resize is not complete before."""
         api = CloudAPI(settings=Settings(early_size=3, acpi=120, resize=30, stale=0), seed=1)
         async with Client.in_memory(api, seed=1) as client:
             (vm_id,) = place(api, 1)
@@ -128,7 +128,7 @@ class TestEvidence:
 
     @pytest.mark.parametrize("delay", [0.5, 3.0])
     async def test_a_delete_of_a_vm_that_is_not_visible_yet(self, delay, request_for):
-        """It appears at 15 s, and is not deleted before it is."""
+        """It appears at 15 s, and the delete does not complete before it is gone."""
         settings = Settings(not_found=15, create=30, delete=40, writes_before_visible=True)
         api = CloudAPI(settings=settings, seed=1)
         async with Client.in_memory(api, seed=1) as client:
@@ -146,8 +146,8 @@ FORMS = ["json", "bare", "html", "gone", "success_false"]
 
 class TestNotFound:
     @pytest.mark.parametrize("form", FORMS)
-    async def test_a_delete_ends(self, form):
-        """However "not found" is said, and at the cost of few lists."""
+    async def test_a_delete_completes(self, form):
+        """In whatever form "not found" comes, and at the cost of few lists."""
         api = CloudAPI(settings=Settings(not_found_form=form), seed=1)
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             place(api, 3000)
@@ -159,8 +159,8 @@ class TestNotFound:
         assert 1 <= api.requests["list"] <= (1 if form == "json" else 8)
 
     @pytest.mark.parametrize("form", FORMS)
-    async def test_a_shutdown_of_a_vm_that_others_deleted_ends(self, form):
-        """It is `VMVanished`, and not waited for until the time is over."""
+    async def test_a_shutdown_of_a_vm_that_is_deleted_fails(self, form):
+        """With `VMVanished`, not by a timeout."""
         api = CloudAPI(settings=Settings(not_found_form=form, shutdown=500), seed=1)
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             vm_id = place(api, 20)[0]
@@ -172,7 +172,7 @@ class TestNotFound:
 
     @pytest.mark.parametrize("status", [404, 410, 200])
     @pytest.mark.parametrize("lists", [True, False])
-    async def test_a_proxy_that_says_so_of_everything_deletes_nothing(self, status, lists):
+    async def test_a_proxy_that_refuses_everything_deletes_nothing(self, status, lists):
         """VMs are gone where the API can be read and does not show them."""
         api = CloudAPI(settings=Settings(delete=10_000), seed=1)
         handle = api.handle
@@ -202,22 +202,22 @@ class TestNotFound:
 class TestDeadlines:
     @pytest.mark.parametrize("before", [4.0, 2.0, 0.01])
     @pytest.mark.parametrize("count", [1, 60])
-    async def test_an_end_just_before_the_time_is_over_is_seen(self, before, count, request_for):
-        """There is one more poll, asked at the deadline."""
+    async def test_a_completion_just_before_the_deadline_is_seen(self, before, count, request_for):
+        """There is one more poll, sent at the deadline."""
         api = CloudAPI(settings=Settings(create=60 - before, not_found=0, stale=0), seed=1)
         async with Client.in_memory(api, latency=0.5, seed=1) as client:
             tasks = [
                 await client.vms.create(request_for(f"w-{n}"), unique_name=True)
                 for n in range(count)
             ]
-            # As if each had been accepted now: the clouds' times differ by the requests' own.
+            # As if all had been accepted now: the clouds' times differ by the requests' own.
             waiting = [asyncio.ensure_future(task.wait(timeout=60)) for task in tasks]
             vms = await asyncio.gather(*waiting)
         assert {vm.state for vm in vms} == {"online"}
 
     @pytest.mark.parametrize("count", [1, 60])
     async def test_the_poll_at_the_deadline_gets_a_few_seconds(self, count, request_for):
-        """Not answered then, the wait ends; the task can be awaited again."""
+        """Without a response by then the wait ends; the task can be awaited again."""
         api = CloudAPI(settings=Settings(create=30, not_found=0), seed=1)
         transport = InMemoryTransport(api)
 
@@ -263,8 +263,8 @@ class TestDeadlines:
         assert api.requests["get"] == before["get"]
         assert api.requests["list"] - before["list"] <= 8
 
-    async def test_nothing_is_said_of_a_reboot_before_a_last_poll(self):
-        """What shows just before a lookup gives up counts, too."""
+    async def test_an_unknown_reboot_gets_a_last_poll(self):
+        """What shows just before the lookup gives up counts, too."""
         api = CloudAPI(settings=Settings(reboot=119, stale=0), seed=1)
         async with Client.in_memory(api, seed=1, max_retries=0, reconcile_timeout=60) as client:
             (vm_id,) = place(api, 1)
@@ -273,7 +273,7 @@ class TestDeadlines:
         assert task.adopted
 
 
-class TestSetting:
+class TestMaxStalenessOption:
     @pytest.fixture
     def api(self, monkeypatch):
         """A cloud of quick operations, and an environment for it."""
@@ -288,10 +288,10 @@ class TestSetting:
         ("variable", "options", "expected"),
         [(None, {}, 10), ("", {}, 10), ("4", {}, 4), ("4", {"max_staleness": 7}, 7)],
     )
-    async def test_it_comes_from_the_environment_too(
+    async def test_it_can_come_from_the_environment(
         self, api, monkeypatch, variable, options, expected
     ):
-        """An option of the call wins."""
+        """The client's option takes precedence."""
         monkeypatch.delenv("VMAPI_MAX_STALENESS", raising=False)
         if variable is not None:
             monkeypatch.setenv("VMAPI_MAX_STALENESS", variable)
@@ -301,15 +301,15 @@ class TestSetting:
         assert expected <= task.history[-1].elapsed < expected + 2
 
     @pytest.mark.parametrize("wrong", ["soon", "-1", "nan"])
-    def test_what_is_no_number_of_seconds_is_refused(self, api, monkeypatch, wrong):
-        """By its name, with its value."""
+    def test_invalid_values_are_refused(self, api, monkeypatch, wrong):
+        """The error has the name and the value."""
         monkeypatch.setenv("VMAPI_MAX_STALENESS", wrong)
         with pytest.raises(InvalidArgument, match=f"(?i)max_staleness.*{wrong}"):
             Client.from_env()
 
 
 class Stopped(looptime.make_event_loop_class(asyncio.SelectorEventLoop)):
-    """A loop of a process that can be stopped: then its clock is far on at once."""
+    """A loop of a process that can be stopped: then its clock jumps."""
 
     jumped = 0.0
 
@@ -317,12 +317,12 @@ class Stopped(looptime.make_event_loop_class(asyncio.SelectorEventLoop)):
         return super().time() + self.jumped
 
 
-class TestStopped:
-    """Not under the plugin's loop: one with a clock that jumps over everything."""
+class TestStoppedProcess:
+    """Not under the plugin's loop, whose clock jumps over everything."""
 
     pytestmark = pytest.mark.looptime(False)
 
-    def test_a_process_that_was_stopped_reads_before_it_judges(self):
+    def test_a_process_that_was_stopped_polls_before_it_times_out(self):
         """All deadlines have passed, and every VM is online."""
         request = CreateRequest(
             name="w", cpus=1, ram=512, zone_id=ZONE["id"], boot=ImageBoot(os=TEMPLATES[0]["id"])

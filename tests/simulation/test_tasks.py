@@ -1,4 +1,4 @@
-"""Tasks against a lifelike cloud, on a clock that jumps."""
+"""Tasks against a lifelike cloud, in virtual time."""
 
 import asyncio
 import base64
@@ -43,8 +43,8 @@ def finished(cloud_api, operation):
 
 
 class TestOperations:
-    async def test_create_ends_online(self, memory_client, request_for):
-        """Awaiting a create returns the machine as it was seen online."""
+    async def test_a_create_completes_online(self, memory_client, request_for):
+        """Awaiting a create returns the VM as it was observed online."""
         task = await memory_client.vms.create(request_for())
         assert task.operation == "create"
         assert not task.done()
@@ -57,8 +57,10 @@ class TestOperations:
         assert 30 <= now() <= 110
 
     @pytest.mark.parametrize("max_staleness", [0.0, 10.0])
-    async def test_the_whole_life(self, max_staleness, cloud_api, request_for):
-        """Each operation ends where it should, and not before the cloud finished it."""
+    async def test_each_operation_reaches_its_target_state(
+        self, max_staleness, cloud_api, request_for
+    ):
+        """Not before the cloud finished it."""
         client = Client.in_memory(cloud_api, seed=1, max_staleness=max_staleness)
         vms = client.vms
         vm = await online(client, request_for)
@@ -86,8 +88,8 @@ class TestOperations:
         with pytest.raises(NotFound):
             await vms.get(vm)
 
-    async def test_both_shapes_of_get(self, request_for):
-        """A machine that comes bare and one that comes as a list of one are both read."""
+    async def test_both_shapes_of_get_are_read(self, request_for):
+        """A bare VM, and a list of one."""
         for shape in ("list", "object"):
             api = CloudAPI(settings=Settings(get_shape=shape, sparse=shape == "object"))
             async with Client.in_memory(api) as client:
@@ -95,7 +97,7 @@ class TestOperations:
                 assert (await client.vms.get(vm)).state == "online"
 
     async def test_unknown_states_are_passed_through(self, request_for):
-        """A word that nobody knows is shown as it came and watched on."""
+        """An unknown state is shown unchanged, and polling continues."""
         api = CloudAPI(settings=Settings(create=60, not_found=0, extra_states=("warming-up",)))
         async with Client.in_memory(api) as client:
             task = await client.vms.create(request_for())
@@ -109,7 +111,7 @@ class TestOperations:
     async def test_a_guest_that_ignores_acpi_is_turned_off(
         self, memory_client, cloud_api, request_for
     ):
-        """A shutdown is waited for as long as the guest is given, and longer."""
+        """A shutdown waits for as long as the guest has, and longer."""
         cloud_api.cloud.adjust("*", acpi="ignore")
         vm = await online(memory_client, request_for)
         began = now()
@@ -120,7 +122,7 @@ class TestOperations:
     async def test_a_reboot_that_does_not_show_is_assumed(
         self, memory_client, cloud_api, request_for
     ):
-        """Where the API shows nothing, the task claims no more than that time has passed."""
+        """The evidence says that only time has passed."""
         cloud_api.cloud.adjust("*", reboot_visible=False)
         vm = await online(memory_client, request_for)
         task = await memory_client.vms.reboot(vm)
@@ -128,19 +130,17 @@ class TestOperations:
         assert task.evidence is Evidence.ASSUMED
         assert "assumed" in repr(task)
 
-    async def test_a_resized_machine_that_is_not_started_again(
-        self, memory_client, cloud_api, request_for
-    ):
-        """A resize may end offline, once that lasts."""
+    async def test_a_resize_may_complete_offline(self, memory_client, cloud_api, request_for):
+        """The VM is not started again, and its state lasts."""
         cloud_api.cloud.adjust("*", restart_after_resize=False)
         vm = await online(memory_client, request_for)
         resized = await (await memory_client.vms.resize(vm, cores=2, ram=2048))
         assert (resized.state, resized.cores, resized.ram) == ("offline", 2, 2048)
 
 
-class TestWhatGoesWrong:
-    async def test_a_machine_that_ends_in_a_failure(self, memory_client, cloud_api, request_for):
-        """A create that ends in an error fails with all that was seen."""
+class TestFailures:
+    async def test_a_failure_state_fails_the_task(self, memory_client, cloud_api, request_for):
+        """The error holds all observations."""
         cloud_api.cloud.adjust("bad-*", fail_state="error")
         task = await memory_client.vms.create(request_for("bad-1"))
         with pytest.raises(TaskFailed, match="error") as caught:
@@ -154,8 +154,10 @@ class TestWhatGoesWrong:
         with pytest.raises(TaskFailed):
             task.result()
 
-    async def test_a_machine_that_somebody_deletes(self, memory_client, cloud_api, request_for):
-        """A machine that vanishes while something else was wanted is told as vanished."""
+    async def test_a_vm_that_is_deleted_meanwhile_has_vanished(
+        self, memory_client, cloud_api, request_for
+    ):
+        """The task raises `VMVanished`."""
         cloud_api.cloud.adjust("*", delete=0.5, stale=0)
         vm = await online(memory_client, request_for)
         task = await memory_client.vms.shutdown(vm, wait_for=30)
@@ -164,8 +166,8 @@ class TestWhatGoesWrong:
             await task
         assert caught.value.operation == "shutdown"
 
-    async def test_a_timeout_leaves_the_task_awaitable(self, memory_client, request_for):
-        """After TaskTimeout the same task can be awaited again, to its end."""
+    async def test_a_task_can_be_awaited_again_after_a_timeout(self, memory_client, request_for):
+        """To its completion."""
         task = await memory_client.vms.create(request_for())
         with pytest.raises(TaskTimeout, match=r"within 10 s") as caught:
             await task.wait(timeout=10)
@@ -183,7 +185,7 @@ class TestWhatGoesWrong:
         assert (await task.wait(timeout=timeout)).state == "online"
 
     async def test_the_default_timeout(self, memory_client, cloud_api, request_for):
-        """A create that takes hours ends the waiting after half an hour."""
+        """A create that takes hours times out after half an hour."""
         cloud_api.cloud.adjust("*", create=20_000)
         task = await memory_client.vms.create(request_for())
         with pytest.raises(TaskTimeout):
@@ -191,22 +193,22 @@ class TestWhatGoesWrong:
         assert now() == pytest.approx(1800, abs=1)
 
     @pytest.mark.parametrize("timeout", [0, -1, "5", True, math.nan])
-    async def test_a_wrong_timeout(self, memory_client, request_for, timeout):
-        """A timeout that is no number above zero is refused."""
+    async def test_a_wrong_timeout_is_refused(self, memory_client, request_for, timeout):
+        """It is a number above zero."""
         task = await memory_client.vms.create(request_for())
         with pytest.raises(InvalidArgument, match="timeout"):
             await task.wait(timeout=timeout)
 
-    async def test_a_result_before_the_end(self, memory_client, request_for):
-        """A task without a result says so."""
+    async def test_the_result_of_a_pending_task_is_an_error(self, memory_client, request_for):
+        """The task has none yet."""
         task = await memory_client.vms.create(request_for())
         with pytest.raises(InvalidState, match="await it"):
             task.result()
         assert task.evidence is None
         assert task.last_seen is None
 
-    async def test_failed_looks_do_not_fail_the_task(self, memory_client, cloud_api, request_for):
-        """Answers that make no sense are passed over, and told if the time runs out."""
+    async def test_failed_polls_do_not_fail_the_task(self, memory_client, cloud_api, request_for):
+        """Unreadable responses are skipped, and reported if the time runs out."""
         task = await memory_client.vms.create(request_for())
         handle, cloud_api.handle = cloud_api.handle, garbled(cloud_api.handle)
         with pytest.raises(TaskTimeout, match="looks failed") as caught:
@@ -216,10 +218,8 @@ class TestWhatGoesWrong:
         cloud_api.handle = handle
         assert (await task).state == "online"
 
-    async def test_a_key_that_is_refused_ends_the_waiting(
-        self, memory_client, cloud_api, request_for
-    ):
-        """Who may not look is told at once; the task can be awaited again."""
+    async def test_a_refused_key_ends_the_wait(self, memory_client, cloud_api, request_for):
+        """Awaiters get the error at once; the task can be awaited again."""
         tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(3)]
         secret, cloud_api.api_secret = cloud_api.api_secret, "another"
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -238,7 +238,7 @@ def garbled(handle):
 
 
 class TestAwaiting:
-    async def test_it_is_an_awaitable_like_others(self, memory_client, request_for):
+    async def test_a_task_is_an_awaitable(self, memory_client, request_for):
         """gather, wait_for, as_completed, TaskGroup and move_on_after take a task."""
         create = memory_client.vms.create
         one, two = await asyncio.gather(
@@ -260,7 +260,7 @@ class TestAwaiting:
         assert (await task).label == "f"
 
     async def test_a_hundred_awaiters_cost_what_one_costs(self, request_for):
-        """However many await a task, the same requests are sent; after the end none."""
+        """The same requests are sent; after completion none."""
         asked = []
         for awaiters in (1, 100):
             api = CloudAPI(seed=1)
@@ -274,8 +274,10 @@ class TestAwaiting:
                 assert dict(api.requests) == asked[-1]
         assert asked[0] == asked[1]
 
-    async def test_nobody_awaits_nothing_is_asked(self, memory_client, cloud_api, request_for):
-        """Without an awaiter nothing is asked, and nothing is left running."""
+    async def test_a_task_without_awaiters_is_not_polled(
+        self, memory_client, cloud_api, request_for
+    ):
+        """Nothing is sent, and nothing is left running."""
         task = await memory_client.vms.create(request_for(), unique_name=True)
         await asyncio.sleep(1000)
         assert cloud_api.requests == {"create": 1}
@@ -290,7 +292,7 @@ class TestAwaiting:
         assert len(asyncio.all_tasks()) == 1
 
     async def test_cancelling_one_awaiter_does_not_touch_another(self, memory_client, request_for):
-        """The first awaiter's end does not stop the second's watching."""
+        """The second one gets its result."""
         task = await memory_client.vms.create(request_for())
         first, second = asyncio.create_task(task.wait()), asyncio.create_task(task.wait())
         await asyncio.sleep(3)
@@ -299,12 +301,12 @@ class TestAwaiting:
         with pytest.raises(asyncio.CancelledError):
             await first
 
-    async def test_events_tell_every_change_and_then_end(self, memory_client, request_for):
-        """Events come as things change; who comes late gets the past first."""
+    async def test_events_yield_every_change_until_completion(self, memory_client, request_for):
+        """A late iteration gets the past events first."""
         vm = await online(memory_client, request_for)
         task = await memory_client.vms.reboot(vm)
         live = [event async for event in task.events()]
-        # Seen to be back, it must still be so once that cannot be older than its being away.
+        # Once back online, it must be so in a read that cannot be older than its being away.
         assert [event.state for event in live] == ["online", "offline", "online", "online"]
         assert [event.final for event in live] == [False, False, False, True]
         assert live[-1].evidence in {Evidence.OBSERVED, Evidence.INFERRED}
@@ -316,7 +318,7 @@ class TestAwaiting:
     async def test_leaving_the_events_early_leaves_nothing_behind(
         self, memory_client, cloud_api, request_for
     ):
-        """Breaking out of the loop stops the watching without any closing."""
+        """Breaking out of the loop stops the polling."""
         task = await memory_client.vms.create(request_for())
         async for event in task.events():
             assert event.state == "installing"
@@ -327,8 +329,8 @@ class TestAwaiting:
         assert dict(cloud_api.requests) == asked
         assert len(asyncio.all_tasks()) == 1
 
-    async def test_the_events_of_a_failure_end_too(self, memory_client, cloud_api, request_for):
-        """The iteration ends with the failure's event; the await is what raises."""
+    async def test_events_end_with_a_failure(self, memory_client, cloud_api, request_for):
+        """The last event shows the failure; only awaiting the task raises."""
         cloud_api.cloud.adjust("*", fail_state="error", create=20)
         task = await memory_client.vms.create(request_for())
         events = [event async for event in task.events()]
@@ -336,17 +338,15 @@ class TestAwaiting:
         assert events[-1].state == "error"
         assert events[-1].evidence is None
 
-    async def test_an_events_vm_is_none_once_it_is_gone(self, memory_client, request_for):
-        """The last event of a deletion shows no machine."""
+    async def test_the_vm_of_an_event_is_none_once_it_is_gone(self, memory_client, request_for):
+        """The last event of a deletion has none."""
         task = await memory_client.vms.delete(await online(memory_client, request_for))
         events = [event async for event in task.events()]
         assert (events[-1].state, events[-1].vm) == (None, None)
         assert task.last_seen.state == "deleting"
 
-    async def test_two_tasks_of_one_machine_share_its_looks(
-        self, memory_client, cloud_api, request_for
-    ):
-        """A machine that two tasks wait for is asked for once."""
+    async def test_two_tasks_of_one_vm_share_its_polls(self, memory_client, cloud_api, request_for):
+        """No VM is polled twice at once."""
         vm = await online(memory_client, request_for)
         before = cloud_api.requests["get"]
         one = await memory_client.vms.shutdown(vm)
@@ -359,8 +359,8 @@ class TestAwaiting:
         await (await memory_client.vms.shutdown(vm))
         assert shared <= 2 * (cloud_api.requests["get"] - before)
 
-    async def test_closing_the_client_lets_awaiters_go(self, memory_client, request_for):
-        """Who awaits a task of a client that is closed is told so."""
+    async def test_closing_the_client_releases_awaiters(self, memory_client, request_for):
+        """They get an error."""
         task = await memory_client.vms.create(request_for())
         waiter = asyncio.create_task(task.wait())
         await asyncio.sleep(1)
@@ -368,10 +368,10 @@ class TestAwaiting:
         with pytest.raises(InvalidState, match="closed"):
             await waiter
 
-    async def test_polling_outlives_the_cancellation_of_all_others(
+    async def test_polling_survives_the_cancellation_of_all_other_tasks(
         self, memory_client, request_for
     ):
-        """If somebody cancels every other task of the loop, who still awaits is served."""
+        """An awaiter that was not cancelled is still served."""
         task = await memory_client.vms.create(request_for())
 
         async def cancel_the_rest():
@@ -384,8 +384,8 @@ class TestAwaiting:
         assert (await task).state == "online"
         await canceller
 
-    async def test_polls_that_are_cancelled_amid_absences_are_asked_again(self, request_for):
-        """If polls are cancelled while deletes are confirmed, they are confirmed nevertheless."""
+    async def test_cancelled_polls_of_missing_vms_are_repeated(self, request_for):
+        """Deletes are confirmed all the same."""
         api = CloudAPI(settings=Settings(delete=(2, 3), stale=0), seed=1)
         async with Client.in_memory(api, latency=0.5, seed=1) as client:
             vms = await asyncio.gather(*(client.vms.create(request_for()) for _ in range(40)))
@@ -402,8 +402,8 @@ class TestAwaiting:
 
 
 class TestTokens:
-    async def test_another_client_goes_on_watching(self, memory_client, cloud_api, request_for):
-        """A token is enough for another client to see the end; it never writes."""
+    async def test_another_client_resumes_a_task(self, memory_client, cloud_api, request_for):
+        """A token is enough to see the completion; resuming never writes."""
         token = (await memory_client.vms.create(request_for())).token()
         async with Client.in_memory(cloud_api) as other:
             task = other.resume(token)
@@ -411,8 +411,8 @@ class TestTokens:
             assert (await task).state == "online"
         assert cloud_api.requests["create"] == 1
 
-    async def test_what_ended_meanwhile_is_inferred(self, memory_client, request_for):
-        """A transition that nobody watched is not said to have been seen."""
+    async def test_an_unobserved_transition_is_inferred(self, memory_client, request_for):
+        """It happened before the task was resumed."""
         vm = await online(memory_client, request_for)
         token = (await memory_client.vms.shutdown(vm)).token()
         await asyncio.sleep(3600)
@@ -420,8 +420,8 @@ class TestTokens:
         assert (await task).state == "offline"
         assert task.evidence is Evidence.INFERRED
 
-    async def test_a_resize_and_a_deletion_survive_too(self, memory_client, request_for):
-        """A token carries what the end depends on."""
+    async def test_resizes_and_deletes_can_be_resumed(self, memory_client, request_for):
+        """A token carries what their completion depends on."""
         vm = await online(memory_client, request_for)
         resize = await memory_client.vms.resize(vm, cores=3, ram=3000, wait_for=1)
         resized = await memory_client.resume(resize.token())
@@ -430,7 +430,7 @@ class TestTokens:
         assert await memory_client.resume(delete.token()) is None
 
     async def test_a_token_holds_no_secret(self, memory_client, cloud_api, request_for):
-        """A token is a small text without the credentials, however it is encoded."""
+        """It is a short text without the credentials, however it is decoded."""
         token = (await memory_client.vms.create(request_for())).token()
         content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         for secret in (cloud_api.api_secret, cloud_api.api_key):
@@ -438,7 +438,7 @@ class TestTokens:
             assert secret.encode() not in content
 
     async def test_a_token_is_url_safe(self, memory_client, request_for):
-        """A path, a query and a shell take it as it is; it is not larger than plain JSON."""
+        """A path, a query and a shell take it unchanged; it is no longer than plain JSON."""
         token = (await memory_client.vms.create(request_for())).token()
         assert re.fullmatch("[A-Za-z][A-Za-z0-9_-]+", token)
         assert quote(token, safe="") == shlex.quote(token) == token
@@ -446,13 +446,13 @@ class TestTokens:
         plain = {name: getattr(content, name) for name in ("origin", "operation", "vm", "elapsed")}
         assert len(token) <= len(json.dumps(plain)) + len('{"v":1,"sum":4294967295,"about":}')
 
-    async def test_a_line_end_does_not_matter(self, memory_client, request_for):
+    async def test_a_trailing_newline_is_ignored(self, memory_client, request_for):
         """Files and shells add one."""
         task = await memory_client.vms.create(request_for())
         assert memory_client.resume(f"{task.token()}\n").vm_id == task.vm_id
 
     async def test_a_damaged_token_is_refused(self, memory_client, request_for):
-        """Whatever single character is changed or lost, the token is refused."""
+        """Whatever single character is changed or lost."""
         token = (await memory_client.vms.create(request_for())).token()
         for place, character in enumerate(token):
             for damage in ("", "0" if character != "0" else "1"):
@@ -464,20 +464,20 @@ class TestTokens:
         "token",
         ["", "{}", "null", "[1]", "x", "x" * 100, "A" * 9, "AgAAAAA", "\ud800", b"{}", None],
     )
-    async def test_what_is_no_token_is_refused(self, memory_client, token):
-        """Something else in place of a token gets a clear error."""
+    async def test_other_texts_are_refused(self, memory_client, token):
+        """The error says that it is no token."""
         with pytest.raises(InvalidArgument, match="token"):
             memory_client.resume(token)
 
-    async def test_a_foreign_token_is_refused(self, memory_client, request_for):
-        """A token of another endpoint names both."""
+    async def test_a_token_of_another_endpoint_is_refused(self, memory_client, request_for):
+        """The error names both."""
         token = (await memory_client.vms.create(request_for())).token()
         async with Client("https://vm.example", api_key="k", api_secret="s") as other:
             with pytest.raises(InvalidArgument, match=r"in-memory.*vm\.example"):
                 other.resume(token)
 
     async def test_a_token_of_another_version_is_refused(self, memory_client, request_for):
-        """A token of a later release says so; one of an earlier form is none."""
+        """One of a later release says so; one of an earlier form is no token."""
         token = (await memory_client.vms.create(request_for())).token()
         content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         later = base64.urlsafe_b64encode(b"\3" + content[1:]).decode().rstrip("=")
@@ -488,8 +488,8 @@ class TestTokens:
 
 
 class TestCancellation:
-    async def test_at_every_moment_of_an_await(self, request_for):
-        """Whenever an awaiter is cancelled, also amid a request: nothing leaks or is lost."""
+    async def test_an_awaiter_at_every_moment(self, request_for):
+        """Also during a request: nothing leaks or is lost."""
         amid_a_request = 0
         for tick in range(1, 10_000):
             api = CloudAPI(seed=1, settings=Settings(create=4, not_found=1))
@@ -509,8 +509,8 @@ class TestCancellation:
         assert tick > 100
         assert amid_a_request > 3
 
-    async def test_of_the_only_awaiter_at_every_moment(self, request_for):
-        """When the last awaiter is cancelled the polling ends, and can begin again."""
+    async def test_the_only_awaiter_at_every_moment(self, request_for):
+        """Polling stops, and can start again."""
         for tick in range(1, 10_000):
             api = CloudAPI(seed=1, settings=Settings(create=4, not_found=1))
             async with Client.in_memory(api, latency=0.1, seed=1) as client:

@@ -1,4 +1,4 @@
-"""Traces, metrics and log lines of a client, on a clock that jumps."""
+"""Traces, metrics and log records of a client, in virtual time."""
 
 import asyncio
 import contextlib
@@ -31,16 +31,25 @@ from async_vmapi import (
     TaskTimeout,
     VMVanished,
 )
-from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Response, Settings
+from async_vmapi.emulator import (
+    CloudAPI,
+    Fault,
+    FaultPlan,
+    InMemoryTransport,
+    Response,
+    Settings,
+)
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.otel import OpenTelemetry
 from async_vmapi.tasks import token as tokens
+
+from .in_memory import client_and_transport
 
 pytestmark = pytest.mark.looptime
 
 
 class Recorded:
-    """What was exported, by names that tests read well with."""
+    """What was exported, under short names."""
 
     def __init__(self):
         self.exporter = InMemorySpanExporter()
@@ -66,13 +75,13 @@ class Recorded:
         return [s for s in self.spans if s.parent and s.parent.span_id == parent.context.span_id]
 
     def operations(self):
-        """How often each operation was followed to each outcome."""
+        """Count the operations by name and outcome."""
         return Counter(
             (s.name, s.attributes["vmapi.outcome"]) for s in self.spans if "vms." in s.name
         )
 
     def points(self, name):
-        """The points of a metric."""
+        """Return the points of a metric."""
         data = self.reader.get_metrics_data()
         found = [
             metric.data.data_points
@@ -84,7 +93,7 @@ class Recorded:
         return list(found[0]) if found else []
 
     def count(self, name, **labels):
-        """The sum of a counter, or the number of values of a histogram, where labels fit."""
+        """Return the sum of a counter, or the count of a histogram's values, where labels match."""
         fitting = [
             point
             for point in self.points(name)
@@ -95,13 +104,13 @@ class Recorded:
 
 @pytest.fixture
 def recorded():
-    """What telemetry there was."""
+    """The recorded telemetry."""
     return Recorded()
 
 
 @pytest.fixture
 async def client(api, recorded):
-    """A client that is observed, and whose requests take twenty milliseconds."""
+    """A client with telemetry, whose requests take twenty milliseconds."""
     async with Client.in_memory(
         api, latency=0.02, seed=1, max_retries=2, reconcile_timeout=10, telemetry=recorded.telemetry
     ) as client:
@@ -109,7 +118,7 @@ async def client(api, recorded):
 
 
 def add(api):
-    """Put a machine into the cloud that is online already, and return its id."""
+    """Add a VM that is online already, and return its id."""
     return api.cloud.create(
         asyncio.get_running_loop().time() - 1000,
         label="old",
@@ -121,7 +130,7 @@ def add(api):
 
 
 async def until(condition):
-    """Let the loop turn until what is left to it is done."""
+    """Let the loop run until a condition holds."""
     for _ in range(5):
         if condition():
             return
@@ -131,8 +140,10 @@ async def until(condition):
 
 
 class TestOperations:
-    async def test_one_span_from_the_write_to_the_seen_end(self, client, recorded, request_for):
-        """Under the caller's span; the request is below it, and the changes are its events."""
+    async def test_one_span_from_the_write_to_the_observed_completion(
+        self, client, recorded, request_for
+    ):
+        """Its parent is the caller's span, its child the request; changes are its events."""
         with recorded.tracer.start_as_current_span("job") as job:
             task = await client.vms.create(request_for())
             assert not recorded.named("vms.create")
@@ -160,8 +171,8 @@ class TestOperations:
         assert request.name == "PUT /v2/virtual-machines"
         assert request.kind is SpanKind.CLIENT
 
-    async def test_spans_do_not_grow_with_the_time_that_is_waited(self, api, client, recorded):
-        """Polls make none: any waiting is one span and its request."""
+    async def test_spans_do_not_grow_with_the_wait(self, api, client, recorded):
+        """Polls make none: any wait is one span and its request."""
         vm = add(api)
         api.cloud.adjust("*", resize=3600, stale=0)
         await (await client.vms.resize(vm, cores=4, ram=4096)).wait(timeout=None)
@@ -172,8 +183,8 @@ class TestOperations:
         (point,) = recorded.points("vmapi.client.operation.duration")
         assert point.sum > 1000
 
-    async def test_a_fleet_is_a_span_for_each_and_its_request(self, client, recorded, request_for):
-        """However many lists it takes; what they save is counted."""
+    async def test_a_fleet_is_one_span_and_one_request_each(self, client, recorded, request_for):
+        """However many lists it takes; the polls saved are counted."""
         requests = [request_for(f"w-{n}") for n in range(100)]
         tasks = await asyncio.gather(*map(client.vms.create, requests))
         await asyncio.gather(*tasks)
@@ -183,8 +194,8 @@ class TestOperations:
         assert 0 < lists < 100
         assert recorded.count("vmapi.client.polls.saved", vmapi_call="list") > 10 * lists
 
-    async def test_a_bulk_call_is_a_span_for_each_machine(self, api, client, recorded):
-        """All under the caller's."""
+    async def test_a_bulk_call_is_one_span_for_each_vm(self, api, client, recorded):
+        """All under the caller's span."""
         machines = [add(api) for _ in range(5)]
         with recorded.tracer.start_as_current_span("job"):
             await client.bulk(limit=2).power_off(machines)
@@ -192,8 +203,8 @@ class TestOperations:
         assert Counter(span.name for span in below) == {"vms.power_off": 5}
         assert {span.attributes["vmapi.vm.id"] for span in below} == {*machines}
 
-    async def test_all_operations_by_their_names(self, api, client, recorded):
-        """The span is called as the method is."""
+    async def test_a_span_is_named_like_its_method(self, api, client, recorded):
+        """For every operation."""
         vm = add(api)
         await (await client.vms.shutdown(vm))
         await (await client.vms.power_on(vm))
@@ -208,17 +219,15 @@ class TestOperations:
             for verb in ("shutdown", "poweron", "reboot", "rename")
         } | {"DELETE /v2/virtual-machines/{id}"}
 
-    async def test_awaiting_a_task_again_makes_no_span(self, api, client, recorded):
-        """It has ended, and so has its span."""
+    async def test_awaiting_a_completed_task_makes_no_span(self, api, client, recorded):
+        """Its span has ended."""
         task = await client.vms.power_off(add(api))
         await asyncio.gather(*(task.wait() for _ in range(3)))
         await task
         assert len(recorded.spans) == 2
 
-    async def test_events_that_are_taken_one_by_one_are_of_one_span(
-        self, client, recorded, request_for
-    ):
-        """Between two of them nobody waits, and yet it goes on."""
+    async def test_events_taken_one_by_one_belong_to_one_span(self, client, recorded, request_for):
+        """It stays open between two events, though nothing waits then."""
         task = await client.vms.create(request_for())
         async for event in task.events():
             assert event.final or not recorded.named("vms.create")
@@ -226,8 +235,8 @@ class TestOperations:
 
 
 class TestEndings:
-    async def test_a_refused_write(self, client, recorded):
-        """The API said no: the operation and its request have failed."""
+    async def test_a_refused_write_fails_operation_and_request(self, client, recorded):
+        """The API refused it."""
         with pytest.raises(NotFound):
             await client.vms.shutdown("no-such-vm")
         shutdown = recorded.one("vms.shutdown")
@@ -239,8 +248,10 @@ class TestEndings:
         assert request.attributes["error.type"] == "404"
         assert request.status.status_code is StatusCode.ERROR
 
-    async def test_a_machine_that_fails(self, api, client, recorded, request_for):
-        """It was seen to: that is an end, and an error."""
+    async def test_a_failure_state_ends_the_span_with_an_error(
+        self, api, client, recorded, request_for
+    ):
+        """It was observed."""
         api.cloud.adjust("*", fail_state="error")
         task = await client.vms.create(request_for())
         with pytest.raises((TaskFailed, VMVanished)) as caught:
@@ -250,8 +261,8 @@ class TestEndings:
         assert create.attributes["error.type"] == type(caught.value).__name__
         assert create.status.status_code is StatusCode.ERROR
 
-    async def test_a_machine_that_vanishes(self, api, client, recorded):
-        """Somebody else deleted it."""
+    async def test_a_vanished_vm_ends_the_span_with_an_error(self, api, client, recorded):
+        """Another client deleted it."""
         vm = add(api)
         task = await client.vms.reboot(vm)
         elsewhere = Client.in_memory(api)
@@ -260,10 +271,8 @@ class TestEndings:
             await task
         assert recorded.one("vms.reboot").attributes["error.type"] == "VMVanished"
 
-    async def test_a_timeout_ends_it_and_a_new_wait_is_another_linked_to_it(
-        self, api, client, recorded
-    ):
-        """What was given up is told at once, and going on is told too."""
+    async def test_a_timeout_ends_the_span_and_a_new_wait_links_to_it(self, api, client, recorded):
+        """Both are recorded at once."""
         vm = add(api)
         api.cloud.adjust("*", resize=600)
         task = await client.vms.resize(vm, cores=2, ram=2048)
@@ -281,8 +290,8 @@ class TestEndings:
         assert second.parent.span_id == later.get_span_context().span_id
         assert [link.context for link in second.links] == [first.context]
 
-    async def test_a_timeout_of_one_of_two_ends_nothing(self, api, client, recorded):
-        """As long as somebody waits it is followed."""
+    async def test_a_timeout_of_one_of_two_waits_ends_nothing(self, api, client, recorded):
+        """The span stays open as long as one waits."""
         task = await client.vms.reset(add(api))
         patient = asyncio.create_task(task.wait())
         with pytest.raises(TaskTimeout):
@@ -291,8 +300,8 @@ class TestEndings:
         await patient
         assert recorded.operations() == {("vms.reset", "done"): 1}
 
-    async def test_cancelling_the_last_wait_ends_it(self, api, client, recorded):
-        """That is no error: whoever waited wanted no more."""
+    async def test_cancelling_the_last_wait_ends_the_span(self, api, client, recorded):
+        """Without an error."""
         task = await client.vms.reset(add(api))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -301,17 +310,24 @@ class TestEndings:
         assert reset.attributes["vmapi.outcome"] == "cancelled"
         assert reset.status.status_code is StatusCode.UNSET
 
-    async def test_a_task_that_nobody_keeps(self, api, client, recorded):
-        """Once it is thrown away nobody can await it."""
+    async def test_a_refresh_ends_no_span(self, api, client, recorded):
+        """A refresh is no wait that ends."""
+        task = await client.vms.reset(add(api))
+        assert await task.refresh() is False
+        assert recorded.operations() == {}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(task.wait(), 2)
+        assert recorded.operations() == {("vms.reset", "cancelled"): 1}
+
+    async def test_a_collected_task_ends_its_span(self, api, client, recorded):
+        """It cannot be awaited any more."""
         task = await client.vms.reset(add(api))
         del task
         await until(lambda: recorded.named("vms.reset"))
         assert recorded.operations() == {("vms.reset", "abandoned"): 1}
 
-    async def test_a_task_that_is_kept_and_not_awaited_ends_with_the_client(
-        self, api, client, recorded
-    ):
-        """Closing lets go of all; each exactly once."""
+    async def test_a_task_that_is_not_awaited_ends_with_the_client(self, api, client, recorded):
+        """Closing ends each span exactly once."""
         kept = await client.vms.reset(add(api))
         awaited = await client.vms.power_off(add(api))
         waiter = asyncio.create_task(awaited.wait())
@@ -323,13 +339,13 @@ class TestEndings:
             ("vms.reset", "closed"): 1,
             ("vms.power_off", "closed"): 1,
         }
-        # The client can be opened again, and what is gone on with is another span.
+        # The client can be opened again, and a resumed task has another span.
         async with client:
             await kept
         assert recorded.operations()["vms.reset", "done"] == 1
 
-    async def test_a_write_that_is_cancelled_before_it_is_sent(self, api, recorded):
-        """It waits for its turn: there is a span of the operation, and none of a request."""
+    async def test_a_write_cancelled_in_the_queue_has_no_request_span(self, api, recorded):
+        """The operation has a span."""
         async with Client.in_memory(
             api, latency=1, max_connections=1, telemetry=recorded.telemetry
         ) as client:
@@ -345,10 +361,10 @@ class TestEndings:
             "GET /v2/virtual-machines"
         ]
 
-    async def test_a_create_whose_caller_is_cancelled_on_the_way(
+    async def test_a_create_whose_caller_is_cancelled_in_flight(
         self, client, recorded, request_for
     ):
-        """It is accepted all the same, and the token of it leads back to its span."""
+        """It is accepted all the same, and its token links to its span."""
         write = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.01)
         write.cancel()
@@ -361,8 +377,8 @@ class TestEndings:
         _, resumed = recorded.named("vms.create")
         assert [link.context.span_id for link in resumed.links] == [create.context.span_id]
 
-    async def test_a_client_that_may_not_look(self, api, client, recorded):
-        """The awaiter is told; the task can be awaited again."""
+    async def test_refused_credentials_end_the_span(self, api, client, recorded):
+        """The awaiter gets the error; the task can be awaited again."""
         vm = add(api)
         task = await client.vms.reset(vm)
         handle = api.handle
@@ -373,8 +389,8 @@ class TestEndings:
         await task
         assert recorded.operations() == {("vms.reset", "error"): 1, ("vms.reset", "done"): 1}
 
-    async def test_every_span_ends_exactly_once_in_a_storm(self, recorded, request_for):
-        """Whatever is refused, lost, cancelled or thrown away."""
+    async def test_every_span_ends_exactly_once_under_faults(self, recorded, request_for):
+        """Whatever is refused, lost, cancelled or collected."""
         faults = FaultPlan(
             [
                 Fault(kind="drop_after", probability=0.1),
@@ -429,20 +445,22 @@ class TestTokens:
         """Also in another process: the token carries what the link needs, and no more."""
         task = await client.vms.power_off(add(api))
         token = task.token()
-        first = task._watch.observer._inner._span.get_span_context()
+        del task
+        await until(lambda: recorded.named("vms.power_off"))
+        first = recorded.one("vms.power_off").context
         assert tokens.peek(token).trace == (
             f"00-{first.trace_id:032x}-{first.span_id:016x}-{first.trace_flags:02x}"
         )
         async with Client.in_memory(api, telemetry=recorded.telemetry) as other:
             with recorded.tracer.start_as_current_span("other process"):
                 await other.resume(token)
-        (resumed,) = recorded.named("vms.power_off")
+        _, resumed = recorded.named("vms.power_off")
         assert resumed.attributes["vmapi.resumed"] is True
         assert [link.context.span_id for link in resumed.links] == [first.span_id]
         assert resumed.parent.span_id == recorded.one("other process").context.span_id
 
-    async def test_a_token_of_an_observed_client_serves_one_that_is_not(self, api, client):
-        """And the other way round."""
+    async def test_tokens_work_with_and_without_telemetry(self, api, client):
+        """In both directions."""
         token = (await client.vms.power_off(add(api))).token()
         async with Client.in_memory(api) as plain:
             await plain.resume(token)
@@ -450,16 +468,16 @@ class TestTokens:
             assert tokens.peek(other.token()).trace is None
             await client.resume(other.token())
 
-    async def test_a_trace_that_makes_no_sense_is_no_link(self, api, client, recorded):
-        """Whoever made it: the task is taken up all the same."""
+    async def test_an_invalid_trace_is_no_link(self, api, client, recorded):
+        """The task is resumed all the same."""
         token = tokens.TaskToken(client.origin, "power_off", add(api), 0.0, trace="00-nonsense\n")
         task = client.resume(tokens.seal(token))
         with pytest.raises(TaskTimeout):
             await task.wait(timeout=1)
         assert recorded.one("vms.power_off").links == ()
 
-    async def test_settling_a_doubtful_create_links_to_it(self, api, client, recorded, request_for):
-        """The looking is an operation of its own; its lists are no spans."""
+    async def test_reconciling_a_create_links_to_it(self, api, client, recorded, request_for):
+        """Reconciling is an operation; its lists are no spans."""
         api.faults.fail_next("create", "drop_before")
         with pytest.raises(OutcomeUnknown) as caught:
             await client.vms.create(request_for())
@@ -472,8 +490,8 @@ class TestTokens:
         assert client.requests["list"] > 5
         assert len(recorded.spans) == 3
 
-    async def test_settling_a_doubtful_reboot_goes_on_to_its_end(self, api, client, recorded):
-        """One span for the looking and what it finds."""
+    async def test_reconciling_a_reboot_continues_to_its_completion(self, api, client, recorded):
+        """One span for the lookup and the operation that it finds."""
         vm = add(api)
         api.cloud.adjust("*", reboot=20, stale=12)
         api.faults.fail_next("reboot", "drop_after")
@@ -514,8 +532,8 @@ class TestRequests:
         assert point.sum == pytest.approx(0.02)
         assert point.explicit_bounds[0] == 0.005
 
-    async def test_each_repetition_is_a_request_of_its_own(self, api, client, recorded):
-        """And counted; a 429 besides."""
+    async def test_each_retry_is_a_request_span(self, api, client, recorded):
+        """Retries are counted, and so is a 429."""
         api.faults.fail_next("list", "rate_limited")
         api.faults.fail_next("list", "server_error")
         await client.vms.list()
@@ -528,8 +546,8 @@ class TestRequests:
         assert recorded.count("vmapi.client.requests", vmapi_call="list") == 3
         assert recorded.count("http.client.request.duration", error_type="429") == 1
 
-    async def test_a_refusal_on_200_is_an_error(self, api, client, recorded):
-        """The status alone does not tell (WIRE §1)."""
+    async def test_a_refusal_with_status_200_is_an_error(self, api, client, recorded):
+        """The status alone is not enough (WIRE §1)."""
         api.faults.fail_next("list", "success_false")
         with pytest.raises(APIError):
             await client.vms.list()
@@ -538,16 +556,16 @@ class TestRequests:
         assert span.attributes["error.type"] == "APIError"
         assert span.status.status_code is StatusCode.ERROR
 
-    async def test_a_request_that_gets_no_answer(self, api, client, recorded):
-        """Its kind of failure is told, and no status."""
+    async def test_a_request_without_a_response(self, api, client, recorded):
+        """It has the kind of failure, and no status."""
         api.faults.fail_next("list", "drop_before")
         await client.vms.list()
         lost = recorded.spans[0]
         assert lost.attributes["error.type"] == "TransportError"
         assert "http.response.status_code" not in lost.attributes
 
-    async def test_a_request_that_is_cancelled(self, client, recorded):
-        """It ends then, and what was current before is current again."""
+    async def test_a_cancelled_request(self, client, recorded):
+        """Its span ends, and the previous span is current again."""
         with recorded.tracer.start_as_current_span("job") as job:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
@@ -556,22 +574,23 @@ class TestRequests:
         (request, _) = recorded.spans
         assert request.attributes["error.type"] == "CancelledError"
 
-    async def test_what_the_wire_does_is_below_the_request(self, client, recorded):
-        """So spans of the session's own instrumentation find their place."""
-        wire = client._pipeline._transport
-        send = wire.send
+    async def test_spans_of_the_transport_are_children_of_the_request(self, api, recorded):
+        """So the session's own instrumentation works."""
+        client, transport = client_and_transport(api, telemetry=recorded.telemetry)
+        send = transport.send
 
         async def traced(*arguments):
             with recorded.tracer.start_as_current_span("socket"):
                 return await send(*arguments)
 
-        wire.send = traced
-        await client.vms.list()
+        transport.send = traced
+        async with client:
+            await client.vms.list()
         socket = recorded.one("socket")
         assert socket.parent.span_id == recorded.one("GET /v2/virtual-machines").context.span_id
 
     async def test_no_trace_header_is_sent(self, api, client, recorded, request_for):
-        """The provider has no use for our trace ids, and baggage is none of its business."""
+        """The provider does not use trace ids, and must not see baggage."""
         seen = []
         handle = api.handle
 
@@ -586,8 +605,8 @@ class TestRequests:
 
 
 class TestSecrets:
-    async def test_nothing_recorded_holds_a_secret(self, recorded, request_for, caplog):
-        """Not in attributes, events, links, statuses or metrics; nor in log lines."""
+    async def test_telemetry_holds_no_secret(self, recorded, request_for, caplog):
+        """Not in attributes, events, links, statuses, metrics or log records."""
         caplog.set_level(logging.DEBUG, "async_vmapi")
         planted = ["planted-secret", "planted-password", "planted-user-data", "planted-key"]
         api = CloudAPI(seed=1, api_key=planted[3], api_secret=planted[0])
@@ -620,44 +639,55 @@ class TestSecrets:
             assert hidden not in text, hidden
 
 
-class TestSettingUp:
+class TestSetup:
     @pytest.mark.parametrize("wrong", [OpenTelemetry, TracerProvider(), "otel", 1])
-    def test_what_is_no_telemetry_is_refused(self, api, wrong):
+    def test_wrong_telemetry_is_refused(self, api, wrong):
         """A class, or a provider, is the likely mistake."""
         with pytest.raises(InvalidArgument, match="telemetry"):
             Client.in_memory(api, telemetry=wrong)
 
     @pytest.mark.parametrize("argument", ["tracer_provider", "meter_provider"])
-    def test_what_is_no_provider_is_refused(self, argument):
-        """With the argument's name."""
+    def test_a_wrong_provider_is_refused(self, argument):
+        """The error has the argument's name."""
         with pytest.raises(InvalidArgument, match=argument):
             OpenTelemetry(**{argument: "https://collector.example.com"})
 
     async def test_without_an_sdk_nothing_is_recorded(self, api, request_for):
-        """And the tokens are the same as without telemetry."""
+        """Tokens are the same as without telemetry."""
         async with Client.in_memory(api, telemetry=OpenTelemetry()) as client:
             task = await client.vms.create(request_for())
             assert "trace" not in task.token()
             await task
             await client.vms.list()
 
-    async def test_one_serves_many_clients_over_http(self, recorded, client):
-        """Each has its own server, and closing one leaves the other's operations alone."""
-        assert Client(
-            "https://vm.example.com:8443", api_key="k", api_secret="s", telemetry=recorded.telemetry
-        )._pipeline.observer._inner.server == {
-            "server.address": "vm.example.com",
-            "server.port": 8443,
-        }
+    async def test_one_telemetry_serves_many_clients(self, api, recorded, client):
+        """Each has its own server; closing one leaves the other's operations open."""
+        task = await client.vms.power_off(add(api))
+        waiter = asyncio.create_task(task.wait())
+        other = Client(
+            "https://vm.example.com:8443",
+            api_key="k",
+            api_secret="s",
+            telemetry=recorded.telemetry,
+            transport=InMemoryTransport(api),
+        )
+        async with other:
+            with pytest.raises(AuthenticationError):
+                await other.vms.list()
+        attributes = recorded.named("GET /v2/virtual-machines")[-1].attributes
+        assert (attributes["server.address"], attributes["server.port"]) == ("vm.example.com", 8443)
+        assert recorded.operations() == {}
+        await waiter
+        assert recorded.operations() == {("vms.power_off", "done"): 1}
 
 
 class TestLogging:
     KEYS = re.compile(r"vmapi_[a-z_]+")
 
-    async def test_an_operation_is_told_by_its_changes_and_its_end(
+    async def test_an_operation_logs_its_changes_and_its_completion(
         self, client, request_for, caplog
     ):
-        """The end at INFO, the rest at DEBUG, with the fields in the record."""
+        """Completion at INFO, the rest at DEBUG, with the fields in the record."""
         caplog.set_level(logging.DEBUG, "async_vmapi")
         task = await client.vms.create(request_for())
         await task
@@ -674,8 +704,8 @@ class TestLogging:
             f"create of {task.vm_id}: online after {end.vmapi_elapsed:.1f} s: done, observed"
         )
 
-    async def test_requests_are_told_with_their_fields(self, api, client, caplog):
-        """At DEBUG; a failure and a repetition too."""
+    async def test_requests_are_logged_with_their_fields(self, api, client, caplog):
+        """At DEBUG, with failures and retries."""
         caplog.set_level(logging.DEBUG, "async_vmapi")
         api.faults.fail_next("list", "drop_before")
         await client.vms.list()
@@ -689,8 +719,8 @@ class TestLogging:
         assert answered.vmapi_duration == pytest.approx(0.02)
         assert answered.vmapi_path == "/v2/virtual-machines"
 
-    async def test_a_call_that_finds_no_connection_is_told_once(self, api, client, caplog):
-        """At INFO, for it may be tried for long, and the reason is for a person to mend."""
+    async def test_a_failed_connection_is_logged_once(self, api, client, caplog):
+        """At INFO, for the retries may take long, and the reason is for a person to fix."""
         caplog.set_level(logging.INFO, "async_vmapi")
         api.faults.fail_next("list", "refuse", seconds=0.6)
         await client.vms.list()
@@ -699,8 +729,8 @@ class TestLogging:
         assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectError")
         assert "the connection was refused; retrying in" in told.getMessage()
 
-    async def test_at_info_requests_are_silent(self, client, caplog):
-        """What is normal and often is for DEBUG alone."""
+    async def test_requests_are_not_logged_at_info(self, client, caplog):
+        """Frequent and normal records are at DEBUG."""
         caplog.set_level(logging.INFO, "async_vmapi")
         await client.vms.list()
         assert caplog.records == []

@@ -1,4 +1,4 @@
-"""Transports of the user's own: what they may do, and what a client makes of it."""
+"""Transports of users: what they may do, and how a client handles it."""
 
 import asyncio
 import itertools
@@ -33,8 +33,8 @@ CREDENTIALS = {"api_key": "planted-key", "api_secret": "planted-secret"}
 PLANTED = "planted-in-a-header"
 
 
-class OneThatFails:
-    """A transport to a cloud that fails where it is told to.
+class FailingTransport:
+    """A transport to a cloud that fails where configured.
 
     Args:
         cloud: Where it sends to.
@@ -68,7 +68,7 @@ class OneThatFails:
 
 
 class Returning:
-    """A transport that returns the same thing to everything."""
+    """A transport that returns the same object for every request."""
 
     def __init__(self, *things):
         self._things = itertools.chain(things[:-1], itertools.repeat(things[-1]))
@@ -127,8 +127,8 @@ class TestUndocumentedExceptions:
     """Whatever a transport raises, the outcome is unknown."""
 
     async def test_of_a_create_that_was_carried_out(self, api, request_for, name):
-        """The VM is adopted, and nothing is sent a second time."""
-        transport = OneThatFails(api, UNDOCUMENTED[name], method="PUT", carried_out=True)
+        """The VM is adopted, and nothing is sent again."""
+        transport = FailingTransport(api, UNDOCUMENTED[name], method="PUT", carried_out=True)
         async with client_of(api, transport) as client:
             task = await client.vms.create(request_for())
             assert task.adopted
@@ -136,9 +136,9 @@ class TestUndocumentedExceptions:
         assert transport.count("PUT") == 1
         assert len(api.cloud.vms) == 1
 
-    async def test_of_a_create_that_was_not(self, api, request_for, name):
-        """It is reconciled, then raised as `OutcomeUnknown`; nothing is sent a second time."""
-        transport = OneThatFails(api, UNDOCUMENTED[name], method="PUT")
+    async def test_of_a_create_that_was_not_carried_out(self, api, request_for, name):
+        """It is reconciled, then raises `OutcomeUnknown`; nothing is sent again."""
+        transport = FailingTransport(api, UNDOCUMENTED[name], method="PUT")
         async with client_of(api, transport, reconcile_timeout=5) as client:
             with pytest.raises(OutcomeUnknown) as caught:
                 await client.vms.create(request_for())
@@ -150,9 +150,9 @@ class TestUndocumentedExceptions:
         assert PLANTED not in all_text_of(caught.value)
 
     async def test_of_an_idempotent_write(self, api, request_for, name):
-        """It is retried, and the task goes on."""
+        """It is retried, and the task continues."""
         api.cloud.adjust("*", create=1, not_found=0)
-        transport = OneThatFails(
+        transport = FailingTransport(
             api, UNDOCUMENTED[name], method="POST", calls=[0], carried_out=True
         )
         async with client_of(api, transport) as client:
@@ -161,12 +161,12 @@ class TestUndocumentedExceptions:
         assert transport.count("POST") == 2
 
     async def test_of_a_read(self, api, name):
-        """It is retried, and at last raised as a `TransportError` without the original."""
-        transport = OneThatFails(api, UNDOCUMENTED[name], calls=range(2))
+        """It is retried, and in the end raises a `TransportError` without the original."""
+        transport = FailingTransport(api, UNDOCUMENTED[name], calls=range(2))
         async with client_of(api, transport) as client:
             assert await client.vms.list() == []
         assert transport.count("GET") == 3
-        transport = OneThatFails(api, UNDOCUMENTED[name])
+        transport = FailingTransport(api, UNDOCUMENTED[name])
         async with client_of(api, transport) as client:
             with pytest.raises(TransportError) as caught:
                 await client.vms.list()
@@ -176,9 +176,9 @@ class TestUndocumentedExceptions:
         assert f"the transport raised {name}" in str(error)
         assert PLANTED not in all_text_of(error)
 
-    async def test_where_it_was_raised_is_told(self, api, name):
-        """Whoever wrote the transport finds the line, though the text is not shown."""
-        transport = OneThatFails(api, UNDOCUMENTED[name])
+    async def test_the_error_names_the_line_that_raised(self, api, name):
+        """The transport's author finds it, though the text is not shown."""
+        transport = FailingTransport(api, UNDOCUMENTED[name])
         async with client_of(api, transport, max_retries=0) as client:
             with pytest.raises(TransportError) as caught:
                 await client.vms.list()
@@ -188,9 +188,11 @@ class TestUndocumentedExceptions:
 
 
 class TestDocumentedExceptions:
-    async def test_what_was_surely_not_sent_is_sent_again(self, api, request_for):
+    async def test_an_unsent_request_is_retried(self, api, request_for):
         """A create too."""
-        transport = OneThatFails(api, lambda _: ConnectError("no route"), method="PUT", calls=[0])
+        transport = FailingTransport(
+            api, lambda _: ConnectError("no route"), method="PUT", calls=[0]
+        )
         async with client_of(api, transport) as client:
             task = await client.vms.create(request_for())
             assert not task.adopted
@@ -198,18 +200,18 @@ class TestDocumentedExceptions:
         assert len(api.cloud.vms) == 1
 
     @pytest.mark.parametrize("kind", [TransportError, TransportTimeout, ConnectError])
-    async def test_the_call_is_added(self, api, kind):
-        """A transport need not say which request it was."""
-        transport = OneThatFails(api, lambda _: kind("the cable is cut"))
+    async def test_the_call_is_added_to_the_error(self, api, kind):
+        """A transport need not know which request it was."""
+        transport = FailingTransport(api, lambda _: kind("the cable is cut"))
         async with client_of(api, transport, max_retries=0) as client:
             with pytest.raises(kind) as caught:
                 await client.vms.get("17")
         assert type(caught.value) is kind
         assert str(caught.value) == "GET /v2/virtual-machines/17 got no response: the cable is cut"
 
-    async def test_a_response_that_is_too_large_for_the_transport(self, api, request_for):
+    async def test_a_response_too_large_for_the_transport(self, api, request_for):
         """The outcome of a write is unknown."""
-        transport = OneThatFails(
+        transport = FailingTransport(
             api, lambda _: DecodingError("too large"), method="PUT", carried_out=True
         )
         async with client_of(api, transport) as client:
@@ -217,8 +219,8 @@ class TestDocumentedExceptions:
         assert transport.count("PUT") == 1
 
     async def test_a_transport_that_cannot_be_used_now(self, api, request_for):
-        """Nothing was sent, nothing is retried, and nothing has to be reconciled."""
-        transport = OneThatFails(api, lambda _: InvalidState("it is closed"), method="PUT")
+        """Nothing was sent, retried or reconciled."""
+        transport = FailingTransport(api, lambda _: InvalidState("it is closed"), method="PUT")
         async with client_of(api, transport) as client:
             with pytest.raises(InvalidState, match="it is closed"):
                 await client.vms.create(request_for())
@@ -227,16 +229,16 @@ class TestDocumentedExceptions:
             assert client.requests["list"] == 1
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-    def test_what_ends_the_program_passes(self, kind):
-        """It is nobody's to hold up."""
+    def test_exceptions_that_end_the_program_pass(self, kind):
+        """No handler delays them."""
         api = CloudAPI()
-        client = client_of(api, OneThatFails(api, lambda _: kind()))
+        client = client_of(api, FailingTransport(api, lambda _: kind()))
         with asyncio.Runner() as runner, pytest.raises(kind):
             runner.run(client.vms.list())
 
     async def test_cancellation_passes(self, api):
         """Also one that the transport raises by itself."""
-        transport = OneThatFails(api, lambda _: asyncio.CancelledError())
+        transport = FailingTransport(api, lambda _: asyncio.CancelledError())
         async with client_of(api, transport) as client:
             with pytest.raises(asyncio.CancelledError):
                 await client.vms.list()
@@ -267,8 +269,8 @@ class TestResponses:
             (Response(200, {}, OK + b" " * 1000), "larger than 1000 bytes"),
         ],
     )
-    async def test_what_is_none(self, thing, words, request_for):
-        """It cannot be read, so what became of a write is unknown; it is not sent again."""
+    async def test_invalid_responses_leave_the_outcome_unknown(self, thing, words, request_for):
+        """They cannot be read; the write is not sent again."""
         transport = Returning(thing)
         options = CREDENTIALS | {
             "transport": transport,
@@ -287,7 +289,7 @@ class TestResponses:
         assert sum(method == "PUT" for method, _ in transport.sent) == 1
 
     async def test_the_largest_body_is_read(self):
-        """One of just the size that is allowed."""
+        """Exactly `max_response_size`."""
         transport = Returning(Response(200, {}, OK))
         options = CREDENTIALS | {"transport": transport, "max_response_size": len(OK)}
         async with Client("https://vm.example.com", **options) as client:
@@ -295,8 +297,8 @@ class TestResponses:
 
     @pytest.mark.parametrize("name", ["Retry-After", "retry-after", "RETRY-AFTER"])
     @pytest.mark.parametrize("form", ["seconds", "date"])
-    async def test_the_headers_of_a_plain_dict_are_found(self, name, form):
-        """Their names have no case, as in HTTP; the client holds back."""
+    async def test_headers_may_be_a_plain_dict(self, name, form):
+        """Their names ignore case, as in HTTP; the client honours Retry-After."""
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
         headers = {"date": "x", name: "30" if form == "seconds" else date}
         transport = Returning(Response(429, headers, b""), Response(200, {}, OK))
@@ -307,8 +309,8 @@ class TestResponses:
         assert 28 <= second - first <= 31
 
     @pytest.mark.parametrize("headers", [{"retry-after": 3}, {b"retry-after": b"3"}, {None: ""}])
-    async def test_headers_that_are_no_text_say_nothing(self, headers):
-        """They are passed over."""
+    async def test_headers_that_are_no_text_are_ignored(self, headers):
+        """They hold no value."""
         options = CREDENTIALS | {
             "transport": Returning(Response(429, headers, b"")),
             "max_retries": 0,
@@ -318,8 +320,8 @@ class TestResponses:
                 await client.vms.list()
         assert caught.value.retry_after is None
 
-    async def test_what_a_transport_does_with_the_headers_does_not_matter(self):
-        """The signature is found in a server's words, though the dict was emptied."""
+    async def test_a_transport_may_change_the_headers_it_was_given(self):
+        """The signature is still redacted in a server's words."""
 
         class Emptying:
             async def send(self, method, target, headers, body):
@@ -334,25 +336,25 @@ class TestResponses:
             with pytest.raises(BadRequest, match="repeats the API secret or the signature"):
                 await client.vms.list()
 
-    async def test_a_refusal_is_still_one(self, api):
-        """What the API refuses comes through any transport as it is."""
+    async def test_a_refusal_passes_unchanged(self, api):
+        """From any transport."""
         async with client_of(api, InMemoryTransport(api)) as client:
             with pytest.raises(APIError) as caught:
                 await client.vms.get("nope")
         assert type(caught.value) is NotFound
 
-    def test_what_may_be_secret_is_not_shown(self):
-        """A console's password is in a body, a cookie in a header."""
+    def test_secrets_in_a_response_are_not_shown(self):
+        """A console password in a body, a cookie in a header."""
         assert repr(Response(200, {"Set-Cookie": "a"}, b"planted")) == "Response(status=200)"
         with pytest.raises(AttributeError):
             Response(200, {}, b"").status = 201
 
 
-class TestBudget:
-    async def test_a_clock_that_jumps_does_not_take_the_first_retry(self, api):
+class TestRetryBudget:
+    async def test_a_clock_jump_does_not_take_the_first_retry(self, api):
         """The process may have been stopped while the request was in flight."""
 
-        class Stopped(OneThatFails):
+        class Stopped(FailingTransport):
             async def send(self, *request):
                 if not self.sent:
                     await asyncio.sleep(3600)
@@ -364,9 +366,9 @@ class TestBudget:
         assert transport.count("GET") == 2
 
 
-class TestLife:
+class TestLifecycle:
     async def test_it_is_closed_with_the_client(self):
-        """And is used again where the client is."""
+        """And used again when the client is opened again."""
         transport = Returning(Response(200, {}, OK))
         client = Client("https://vm.example.com", transport=transport, **CREDENTIALS)
         for number in (1, 2):
@@ -374,7 +376,7 @@ class TestLife:
                 assert await client.vms.list() == []
             assert transport.closed == number
 
-    async def test_one_around_another(self, api, request_for):
+    async def test_a_transport_may_wrap_another(self, api, request_for):
         """A wrapper is a transport like any other."""
 
         class Recorder:
@@ -399,8 +401,8 @@ class TestArguments:
     @pytest.mark.parametrize(
         "options", [{"timeout": 30.0}, {"connect_timeout": 10}, {"session": object()}]
     )
-    def test_what_is_for_http_is_refused_with_a_transport(self, api, options):
-        """It would have no effect there."""
+    def test_http_options_are_refused_with_a_transport(self, api, options):
+        """They would have no effect."""
         (name,) = options
         with pytest.raises(InvalidArgument, match="a transport is given") as caught:
             client_of(api, InMemoryTransport(api), **options)
@@ -408,20 +410,20 @@ class TestArguments:
         with pytest.raises(InvalidArgument, match="a transport is given"):
             Client.in_memory(api, **options)
 
-    def test_what_says_nothing_is_not_refused(self, api):
-        """None is as good as not given."""
+    def test_none_is_accepted_for_http_options(self, api):
+        """None is the same as not given."""
         client_of(api, InMemoryTransport(api), session=None, timeout=None, connect_timeout=None)
         client_of(api, None, session=None, timeout=None, connect_timeout=None)
 
     @pytest.mark.parametrize("thing", [5, "https", object(), InMemoryTransport, aiohttp])
-    def test_what_is_no_transport_is_refused(self, api, thing):
-        """At once, and not by the first request."""
+    def test_a_wrong_transport_is_refused(self, api, thing):
+        """By the constructor, not by the first request."""
         with pytest.raises(InvalidArgument) as caught:
             client_of(api, thing)
         assert caught.value.argument == "transport"
 
-    def test_in_memory_brings_its_own(self, api):
-        """Two transports cannot be meant."""
+    def test_in_memory_takes_no_transport(self, api):
+        """It makes its own."""
         with pytest.raises(InvalidArgument) as caught:
             Client.in_memory(api, transport=InMemoryTransport(api))
         assert caught.value.argument == "transport"
@@ -434,26 +436,26 @@ class TestArguments:
             ("timeout", {"timeout": float("nan")}),
         ],
     )
-    def test_of_the_transport_in_memory(self, api, argument, options):
+    def test_in_memory_latencies_are_checked(self, api, argument, options):
         """Times are finite, and not below 0."""
         with pytest.raises(InvalidArgument) as caught:
             InMemoryTransport(api, **options)
         assert caught.value.argument == argument
 
     @pytest.mark.parametrize("cloud", [None, CloudAPI, Emulator()])
-    def test_a_cloud_is_a_cloud(self, cloud):
+    def test_in_memory_needs_a_cloud_api(self, cloud):
         """The emulator over HTTP is the likely mistake."""
         with pytest.raises(InvalidArgument, match="is not a CloudAPI"):
             Client.in_memory(cloud)
 
-    def test_the_http_transport_checks_its_own(self):
-        """It can be made by itself."""
+    def test_the_http_transport_checks_its_options(self):
+        """It can be made without a client."""
         with pytest.raises(InvalidArgument, match="connect_timeout"):
             HTTPTransport("https://vm.example.com", connect_timeout=0)
         shown = repr(HTTPTransport("https://vm.example.com:8443"))
         assert shown == "<HTTPTransport to https://vm.example.com:8443>"
 
-    def test_the_environment_and_regions_take_a_transport(self, monkeypatch):
+    def test_from_env_and_for_region_take_a_transport(self, monkeypatch):
         """As any other option."""
         for name, value in (("REGION", "eu"), ("API_KEY", "k"), ("API_SECRET", "s")):
             monkeypatch.setenv(f"VMAPI_{name}", value)
@@ -469,11 +471,11 @@ class TestArguments:
 
 
 class TestSeed:
-    async def test_waits_are_repeatable(self, api):
-        """The same seed draws the same jitter, another one another."""
+    async def test_a_seed_makes_jitter_repeatable(self, api):
+        """Another seed draws another jitter."""
         waits = []
         for seed in (1, 1, 2):
-            transport = OneThatFails(api, lambda _: TransportError("x"))
+            transport = FailingTransport(api, lambda _: TransportError("x"))
             async with client_of(api, transport, seed=seed) as client:
                 with pytest.raises(TransportError):
                     await client.vms.list()

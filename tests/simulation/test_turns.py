@@ -1,4 +1,4 @@
-"""That a large fleet does not hold the event loop: others get their turn in between.
+"""That a large fleet does not block the event loop: other tasks run in between.
 
 Counted in turns of the loop, not in time; how long each is, `benchmarks/decoding.py` measures.
 """
@@ -28,7 +28,7 @@ def cloud_of(count):
 
 @contextlib.asynccontextmanager
 async def turns():
-    """Count how often somebody else has a turn."""
+    """Count how often another task runs."""
     counted = []
 
     async def count():
@@ -55,15 +55,15 @@ async def turns_of_a_list(count):
 
 
 class TestList:
-    async def test_others_have_their_turn_while_a_large_one_is_read(self):
-        """The more machines, the more often."""
+    async def test_other_tasks_run_while_a_large_list_is_read(self):
+        """The more VMs, the more often."""
         assert await turns_of_a_list(2000) >= await turns_of_a_list(10) + 5
 
-    async def test_a_small_one_is_read_at_once(self):
-        """To take turns is not for nothing."""
+    async def test_a_small_list_is_read_at_once(self):
+        """Yielding has a cost."""
         assert await turns_of_a_list(200) == await turns_of_a_list(10)
 
-    async def test_what_cannot_be_read_is_told_with_its_place(self):
+    async def test_an_unreadable_vm_is_named_by_its_place(self):
         """Also far behind in a long list."""
         api = cloud_of(400)
         handle = api.handle
@@ -84,8 +84,8 @@ class TestList:
         assert error.__context__ is None
         assert gc.isenabled()
 
-    async def test_who_has_switched_off_garbage_collection_keeps_it_so(self):
-        """It is paused for some milliseconds, and then as it was."""
+    async def test_disabled_garbage_collection_stays_disabled(self):
+        """It is paused for some milliseconds, then restored."""
         gc.disable()
         try:
             async with Client.in_memory(cloud_of(300)) as client:
@@ -95,9 +95,9 @@ class TestList:
             gc.enable()
 
 
-class TestTick:
-    async def test_others_have_their_turn_while_many_are_told_of_their_ends(self):
-        """Those who awaited them, among others, before the last one is told."""
+class TestUpdates:
+    async def test_other_tasks_run_while_many_tasks_complete(self):
+        """The first awaiters resume before the last task is completed."""
         api = cloud_of(1000)
         async with Client.in_memory(api, min_poll_interval=1) as client:
             awaited = [
@@ -119,5 +119,5 @@ class TestTick:
                 api.cloud.operate("power_off", vm_id, now)
             await asyncio.gather(*waiting)
         assert client.requests["get"] == 0
-        # The first who awaited was told when few had ended.
+        # The first awaiter resumed when few had completed.
         assert woke[0] <= 100

@@ -1,4 +1,4 @@
-"""Writes on doubt, and writes whose callers are cancelled, on a clock that jumps."""
+"""Writes with an unknown outcome, and writes whose callers are cancelled, in virtual time."""
 
 import asyncio
 import contextlib
@@ -56,7 +56,7 @@ def now():
 
 @pytest.fixture
 async def client(cloud_api):
-    """A client that gives up looking after half a minute."""
+    """A client with a `reconcile_timeout` of half a minute."""
     async with Client.in_memory(cloud_api, latency=0.1, seed=1, reconcile_timeout=WINDOW) as client:
         yield client
 
@@ -71,13 +71,13 @@ def labels(api):
     return sorted(vm.label for vm in api.cloud.vms.values())
 
 
-class TestCreateOnDoubt:
+class TestUnknownCreates:
     @pytest.mark.parametrize("unique", [False, True], ids=["", "unique"])
     @pytest.mark.parametrize("doubt", DOUBTS)
-    async def test_it_is_adopted_or_unknown_and_sent_once(
+    async def test_a_create_is_adopted_or_unknown_and_sent_once(
         self, client, cloud_api, broken, request_for, doubt, unique
     ):
-        """A machine that appeared is adopted; where none did, nobody claims anything."""
+        """A VM that appeared is adopted; without one the outcome is unknown."""
         fields, carried_out = DOUBTS[doubt]
         broken("create", **fields)
         if carried_out:
@@ -98,8 +98,8 @@ class TestCreateOnDoubt:
         assert client.requests["create"] == 1
         assert client.unresolved == ()
 
-    async def test_an_answered_create_is_not_adopted(self, client, request_for):
-        """Where the answer came there was no doubt."""
+    async def test_a_create_with_a_response_is_not_reconciled(self, client, request_for):
+        """Its outcome is known."""
         assert not (await client.vms.create(request_for())).adopted
 
     @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ class TestCreateOnDoubt:
         ],
         ids=["429", "429 with a time", "refused while sending", "success: false"],
     )
-    async def test_what_surely_was_not_carried_out(
+    async def test_a_refused_create_is_not_reconciled(
         self, client, cloud_api, broken, request_for, fields, kind, sent
     ):
-        """A 429 is tried again; a refusal is believed, and looked into no further."""
+        """A 429 is retried; any other refusal is final."""
         broken("create", **fields)
         if kind is None:
             await client.vms.create(request_for())
@@ -125,10 +125,8 @@ class TestCreateOnDoubt:
         assert client.requests["create"] == sent
         assert len(cloud_api.cloud.vms) == (kind is None)
 
-    async def test_a_connection_that_was_never_made_is_made_again(
-        self, client, cloud_api, broken, request_for
-    ):
-        """What surely never left is sent again, a create too."""
+    async def test_a_failed_connection_is_retried(self, client, cloud_api, broken, request_for):
+        """The request was certainly not sent, so a create is retried too."""
         broken("templates", kind="refuse", seconds=3)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(client.templates.list(), 0.2)
@@ -136,10 +134,10 @@ class TestCreateOnDoubt:
         assert client.requests["create"] > 1
         assert cloud_api.requests["create"] == 1
 
-    async def test_old_machines_of_the_same_name_are_not_adopted(
+    async def test_older_vms_of_the_same_name_are_not_adopted(
         self, client, cloud_api, broken, request_for
     ):
-        """Which ids bore the name before is known."""
+        """The ids that had the name before are known."""
         old = [(await client.vms.create(request_for())).vm_id for _ in range(3)]
         await asyncio.sleep(100)
         broken("create", "drop_after")
@@ -151,8 +149,8 @@ class TestCreateOnDoubt:
             await client.vms.create(request_for())
         assert caught.value.candidates == ()
 
-    async def test_a_machine_created_a_moment_ago_is_not_adopted(self, client, broken, request_for):
-        """Ids that this client was told of count as known, listed or not."""
+    async def test_a_vm_created_a_moment_ago_is_not_adopted(self, client, broken, request_for):
+        """Ids that this client received count as known, listed or not."""
         first = await client.vms.create(request_for())
         broken("create", "drop_before")
         with pytest.raises(OutcomeUnknown) as caught:
@@ -160,10 +158,10 @@ class TestCreateOnDoubt:
         assert caught.value.candidates == ()
         assert first.vm_id
 
-    async def test_a_machine_of_another_size_is_a_candidate_alone(
+    async def test_a_vm_of_another_size_is_only_a_candidate(
         self, client, cloud_api, broken, request_for
     ):
-        """What somebody else creates under the name meanwhile is not taken for ours."""
+        """Another client may have created it meanwhile."""
         broken("create", "drop_before")
         other = Client.in_memory(cloud_api, seed=2)
         making = asyncio.create_task(client.vms.create(request_for()))
@@ -174,8 +172,8 @@ class TestCreateOnDoubt:
         assert caught.value.candidates == (theirs.vm_id,)
         await other.close()
 
-    async def test_two_that_may_be_it_are_candidates(self, client, cloud_api, broken, request_for):
-        """Of two there is no telling, so neither is adopted."""
+    async def test_two_matching_vms_are_candidates(self, client, cloud_api, broken, request_for):
+        """Neither is adopted."""
         cloud_api.cloud.adjust("*", not_found=8)
         broken("create", "drop_after")
         other = Client.in_memory(cloud_api, seed=2)
@@ -187,8 +185,8 @@ class TestCreateOnDoubt:
         assert sorted(caught.value.candidates) == sorted(cloud_api.cloud.vms)
         await other.close()
 
-    async def test_many_of_one_name_at_once(self, client, cloud_api, request_for):
-        """Creates of one name tell each other's machines apart; none is adopted twice."""
+    async def test_many_creates_of_one_name_at_once(self, client, cloud_api, request_for):
+        """No VM is adopted by two of them."""
         cloud_api.faults = FaultPlan(
             [
                 Fault(kind="drop_after", call="create", probability=0.3),
@@ -206,18 +204,14 @@ class TestCreateOnDoubt:
         assert sum(getattr(task, "adopted", False) for task in results) > 5
         assert client.requests["create"] == 60
 
-    async def test_one_that_is_hidden_for_long_is_found(
-        self, client, cloud_api, broken, request_for
-    ):
-        """Queued creates appear late: the look-up goes on for its window."""
+    async def test_a_vm_hidden_for_long_is_found(self, client, cloud_api, broken, request_for):
+        """Queued creates appear late: the lookup lasts for `reconcile_timeout`."""
         cloud_api.cloud.adjust("*", not_found=WINDOW - 2, create=60)
         broken("create", "drop_after")
         assert (await client.vms.create(request_for())).adopted
 
-    async def test_without_knowing_what_was_there_nothing_is_adopted(
-        self, client, cloud_api, request_for
-    ):
-        """If the list failed beforehand, all that bear the name are candidates."""
+    async def test_without_a_list_before_nothing_is_adopted(self, client, cloud_api, request_for):
+        """All VMs of the name are candidates."""
         cloud_api.faults = FaultPlan(
             [
                 Fault(kind="server_error", call="list", nth=tuple(range(1, 7))),
@@ -228,16 +222,16 @@ class TestCreateOnDoubt:
             await client.vms.create(request_for())
         assert list(caught.value.candidates) == list(cloud_api.cloud.vms)
 
-    async def test_a_create_waits_for_no_list_that_cannot_be_asked_for(self, client, broken):
-        """Where the list cannot even be sent, nor could the create: nothing was sent."""
-        client._pipeline._retries.limit = 0
+    async def test_a_create_fails_if_its_list_cannot_be_sent(self, cloud_api, broken):
+        """The create could not be sent either: nothing was."""
         broken("list", "rate_limited")
-        with pytest.raises(APIError):
-            await client.vms.create(name="a", cpus=1, ram=1, zone_id="z", boot=BOOT)
-        assert client.requests["create"] == 0
+        async with Client.in_memory(cloud_api, max_retries=0, seed=1) as client:
+            with pytest.raises(APIError):
+                await client.vms.create(name="a", cpus=1, ram=1, zone_id="z", boot=BOOT)
+            assert client.requests["create"] == 0
 
-    async def test_looking_costs_few_lists(self, client, cloud_api, request_for):
-        """A hundred creates in doubt share their looks."""
+    async def test_reconciling_costs_few_lists(self, client, cloud_api, request_for):
+        """A hundred unknown creates share them."""
         cloud_api.faults = FaultPlan([Fault(kind="drop_before", call="create", probability=1)])
         results = await asyncio.gather(
             *(client.vms.create(request_for(f"w-{n}")) for n in range(100)),
@@ -247,8 +241,8 @@ class TestCreateOnDoubt:
         assert client.requests["create"] == 100
         assert client.requests["list"] <= 20
 
-    async def test_a_look_that_is_not_allowed_ends_it(self, client, cloud_api, broken, request_for):
-        """Without the right to look, it stays unknown, and that is said at once."""
+    async def test_refused_credentials_end_the_lookup(self, client, cloud_api, broken, request_for):
+        """The outcome is reported as unknown at once."""
         broken("create", "drop_after")
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.12)
@@ -259,10 +253,10 @@ class TestCreateOnDoubt:
 
 
 class TestRetryingACreate:
-    async def test_it_is_sent_once_more_where_no_machine_appeared(
+    async def test_it_is_sent_again_where_no_vm_appeared(
         self, client, cloud_api, broken, request_for
     ):
-        """Only after the whole window, and only if asked for."""
+        """Only after `reconcile_timeout`, and only if asked for."""
         broken("create", "drop_before")
         task = await client.vms.create(request_for(), unique_name=True, on_unknown="retry")
         assert now() >= WINDOW
@@ -270,26 +264,24 @@ class TestRetryingACreate:
         assert client.requests["create"] == 2
         assert list(cloud_api.cloud.vms) == [task.vm_id]
 
-    async def test_a_machine_that_appeared_is_adopted_as_ever(
-        self, client, cloud_api, broken, request_for
-    ):
-        """What is there is not created again."""
+    async def test_a_vm_that_appeared_is_adopted(self, client, cloud_api, broken, request_for):
+        """It is not created again."""
         broken("create", "drop_after")
         task = await client.vms.create(request_for(), unique_name=True, on_unknown="retry")
         assert task.adopted
         assert client.requests["create"] == 1
 
     @pytest.mark.parametrize("kind", ["drop_before", "success_false"])
-    async def test_it_is_sent_twice_at_most(self, client, broken, request_for, kind):
-        """The second attempt in doubt, or refused, leaves the first one unknown."""
+    async def test_it_is_sent_at_most_twice(self, client, broken, request_for, kind):
+        """A second attempt that is unknown or refused leaves the first one unknown."""
         broken("create", "drop_before")
         broken("create", kind)
         with pytest.raises(OutcomeUnknown):
             await client.vms.create(request_for(), unique_name=True, on_unknown="retry")
         assert client.requests["create"] == 2
 
-    async def test_without_looks_there_is_no_proof(self, client, cloud_api, request_for):
-        """Lists that fail prove nothing."""
+    async def test_it_is_not_sent_again_without_lists(self, client, cloud_api, request_for):
+        """Failed lists prove nothing."""
         cloud_api.faults = FaultPlan(
             [
                 Fault(kind="drop_before", call="create", probability=1),
@@ -309,14 +301,14 @@ class TestRetryingACreate:
         ],
     )
     async def test_wrong_options_are_refused(self, client, request_for, options, argument):
-        """Before anything is sent."""
+        """Nothing is sent."""
         with pytest.raises(InvalidArgument) as caught:
             await client.vms.create(request_for(), **options)
         assert caught.value.argument == argument
         assert client.requests == {}
 
     async def test_a_unique_name_is_used_once_at_a_time(self, client, request_for):
-        """Two creates of one unique name contradict themselves."""
+        """Two creates of one unique name contradict each other."""
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0)
         for unique in (True, False):
@@ -326,7 +318,7 @@ class TestRetryingACreate:
         assert client.requests["create"] == 1
 
 
-class TestSettling:
+class TestReconcile:
     async def test_a_create_that_appears_later(self, client, cloud_api, broken, request_for):
         """The error's token is enough to find it, in another client too."""
         cloud_api.cloud.adjust("*", not_found=WINDOW + 5, create=90)
@@ -342,7 +334,7 @@ class TestSettling:
             assert (await task).label == "web-01"
             assert other.requests["create"] == 0
 
-    async def test_one_that_does_not_appear(self, client, broken, request_for):
+    async def test_a_create_that_does_not_appear(self, client, broken, request_for):
         """It stays unknown, with the same token."""
         broken("create", "drop_before")
         with pytest.raises(OutcomeUnknown) as caught:
@@ -353,13 +345,13 @@ class TestSettling:
         assert again.value.__cause__ is None
 
     async def test_a_tasks_token(self, client, request_for):
-        """Whoever has a token need not know of what kind it is."""
+        """`reconcile` takes tokens of any kind."""
         task = await client.vms.create(request_for())
         again = await client.reconcile(task.token())
         assert (again.vm_id, again.adopted) == (task.vm_id, False)
 
-    async def test_that_a_task_was_adopted_is_in_its_token(self, client, broken, request_for):
-        """It is told after being taken up too."""
+    async def test_a_token_says_that_a_task_was_adopted(self, client, broken, request_for):
+        """The resumed task says so too."""
         broken("create", "drop_after")
         task = await client.vms.create(request_for())
         assert client.resume(task.token()).adopted
@@ -368,7 +360,7 @@ class TestSettling:
     async def test_a_reboot_that_begins_late(
         self, client, cloud_api, broken, request_for, operation
     ):
-        """Looking on shows it."""
+        """Reconciling sees it."""
         vm = await (await client.vms.create(request_for()))
         cloud_api.cloud.adjust("*", stale=45, reboot=70, reset=70)
         broken(operation, "drop_after")
@@ -380,12 +372,12 @@ class TestSettling:
         assert task.evidence is Evidence.OBSERVED
 
 
-class TestRebootOnDoubt:
+class TestUnknownReboots:
     @pytest.mark.parametrize("operation", ["reboot", "reset"])
-    async def test_it_is_known_if_the_state_shows_it(
+    async def test_a_reboot_that_shows_is_known(
         self, client, cloud_api, broken, request_for, operation
     ):
-        """It was sent once, and was observed for longer than reads may be old."""
+        """It was sent once, and watched for longer than reads may be stale."""
         vm = await (await client.vms.create(request_for()))
         cloud_api.cloud.adjust("*", reboot=40, reset=40)
         broken(operation, "drop_after")
@@ -397,10 +389,10 @@ class TestRebootOnDoubt:
 
     @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
     @pytest.mark.parametrize("operation", ["reboot", "reset"])
-    async def test_it_is_unknown_if_nothing_shows(
+    async def test_a_reboot_that_does_not_show_is_unknown(
         self, client, cloud_api, broken, request_for, operation, kind
     ):
-        """Neither "done" nor sent again, whether it was carried out or not."""
+        """Neither complete nor sent again, whether it was carried out or not."""
         vm = await (await client.vms.create(request_for()))
         cloud_api.cloud.adjust("*", reboot_visible=False)
         broken(operation, kind)
@@ -411,13 +403,13 @@ class TestRebootOnDoubt:
         assert isinstance(error.__cause__, TransportError)
         assert client.requests[operation] == 1
 
-    async def test_a_refusal_is_believed(self, client, request_for):
-        """What the server refuses was not carried out."""
+    async def test_a_refusal_is_final(self, client, request_for):
+        """A refused reboot was not carried out."""
         with pytest.raises(NotFound):
             await client.vms.reboot("no-such-machine")
 
-    async def test_looking_may_fail_too(self, client, cloud_api, broken, request_for):
-        """Then it is unknown, and the first error is its cause."""
+    async def test_failed_polls_leave_it_unknown(self, client, cloud_api, broken, request_for):
+        """The first error is the cause."""
         vm = await (await client.vms.create(request_for()))
         broken("reboot", "drop_after")
         making = asyncio.create_task(client.vms.reboot(vm))
@@ -436,7 +428,7 @@ REPEATABLE = {
 }
 
 
-class TestRepeatableWrites:
+class TestIdempotentWrites:
     @pytest.mark.parametrize(
         "fields",
         [
@@ -446,7 +438,7 @@ class TestRepeatableWrites:
         ids=lambda fields: f"{fields['kind']} {fields.get('status', '')}",
     )
     @pytest.mark.parametrize("operation", REPEATABLE)
-    async def test_they_are_repeated_and_end_well(
+    async def test_they_are_retried_and_succeed(
         self, client, cloud_api, broken, request_for, operation, fields
     ):
         """A refusal that the first attempt explains is no failure."""
@@ -459,8 +451,8 @@ class TestRepeatableWrites:
         carried_out = fields["kind"] in {"drop_after", "html", "truncated"} or "after" in fields
         assert task.adopted == (operation == "delete" and carried_out)
 
-    async def test_a_rename(self, client, cloud_api, broken, request_for):
-        """It is repeated, and the machine has its name."""
+    async def test_a_rename_is_retried(self, client, cloud_api, broken, request_for):
+        """The VM has its new name."""
         vm = await (await client.vms.create(request_for()))
         broken("rename", "drop_after")
         await client.vms.rename(vm, "db-01")
@@ -470,7 +462,7 @@ class TestRepeatableWrites:
     async def test_a_rename_that_conflicts_with_itself(
         self, client, cloud_api, broken, request_for, label, explained
     ):
-        """Whether the first attempt explains the conflict, the name tells."""
+        """The VM's name shows whether the first attempt explains the conflict."""
         vm = await (await client.vms.create(request_for(label)))
         broken("rename", "drop_before")
         cloud_api.cloud.vms[vm.id].deleting = True
@@ -480,8 +472,8 @@ class TestRepeatableWrites:
             with pytest.raises(Conflict):
                 await client.vms.rename(vm, "db-01")
 
-    async def test_a_conflict_without_doubt_is_one(self, client, request_for):
-        """Nothing explains it, so it is told."""
+    async def test_a_conflict_of_the_first_attempt_is_raised(self, client, request_for):
+        """No earlier attempt explains it."""
         vm = await (await client.vms.create(request_for()))
         await client.vms.delete(vm)
         for again in (client.vms.delete, client.vms.shutdown):
@@ -492,16 +484,14 @@ class TestRepeatableWrites:
         with pytest.raises(NotFound):
             await client.vms.delete("no-such-machine")
 
-    async def test_a_machine_that_is_gone_does_not_explain_a_shutdown(
-        self, client, broken, request_for
-    ):
+    async def test_a_missing_vm_does_not_explain_a_shutdown(self, client, broken, request_for):
         """Only a delete leads there."""
         broken("shutdown", "drop_before")
         with pytest.raises(NotFound):
             await client.vms.shutdown("no-such-machine")
 
-    async def test_the_last_error_is_told(self, client, cloud_api, request_for):
-        """After the last repetition the call has failed; it is safe to make it again."""
+    async def test_the_last_error_is_raised(self, client, cloud_api, request_for):
+        """After the last retry the call has failed; it is safe to repeat."""
         vm = await (await client.vms.create(request_for()))
         cloud_api.faults = FaultPlan([Fault(kind="html", call="shutdown", probability=1)])
         with pytest.raises(DecodingError):
@@ -523,7 +513,7 @@ WRITES = {
 
 
 def accepted(api, name):
-    """Return how often the cloud carried a write out."""
+    """Return how often the cloud carried out a write."""
     if name == "rename":
         return sum(vm.label == "new" for vm in api.cloud.vms.values())
     if name in {"create", "unique"}:
@@ -553,7 +543,7 @@ class TestCancellation:
     @pytest.mark.parametrize("fault", [None, "drop_before", "drop_after", "rate_limited", "html"])
     @pytest.mark.parametrize("name", WRITES)
     async def test_at_every_await_point(self, request_for, name, fault):
-        """Whatever the cloud did is returned, told with the cancellation, or kept."""
+        """Whatever the cloud did is returned, noted on the cancellation, or unresolved."""
         steps, finished = 0, False
         while not finished:
             api = CloudAPI(seed=1, settings=Settings(not_found=0))
@@ -597,13 +587,13 @@ class TestCancellation:
             assert write.vm_id in {None, vm_id}
             assert "see client.unresolved" in notes[0]
         else:
-            # All these name their machine, so it is known if it is told at all.
+            # All these name their VM, so it is known if it is reported at all.
             assert kept or any("was accepted" in note for note in notes)
 
     @pytest.mark.parametrize("at", [0.02 * n for n in range(1, 30)])
     @pytest.mark.parametrize("stall", [0, 4, 100])
     async def test_at_any_time_of_a_slow_create(self, cloud_api, broken, at, stall):
-        """An answer on its way is waited for, ten seconds at most."""
+        """The response is awaited, for ten seconds at most."""
         async with Client.in_memory(cloud_api, latency=0.2, seed=1) as client:
             if stall:
                 broken("create", "stall", seconds=stall)
@@ -617,14 +607,14 @@ class TestCancellation:
                 (vm_id,) = cloud_api.cloud.vms
                 task = await client.reconcile(write.token)
                 assert task.vm_id == vm_id
-                # What is looked for is not sure before `max_staleness` has passed, which is longer
-                # than a cancellation waits.
+                # A lookup is not certain before `max_staleness` has passed, which is longer than a
+                # cancellation waits.
                 assert write.vm_id == (None if stall else vm_id)
             assert client.unresolved == ()
 
     @pytest.mark.parametrize("how", ["anyio", "timeout", "wait_for", "group"])
     async def test_every_way_to_cancel(self, client, cloud_api, request_for, how):
-        """Timeouts, scopes and groups get their cancellation, and the machine is not lost."""
+        """Timeouts, scopes and groups get their cancellation, and the VM is not lost."""
         create = client.vms.create(request_for(), unique_name=True)
         if how == "anyio":
             with anyio.move_on_after(0.07) as scope:
@@ -654,8 +644,8 @@ class TestCancellation:
         client.resume(write.token)
         assert client.unresolved == ()
 
-    async def test_cancelled_again_and_again(self, client, cloud_api, request_for):
-        """Who cancels twice waits no less, and loses nothing."""
+    async def test_repeated_cancellation(self, client, cloud_api, request_for):
+        """It shortens no wait, and loses nothing."""
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.06)
         for _ in range(3):
@@ -666,7 +656,7 @@ class TestCancellation:
         assert [write.vm_id for write in client.unresolved] == list(cloud_api.cloud.vms)
 
     async def test_all_tasks_cancelled(self, client, cloud_api, request_for):
-        """Also what runs inside: then the outcome is not known, and that is kept."""
+        """The inner ones too: the outcome is unknown, and kept as unresolved."""
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.06)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -677,8 +667,8 @@ class TestCancellation:
         assert (write.name, write.vm_id) == ("web-01", None)
         assert (await client.reconcile(write.token)).vm_id in cloud_api.cloud.vms
 
-    async def test_a_refusal_leaves_nothing(self, client, broken, request_for):
-        """What surely was not carried out is not kept."""
+    async def test_a_refused_write_is_not_kept(self, client, broken, request_for):
+        """It was certainly not carried out."""
         broken("create", "success_false")
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.06)
@@ -694,8 +684,8 @@ class TestClosing:
         caplog.set_level(logging.WARNING, logger="async_vmapi")
         return caplog
 
-    async def test_what_is_left_is_named(self, client, cloud_api, request_for, logged):
-        """A warning names the writes that nobody took up."""
+    async def test_unresolved_writes_are_logged(self, client, cloud_api, request_for, logged):
+        """A warning names each."""
         for number in range(25):
             request = request_for(f"w-{number}")
             making = asyncio.create_task(client.vms.create(request, unique_name=True))
@@ -707,20 +697,20 @@ class TestClosing:
         assert "create of 'w-3': it was accepted as" in logged.text
         assert "and 5 more" in logged.text
 
-    async def test_nothing_is_said_of_what_was_taken_up(self, client, request_for, logged):
-        """A client without unresolved writes is closed in silence."""
+    async def test_dismissed_writes_are_not_logged(self, client, request_for, logged):
+        """A client without unresolved writes is closed silently."""
         await client.vms.create(request_for())
         await client.close()
         assert logged.text == ""
 
-    async def test_a_write_on_the_wire_is_answered_first(self, client, cloud_api, request_for):
-        """Closing waits for it, and its caller gets the task."""
+    async def test_a_write_in_flight_is_completed_first(self, client, cloud_api, request_for):
+        """Its caller gets the task."""
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.06)
         await client.close()
         assert (await making).vm_id in cloud_api.cloud.vms
 
-    async def test_a_write_that_was_not_sent_is_an_invalid_state(self, client, request_for):
+    async def test_a_queued_write_raises_invalid_state(self, client, request_for):
         """It waits for the list, so nothing was sent."""
         making = asyncio.create_task(client.vms.create(request_for()))
         await asyncio.sleep(0.06)
@@ -729,10 +719,8 @@ class TestClosing:
             await making
 
     @pytest.mark.parametrize("operation", ["create", "reboot"])
-    async def test_a_write_in_doubt_is_given_up(
-        self, client, cloud_api, broken, request_for, operation
-    ):
-        """Whoever looks for it stops, and is told that it is unknown."""
+    async def test_reconciling_stops(self, client, cloud_api, broken, request_for, operation):
+        """Its caller gets `OutcomeUnknown`."""
         vm = await (await client.vms.create(request_for()))
         broken(operation, "drop_before")
         making = asyncio.create_task(
@@ -747,10 +735,10 @@ class TestClosing:
             await making
         assert now() - began < 2
 
-    async def test_an_answer_that_does_not_come_is_not_waited_for_long(
+    async def test_a_missing_response_is_not_awaited_for_long(
         self, client, broken, request_for, logged
     ):
-        """Ten seconds; then the write is unresolved, and its caller told so."""
+        """Ten seconds; then the write is unresolved, and its caller gets the error."""
         broken("create", "stall", seconds=25)
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.06)
@@ -762,8 +750,10 @@ class TestClosing:
         assert "'web-01'" in str(client.unresolved) or "web-01" in logged.text
 
     @pytest.mark.parametrize("how", ["anyio", "asyncio"])
-    async def test_closing_that_is_cancelled(self, client, cloud_api, request_for, how):
-        """It lets go of nothing that is on the wire, and is cancelled then."""
+    async def test_a_cancelled_close_waits_for_requests_in_flight(
+        self, client, cloud_api, request_for, how
+    ):
+        """Then it is cancelled."""
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0.06)
         if how == "anyio":
@@ -780,24 +770,24 @@ class TestClosing:
                 await closing
         assert (await making).vm_id in cloud_api.cloud.vms
 
-    async def test_a_foreign_write_is_not_dismissed(self, client):
-        """Only what is there can be taken off."""
+    async def test_dismissing_a_foreign_write_is_refused(self, client):
+        """Only listed writes can be dismissed."""
         with pytest.raises(InvalidArgument):
             client.dismiss(UnresolvedWrite("create", "a", None, "why"))
 
     async def test_a_client_may_be_used_again(self, client, broken, request_for):
-        """Closing ends looking for what was, not for what will be."""
+        """Closing stops the lookups of past creates, not of future ones."""
         await client.close()
         broken("create", "drop_after")
         async with client:
             assert (await client.vms.create(request_for())).adopted
 
-    async def test_bad_requests_are_bad(self, client, request_for):
-        """A refusal by the API passes through untouched."""
+    async def test_a_bad_request_is_raised_unchanged(self, client, request_for):
+        """It is a refusal by the API."""
         with pytest.raises(BadRequest):
             await client.vms.create(request_for(zone_id="nowhere"))
 
-    async def test_a_client_that_cannot_connect_says_so(self, client, broken):
+    async def test_a_client_that_cannot_connect_raises(self, client, broken):
         """After its last attempt."""
         broken("templates", "refuse", seconds=1000)
         with pytest.raises(ConnectError):

@@ -1,4 +1,4 @@
-"""The fixtures that the pytest plugin brings, and what they hand out."""
+"""The fixtures of the pytest plugin, and the objects that they return."""
 
 import asyncio
 import subprocess
@@ -14,8 +14,8 @@ from async_vmapi.testing import QUICK, VMCloud, VMServer
 
 
 class TestCloud:
-    async def test_a_create_whose_answer_is_lost(self, vm_cloud, vm_client):
-        """The machine is there once, and the create was sent once."""
+    async def test_a_create_whose_response_is_lost(self, vm_cloud, vm_client):
+        """The VM exists once, and the create was sent once."""
         vm_cloud.fail_next("create", after_processing=True)
         task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
         assert (await task).state == "online"
@@ -25,7 +25,7 @@ class TestCloud:
         assert vm_cloud.faults.injected == {"drop_after": 1}
 
     async def test_a_create_that_is_lost_on_its_way(self, vm_cloud, vm_client):
-        """By default the cloud never heard of it: no machine, and no request that it answered."""
+        """By default the cloud never received it: no VM, and no counted request."""
         vm_cloud.fail_next("create")
         with pytest.raises(OutcomeUnknown):
             await vm_client.vms.create(vm_cloud.create_request("web-01"))
@@ -35,7 +35,7 @@ class TestCloud:
 
     @pytest.mark.looptime
     async def test_other_faults(self, vm_cloud):
-        """Any kind of the emulator's faults can be next, before or after the processing."""
+        """Any kind of the emulator's faults can be next, before or after processing."""
         vm_cloud.add("web-01")
         vm_cloud.fail_next("shutdown", "server_error", after_processing=True, status=503)
         vm_cloud.fail_next("list", "rate_limited", retry_after=0)
@@ -55,13 +55,13 @@ class TestCloud:
             ({"call": "list", "kind": "slow"}, "kind='slow' is not one of"),
         ],
     )
-    def test_faults_that_there_are_not(self, vm_cloud, fault, words):
-        """A fault that could never hit is an error at once, not a test that proves nothing."""
+    def test_an_impossible_fault_is_refused(self, vm_cloud, fault, words):
+        """It is an error at once, not a test that proves nothing."""
         with pytest.raises(ValueError, match=words):
             vm_cloud.fail_next(**fault)
 
-    async def test_machines_that_are_there_already(self, vm_cloud, vm_client):
-        """A test arranges a fleet in one line each, and asks for one machine by name or id."""
+    async def test_existing_vms(self, vm_cloud, vm_client):
+        """A test adds a fleet in one line each, and gets one VM by name or id."""
         vm_cloud.add("web-01", cores=2, ram=2048)
         down = vm_cloud.add("web-02", state="offline")
         listed = await vm_client.vms.list()
@@ -74,8 +74,8 @@ class TestCloud:
         assert vm_cloud.vm("web-02") is vm_cloud.vm(down.id) is down
         assert down.state == "online"
 
-    async def test_a_machine_that_is_not_there(self, vm_cloud):
-        """The error tells which machines there are."""
+    async def test_an_unknown_vm(self, vm_cloud):
+        """The error lists the existing ones."""
         assert repr(vm_cloud) == "<VMCloud: no machines>"
         vm_cloud.add("web-01")
         vm_cloud.add("web-01", state="offline")
@@ -85,8 +85,8 @@ class TestCloud:
             vm_cloud.vm("web-01")
 
     @pytest.mark.looptime
-    async def test_the_machines_are_as_they_are_by_now(self, vm_cloud, vm_client):
-        """What the cloud does goes on though nobody asks it over the wire."""
+    async def test_vms_are_current(self, vm_cloud, vm_client):
+        """The cloud makes progress without requests."""
         vm_cloud.adjust("web-*", create=60)
         await vm_client.vms.create(vm_cloud.create_request("web-01"))
         sent = vm_cloud.requests.total()
@@ -95,7 +95,7 @@ class TestCloud:
         assert vm_cloud.vm("web-01").state == "online"
         assert vm_cloud.requests.total() == sent
 
-    async def test_time_that_passes_as_the_test_says(self, vm_cloud, vm_client):
+    async def test_letting_time_pass(self, vm_cloud, vm_client):
         """A step that takes an hour is over when the test wants it."""
         vm_cloud.adjust(create=3600)
         task = await vm_client.vms.create(vm_cloud.create_request("web-01"))
@@ -108,7 +108,7 @@ class TestCloud:
             vm_cloud.elapse(-1)
 
     def test_one_loop_after_another(self, vm_cloud, vm_client):
-        """The cloud's clock goes on where it stopped, whatever the next loop's clock shows."""
+        """The cloud's clock continues where it stopped, whatever the next loop's clock shows."""
 
         async def create():
             return await vm_client.vms.create(vm_cloud.create_request("web-01"))
@@ -128,7 +128,7 @@ class TestCloud:
 
     @pytest.mark.looptime
     async def test_lifelike_on_a_virtual_clock(self, vm_cloud, vm_client, looptime):
-        """Where time costs nothing, machines take as long as real ones."""
+        """Where time costs nothing, VMs take as long as real ones."""
         assert await (await vm_client.vms.create(vm_cloud.create_request("web-01")))
         assert 25 < looptime < 120
 
@@ -139,7 +139,7 @@ class TestCloud:
 
     @pytest.mark.looptime
     async def test_a_fixture_before_the_virtual_time(self, fleet, vm_cloud, vm_client, looptime):
-        """The clock jumps in the test alone; what a fixture did in real time goes on from there."""
+        """The clock jumps in the test alone; operations of a fixture in real time continue."""
         began, before = float(looptime), vm_cloud.cloud.now
         vm_cloud.fail_next("create", after_processing=True)
         assert await (await vm_client.vms.create(vm_cloud.create_request("web-02")))
@@ -148,7 +148,7 @@ class TestCloud:
         assert vm_cloud.cloud.now - before == pytest.approx(looptime - began, abs=5)
 
     async def test_a_clock_that_is_set_back(self, vm_cloud):
-        """The cloud's own clock never is, so what is under way comes to its end."""
+        """The cloud's own clock never is, so operations in flight complete."""
         loop = asyncio.get_running_loop()
         await vm_cloud.client().vms.create(vm_cloud.create_request("web-01"))
         before, loop.time = loop.time(), lambda true=loop.time: true() - 1000
@@ -162,13 +162,13 @@ class TestCloud:
 
     @pytest.mark.looptime(False)
     async def test_quick_where_looptime_is_off(self, vm_cloud, vm_virtual_time):
-        """A marker that says no is heard."""
+        """A marker can disable it."""
         assert not vm_virtual_time
         assert vm_cloud.cloud.settings == QUICK
 
     @pytest.mark.looptime
-    async def test_all_operations_end_as_observed(self, looptime):
-        """Quick as it is, a client sees each transition, and none takes long."""
+    async def test_all_operations_are_observed(self, looptime):
+        """Though quick, each transition is seen by a client, and none takes long."""
         vm_cloud = VMCloud(QUICK)
         vms = vm_cloud.client().vms
         task = await vms.create(vm_cloud.create_request("web-01"))
@@ -196,14 +196,14 @@ class TestOwnSettings:
     def vm_settings(self):
         return Settings().changed(create=0.01, not_found=0, quota=1)
 
-    async def test_they_are_taken(self, vm_cloud, vm_server):
-        """A suite's own settings hold for both clouds."""
+    async def test_they_apply_to_both_clouds(self, vm_cloud, vm_server):
+        """A suite's own settings."""
         assert vm_cloud.cloud.settings.quota == vm_server.cloud.cloud.settings.quota == 1
 
 
 class TestServer:
     async def test_a_whole_life_over_http(self, vm_server):
-        """Another thread serves it, and it is looked into from here."""
+        """Another thread serves the cloud, and this one reads its state."""
         cloud = vm_server.cloud
         async with vm_server.client() as client:
             cloud.fail_next("create", after_processing=True)
@@ -218,8 +218,8 @@ class TestServer:
         assert cloud.requests["create"] == cloud.requests["delete"] == 1
         assert repr(cloud) == "<VMCloud: web-02 online>"
 
-    async def test_what_a_program_needs_to_find_it(self, vm_server, monkeypatch):
-        """The environment names it, and so code that makes its own client finds it."""
+    async def test_the_environment_of_a_program(self, vm_server, monkeypatch):
+        """Code that makes its own client finds the server."""
         for name, value in vm_server.env.items():
             monkeypatch.setenv(name, value)
         async with Client.from_env() as client:
@@ -228,7 +228,7 @@ class TestServer:
         assert vm_server.url in repr(vm_server)
 
     async def test_it_runs_once_at_a_time_and_can_run_again(self):
-        """Outside its context it has no address; its cloud and clock go on the next time."""
+        """Outside its context it has no address; its cloud and clock continue the next time."""
         server = VMServer()
         with pytest.raises(RuntimeError, match="not running"):
             server.url  # noqa: B018
@@ -246,7 +246,7 @@ class TestServer:
             async with server.client() as client:
                 assert [vm.label for vm in await client.vms.list()] == ["web-01"]
 
-    def test_what_hinders_it_is_raised(self, monkeypatch):
+    def test_a_failed_start_is_raised(self, monkeypatch):
         """A server that cannot listen says why."""
 
         def refuse(*arguments, **options):
@@ -259,8 +259,8 @@ class TestServer:
         with pytest.raises(RuntimeError, match="not running"):
             server.url  # noqa: B018
 
-    def test_what_ends_it_too_early_is_raised(self, monkeypatch):
-        """A thread that fell over while the test ran is told of, and nothing waits for it."""
+    def test_a_failed_thread_is_raised(self, monkeypatch):
+        """An exception of the thread during the test is raised, and nothing waits for it."""
         server = VMServer()
 
         class Falling(asyncio.Event):
@@ -269,8 +269,14 @@ class TestServer:
 
         monkeypatch.setattr("async_vmapi.testing.server.asyncio.Event", Falling)
         with pytest.raises(OSError, match="the port was taken away"), server:
-            server._thread.join()
+            _end_of_thread("vm_server")
         assert not [thread for thread in threading.enumerate() if thread.name == "vm_server"]
+
+
+def _end_of_thread(name):
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join()
 
 
 class TestCost:

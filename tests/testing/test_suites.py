@@ -1,4 +1,4 @@
-"""Users' own suites, run as programs: under each plugin that drives async tests, and under none."""
+"""Users' own suites, run as programs: under each plugin that drives async tests, and without."""
 
 import os
 import re
@@ -131,7 +131,7 @@ def test_over_http(vm_server):
     asyncio.run(lost())
 """
 
-# As this suite's own conftest does; the reason stands there.
+# As this suite's own conftest does; the reason is there.
 CONFTEST = """
 import asyncio
 asyncio.set_event_loop(None)
@@ -142,7 +142,7 @@ LOOPTIME = ["looptime_plugin", "looptime_chronometers", "looptime_timeproxies"]
 
 @pytest.fixture
 def run_suite(tmp_path):
-    """Run modules of tests as a suite of their own, with some plugins switched off."""
+    """Run modules of tests as a suite, with some plugins disabled."""
 
     def run(*arguments, without=(), **modules):
         (tmp_path / "conftest.py").write_text(CONFTEST)
@@ -175,7 +175,7 @@ def run_suite(tmp_path):
 
 class TestSuites:
     def test_strict_mode_beside_anyio(self, run_suite):
-        """In one suite some tests are pytest-asyncio's, others anyio's, and some nobody's."""
+        """In one suite some tests are pytest-asyncio's, others anyio's, and some plain."""
         assert "12 passed" in run_suite("--asyncio-mode=strict", strict=STRICT, anyio=ANYIO)
 
     def test_auto_mode_and_the_documentation(self, run_suite):
@@ -189,7 +189,7 @@ class TestSuites:
         assert "6 passed" in run_suite("--asyncio-mode=auto", auto=AUTO, **modules)
 
     def test_anyio_alone(self, run_suite):
-        """Without pytest-asyncio, and with anyio's plugin taking all async tests."""
+        """Without pytest-asyncio, and with anyio's plugin running all async tests."""
         alone = [*LOOPTIME, "asyncio"]
         assert "6 passed" in run_suite("-o", "anyio_mode=auto", without=alone, anyio=ANYIO)
 

@@ -68,7 +68,7 @@ async def make(session: aiohttp.ClientSession) -> None:
 
 
 class Recorder:
-    """A plain class is a transport, whatever it calls its arguments."""
+    """A plain class is a transport, whatever its arguments are named."""
 
     async def send(self, verb: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         return Response(200, {"X-Seen": verb + path}, body)
@@ -78,7 +78,7 @@ class Recorder:
 
 
 class Blocking:
-    """One that is not async is none."""
+    """A transport must be async."""
 
     def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Response:
         return Response(status=200, headers=headers, body=body)
@@ -184,7 +184,7 @@ async def wait(client: Client, task: Task[VirtualMachine]) -> None:
     assert_type(deleted, Task[None])
     assert_type(deleted.was_missing, bool)
 
-    # A task of a machine is one of perhaps a machine, not the other way round.
+    # A task of a VM is one of perhaps a VM, not the other way round.
     wider: Task[VirtualMachine | None] = task
     narrower: Task[VirtualMachine] = wider  # type: ignore[assignment]
     await narrower.wait(timeout="600")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What type checkers see of work on many machines, and of what is left over. It is never run."""
+"""What type checkers see of bulk calls and their reports. It is never run."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, assert_type

@@ -1,4 +1,4 @@
-"""Rules of the house that need words; which module may import which is import-linter's.
+"""Rules of the architecture that need code; which module may import which is import-linter's.
 
 Each rule names its exceptions. One that is used no more is an error too, so that the lists stay
 true.
@@ -37,7 +37,7 @@ OPERATIONS = sorted(get_args(Operation))
 
 
 def calls(tree):
-    """Every call in a module, or in a part of it, as (dotted name, node)."""
+    """Yield every call in a module, or in a part of it, as (dotted name, node)."""
     return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
@@ -46,26 +46,26 @@ CALLS = {path: calls(tree) for path, tree in TREES.items()}
 
 
 def modules_that_call(*names):
-    """The modules that call one of these."""
+    """Return the modules that call one of these."""
     return {path for path, called in CALLS.items() if {name for name, _ in called} & {*names}}
 
 
 class TestTime:
-    """Time is the event loop's, so that a clock that jumps can drive all of it (DESIGN, 6)."""
+    """Time is the event loop's, so that a clock that jumps can drive everything (DESIGN, 6)."""
 
-    def test_only_what_outlives_a_loop_reads_another_clock(self):
-        """Durable jobs are of many processes, which share the wall's; HTTP has dates (WIRE §1)."""
+    def test_only_named_modules_read_another_clock(self):
+        """Durable jobs span processes, which share the wall clock; HTTP has dates (WIRE §1)."""
         assert modules_that_call(
             "time.time", "time.monotonic", "time.perf_counter", "time.time_ns", "time.sleep"
         ) == {
             *("cli/jobs.py", "durable/sqlite.py", "durable/heartbeat.py"),
-            # Output goes on where the loop does not.
+            # Output continues where the loop does not.
             *("cli/live.py", "cli/running.py", "cli/writer.py"),
             *("durable/operation.py", "durable/worker.py"),
             "transport/pipeline.py",
         }
 
-    def test_only_what_the_wire_wants_reads_the_date(self):
+    def test_only_named_modules_read_the_date(self):
         """A request's date is signed, and a server's `Retry-After` can be a date (WIRE §1)."""
         assert modules_that_call("datetime.now", "datetime.utcnow", "date.today") == {
             "cli/watch.py",
@@ -75,8 +75,8 @@ class TestTime:
             "transport/pipeline.py",
         }
 
-    def test_nobody_polls_but_who_must(self):
-        """The hub asks for all: a loop with a sleep in it is a poll, and has a reason here."""
+    def test_only_named_modules_sleep_in_a_loop(self):
+        """The hub polls for all: a loop with a sleep in it is a poll, and has its reason here."""
         found = {
             path
             for path, tree in TREES.items()
@@ -88,33 +88,33 @@ class TestTime:
         assert found == {
             "cli/jobs.py",  # shows workers again and again
             "cli/progress.py",  # draws frames
-            "cli/watch.py",  # the command that looks again and again
-            "durable/coordinator.py",  # a database tells nobody of a change
+            "cli/watch.py",  # polls for a command
+            "durable/coordinator.py",  # a database sends no events
             "durable/job.py",
             "durable/worker.py",
             "emulator/app.py",  # sends a slow body
-            "writes/lookup.py",  # looks for a create's VM, by lists that all share
+            "writes/lookup.py",  # finds a create's VM, by lists that all creates share
             "transport/rate_limit.py",  # holds requests back
             "transport/pipeline.py",  # retries
         }
 
-    def test_machines_are_looked_at_by_two_modules_alone(self):
-        """What shows how an operation goes comes through the hub; names, through the rosters."""
-        # A refused delete is looked into once.
+    def test_vms_are_read_by_two_modules_alone(self):
+        """The hub reads states; VM lists for names are shared."""
+        # A refused delete is checked once.
         assert modules_that_call("get_vm_raw") == {"tasks/poller.py", "tasks/reads.py"}
         assert modules_that_call("list_vms_raw") == {"tasks/list_poller.py"}
         assert modules_that_call("self._vm_lists.get") == {"writes/lookup.py", "writes/writes.py"}
 
 
-class TestShowing:
+class TestOutput:
     def test_only_the_command_line_prints(self):
         """A library has no terminal."""
         assert modules_that_call("print", "input", "pprint.pprint", "breakpoint") == {
             *("cli/__init__.py", "cli/emulator.py", "cli/streams.py"),
         }
 
-    def test_loggers_are_called_as_their_modules_are(self):
-        """So ``async_vmapi`` is the one name to listen to; others' are made quiet, no more."""
+    def test_loggers_are_named_like_their_modules(self):
+        """So ``async_vmapi`` is the one parent logger; others' loggers are only silenced."""
         names = {
             (path, ast.unparse(call.args[0]) if call.args else "")
             for path, called in CALLS.items()
@@ -130,18 +130,18 @@ class TestShowing:
         }
         assert not modules_that_call("logging.basicConfig", "logging.info", "logging.warning")
 
-    def test_loggers_raise_nothing(self):
-        """An application's filter or handler may; a call in flight must not notice."""
+    def test_logging_calls_are_guarded(self):
+        """An application's filter or handler may raise; a call in flight must not notice."""
         assert modules_that_call("logging.getLogger") == {
             "__init__.py",
             "cli/__init__.py",
-            *("cli/durable.py", "durable/worker.py"),  # make others' quiet
+            *("cli/durable.py", "durable/worker.py"),  # silence others' loggers
             "cli/running.py",
             "telemetry/logs.py",
         }
 
-    def test_log_records_carry_fields(self):
-        """What the text tells, a filter or a JSON formatter finds as an attribute."""
+    def test_log_records_have_fields(self):
+        """A filter or a JSON formatter finds each value as an attribute."""
         bare = {
             (path, call.lineno)
             for path, called in CALLS.items()
@@ -151,7 +151,7 @@ class TestShowing:
         }
         assert not bare
 
-    def test_what_log_records_carry_is_documented(self):
+    def test_log_fields_are_documented(self):
         """Each field has its line in docs/telemetry.md, and each line its field."""
         used = {
             node.value
@@ -185,16 +185,16 @@ class TestShowing:
 
 
 class TestTasks:
-    def test_nothing_is_started_without_being_kept(self):
-        """A task that nobody holds can vanish half done (the event loop's reference is weak)."""
+    def test_every_task_is_referenced(self):
+        """The event loop's reference is weak, so an unreferenced task can vanish half done."""
         for path, tree in TREES.items():
             for node in ast.walk(tree):
                 if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                     name = ast.unparse(node.value.func)
                     assert not name.endswith(("create_task", "ensure_future")), path
 
-    def test_only_three_have_threads(self):
-        """Leases are renewed, and output is written, where the loop is blocked, or must not be."""
+    def test_only_named_modules_start_threads(self):
+        """Leases are renewed, and output is written, while the loop is blocked."""
         assert modules_that_call("threading.Thread", "asyncio.to_thread") == {
             "cli/writer.py",
             "durable/heartbeat.py",
@@ -209,7 +209,7 @@ def run(code):
 class TestImports:
     @pytest.mark.programs
     def test_the_package_alone_loads_no_extra_and_no_emulator(self):
-        """Who needs none of it pays nothing for it; nor for the version's metadata."""
+        """Unused parts cost no import time; nor does the version's metadata."""
         code = "import sys; from async_vmapi import Client; print(*sys.modules)"
         loaded = set(run(code).stdout.split())
         assert "async_vmapi.client" in loaded
@@ -220,14 +220,14 @@ class TestImports:
         assert "importlib.metadata" not in modules_that_import(PACKAGE / "__init__.py")
 
     @pytest.mark.programs
-    def test_without_the_extra_telemetry_says_what_to_install(self):
-        """In place of naming a module that the user never heard of."""
+    def test_telemetry_without_its_extra_says_what_to_install(self):
+        """Not just the name of a missing module."""
         code = "import sys; sys.modules['opentelemetry'] = None; import async_vmapi.otel"
         assert "pip install 'async-vmapi[otel]'" in run(code).stderr
 
     @pytest.mark.programs
-    def test_where_no_logging_is_set_up_nothing_shows(self):
-        """Not even a warning, which logging's last resort would put on stderr."""
+    def test_nothing_is_printed_without_logging_set_up(self):
+        """Not even a warning, which logging's last resort would write to stderr."""
         logger = "logging.getLogger('async_vmapi.writes.writes')"
         code = f"import logging, async_vmapi; {logger}.warning('!')"
         ended = run(code)
@@ -235,7 +235,7 @@ class TestImports:
 
     @pytest.mark.programs
     def test_the_command_shows_warnings(self):
-        """Who is at a terminal has nowhere else to read them."""
+        """On a terminal there is no other place for them."""
         code = (
             "import logging, sys; sys.argv = ['async-vmapi', '--help']\n"
             "from async_vmapi.cli import main\n"
@@ -265,7 +265,7 @@ class TestImports:
             ("anyio", "4.14.2"),
         ],
     )
-    def test_minimums_are_above_known_holes(self, name, fixed):
+    def test_minimum_versions_are_above_known_vulnerabilities(self, name, fixed):
         """`nox -s audit` looks for more of them, where it can."""
         needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
         (minimum,) = (need.partition(">=")[2] for need in needs if need.startswith(f"{name}>="))
@@ -292,8 +292,8 @@ def modules_that_import(path):
 
 class TestMap:
     @pytest.mark.parametrize("folder", [PACKAGE, ROOT / "tests"], ids=lambda path: path.name)
-    def test_it_has_every_place(self, folder):
-        """Who looks for a subject finds its module in CONTRIBUTING.md."""
+    def test_every_module_is_on_it(self, folder):
+        """CONTRIBUTING.md names the module of each subject."""
         told = (ROOT / "CONTRIBUTING.md").read_text().partition("## Architecture")[2]
         told = told.partition("\n## ")[0]
         for path in folder.iterdir():
@@ -305,8 +305,8 @@ class TestMap:
                 name = path.name if path.is_file() else f"{path.name}/"
             assert f"`{name}`" in told, name
 
-    def test_nothing_on_it_is_gone(self):
-        """A name that leads nowhere is worse than none."""
+    def test_every_name_on_it_exists(self):
+        """A wrong name is worse than none."""
         told = (ROOT / "CONTRIBUTING.md").read_text()
         table = re.findall(r"^\|.*\|$", told, re.MULTILINE)
         for name in re.findall(r"`([a-z_]+(?:\.py|/))`", "".join(table)):
@@ -316,35 +316,35 @@ class TestMap:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 class TestOperations:
-    """The places that an operation is told in; CONTRIBUTING.md has them in their order."""
+    """The places that know each operation, in the order of CONTRIBUTING.md."""
 
-    def test_it_has_a_rule_for_its_end(self, operation):
-        """Else a task of it could not be awaited."""
+    def test_each_has_a_completion_rule(self, operation):
+        """Without it a task could not be awaited."""
         assert operation in RULES
 
-    def test_it_is_a_method_for_one_machine(self, operation):
+    def test_each_is_a_method_for_one_vm(self, operation):
         """A coroutine that returns a `Task`."""
         method = getattr(VirtualMachines, operation)
         assert inspect.iscoroutinefunction(method)
 
-    def test_the_emulator_speaks_it(self, operation):
-        """And how long it takes there can be set."""
+    def test_each_is_known_to_the_emulator(self, operation):
+        """Its duration there can be set."""
         assert operation in get_args(Kind)
         assert hasattr(Settings(), operation)
 
-    def test_it_is_there_for_many_machines(self, operation):
+    def test_each_is_a_bulk_operation(self, operation):
         """In memory and durably, with its arguments checked before anything is sent."""
         assert operation in jobs.OPERATIONS
         assert inspect.iscoroutinefunction(getattr(bulk.BulkExecutor, operation))
         assert inspect.iscoroutinefunction(getattr(durable.Submission, operation))
 
-    def test_it_is_a_command(self, operation):
-        """For one and for a fleet."""
+    def test_each_is_a_command(self, operation):
+        """For one VM and for a fleet."""
         assert callable(getattr(cli_vms, operation))
         assert callable(getattr(cli_fleet, operation))
 
-    def test_nothing_else_is_an_operation(self, operation):
-        """What one place knows, the others know."""
+    def test_no_place_knows_another(self, operation):
+        """The places list the same operations."""
         assert set(RULES) == set(get_args(Kind)) == set(OPERATIONS)
         assert set(jobs.OPERATIONS) == {*OPERATIONS, "rename"}
 
@@ -369,7 +369,7 @@ UNITS = {
 
 
 def documented():
-    """Every class, method and function of the public face, with its name."""
+    """Yield every public class, method and function, with its name."""
     for name in async_vmapi.__all__:
         found = getattr(async_vmapi, name)
         if not isinstance(found, type):
@@ -390,8 +390,8 @@ class TestDocstrings:
     @pytest.mark.parametrize(
         ("name", "found"), list(documented()), ids=[name for name, _ in documented()]
     )
-    def test_public_names_say_what_they_are_and_in_which_unit(self, name, found):
-        """What is a number of something says of what, where the argument is told of."""
+    def test_public_docstrings_have_units(self, name, found):
+        """A number's docstring says of what, where its argument is described."""
         text = inspect.getdoc(found) or ""
         assert text.strip(), name
         entries = re.findall(r"^    (\w+): ((?:.+)(?:\n(?:     +.*)?)*)", text, re.MULTILINE)

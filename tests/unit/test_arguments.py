@@ -1,4 +1,4 @@
-"""The checks of what callers hand in."""
+"""Validation of arguments."""
 
 import enum
 import math
@@ -31,7 +31,7 @@ things = st.one_of(
 
 
 def refused(check, *args, **kwargs):
-    """Return the `InvalidArgument` that a check ends with."""
+    """Return the `InvalidArgument` that a check raises."""
     with pytest.raises(InvalidArgument) as caught:
         check(*args, **kwargs)
     return caught.value
@@ -51,18 +51,18 @@ class Size(enum.IntEnum):
 
 class TestWhole:
     @pytest.mark.parametrize("value", [1, 2, LARGEST])
-    def test_integers_in_range_are_taken(self, value):
+    def test_integers_in_range_are_accepted(self, value):
         """Both ends of the range are in it."""
         assert validation.whole("cpus", value, minimum=1) == value
 
-    def test_zero_is_taken_where_it_is_the_minimum(self):
-        """Zero minutes to wait are allowed."""
+    def test_zero_is_accepted_where_it_is_the_minimum(self):
+        """Zero minutes of `wait_for` are allowed."""
         assert validation.whole("wait_for", 0, minimum=0) == 0
 
     @pytest.mark.parametrize(
         "value", [0, -1, LARGEST + 1, True, False, 1.0, "2", b"2", None, [2], 1 + 0j, math.nan]
     )
-    def test_what_is_no_integer_in_range_is_refused(self, value):
+    def test_other_values_are_refused(self, value):
         """Bools, floats and digits in a text are no integers."""
         error = refused(validation.whole, "cpus", value, minimum=1)
         assert error.argument == "cpus"
@@ -70,19 +70,19 @@ class TestWhole:
 
     @pytest.mark.parametrize("digits", [100, 5000])
     def test_a_huge_integer_is_refused_with_a_short_message(self, digits):
-        """Even one with more digits than Python prints is refused like any other."""
+        """Even one with more digits than Python prints."""
         error = refused(validation.whole, "ram", 10**digits, minimum=1)
         assert len(str(error)) < 200
 
-    def test_an_integer_of_a_class_of_its_own_becomes_a_plain_one(self):
-        """The wire's encoder knows plain integers alone, so an IntEnum becomes one."""
+    def test_a_subclass_of_int_becomes_a_plain_integer(self):
+        """The encoder knows plain integers alone, so an IntEnum becomes one."""
         value = validation.whole("cpus", Size.TWO, minimum=1)
         assert value == 2
         assert type(value) is int
 
     @given(st.integers(), st.integers(0, LARGEST))
-    def test_a_value_is_taken_exactly_if_it_is_in_range(self, value, minimum):
-        """The range alone decides about an integer."""
+    def test_the_range_alone_decides(self, value, minimum):
+        """For any integer."""
         if minimum <= value <= LARGEST:
             assert validation.whole("n", value, minimum=minimum) == value
         else:
@@ -91,13 +91,13 @@ class TestWhole:
 
 class TestBoolean:
     @pytest.mark.parametrize("value", [True, False])
-    def test_bools_are_taken(self, value):
-        """True and False are themselves."""
+    def test_bools_are_accepted(self, value):
+        """True and False."""
         assert validation.boolean("delete_resources", value) is value
 
     @pytest.mark.parametrize("value", [0, 1, "true", "", None, 1.0, []])
-    def test_what_is_only_truthy_or_falsy_is_refused(self, value):
-        """A word like "no" must never be taken for True."""
+    def test_truthy_and_falsy_values_are_refused(self, value):
+        """A word like "no" must never be read as True."""
         error = refused(validation.boolean, "delete_resources", value)
         assert error.argument == "delete_resources"
         assert "True or False" in str(error)
@@ -105,7 +105,7 @@ class TestBoolean:
 
 class TestText:
     @pytest.mark.parametrize("value", ["web-01", " a ", "zażółć", "🐘", "a" * 1000])
-    def test_texts_are_taken_as_they_are(self, value):
+    def test_texts_are_kept_unchanged(self, value):
         """Spaces at the ends are kept, and any script is allowed."""
         assert validation.text("name", value) == value
 
@@ -120,20 +120,20 @@ class TestText:
         assert str(error).startswith(f"name={value!r} is not a text")
 
     def test_a_long_value_is_shown_shortened(self):
-        """A message stays readable whatever it is about."""
+        """A message stays readable."""
         message = str(refused(validation.text, "name", "x\n" * 10_000))
         assert "..." in message
         assert len(message) < 200
 
-    def test_a_text_of_a_class_of_its_own_becomes_a_plain_one(self):
-        """The wire's encoder knows plain texts alone, so that is what a check returns."""
+    def test_a_subclass_of_str_becomes_a_plain_text(self):
+        """The encoder knows plain texts alone."""
         assert type(validation.text("name", Word("web"))) is str
         assert validation.text("name", Shade.RED) == "red"
 
     @given(st.text(alphabet=st.characters()))
     @example("\ud800")
-    def test_every_text_that_is_taken_can_be_encoded(self, value):
-        """Nothing that passes the check fails later, on its way out."""
+    def test_every_accepted_text_can_be_encoded(self, value):
+        """A valid text does not fail later, when it is sent."""
         try:
             taken = validation.text("name", value)
         except InvalidArgument:
@@ -143,8 +143,8 @@ class TestText:
 
 class TestSecret:
     @pytest.mark.parametrize("value", ["x", " ", "line\nline", "zażółć", "\0"])
-    def test_any_text_of_a_character_is_a_secret(self, value):
-        """A password may look like anything, and user data has lines."""
+    def test_any_text_that_is_not_empty_is_accepted(self, value):
+        """A password may have any characters, and user data has lines."""
         assert validation.secret("password", value).text() == value
 
     @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ class TestSecret:
         ["", None, 7, SECRET.encode(), [SECRET], {"p": SECRET}, f"{SECRET}\ud800", object()],
     )
     def test_a_refused_secret_is_not_shown(self, value):
-        """Neither the message nor what led to it holds the value."""
+        """Neither the message nor its causes hold the value."""
         error = refused(validation.secret, "password", value)
         assert error.argument == "password"
         assert "its value is not shown" in str(error)
@@ -160,16 +160,16 @@ class TestSecret:
         assert error.__cause__ is None
         assert error.__suppress_context__ or error.__context__ is None
 
-    def test_the_encoding_error_is_not_dragged_along(self):
-        """An error that holds the whole secret must not hang on the one that is raised."""
-        # UnicodeEncodeError.object is the text; reporters that walk __context__ would send it.
+    def test_the_encoding_error_is_not_chained(self):
+        """An error that holds the whole secret must not be attached to the one that is raised."""
+        # UnicodeEncodeError.object is the text; reporters that follow __context__ would send it.
         assert refused(validation.secret, "password", f"{SECRET}\ud800").__context__ is None
 
 
 class TestIdentifier:
     @pytest.mark.parametrize("value", ["1", "a", "A-b_9", "24e12e20-0851-5354-e2c3", "x" * 128])
-    def test_plain_tokens_are_taken(self, value):
-        """Numbers and UUIDs are what the API's ids look like."""
+    def test_plain_tokens_are_accepted(self, value):
+        """The API's ids are numbers and UUIDs."""
         assert validation.identifier("vm", value) == value
 
     @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ class TestIdentifier:
             *("ą", "\N{ARABIC-INDIC DIGIT ONE}", "x" * 129, 5, None, True, b"a", ["a"]),
         ],
     )
-    def test_what_could_change_the_path_is_refused(self, value):
-        """No id leads anywhere else than to its machine."""
+    def test_ids_that_could_change_the_path_are_refused(self, value):
+        """An id leads nowhere but to its VM."""
         error = refused(validation.identifier, "vm", value)
         assert error.argument == "vm"
         assert "letters, digits" in str(error)
@@ -199,8 +199,8 @@ class TestIdentifier:
 
 class TestSeconds:
     @pytest.mark.parametrize("value", [1, 0.001, 3600.5, math.inf])
-    def test_numbers_above_zero_are_taken_as_floats(self, value):
-        """Whole numbers do, and so does infinity."""
+    def test_numbers_above_zero_become_floats(self, value):
+        """Whole numbers too, and so does infinity."""
         taken = validation.seconds("timeout", value)
         assert taken == value
         assert type(taken) is float
@@ -208,14 +208,14 @@ class TestSeconds:
     @pytest.mark.parametrize(
         "value", [0, 0.0, -1, -math.inf, math.nan, True, "30", None, [30], 1j, b"1"]
     )
-    def test_what_is_no_time_to_wait_is_refused(self, value):
+    def test_other_values_are_refused(self, value):
         """Zero and NaN are no timeouts."""
         error = refused(validation.seconds, "timeout", value)
         assert error.argument == "timeout"
         assert "a number of seconds above 0" in str(error)
 
-    def test_the_bound_can_be_another_and_is_named(self):
-        """The message tells what would have been allowed."""
+    def test_the_message_names_the_bound(self):
+        """Another bound can be given."""
         assert validation.number("rate", 2, above=1.5) == 2.0
         assert "a number above 1.5" in str(refused(validation.number, "rate", 1.5, above=1.5))
         assert validation.number("window", 0, least=0) == 0.0
@@ -225,7 +225,7 @@ class TestSeconds:
         assert "of at least 0, and finite" in str(endless)
 
     def test_an_integer_beyond_any_float_is_refused(self):
-        """A number that cannot be reckoned with is an argument's fault like another."""
+        """With `InvalidArgument`, not an OverflowError."""
         assert refused(validation.seconds, "timeout", 10**400).argument == "timeout"
 
 
@@ -234,16 +234,16 @@ class TestMessages:
     @pytest.mark.parametrize(
         "check", [validation.text, validation.identifier, validation.boolean, validation.seconds]
     )
-    def test_what_is_inside_a_container_is_not_shown(self, check, value):
-        """A container may hold a secret, so its type is all that is told."""
+    def test_the_content_of_a_container_is_not_shown(self, check, value):
+        """It may hold a secret, so the message has only its type."""
         message = str(refused(check, "thing", value))
         assert SECRET not in message
         assert f"<{type(value).__name__}>" in message
 
     @given(things)
     @example(10**5000)
-    def test_every_check_takes_a_value_or_refuses_it_by_name(self, value):
-        """No value makes a check end in another way."""
+    def test_every_check_returns_or_raises_invalid_argument(self, value):
+        """Whatever the value."""
         for check, extra in [
             (validation.boolean, {}),
             (validation.text, {}),

@@ -1,4 +1,4 @@
-"""What the comparison with peers counts, and that it is run by a process for each."""
+"""What the comparison with peers counts, and that each peer runs in its own process."""
 
 import importlib
 from pathlib import Path
@@ -11,13 +11,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def peers(monkeypatch):
     """The benchmark, as a module."""
-    # Processes that are spawned look for it on the same path.
+    # Spawned processes import it from the same path.
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("peers")
 
 
 def run(lags, calls=(), **changes):
-    """Return what a contender and the emulator say of machines that end after 10, 11 ... s."""
+    """Return what a contender and the emulator report of VMs that complete after 10, 11 ... s."""
     ends = {f"vm-{number}": 10.0 + number for number in range(len(lags))}
     seen = {vm_id: ends[vm_id] + lag for vm_id, lag in zip(ends, lags, strict=True)}
     cost = {"began": 5.0, "cpu_seconds": 0.5, "memory_bytes": 3 * 2**20, "seen": seen}
@@ -26,8 +26,8 @@ def run(lags, calls=(), **changes):
 
 
 class TestFigures:
-    def test_of_one_run(self, peers):
-        """Times are told in seconds of the cloud's clock, the CPU's in ours."""
+    def test_figures_of_one_run(self, peers):
+        """Times are in seconds of the cloud's clock, CPU time in ours."""
         calls = [(5.0, "create"), (5.05, "create"), (9.0, "list"), (9.1, "get"), (9.19, "get")]
         cost, truth = run([0.5, 0.25], calls)
         got = peers.figures(cost, truth, count=2, speed=4.0)
@@ -39,15 +39,15 @@ class TestFigures:
         assert got["lag_p50_seconds"] == pytest.approx(1.0)
         assert got["lag_p95_seconds"] == pytest.approx(2.0)
 
-    def test_what_was_not_seen(self, peers):
-        """A contender that leaves machines out is not measured."""
+    def test_a_contender_that_misses_vms_is_not_measured(self, peers):
+        """Its figures would be too good."""
         cost, truth = run([0.5, 0.5])
         del cost["seen"]["vm-1"]
         with pytest.raises(RuntimeError, match="2 of 2 machines were made, and 1 seen"):
             peers.figures(cost, truth, count=2, speed=1.0)
 
-    def test_what_was_seen_too_early(self, peers):
-        """Nor one that says online before it is true."""
+    def test_a_contender_that_reports_online_too_early_is_not_measured(self, peers):
+        """Its figures would be too good."""
         cost, truth = run([0.5, -0.01])
         with pytest.raises(RuntimeError, match="1 machines were seen online before they were"):
             peers.figures(cost, truth, count=2, speed=1.0)
@@ -57,16 +57,16 @@ class TestFigures:
         [([], 0), ([3.0], 1), ([1.0, 2.0, 2.05, 2.09, 2.11], 3), ([2.0, 2.2, 2.4], 1)],
     )
     def test_peaks(self, peers, moments, most):
-        """As many as come within any tenth of a second."""
+        """The most within any tenth of a second."""
         assert peers.peak(moments) == most
 
     @pytest.mark.parametrize(("share", "value"), [(0.5, 10), (0.95, 19), (1.0, 20), (0.0, 1)])
     def test_percentiles(self, peers, share, value):
-        """The smallest value that so many are not above."""
+        """The smallest value that so many do not exceed."""
         assert peers.percentile(range(1, 21), share) == value
 
     def test_medians(self, peers):
-        """Of each figure for itself; how far runs lie apart is told besides."""
+        """Of each figure separately, with the spread of the runs."""
         runs = []
         for lag in (0.1, 0.3, 0.2):
             cost, truth = run([lag])
@@ -78,8 +78,8 @@ class TestFigures:
 
 @pytest.mark.programs
 class TestProcesses:
-    def test_ours(self, peers):
-        """Ours sees a few machines to their ends, and the emulator knows what it asked."""
+    def test_a_small_run_of_ours(self, peers):
+        """Ours sees a few VMs to completion, and the emulator counts its requests."""
         got = peers.measure("ours", count=5, speed=300.0, interval=None, seed=1)
         assert got["calls"]["create"] == 5
         assert got["requests"] == 5 + got["looks"]

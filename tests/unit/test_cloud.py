@@ -71,8 +71,8 @@ class TestPhases:
         assert states(cloud.vms[vm_id])[-1] == "offline"
 
     @pytest.mark.parametrize("restart", [True, False])
-    def test_a_resize_of_a_running_machine(self, restart):
-        """It goes down, gets its size, and is started again or not."""
+    def test_a_resize_of_a_running_vm(self, restart):
+        """It shuts down, gets its size, and is started again or not."""
         cloud = Cloud(
             Settings(create=0, not_found=0, resize=30, stale=2, restart_after_resize=restart)
         )
@@ -83,7 +83,7 @@ class TestPhases:
         expected = [(20, "offline", 1, 1024), (30, "offline", 4, 4096), (40, "online", 4, 4096)]
         assert changes == expected[: 3 if restart else 2]
 
-    def test_a_resize_of_a_machine_that_is_off(self):
+    def test_a_resize_of_a_vm_that_is_off(self):
         """It stays off."""
         cloud = Cloud(Settings(create=0, not_found=0, resize=30, stale=0))
         vm_id = create(cloud)
@@ -122,7 +122,7 @@ class TestPhases:
         assert state(cloud, vm_id, 61) == "online"
 
     def test_a_delete(self):
-        """Deleting, and then gone from both."""
+        """Deleting, and then gone from GET and list."""
         cloud = Cloud(Settings(create=0, not_found=0, stale=1, delete=10))
         vm_id = create(cloud)
         cloud.operate("delete", vm_id, 5)
@@ -134,15 +134,15 @@ class TestPhases:
         assert vm_id in cloud.gone
 
     def test_a_failed_create(self):
-        """A create can end in a failure state, after states that nobody knows."""
+        """A create can end in a failure state, after unknown states."""
         cloud = Cloud(Settings(fail_state="error", extra_states=["one", "two"]))
         vm_id = create(cloud)
         cloud.advance(1000)
         assert states(cloud.vms[vm_id]) == ["installing", "one", "two", "error"]
         assert outcomes(cloud) == [("create", "failed")]
 
-    def test_what_has_nothing_to_do_is_skipped(self):
-        """Power on of a running machine, shutdown and reboot of one that is off."""
+    def test_operations_without_effect_are_skipped(self):
+        """Power on of a running VM, shutdown and reboot of one that is off."""
         cloud = Cloud(Settings(create=0, not_found=0))
         vm_id = create(cloud)
         for kind in ("power_on", "power_off", "shutdown", "reboot", "power_off"):
@@ -159,7 +159,7 @@ class TestPhases:
 
 class TestQueue:
     def test_operations_run_one_after_the_other(self):
-        """What is asked while something runs begins when that ends."""
+        """A queued operation begins when the running one ends."""
         cloud = Cloud(Settings(create=10, not_found=0, stale=0, shutdown=5, power_on=5))
         vm_id = create(cloud)
         cloud.operate("shutdown", vm_id, 1, wait_for=4)
@@ -168,8 +168,8 @@ class TestQueue:
         spans = [(o.started_at, o.finished_at) for o in cloud.operations]
         assert spans == [(0, 10), (10, 15), (15, 20)]
 
-    def test_a_delete_breaks_in(self):
-        """What waits is cancelled, and what comes is refused."""
+    def test_a_delete_interrupts(self):
+        """Queued operations are cancelled, and new ones are refused."""
         cloud = Cloud(Settings(create=0, not_found=0, stale=0, shutdown=50, delete=10))
         vm_id = create(cloud)
         cloud.operate("shutdown", vm_id, 1, wait_for=4)
@@ -187,7 +187,7 @@ class TestQueue:
         assert states(cloud.gone[vm_id]) == ["installing", "online", "deleting", None]
 
     def test_a_rename_shows_at_once(self):
-        """A rename is no task."""
+        """A rename is not queued."""
         cloud = Cloud(Settings(create=0, not_found=0))
         vm_id = create(cloud)
         cloud.rename(vm_id, "other", 1)
@@ -196,8 +196,8 @@ class TestQueue:
 
 
 class TestListLag:
-    def test_the_list_shows_what_was(self):
-        """A list goes on with the old values, also of a machine that is gone."""
+    def test_a_list_shows_old_values(self):
+        """Also of a VM that is gone."""
         cloud = Cloud(Settings(create=0, not_found=0, address=0, stale=0, delete=0, list_lag=8))
         vm_id = create(cloud)
         assert (state(cloud, vm_id, 1), listed(cloud, 1)) == ("online", {})
@@ -206,8 +206,8 @@ class TestListLag:
         assert listed(cloud, 27) == {vm_id: "online"}
         assert listed(cloud, 28.1) == {}
 
-    def test_a_lag_that_is_set_before_anybody_looked(self):
-        """What the list goes on showing is what was true, also where nobody had asked for it."""
+    def test_a_lag_applies_to_the_past(self):
+        """The list continues to show what was true, even if nothing was read before."""
         cloud = Cloud(Settings(create=0, not_found=0, address=0, stale=0, power_off=1))
         vm_id = create(cloud)
         cloud.advance(5)
@@ -217,7 +217,7 @@ class TestListLag:
         assert listed(cloud, 19) == {vm_id: "offline"}
 
     def test_a_lag_that_ends_as_another_change_comes(self):
-        """What was put off to a moment does not come after that moment's own change."""
+        """A change delayed to a moment does not come after that moment's own change."""
         cloud = Cloud(Settings(create=0, not_found=0, address=15, stale=0, power_off=5))
         vm_id = create(cloud)
         cloud.adjust(vm_id, list_lag=5)
@@ -253,8 +253,8 @@ class TestListLag:
 
 
 class TestAdjust:
-    def test_what_was_encoded_follows(self):
-        """A machine's new form shows at once, and in the list after its lag."""
+    def test_an_encoded_vm_is_updated(self):
+        """A VM's new shape shows at once, and in the list after its lag."""
         cloud = Cloud(Settings(create=0, not_found=0, address=0, stale=0))
         vm_id = create(cloud)
         cloud.list(1)
@@ -263,7 +263,7 @@ class TestAdjust:
         assert cloud.list(1) == b"[" + encode(cloud.vms[vm_id]) + b"]"
 
     def test_by_name_and_by_id(self):
-        """Settings change for machines there are and for those to come."""
+        """Settings change for existing VMs and for later ones."""
         cloud = Cloud()
         vm_id = create(cloud)
         cloud.adjust(vm_id, acpi="ignore")
@@ -300,8 +300,8 @@ class TestAdjust:
             ({"unknown": 1}, TypeError),
         ],
     )
-    def test_what_is_not_allowed(self, changes, error):
-        """A wrong setting is refused when it is made."""
+    def test_wrong_settings_are_refused(self, changes, error):
+        """When they are made."""
         with pytest.raises(error):
             Cloud().adjust("*", **changes)
 
@@ -313,7 +313,7 @@ plans = st.lists(st.tuples(st.floats(0, 60), st.sampled_from(KINDS)), max_size=1
 class TestProperties:
     @given(plans, st.integers(0, 10**6), st.integers(1, 40))
     def test_small_and_large_steps_give_the_same_history(self, plan, seed, parts):
-        """What happens does not depend on how often somebody looks."""
+        """What happens does not depend on how often it is read."""
         histories = []
         for often in (1, parts):
             cloud = Cloud(seed=seed)
@@ -335,8 +335,8 @@ class TestProperties:
         assert histories[0] == histories[1]
 
     @given(plans, st.integers(0, 10**6))
-    def test_operations_of_a_machine_do_not_overlap(self, plan, seed):
-        """Each begins when the one before has ended."""
+    def test_operations_of_a_vm_do_not_overlap(self, plan, seed):
+        """Each begins when the previous one has ended."""
         cloud = Cloud(seed=seed)
         vm_id = create(cloud)
         now = 10.0
@@ -352,7 +352,7 @@ class TestProperties:
 
     @given(plans, st.integers(0, 10**6))
     def test_get_and_list_agree_without_lag(self, plan, seed):
-        """What is kept encoded is what is true."""
+        """Cached encodings are current."""
         cloud = Cloud(Settings(address=0), seed=seed)
         ids = [create(cloud, label=f"w-{n}") for n in range(3)]
         now = 10.0
@@ -370,8 +370,8 @@ class TestProperties:
             assert len(shown) == sum(vm.visible for vm in cloud.vms.values())
 
     @given(plans, st.integers(0, 10**6), st.booleans())
-    def test_what_is_kept_encoded_is_what_is_encoded_afresh(self, plan, seed, sparse):
-        """Every reader is given what the machine is at that time, byte for byte."""
+    def test_cached_encodings_are_current(self, plan, seed, sparse):
+        """Every read returns the VM as it is at that time, byte for byte."""
         cloud = Cloud(seed=seed)
         ids = [create(cloud, label=f"w-{n}") for n in range(3)]
         now = 10.0
@@ -391,7 +391,7 @@ class TestProperties:
                     assert cloud.get(vm.id, now) == encode(vm)
 
     def test_the_latest_time_is_known(self):
-        """The cloud knows the latest time that it was told."""
+        """The cloud keeps the latest time that it was given."""
         cloud = Cloud()
         assert cloud.now == 0
         cloud.advance(-5)
@@ -411,11 +411,11 @@ class TestProperties:
 
 class TestAPI:
     def test_settings_are_for_a_new_cloud(self):
-        """A cloud that is given has settings of its own."""
+        """An existing cloud has its own settings."""
         with pytest.raises(ValueError, match="new cloud"):
             CloudAPI(Cloud(), seed=1)
 
-    def test_credentials_are_made_and_hidden(self):
+    def test_credentials_are_generated_and_hidden(self):
         """Every cloud has its own secret, which shows nowhere."""
         one, two = CloudAPI(), CloudAPI()
         assert one.api_secret != two.api_secret

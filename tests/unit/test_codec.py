@@ -1,4 +1,4 @@
-"""Bytes out, bytes in: requests as WIRE §2 has them, answers read or refused."""
+"""Bytes out, bytes in: requests as in WIRE §2, responses read or refused."""
 
 import base64
 import copy
@@ -98,26 +98,26 @@ SHAPES = {name: getattr(codec, name) for name in ANSWERS}
 
 
 def pack(answer):
-    """Return an answer's body."""
+    """Return a response's body."""
     return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
 
 def read(shape, answer, status=200, **kwargs):
-    """Return what a shape finds in an answer."""
+    """Return what a response spec reads from a response."""
     return open_envelope(
         shape, status, pack(answer), method="GET", path="/v2/a", **{"secrets": (), **kwargs}
     )
 
 
 def refusal(answer, status=200, shape=codec.ACCEPTED, **kwargs):
-    """Return the error that an answer leads to."""
+    """Return the error that a response raises."""
     with pytest.raises(VMAPIError) as caught:
         read(shape, answer, status, **kwargs)
     return caught.value
 
 
 def unreadable(shape, answer):
-    """Return where an answer cannot be read."""
+    """Return where a response cannot be read."""
     error = refusal(answer, shape=shape)
     assert type(error) is DecodingError
     assert (error.method, error.path) == ("GET", "/v2/a")
@@ -125,18 +125,18 @@ def unreadable(shape, answer):
 
 
 def vm(**changes):
-    """Return the machine that is read when a get's answer has other fields."""
+    """Return the VM that is read when a get's response has other fields."""
     return read(codec.VM, {"success": True, "virtual_machine": MACHINE | changes})
 
 
 def without(*names):
-    """Return a machine as the API shows it, with fields left out."""
+    """Return a VM as the API shows it, with fields left out."""
     return {name: value for name, value in MACHINE.items() if name not in names}
 
 
 class TestCreateBody:
-    def test_an_image_boot_with_everything(self):
-        """The fields have the names of the wire, and stand where the wire wants them."""
+    def test_an_image_boot_with_all_fields(self):
+        """They have the API's names and places."""
         boot = ImageBoot(os="2599", password="pw", key_id="9", user_data="#cloud-config\n")
         request = CreateRequest(name="Łódź-01", cpus=2, ram=2048, zone_id="z", boot=boot)
         assert json.loads(codec.encode_create(request)) == {
@@ -160,14 +160,14 @@ class TestCreateBody:
             (CdromBoot(iso="debian.iso"), {"boot_type": "cdrom", "cdrom": "debian.iso"}),
         ],
     )
-    def test_what_was_not_given_is_not_sent(self, boot, fields):
+    def test_fields_not_given_are_not_sent(self, boot, fields):
         """No null is sent for a password that was not given."""
         request = CreateRequest(name="a", cpus=1, ram=512, zone_id="z", boot=boot)
         sent = json.loads(codec.encode_create(request))["create_vm"]
         assert sent == {"name": "a", "cpus": 1, "ram": 512, "compute_zone_id": "z"} | fields
 
     def test_enum_members_are_sent_as_their_values(self):
-        """Users keep sizes and names in enums; those pass the checks, so they can be sent."""
+        """Users keep sizes and names in enums; those are valid, so they can be sent."""
 
         class Name(enum.StrEnum):
             WEB = "web-01"
@@ -180,8 +180,8 @@ class TestCreateBody:
         sent = json.loads(codec.encode_create(request))["create_vm"]
         assert (sent["name"], sent["cpus"]) == ("web-01", 2)
 
-    def test_texts_and_numbers_of_other_classes_are_sent_as_plain_ones(self):
-        """A text of a web framework's own class passes the checks, so it can be sent."""
+    def test_subclasses_of_str_and_int_are_sent_as_plain_values(self):
+        """A web framework's own text class is valid, so it can be sent."""
 
         class Markup(str):
             __slots__ = ()
@@ -197,8 +197,8 @@ class TestCreateBody:
         assert (sent["name"], sent["cpus"], sent["password"]) == ("a", 2, "pw")
 
     @given(st.text(min_size=1), st.text(min_size=1))
-    def test_secrets_arrive_as_they_were_given(self, password, user_data):
-        """No character of a password or of user data is changed on the way."""
+    def test_secrets_are_sent_unchanged(self, password, user_data):
+        """No character of a password or of user data is changed."""
         boot = ImageBoot(os="1", password=password, user_data=user_data)
         request = CreateRequest(name="a", cpus=1, ram=1, zone_id="z", boot=boot)
         sent = json.loads(codec.encode_create(request))["create_vm"]
@@ -207,7 +207,7 @@ class TestCreateBody:
 
 class TestGet:
     @pytest.mark.parametrize("shape", [MACHINE, [MACHINE]], ids=["object", "list of one"])
-    def test_both_shapes_are_the_same_machine(self, shape):
+    def test_both_shapes_are_the_same_vm(self, shape):
         """The documented list of one and the observed object are read alike."""
         found = read(codec.VM, {"success": True, "virtual_machine": shape})
         assert isinstance(found, VirtualMachine)
@@ -224,25 +224,25 @@ class TestGet:
 
     @pytest.mark.parametrize("shape", [codec.VM, codec.SNAPSHOT])
     @pytest.mark.parametrize("count", [0, 2])
-    def test_a_list_of_none_or_two_is_no_answer(self, shape, count):
-        """Which of two machines was meant is never guessed."""
+    def test_a_list_of_none_or_two_is_refused(self, shape, count):
+        """Which of two VMs was meant is never guessed."""
         answer = {"success": True, "virtual_machine": [MACHINE] * count}
         assert unreadable(shape, answer) == "$.virtual_machine"
 
     @pytest.mark.parametrize("shape", [MACHINE, [MACHINE]], ids=["object", "list of one"])
-    def test_one_machine_can_be_cut_out_and_read_later(self, shape):
-        """What an answer holds of a machine is found without reading it."""
+    def test_one_vm_can_be_cut_out_and_read_later(self, shape):
+        """The part of a response that holds a VM is found without reading it."""
         raw = codec.raw_vm(pack({"success": True, "virtual_machine": shape}))
         assert codec.decode_vm(raw) == vm()
 
-    def test_the_machines_of_a_list_can_be_cut_out_and_read_later(self):
-        """Each is a part of its own."""
+    def test_the_vms_of_a_list_can_be_cut_out_and_read_later(self):
+        """Each is a separate part."""
         other = MACHINE | {"id": 5}
         parts = codec.raw_vms(pack({"success": True, "virtual_machines": [MACHINE, other]}))
         assert [codec.decode_vm(part).id for part in parts] == ["1729", "5"]
 
-    def test_a_list_that_is_cut_up_is_utf_8_in_all_its_parts(self):
-        """What is wrong with an answer as a whole is known before any part of it is read."""
+    def test_a_list_that_is_cut_up_is_checked_for_utf_8_first(self):
+        """An error of a whole response is raised before any part is read."""
         answer = {"success": True, "virtual_machines": [MACHINE | {"label": "w\u00e4b"}]}
         body = json.dumps(answer, ensure_ascii=False).encode()
         assert len(read(codec.RAW_VMS, body)) == 1
@@ -261,7 +261,7 @@ class TestGet:
             (b"[" * 100_000, "$[0]"),
         ],
     )
-    def test_what_was_cut_out_and_is_no_machine_is_a_decoding_error(self, raw, where):
+    def test_a_part_that_is_no_vm_is_a_decoding_error(self, raw, where):
         """Reading later fails in the same way as reading at once."""
         with pytest.raises(DecodingError) as caught:
             codec.decode_vm(raw)
@@ -269,10 +269,10 @@ class TestGet:
 
 
 class TestTolerance:
-    """Exactly what WIRE §5.1 wants read is read."""
+    """Exactly what WIRE §5.1 accepts is accepted."""
 
     def test_integer_ids_become_texts(self):
-        """Ids are texts in the models, wherever they stand."""
+        """Ids are texts in all models."""
         found = vm(
             id=1729,
             system={"id": 2599, "name": "x"},
@@ -297,8 +297,8 @@ class TestTolerance:
         assert (found.transfer_used, found.cost_per_hour) == (0.0, 0.02)
 
     @pytest.mark.parametrize("name", ["SNAPSHOT", "SNAPSHOTS"])
-    def test_the_short_look_is_as_tolerant(self, name):
-        """A poll reads whatever a get of the same machine reads."""
+    def test_a_poll_is_as_tolerant(self, name):
+        """A poll reads whatever a get of the same VM reads."""
         machine = {"id": 1729, "state": "online", "cores": "4", "ram": "8192", "new": {"a": [1]}}
         plural = name == "SNAPSHOTS"
         key, value = (
@@ -307,7 +307,7 @@ class TestTolerance:
         found = read(SHAPES[name], {"success": True, key: value})
         assert (found[1] if plural else found) == VMSnapshot("1729", "online", 4, 8192)
 
-    def test_unknown_fields_are_passed_over(self):
+    def test_unknown_fields_are_ignored(self):
         """New fields can come at any time, at any depth."""
         found = read(
             codec.VM,
@@ -321,18 +321,18 @@ class TestTolerance:
         assert found == vm(zone=THING)
 
     @pytest.mark.parametrize("state", ["installing", "offline", "error", "", "zażółć", "ONLINE"])
-    def test_states_are_kept_as_they_came(self, state):
+    def test_states_are_kept_unchanged(self, state):
         """No list of states is complete, so none is translated or refused."""
         assert vm(state=state).state == state
         answer = {"success": True, "virtual_machine": MACHINE | {"state": state}}
         assert read(codec.SNAPSHOT, answer).state == state
 
     def test_a_label_may_be_null(self):
-        """A machine without a name has the label None."""
+        """A VM without a name has the label None."""
         assert vm(label=None).label is None
 
     def test_networks_groups_and_adm_may_be_absent(self):
-        """Absent lists are empty, and an absent `adm` is not known."""
+        """Absent lists are empty, and an absent `adm` is unknown."""
         absent = without("networks", "groups", "adm")
         found = read(codec.VM, {"success": True, "virtual_machine": absent})
         assert (found.networks, found.groups, found.adm) == ((), (), None)
@@ -347,11 +347,11 @@ class TestTolerance:
         ],
     )
     def test_the_address_may_come_later(self, interface):
-        """A machine whose address is empty or absent has none yet."""
+        """A VM whose address is empty or absent has none yet."""
         assert vm(public_interface=interface).addresses == ()
 
-    def test_observed_fields_that_are_not_documented_are_kept(self):
-        """The autoscaler, dates and kinds that were seen can be read."""
+    def test_observed_undocumented_fields_are_kept(self):
+        """The autoscaler, dates and kinds can be read."""
         found = vm(
             autoscaler={"active": True},
             public_interface={
@@ -374,11 +374,11 @@ class TestTolerance:
 
 
 class TestStrictness:
-    """Elsewhere an answer is what the wire says, or it is an error that names the place."""
+    """All other deviations are an error that names the place."""
 
     @pytest.mark.parametrize("shape", [codec.VMS, codec.SNAPSHOTS])
-    def test_a_machine_without_an_id_is_named_by_its_place(self, shape):
-        """The error says which of the machines of a list it is."""
+    def test_a_vm_without_an_id_is_named_by_its_place(self, shape):
+        """The error says which VM of a list it is."""
         machines = [MACHINE, MACHINE, MACHINE, without("id")]
         answer = {"success": True, "virtual_machines": machines}
         assert unreadable(shape, answer) == "$.virtual_machines[3]"
@@ -387,8 +387,8 @@ class TestStrictness:
         "name",
         [name for name in MACHINE if name not in {"networks", "groups", "adm"}],
     )
-    def test_what_is_documented_and_was_always_seen_must_be_there(self, name):
-        """A machine without it is not a machine of this API."""
+    def test_documented_fields_that_were_always_seen_are_required(self, name):
+        """A VM without them is no VM of this API."""
         answer = {"success": True, "virtual_machines": [without(name)]}
         assert unreadable(codec.VMS, answer) == "$.virtual_machines[0]"
 
@@ -437,14 +437,14 @@ class TestStrictness:
         ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
     )
     def test_a_wrong_value_is_named_by_its_place(self, changes, where):
-        """Types are not guessed: a bool is no number, and a word is none either."""
+        """Types are not guessed: a bool is no number, nor is a word."""
         answer = {"success": True, "virtual_machines": [MACHINE, MACHINE | changes]}
         assert unreadable(codec.VMS, answer) == f"$.virtual_machines[1]{where}"
 
     @pytest.mark.parametrize("value", ["abc", "", "nan", "inf", "1.5"])
     @pytest.mark.parametrize("shape", [codec.SNAPSHOT, codec.SNAPSHOTS])
-    def test_the_short_look_is_as_strict(self, shape, value):
-        """A poll never takes a word for a size, and its error shows no value."""
+    def test_a_poll_is_as_strict(self, shape, value):
+        """A word is never read as a size, and the error shows no value."""
         machine = MACHINE | {"ram": value}
         answer = {"success": True, "virtual_machine": machine, "virtual_machines": [machine]}
         error = refusal(answer, shape=shape)
@@ -453,8 +453,8 @@ class TestStrictness:
 
     @pytest.mark.parametrize("shape", [codec.SNAPSHOT, codec.SNAPSHOTS])
     @pytest.mark.parametrize("name", ["id", "state", "cores", "ram"])
-    def test_the_short_look_needs_its_four_fields(self, shape, name):
-        """They are what tells how an operation goes."""
+    def test_a_poll_needs_its_four_fields(self, shape, name):
+        """They show an operation's progress."""
         machine = without(name)
         answer = {"success": True, "virtual_machine": machine, "virtual_machines": [machine]}
         assert unreadable(shape, answer).startswith("$.virtual_machine")
@@ -470,18 +470,18 @@ class TestStrictness:
         ],
     )
     def test_a_create_without_an_id_is_a_decoding_error(self, answer, where):
-        """A machine that cannot be named cannot be watched."""
+        """A VM without an id cannot be watched."""
         assert unreadable(codec.CREATED, {"success": True} | answer) == where
 
     @pytest.mark.parametrize("bad", ["", "a/b", "..", "a?b", "a\r\nHost: evil", "a b", "a%2f"])
     def test_a_create_whose_id_fits_no_path_is_a_decoding_error(self, bad):
-        """An id from the server goes into the path of every look, so it must be a plain one."""
+        """The id becomes a part of every poll's path."""
         answer = {"success": True, "virtual_machine": {"id": bad}}
         assert unreadable(codec.CREATED, answer).startswith("$.virtual_machine")
 
     @pytest.mark.parametrize("id_", ["1729", 1729])
     def test_a_creates_id_is_a_text(self, id_):
-        """Even where a number came."""
+        """Even if a number came."""
         answer = {"success": True, "virtual_machine": {"id": id_}}
         assert read(codec.CREATED, answer) == "1729"
 
@@ -498,8 +498,8 @@ class TestStrictness:
             ("VMS", ("virtual_machines",), "$"),
         ],
     )
-    def test_what_is_missing_elsewhere_is_named_by_its_place(self, name, path, where):
-        """Every answer is checked, and the error says where it is wrong."""
+    def test_a_missing_field_is_named_by_its_place(self, name, path, where):
+        """Every response is checked, and the error says where it is wrong."""
         answer = copy.deepcopy(ANSWERS[name])
         inner = answer
         for step in path[:-1]:
@@ -508,15 +508,15 @@ class TestStrictness:
         assert unreadable(SHAPES[name], answer) == where
 
 
-class TestOtherAnswers:
+class TestOtherResponses:
     def test_regions_have_their_zones(self):
         """A zone's id is what a create needs."""
         (region,) = read(codec.REGIONS, ANSWERS["REGIONS"])
         (zone,) = region.zones
         assert (region.name, zone.id, zone.label, zone.available) == ("eu", "z", "Poznan", True)
 
-    def test_templates_tell_what_they_support(self):
-        """Words that are not known yet are kept; the provider's own have no owner."""
+    def test_templates_have_what_they_support(self):
+        """Unknown words are kept; the provider's own templates have no owner."""
         first, second = read(codec.TEMPLATES, ANSWERS["TEMPLATES"])
         assert (first.id, first.supports, first.owner) == ("2599", ("password", "sshkey"), None)
         assert (second.supports, second.owner.name) == (("other",), "thing")
@@ -535,7 +535,7 @@ class TestOtherAnswers:
             assert (found.host, found.port, found.password) == ("192.0.2.9", 5901, "pw")
 
     @pytest.mark.parametrize("name", [name for name in ANSWERS if name != "ACCEPTED"])
-    def test_an_answer_that_holds_what_was_asked_needs_no_success(self, name):
+    def test_a_response_with_the_requested_value_needs_no_success(self, name):
         """The value itself proves that the call was accepted."""
         answer = {key: value for key, value in ANSWERS[name].items() if key != "success"}
         assert read(SHAPES[name], answer) == read(SHAPES[name], ANSWERS[name])
@@ -543,25 +543,25 @@ class TestOtherAnswers:
 
 class TestAcceptance:
     def test_a_call_without_a_value_is_accepted_by_success_alone(self):
-        """A shutdown's answer says `success` and no more."""
+        """A shutdown's response has `success` and nothing else."""
         assert read(codec.ACCEPTED, {"success": True}) is None
         assert read(codec.ACCEPTED, {"success": True, "task": 5}, 202) is None
 
     @pytest.mark.parametrize("answer", [{}, {"message": "ok"}])
     def test_a_missing_success_is_no_acceptance(self, answer):
-        """Nothing else in the answer would show that a shutdown was accepted."""
+        """Nothing else in the response would show that a shutdown was accepted."""
         error = refusal(answer)
         assert type(error) is DecodingError
         assert "success" in str(error)
 
     @pytest.mark.parametrize("success", [None, 1, 0, "true", "false", [], {}])
-    def test_a_success_that_is_no_bool_is_no_answer(self, success):
+    def test_a_success_that_is_no_bool_is_a_decoding_error(self, success):
         """Only true is true."""
         assert unreadable(codec.ACCEPTED, {"success": success}) == "$.success"
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[]", b'"ok"', b"{", b"\xff\xfe"])
     def test_a_body_that_is_no_object_is_a_decoding_error(self, body):
-        """Status 200 alone is no acceptance: a proxy may have answered."""
+        """Status 200 alone is no acceptance: a proxy may have responded."""
         assert unreadable(codec.ACCEPTED, body) == "$"
 
 
@@ -596,7 +596,7 @@ class TestRefusals:
             (599, ServerError),
         ],
     )
-    def test_each_status_has_its_kind(self, status, kind):
+    def test_each_status_has_its_error(self, status, kind):
         """The class of the error says what to do about it."""
         error = refusal({"success": False, "error": "no"}, status)
         assert type(error) is kind
@@ -605,7 +605,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", SHAPES)
     def test_success_false_is_a_refusal_of_every_call(self, name):
-        """Whatever was asked for, on status 200 too, and even if a value comes along."""
+        """On status 200 too, and even if a value comes along."""
         for answer in ({"success": False}, ANSWERS[name] | {"success": False}):
             error = refusal(answer | {"error": "quota"}, shape=SHAPES[name])
             assert type(error) is APIError
@@ -643,7 +643,7 @@ class TestRefusals:
         assert message == "x" * 500 + "..."
 
     @pytest.mark.parametrize("body", [b"<html><h1>Bad Gateway</h1>", b"", b"[1]", b"null", b"\xff"])
-    def test_a_proxys_page_is_a_refusal_that_is_not_the_apis(self, body):
+    def test_a_proxys_page_is_no_refusal_by_the_api(self, body):
         """The page's text is not repeated."""
         error = refusal(body, 502)
         assert type(error) is ServerError
@@ -651,8 +651,8 @@ class TestRefusals:
         assert "not a JSON object" in str(error)
         assert "Gateway" not in str(error)
 
-    def test_success_true_does_not_help_a_refusing_status(self):
-        """The status wins, and the answer is not held for the API's."""
+    def test_an_error_status_wins_over_success_true(self):
+        """The response does not count as the API's."""
         error = refusal({"success": True, "virtual_machine": {"id": "1"}}, 500, codec.CREATED)
         assert type(error) is ServerError
         assert error.from_api is False
@@ -664,7 +664,7 @@ class TestRefusals:
         assert type(error) is APIError
         assert "redirect, which is not followed" in str(error)
 
-    def test_nothing_that_held_the_body_hangs_on_an_error(self):
+    def test_an_error_holds_nothing_of_the_body(self):
         """Neither a cause nor a context leads back to what the server sent."""
         for error in (
             refusal({"success": False}, 400),
@@ -678,7 +678,7 @@ class TestRefusals:
 
 
 class TestWithholding:
-    """What a call carried in secret is not shown, whatever the server makes of it."""
+    """Secrets of a call are not shown, whatever the server does with them."""
 
     SECRET = 'planted "pass" <ż>\n\trun: cmd && more'
     WITHHELD = "the explanation is withheld, since the request carried a password or user data"
@@ -697,13 +697,13 @@ class TestWithholding:
     )
     @pytest.mark.parametrize("status", [200, 400, 500])
     def test_nothing_of_the_explanation_is_shown(self, content, status):
-        """No form of any part can be in what has no character of the server's."""
+        """No part of a secret can be in a message without the server's text."""
         error = refusal({"success": False} | content, status, secrets=(Secret(self.SECRET),))
         assert error.message == self.WITHHELD
         assert self.SECRET not in f"{error!r} {vars(error)}"
 
     def test_fields_and_reasons_are_named(self):
-        """They are words of the API's and a few others, in the order in which they came."""
+        """They are words of the API and a few others, in the order in which they came."""
         error = refusal(
             {"success": False, "errors": {"RAM": "over your quota of 7; cpus, too", "program": 1}},
             400,
@@ -711,8 +711,8 @@ class TestWithholding:
         )
         assert error.message == f"{self.WITHHELD}; it mentions ram, quota, cpus"
 
-    def test_but_not_what_is_in_a_secret(self):
-        """It may come from there."""
+    def test_words_within_a_secret_are_not_named(self):
+        """They may come from there."""
         error = refusal(
             {"success": False, "error": "line 3: 'Quota: 9 ram' of user_data"},
             400,
@@ -721,21 +721,21 @@ class TestWithholding:
         assert error.message == f"{self.WITHHELD}; it mentions user_data"
 
     @given(st.text(min_size=4), st.text(), st.text())
-    def test_whatever_surrounds_a_secret(self, secret, before, after):
-        """The message is the same for all, but for the words that are ours."""
+    def test_the_text_around_a_secret_does_not_matter(self, secret, before, after):
+        """The message is the same for all, except for known words."""
         content = {"success": False, "error": f"{before}{secret}{after}"}
         message = refusal(content, 400, secrets=(Secret(secret),)).message
         rest = message.removeprefix(self.WITHHELD)
         assert not rest or re.fullmatch(r"; it mentions [a-z_, ]+", rest)
 
     @pytest.mark.parametrize("body", [b"<html>", b"", b"{}", b'{"success": false}'])
-    def test_where_there_is_no_explanation_it_says_so(self, body):
-        """Nothing is claimed to be withheld."""
+    def test_a_missing_explanation_is_not_called_withheld(self, body):
+        """The message says that there is none."""
         assert "withheld" not in str(refusal(body, 400, secrets=(Secret("planted"),)))
 
 
 class TestCredentials:
-    """The API secret and the signature may be repeated by the answer to any call."""
+    """Any response may repeat the API secret and the signature."""
 
     SECRET = Secret("Q0h-7yRfkN_planted_0aZe41LkqMvW8")
     SIGNATURE = Secret("mB8+jT/WzX0q4Rn2Yt7uIoPlKjHgFdSaQwErTyUiOp4=")
@@ -778,8 +778,8 @@ class TestCredentials:
         "words",
         ["no such machine", "bad signature: the clock is wrong", "Q0h-7yR is short", "x" * 500],
     )
-    def test_others_are_shown(self, words):
-        """It is what helps."""
+    def test_other_explanations_are_shown(self, words):
+        """They help the reader."""
         credentials = (self.SECRET, self.SIGNATURE)
         error = refusal({"success": False, "error": words}, 401, credentials=credentials)
         assert error.message == words
@@ -792,19 +792,19 @@ class TestCredentials:
             assert (error.message == words) is shown
 
     @given(st.text(min_size=1), st.text(), st.text())
-    def test_whatever_surrounds_a_secret(self, secret, before, after):
-        """Within what may be shown."""
+    def test_the_text_around_a_secret_does_not_matter(self, secret, before, after):
+        """Within the allowed length."""
         content = {"success": False, "error": f"{before[:200]}{secret[:200]}{after}"}
         message = refusal(content, 400, credentials=(Secret(secret[:200]),)).message
         assert message == self.WITHHELD or secret[:200] not in message
 
 
 class TestSize:
-    """Nothing large is read to find an explanation, so it takes neither time nor memory."""
+    """Large bodies are not searched for an explanation, so they cost neither time nor memory."""
 
     @pytest.fixture
     def decoded(self, monkeypatch):
-        """Sizes of what is decoded into Python objects without knowing what it is."""
+        """Sizes of the bodies that are decoded into untyped Python objects."""
         sizes = []
         decode = msgspec.json.decode
 
@@ -825,8 +825,8 @@ class TestSize:
 
     @pytest.mark.parametrize("name", BODIES)
     @pytest.mark.parametrize("shape", ["ACCEPTED", "CREATED", "VM", "SNAPSHOTS", "VMS"])
-    def test_of_a_refusal(self, decoded, name, shape):
-        """The status is all that there is of it."""
+    def test_a_large_refusal(self, decoded, name, shape):
+        """Only the status is used."""
         error = refusal(self.BODIES[name], 503, shape=SHAPES[shape])
         assert type(error) is ServerError
         assert error.message == "more than 65536 bytes, which were not read"
@@ -835,16 +835,16 @@ class TestSize:
 
     @pytest.mark.parametrize("name", BODIES)
     @pytest.mark.parametrize("shape", sorted(SHAPES))
-    def test_of_an_answer_that_cannot_be_read(self, decoded, name, shape):
-        """One that begins as a refusal is one; the others make no sense."""
+    def test_a_large_unreadable_response(self, decoded, name, shape):
+        """One that begins as a refusal is one; the others are decoding errors."""
         error = refusal(self.BODIES[name], 200, shape=SHAPES[shape])
         assert type(error) is (DecodingError if name in ("page", "late") else APIError)
         assert decoded == []
 
     @pytest.mark.parametrize("name", BODIES)
     @pytest.mark.parametrize("shape", sorted(SHAPES))
-    def test_none_is_even_scanned(self, monkeypatch, name, shape):
-        """To pass over sixty megabytes takes a fifth of a second."""
+    def test_a_large_body_is_not_scanned(self, monkeypatch, name, shape):
+        """Scanning sixty megabytes takes a fifth of a second."""
         scanned = []
         counting = attrs.evolve(SHAPES[shape], decode=scanned.append)
         refusal(self.BODIES[name], 200, shape=counting)
@@ -852,14 +852,14 @@ class TestSize:
 
     @pytest.mark.parametrize("shape", ["SNAPSHOTS", "NAMES", "RAW_VMS", "VMS"])
     def test_a_large_list_is_read(self, shape):
-        """It is what large answers are for."""
+        """Lists are the only responses that are large."""
         many = pack({"success": True, "virtual_machines": [MACHINE] * 2500})
         assert len(many) > envelope.MAX_ONE
         assert len(read(getattr(codec, shape), many)) == 2500
 
     @pytest.mark.parametrize("shape", ["ACCEPTED", "CREATED", "VM", "SNAPSHOT", "CONSOLE"])
-    def test_an_answer_about_one_machine_is_not_even_scanned(self, monkeypatch, shape):
-        """A megabyte is five hundred times as much as one has."""
+    def test_a_large_response_about_one_vm_is_not_scanned(self, monkeypatch, shape):
+        """A megabyte is five hundred times a VM's size."""
         body = pack(ANSWERS[shape])[:-1] + b',"new":"' + b"x" * 2**20 + b'"}'
         scanned = []
         counting = attrs.evolve(SHAPES[shape], decode=scanned.append)
@@ -867,14 +867,14 @@ class TestSize:
             read(counting, body)
         assert scanned == []
 
-    def test_one_that_is_just_small_enough_is_read(self):
-        """The limit is of bytes."""
+    def test_a_body_at_the_limit_is_read(self):
+        """The limit counts bytes."""
         words = '{"success":false,"error":"' + "x" * (envelope.MAX_REFUSAL - 28) + '"}'
         assert refusal(words.encode(), 400).message == "x" * 500 + "..."
 
 
-class TestOddAnswers:
-    """No answer ends in anything else than a value or an error of the package."""
+class TestOddResponses:
+    """Every response is read or raises an error of this package."""
 
     STATUSES = st.sampled_from([200, 201, 204, 302, 400, 401, 404, 409, 429, 500, 503])
     JSON = st.recursive(
@@ -888,7 +888,7 @@ class TestOddAnswers:
     )
 
     def ends_well(self, shape, status, body):
-        """Read an answer; anything but a value or a documented error goes through."""
+        """Read a response; anything but a value or a documented error is raised."""
         try:
             open_envelope(
                 shape, status, body, method="PUT", path="/v2/a", credentials=(Secret("s"),)
@@ -921,8 +921,8 @@ class TestOddAnswers:
         self.ends_well(SHAPES[name], status, pack(ANSWERS[name] | content))
 
     @given(st.sampled_from(sorted(SHAPES)), JSON, st.data())
-    def test_right_answers_with_one_wrong_value(self, name, wrong, data):
-        """One value of a right answer, at any depth, can be anything."""
+    def test_valid_responses_with_one_wrong_value(self, name, wrong, data):
+        """At any depth."""
         answer = copy.deepcopy(ANSWERS[name])
         inner = answer
         while True:
@@ -953,12 +953,12 @@ class TestOddAnswers:
         ids=["lists", "objects", "deep error", "less deep error", "deep value", "deep new field"],
     )
     def test_deep_nesting(self, name, status, body):
-        """An answer that is nested without end exhausts nothing."""
+        """It exhausts neither stack nor memory."""
         with pytest.raises((APIError, DecodingError)):
             open_envelope(SHAPES[name], status, body, method="GET", path="/v2/a")
 
-    def test_words_that_lie_too_deep_are_not_dug_out(self):
-        """An explanation is looked for in a few levels, and the rest is dots."""
+    def test_deeply_nested_explanations_are_cut(self):
+        """The first levels are searched, the rest is dots."""
         assert refusal({"success": False, "error": [[[[["deep"]]]]]}, 400).message == "..."
         assert refusal({"success": False, "error": [[[["here"]]]]}, 400).message == "here"
 
@@ -989,7 +989,7 @@ class TestRetryAfter:
         ],
     )
     def test_seconds_and_dates_are_read(self, value, expected):
-        """A date that is over means no wait; what makes no sense is not there."""
+        """A past date means no wait; invalid values are ignored."""
         assert retry_after(value, NOW) == expected
 
     @pytest.mark.parametrize(
@@ -1002,20 +1002,20 @@ class TestRetryAfter:
             "Mon, 01 Jan 0001 00:00:00 +2359",
         ],
     )
-    def test_a_date_beyond_the_calendar_is_no_error(self, value):
-        """A header that makes no sense hides no refusal behind an error of its own."""
+    def test_a_date_beyond_the_calendar_is_ignored(self, value):
+        """An invalid header does not replace the refusal by another error."""
         waiting = retry_after(value, NOW)
         assert waiting is None or waiting >= 0
 
     @given(st.text() | st.from_regex(r"\w{3}, \d+ Nov \d+ \d+:\d+:\d+ [+-]?\w+"))
-    def test_any_header_is_a_time_or_nothing(self, value):
+    def test_any_header_is_a_time_or_none(self, value):
         """It is never negative, and never an error."""
         waiting = retry_after(value, NOW)
         assert waiting is None or waiting >= 0
 
     @given(st.integers(0, 10**6))
     def test_a_date_means_the_time_until_then(self, ahead):
-        """A server may say the same in both forms."""
+        """A server may send either form."""
         moment = NOW + timedelta(seconds=ahead)
         assert retry_after(moment.strftime("%a, %d %b %Y %H:%M:%S GMT"), NOW) == ahead
         assert retry_after(str(ahead), NOW) == ahead

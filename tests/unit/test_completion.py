@@ -57,21 +57,21 @@ def is_pending(operation, *polls, **known):
 
 
 class TestCreate:
-    def test_online_is_the_end_and_was_observed(self):
+    def test_online_completes_and_was_observed(self):
         """A new VM has no older `online`, so the first one is proof, however early."""
         assert done("create", (0.1, "online")) is Evidence.OBSERVED
 
-    def test_not_found_at_first_is_not_yet(self):
+    def test_not_found_at_first_is_pending(self):
         """WIRE §5.3: a VM that was never seen is not gone."""
         assert is_pending("create", *((t, None) for t in range(1, 500)))
 
     @pytest.mark.parametrize("state", ["installing", "offline", "warming-up", ""])
-    def test_other_states_lie_on_the_way(self, state):
-        """Known and unknown words alike are polled on."""
+    def test_other_states_are_pending(self, state):
+        """Known and unknown ones."""
         assert is_pending("create", *((t, state) for t in range(1, 500)))
 
     def test_a_vm_that_vanishes_is_gone(self):
-        """Once seen, absence that cannot be older than that is the end, if it lasts."""
+        """Once the VM was seen, absence that cannot be older fails the task, if it lasts."""
         polls = (1, "installing"), *((t, None) for t in range(2, 18))
         assert is_pending("create", *polls)
         verdict = judge("create", *polls, (18, None))
@@ -87,39 +87,37 @@ class TestCreate:
     ],
 )
 class TestOneWay:
-    def test_an_end_asked_within_max_staleness_may_be_from_before(self, operation, before, end):
-        """It counts from then on, and nothing is polled for until then."""
+    def test_the_target_state_within_max_staleness_may_be_old(self, operation, before, end):
+        """It counts from then on, and no earlier poll is needed."""
         assert judge(operation, (1, end)) == Pending(recheck_at=D, waiting=True)
         assert done(operation, (1, end), (D, end)) is Evidence.INFERRED
 
     def test_both_sides_in_order_are_observed(self, operation, before, end):
-        """An end asked max_staleness after the other side was answered came after it."""
+        """A target state asked max_staleness after the other side was answered came after it."""
         assert done(operation, (1, before), (1 + D, end)) is Evidence.OBSERVED
         assert done(operation, (1.1, before), (1 + D, end)) is Evidence.INFERRED
 
-    def test_of_a_vm_that_this_client_changed_early_reads_prove_nothing(
-        self, operation, before, end
-    ):
-        """What shows then may be what the operation before this one had left."""
+    def test_early_reads_prove_nothing_after_this_clients_own_change(self, operation, before, end):
+        """They may show what the previous operation left."""
         polls = (1, before), (1 + D, end)
         assert done(operation, *polls, quiet=False) is Evidence.INFERRED
         assert judge(operation, (1, before), quiet=False) == Pending(recheck_at=D)
         later = (D, before), (2 * D, end)
         assert done(operation, *later, quiet=False) is Evidence.OBSERVED
 
-    def test_a_provider_that_reads_its_own_writes_is_believed_at_once(self, operation, before, end):
-        """With max_staleness=0 each read counts."""
+    def test_with_max_staleness_0_every_read_counts(self, operation, before, end):
+        """The provider reads its own writes."""
         assert done(operation, (0, end), max_staleness=0) is Evidence.INFERRED
         assert done(operation, (0, before), (0.1, end), max_staleness=0) is Evidence.OBSERVED
 
-    def test_an_unknown_word_is_the_other_side_if_it_lasts(self, operation, before, end):
-        """One that comes once may be a slip of the server's."""
+    def test_an_unknown_state_is_the_other_side_if_it_lasts(self, operation, before, end):
+        """A single one may be an error of the server's."""
         assert done(operation, (1, "odd"), (1 + D, end)) is Evidence.INFERRED
         lasting = [(t, "odd") for t in (1, 2, 3)]
         assert done(operation, *lasting, (3 + D, end)) is Evidence.OBSERVED
 
     def test_a_slow_response_counts_from_its_arrival(self, operation, before, end):
-        """It may show the moment at which it was answered."""
+        """It may show the moment at which it was sent."""
         completion = Completion(TARGETS[operation], D, visible_at=0.0, quiet=True)
         completion.observe(Observation(1, 5, before))
         verdict = completion.observe(Observation(5 + D, 5 + D, end))
@@ -138,14 +136,14 @@ class TestCycle:
         assert done(operation, *polls) is Evidence.OBSERVED
 
     def test_a_return_may_be_older_than_being_away(self, operation):
-        """The first that cannot be will do: later away reads may be old themselves."""
+        """The first that cannot be is enough: later reads of being away may be old themselves."""
         polls = (1, "online"), (12, "offline"), (13, "online")
         assert judge(operation, *polls) == Pending(recheck_at=12 + D, waiting=True)
         assert is_pending(operation, *polls, (21.9, "online"))
         assert done(operation, *polls, (21, "offline"), (22, "online")) is Evidence.OBSERVED
 
     def test_being_away_early_is_inferred_where_nothing_else_explains_it(self, operation):
-        """Others may have started the VM just before; this client had not."""
+        """Another client may have started the VM just before; this one had not."""
         polls = (1, "online"), (5, "offline"), (8, "online")
         assert is_pending(operation, *polls, (14.9, "online"))
         assert done(operation, *polls, (5 + D, "online")) is Evidence.INFERRED
@@ -157,19 +155,19 @@ class TestCycle:
         assert done(operation, *polls, (60, "online"), quiet=False) is Evidence.ASSUMED
 
     def test_never_leaving_online_is_assumed_after_the_grace_period(self, operation):
-        """Where nothing showed, the task says so and claims no more."""
+        """The evidence says that nothing was seen."""
         grace = RULES[operation].grace
         assert is_pending(operation, *((t, "online") for t in range(1, int(grace))))
         assert done(operation, (grace, "online")) is Evidence.ASSUMED
 
-    def test_an_unknown_word_for_one_poll_is_no_leaving(self, operation):
-        """A word that is not known may be a slip of the server's."""
+    def test_an_unknown_state_in_one_poll_is_no_leaving(self, operation):
+        """It may be an error of the server's."""
         polls = (1, "online"), (12, "odd"), (30, "online"), (59, "online")
         assert is_pending(operation, *polls)
         assert done(operation, *polls, (60, "online")) is Evidence.ASSUMED
 
-    def test_being_away_is_no_end(self, operation):
-        """A VM that stays away is waited for."""
+    def test_being_away_is_pending(self, operation):
+        """The VM's return is awaited."""
         assert is_pending(operation, (1, "online"), *((t, "offline") for t in range(2, 900)))
 
     def test_coming_back_without_having_been_online_is_inferred(self, operation):
@@ -179,14 +177,14 @@ class TestCycle:
 
 
 class TestResize:
-    def test_the_way_of_a_running_vm(self):
+    def test_a_running_vm(self):
         """Online, down, and online again with the new size, is observed."""
         polls = (1, "online", *OLD), (11, "offline", *OLD), (20, "offline", *NEW)
         assert is_pending("resize", *polls, (20.9, "online", *NEW))
         assert done("resize", *polls, (11 + D, "online", *NEW)) is Evidence.OBSERVED
 
-    def test_a_new_size_before_the_vm_was_down_is_not_over(self):
-        """A guest that does not obey goes down when its time is over."""
+    def test_a_new_size_before_the_vm_was_down_is_pending(self):
+        """A guest that ignores ACPI goes down when its time is over."""
         polls = (1, "online", *OLD), (3, "online", *NEW)
         end = 60 + 60 + D
         assert judge("resize", *polls, (D, "online", *NEW)) == Pending(recheck_at=end)
@@ -201,19 +199,19 @@ class TestResize:
         assert is_pending("resize", *polls, (80 + D - 0.1, "offline", *NEW))
         assert done("resize", *polls, (80 + D, "offline", *NEW)) is Evidence.OBSERVED
 
-    def test_offline_must_last_longer_where_the_size_tells_nothing(self):
+    def test_offline_must_last_longer_where_the_size_shows_nothing(self):
         """A VM that goes down with the new size may have the whole change before it."""
         polls = (1, "online", *OLD), (3, "online", *NEW), (20, "offline", *NEW)
         assert is_pending("resize", *polls, (140 + D - 0.1, "offline", *NEW))
         assert done("resize", *polls, (140 + D, "offline", *NEW)) is Evidence.OBSERVED
 
-    def test_a_resize_to_the_size_it_has_waits_as_long_as_one_may_take(self):
-        """Without a change to see, only the time decides: wait_for, a minute, max_staleness."""
+    def test_a_resize_to_the_same_size_lasts_as_long_as_one_may_take(self):
+        """Without a visible change only the time decides: wait_for, a minute, max_staleness."""
         polls = [(t, "online", *NEW) for t in range(1, 130)]
         assert is_pending("resize", *polls)
         assert done("resize", *polls, (130, "online", *NEW)) is Evidence.INFERRED
 
-    def test_half_of_the_new_size_is_not_the_end(self):
+    def test_half_of_the_new_size_is_pending(self):
         """Both cores and ram must be as requested."""
         assert is_pending("resize", (1, "online", *OLD), (500, "online", 4, 1024))
 
@@ -223,8 +221,8 @@ class TestResize:
         assert done("resize", *polls) is Evidence.INFERRED
         assert is_pending("resize", *polls, (129, "online", *NEW), quiet=False)
 
-    def test_a_passing_state_starts_the_hold_again(self):
-        """An unknown state with the new size is on the way, not the end."""
+    def test_a_passing_state_restarts_the_hold(self):
+        """An unknown state with the new size is pending."""
         polls = (11, "offline", *OLD), (20, "offline", *NEW), (50, "moving", *NEW)
         assert is_pending("resize", *polls, (51, "offline", *NEW), (100, "offline", *NEW))
 
@@ -239,7 +237,7 @@ class TestDelete:
         assert is_pending("delete", *polls, (14.5, "deleting"), (16, None), (17, None))
 
     def test_absence_counts_from_max_staleness_after_presence(self):
-        """An absence before that may be from before the VM was visible."""
+        """An earlier absence may be from before the VM was visible."""
         early = [(t, None) for t in range(2, 11)]
         polls = (1, "online"), *early
         assert judge("delete", *polls, visible_at=None) == Pending(recheck_at=11, waiting=True)
@@ -248,12 +246,12 @@ class TestDelete:
         assert done("delete", *polls, *later, (16, None), visible_at=None) is Evidence.OBSERVED
 
     def test_a_vm_that_was_visible_before_need_not_be_seen_again(self):
-        """Then its absence is inferred."""
+        """Its absence is then inferred."""
         polls = [(t, None) for t in (10, 11, 12, 13, 15)]
         assert done("delete", *polls) is Evidence.INFERRED
 
-    def test_a_vm_that_was_never_visible_may_be_yet_to_appear(self):
-        """It is not gone before it can have appeared: for a minute and max_staleness."""
+    def test_a_vm_that_was_never_visible_may_still_appear(self):
+        """For a minute and max_staleness."""
         polls = [(t, None) for t in range(1, 75)]
         assert is_pending("delete", *polls, visible_at=None)
         assert done("delete", *polls, (75, None), visible_at=None) is Evidence.INFERRED
@@ -263,17 +261,17 @@ class TestDelete:
         assert done("delete", *appeared, *gone, (30, None), visible_at=None) is Evidence.OBSERVED
 
     @pytest.mark.parametrize("state", ["online", "offline", "deleting", "error", "odd"])
-    def test_no_state_is_an_end(self, state):
-        """Only absence ends a deletion."""
+    def test_no_state_completes_a_delete(self, state):
+        """Only absence does."""
         assert is_pending("delete", *((t, state) for t in range(1, 900)))
 
 
-class TestFailing:
+class TestFailures:
     WATCHED = sorted(set(TARGETS) - {"delete"})
 
     @pytest.mark.parametrize("operation", WATCHED)
     @pytest.mark.parametrize("state", ["error", "failed", "deleting"])
-    def test_a_failing_state_that_lasts_is_believed(self, operation, state):
+    def test_a_failure_state_that_lasts_fails(self, operation, state):
         """For five seconds: reads that are max_staleness apart and more show two moments."""
         believed = 1 + 5 + D
         polls = [(t, state) for t in range(1, int(believed))]
@@ -282,23 +280,23 @@ class TestFailing:
         assert verdict == Failed(f"the VM is {state!r}")
 
     @pytest.mark.parametrize("operation", WATCHED)
-    def test_a_failing_state_that_passes_is_not(self, operation):
-        """One odd word between others ends nothing."""
+    def test_a_failure_state_that_passes_does_not_fail(self, operation):
+        """One odd state between others."""
         assert is_pending(operation, (19, "error"), (30, "odd"), (31, "error"), (45, "error"))
 
     @pytest.mark.parametrize("operation", sorted(set(TARGETS) - {"create", "delete"}))
-    def test_a_vm_that_is_not_there_after_the_request_is_gone(self, operation):
-        """The API accepted the request, so the VM was there."""
+    def test_a_vm_missing_after_the_request_is_gone(self, operation):
+        """The API accepted the request, so the VM existed."""
         polls = [(t, None) for t in range(10, 18)]
         assert is_pending(operation, *polls[:-1])
         assert judge(operation, *polls) == Failed("the VM is gone", gone=True)
-        # One response that shows it starts the count again.
+        # One response that shows it restarts the count.
         assert is_pending(operation, *polls[:-1], (16.5, "odd"), polls[-1])
 
 
 class TestTimeouts:
-    def test_the_default_covers_what_the_guest_is_given(self):
-        """A shutdown that waits ten minutes for the guest is waited for longer than that."""
+    def test_the_default_includes_the_guests_time(self):
+        """A shutdown that gives the guest ten minutes has a longer timeout."""
         assert Target("shutdown", wait_for=10).timeout > 10 * 60
         assert Target("shutdown", wait_for=10).timeout > Target("shutdown", wait_for=4).timeout
 
@@ -318,8 +316,8 @@ class TestAnyHistory:
     @given(
         st.sampled_from(sorted(TARGETS)), histories, st.booleans(), st.sampled_from([0.0, 3.0, D])
     )
-    def test_an_end_is_only_claimed_on_what_was_just_seen(self, operation, history, quiet, old):
-        """Whatever was seen, done means that the last poll showed the end after the request."""
+    def test_completion_needs_a_current_observation(self, operation, history, quiet, old):
+        """In any history, done means that the last poll showed the target state."""
         completion = Completion(TARGETS[operation], old, visible_at=0.0, quiet=quiet)
         rule = RULES[operation]
         at, seen = 0.0, []
@@ -348,8 +346,8 @@ class TestAnyHistory:
             break
 
     @given(st.sampled_from(sorted(TARGETS)), st.sampled_from(STATES[:-1]), st.booleans())
-    def test_a_recheck_of_the_same_is_asked_for_only_where_it_counts(self, operation, state, quiet):
-        """Polled at each time that it names, a VM that does not change comes to rest."""
+    def test_a_recheck_is_requested_only_where_it_counts(self, operation, state, quiet):
+        """Polled at each recheck time, an unchanged VM needs no more polls."""
         completion = Completion(TARGETS[operation], D, visible_at=0.0, quiet=quiet)
         at, polls = 1.0, 0
         while True:
@@ -362,8 +360,8 @@ class TestAnyHistory:
 
 
 class TestOwnChanges:
-    def test_a_vm_is_quiet_max_staleness_after_the_last_change(self):
-        """From when it was seen to be over, or until it may last at most."""
+    def test_a_vm_is_quiet_max_staleness_after_its_last_change(self):
+        """From its observed completion, or from the longest time it may last."""
         changes = OwnChanges(D)
         assert changes.is_quiet("a", 0.0)
         changes.begin("a", "shutdown", 0.0, 600.0)
@@ -374,7 +372,7 @@ class TestOwnChanges:
         assert changes.is_visible("a")
         assert not changes.is_visible("b")
 
-    def test_an_operation_in_question_does_not_count_against_itself(self):
+    def test_an_operation_does_not_count_against_itself(self):
         """A reboot that may have been sent may show; what was changed before it still counts."""
         changes = OwnChanges(D)
         changes.begin("a", "reboot", 0.0, 900.0)
@@ -387,16 +385,16 @@ class TestOwnChanges:
         changes.end("a", 100.0, visible=True)
         assert not changes.is_quiet("a", 105.0, besides="reboot")
 
-    def test_another_clock_makes_all_of_them_recent(self):
-        """What another loop's clock said means nothing now."""
+    def test_another_clock_makes_all_changes_recent(self):
+        """Another loop's times mean nothing now."""
         changes = OwnChanges(D)
         changes.end("a", 5000.0, visible=True)
         changes.move_to(3.0)
         assert not changes.is_quiet("a", 12.9)
         assert changes.is_quiet("a", 13.0)
 
-    def test_it_does_not_grow_with_the_time(self):
-        """Old entries go, so a client that lives for months keeps no list of all its VMs."""
+    def test_old_entries_are_dropped(self):
+        """A client that lives for months keeps no list of all its VMs."""
         changes = OwnChanges(D)
         for number in range(20_000):
             changes.begin(f"vm-{number}", "reset", float(number), float(number) + 5)

@@ -1,4 +1,4 @@
-"""The emulator's answers to requests, without sockets: nothing that comes may break it."""
+"""The emulator's responses, without sockets: no request may break it."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -19,7 +19,7 @@ AT_ONCE = Settings(create=0, not_found=0, address=0, stale=0, delete=50)
 
 
 class Caller:
-    """Asks an API of its own, at a time that a test sets."""
+    """Sends requests to an API of its own, at a time that a test sets."""
 
     def __init__(self, **arguments):
         self.api = CloudAPI(**({"settings": AT_ONCE, "seed": 1} | arguments))
@@ -54,14 +54,14 @@ class Caller:
 
 @pytest.fixture
 def caller():
-    """Who asks a cloud in which all happens at once."""
+    """A caller of a cloud in which everything happens at once."""
     return Caller()
 
 
 class TestHeaders:
     @pytest.mark.parametrize("name", ["Content-Type", "Host", "X-Date", "Authorization"])
-    def test_one_that_is_there_twice(self, caller, name):
-        """Of two headers of one name neither is believed, even where they agree."""
+    def test_a_repeated_header_is_refused(self, caller, name):
+        """Even where both agree."""
         headers = caller.headers("GET", VMS)
         headers[name.lower()] = headers[name]
         status, answer = caller.send("GET", VMS, headers=headers)
@@ -78,8 +78,8 @@ class TestHeaders:
             "\udcff",
         ],
     )
-    def test_dates_that_there_are_not(self, caller, date):
-        """An impossible date is refused like any other."""
+    def test_impossible_dates_are_refused(self, caller, date):
+        """Like any other."""
         headers = caller.headers("GET", VMS) | {"X-Date": date}
         assert caller.send("GET", VMS, headers=headers)[0] == 401
 
@@ -93,7 +93,7 @@ class TestHeaders:
             ("18:00:00 +0100", 401),
         ],
     )
-    def test_ways_to_write_a_time(self, caller, time, status):
+    def test_time_zones_of_a_date(self, caller, time, status):
         """RFC 1123 knows offsets in place of GMT; the moment counts."""
         date = f"Mon, 23 Nov 2026 {time}"
         message = string_to_sign("GET", "cloud.test", date, VMS, b"")
@@ -120,17 +120,17 @@ class TestBodies:
             b"null",
         ],
     )
-    def test_json_that_is_none(self, caller, body):
+    def test_invalid_json(self, caller, body):
         """Bad UTF-8, half characters and endless depth are a 400."""
         status, answer = caller.send("POST", f"{caller.created()}/rename", body)
         assert (status, answer["success"]) == (400, False)
 
-    def test_one_that_is_too_large(self, caller):
+    def test_a_body_that_is_too_large(self, caller):
         """More than a mebibyte is refused, without a socket too."""
         assert caller.send("PUT", VMS, b" " * (1024 * 1024 + 1))[0] == 413
 
     @pytest.mark.parametrize("wait_for", [10_081, 10**400])
-    def test_a_wait_for_without_end(self, caller, wait_for):
+    def test_a_huge_wait_for(self, caller, wait_for):
         """wait_for is a week at most; a number that no clock holds does no harm."""
         path = caller.created()
         body = json.dumps({"wait_for": wait_for}).encode()
@@ -140,10 +140,10 @@ class TestBodies:
 
     @pytest.mark.parametrize(("body", "status"), [(b'{"deleteResources":1.0}', 400), (b"", 200)])
     def test_deletes(self, caller, body, status):
-        """deleteResources is an integer, or not there."""
+        """deleteResources is an integer, or absent."""
         assert caller.send("DELETE", caller.created(), body)[0] == status
 
-    def test_no_answer_repeats_a_secret(self, caller):
+    def test_no_response_repeats_a_secret(self, caller):
         """No password or user data comes back, whichever condition it breaks."""
         secrets = {"password": "planted-secret", "user_data": "planted-secret"}
         for changes in (
@@ -170,14 +170,14 @@ class TestAdjusted:
         assert caller.create(name="web-1", key_id=11)[0] == 200
 
     def test_both_shapes_of_a_get(self, caller):
-        """The machine itself, or a list of it."""
+        """The VM itself, or a list of it."""
         path = caller.created()
         assert isinstance(caller.send("GET", path)[1]["virtual_machine"], list)
         caller.api.cloud.adjust("web-*", get_shape="object")
         assert isinstance(caller.send("GET", path)[1]["virtual_machine"], dict)
 
-    def test_what_can_be_absent(self, caller):
-        """Sparse answers lack what WIRE §3 says can be lacking, from the next look on."""
+    def test_sparse_responses(self, caller):
+        """They lack what WIRE §3 says can be lacking, from the next read on."""
         path = caller.created()
         full = caller.send("GET", path)[1]["virtual_machine"][0]
         assert {"adm", "networks", "groups"} <= full.keys()
@@ -187,7 +187,7 @@ class TestAdjusted:
         assert lean["label"] is None
         assert caller.send("GET", VMS)[1]["virtual_machines"] == [lean]
 
-    def test_sparse_answers_before_the_address(self):
+    def test_sparse_responses_before_the_address(self):
         """The address is absent until there is one."""
         caller = Caller(settings=Settings(create=0, not_found=0, address=5, sparse=True))
         path = caller.created()
@@ -212,7 +212,7 @@ FORMS = {
 
 class TestNotFound:
     def calls(self, caller, path):
-        """Every call on a VM, answered."""
+        """Every call on a VM, with its response."""
         for method, end, body in (
             ("GET", "", b""),
             ("DELETE", "", b""),
@@ -229,7 +229,7 @@ class TestNotFound:
 
     @pytest.mark.parametrize("form", FORMS)
     def test_each_form(self, form):
-        """Of an id that never was, of a VM that is gone, and of one that is not shown yet."""
+        """Of an id that never existed, of a VM that is gone, and of one that is not visible yet."""
         settings = AT_ONCE.changed(not_found_form=form, delete=0)
         caller = Caller(settings=settings)
         path = caller.created()
@@ -242,7 +242,7 @@ class TestNotFound:
                 assert body.startswith(FORMS[form][2])
                 assert body or form in ("bare", "gone")
 
-    def test_it_can_be_set_for_some(self, caller):
+    def test_it_can_be_set_for_some_vms(self, caller):
         """By name and by id, and also when they are gone."""
         paths = [caller.created(name=name) for name in ("web-1", "db-1")]
         for path in paths:
@@ -257,8 +257,8 @@ class TestNotFound:
         assert {caller.ask("GET", path).body for path in (*paths, f"{VMS}/none")} == {b""}
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_other_errors_are_as_ever(self, form):
-        """A path that there is not, a VM that is being deleted, a bad body."""
+    def test_other_errors_keep_their_form(self, form):
+        """An unknown path, a VM that is being deleted, a bad body."""
         caller = Caller(settings=AT_ONCE.changed(not_found_form=form))
         path = caller.created()
         caller.send("DELETE", path)
@@ -311,7 +311,7 @@ class TestDate:
         ],
     )
     def test_every_response_has_one(self, method, target, headers, status):
-        """Also one to the first request of all, and one that is refused."""
+        """Also the very first one, and a refusal."""
         caller = Caller()
         caller.now = 500.0
         first = caller.ask(method, target, headers=headers)
@@ -327,8 +327,8 @@ class TestDate:
         caller = Caller(settings=AT_ONCE.changed(not_found_form=form))
         assert self.date(caller, target=f"{VMS}/none") == self.date(caller)
 
-    def test_one_that_is_rate_limited(self):
-        """Beside the time to wait."""
+    def test_a_rate_limited_response_has_one(self):
+        """Beside Retry-After."""
         caller = Caller(max_requests_per_second=1)
         date = self.date(caller)
         limited = caller.ask("GET", VMS)
@@ -352,11 +352,11 @@ class TestDate:
         caller = Caller(cloud=cloud, settings=None, seed=None)
         assert caller.ask("GET", VMS).headers["Date"] == "Thu, 01 Jan 2026 12:00:00 GMT"
 
-    def test_the_wall_clock_at_the_beginning(self, caller):
+    def test_the_default_epoch(self, caller):
         """A new cloud begins now."""
         assert abs(self.date(caller) - datetime.now(UTC)) < timedelta(minutes=1)
 
-    def test_the_check_of_a_request_keeps_to_the_real_date(self, caller):
+    def test_a_requests_date_is_checked_by_the_real_clock(self, caller):
         """However far the cloud's clock has gone."""
         caller.send("GET", VMS)
         caller.now = 1_000_000
@@ -364,8 +364,8 @@ class TestDate:
 
 
 class TestCalls:
-    def test_every_one(self, caller):
-        """Each call of WIRE §2 is answered, and counted by its name."""
+    def test_every_call(self, caller):
+        """Each call of WIRE §2 has a response, and is counted by its name."""
         path = caller.created()
         size = b'{"cores":2,"ram":1024,"wait_for":4}'
         for method, target, body in (
@@ -390,26 +390,26 @@ class TestCalls:
         assert caller.api.requests == expected
 
     def test_a_create_from_a_cd(self, caller):
-        """A machine that boots from a CD has no template."""
+        """A VM that boots from a CD has no template."""
         status, answer = caller.create(boot_type="cdrom", cdrom="a.iso", os=None)
         assert status == 200
         shown = caller.send("GET", f"{VMS}/{answer['virtual_machine']['id']}")[1]
         assert shown["virtual_machine"][0]["system"] == {"id": "0", "name": "none"}
 
     def test_a_console(self, caller):
-        """A console's answer has no `success` (WIRE §2)."""
+        """A console's response has no `success` (WIRE §2)."""
         status, answer = caller.send("POST", f"{caller.created()}/console")
         assert (status, answer.keys()) == (200, {"console"})
         assert answer["console"].keys() == {"host", "port", "password"}
 
     def test_an_account_has_secrets(self, caller):
-        """They are there, so that a client's keeping them can be found out."""
+        """So that a test finds a client that keeps them."""
         account = caller.send("GET", "/v2/account")[1]["account"]
         assert account["api"][0]["secret_key"]
         assert account["e24files"]["s3"]["secret_key"]
 
     def test_a_log(self):
-        """The latest requests are kept if asked for, without what is secret."""
+        """The latest requests are kept if configured, without secrets."""
         caller = Caller(log=3)
         path = caller.created()
         vm_id = path.rpartition("/")[2]
@@ -424,7 +424,7 @@ class TestCalls:
         ]
 
     def test_no_log(self, caller):
-        """Nothing is kept unless asked for."""
+        """Nothing is kept by default."""
         caller.create()
         assert not caller.api.log
 
@@ -456,7 +456,7 @@ class TestArbitrary:
         bodies,
     )
     def test_signed_requests(self, method, start, end, body):
-        """Whatever is asked, the answer is JSON with a fitting status, and the cloud goes on."""
+        """Whatever is sent, the response is JSON with a fitting status, and the cloud continues."""
         caller = Caller()
         target = start.format(path=caller.created()) + end
         status, answer = caller.send(method, target, body)
@@ -478,7 +478,7 @@ class TestArbitrary:
         st.binary(max_size=20),
     )
     def test_unsigned_requests(self, method, target, headers, body):
-        """Whatever a stranger sends is refused, and nothing is raised."""
+        """They are refused, and nothing is raised."""
         caller = Caller()
         response = caller.api.handle(Request(method, target, headers, body), now=0.0, today=TODAY)
         assert response.status in {400, 401, 415}

@@ -1,4 +1,4 @@
-"""What the emulator's reads show where they may be old, wrong or odd."""
+"""What the emulator's reads show where they may be stale, wrong or odd."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ def place(cloud, now=0.0, label="web-01"):
 
 
 def got(cloud, vm_id, now):
-    """What a GET shows, or None."""
+    """Return what a GET shows, or None."""
     try:
         return msgspec.json.decode(cloud.get(vm_id, now))
     except NotFound:
@@ -39,7 +39,7 @@ def got(cloud, vm_id, now):
 
 
 def listed(cloud, now):
-    """What a list shows, by id."""
+    """Return what a list shows, by id."""
     return {vm["id"]: vm for vm in msgspec.json.decode(cloud.list(now))}
 
 
@@ -56,7 +56,7 @@ def value(shown):
 
 
 def truths(vm, low, high):
-    """What was so of a VM at any time from `low` to `high`: (state, cores, ram), None if absent."""
+    """Return all that was true of a VM from `low` to `high`: (state, cores, ram), or None."""
     changes = [(-math.inf, None)]
     for change in vm.history:
         shown = None if change.state is None else (change.state, change.cores, change.ram)
@@ -70,7 +70,7 @@ def truths(vm, low, high):
 
 
 class TestStaleness:
-    def test_each_thing_that_a_reader_sees(self):
+    def test_everything_readable_is_stale(self):
         """Presence, state, size, address and name come three seconds late, in both reads."""
         cloud = cloud_of(staleness=3, resize=12)
         vm_id = create(cloud)
@@ -95,7 +95,7 @@ class TestStaleness:
             assert [holds(shown) for shown in both(cloud, vm_id, at + 2.9)] == [False, False], at
             assert [holds(shown) for shown in both(cloud, vm_id, at + 3)] == [True, True], at
 
-    def test_each_read_and_each_vm_for_itself(self):
+    def test_each_read_and_each_vm_is_stale_by_itself(self):
         """Within the span, two VMs that change at once show old and new in every mixture."""
         cloud = cloud_of(staleness=(0, 10))
         ids = [place(cloud).id, place(cloud).id]
@@ -112,7 +112,7 @@ class TestStaleness:
         for counts in lists, gets:
             assert all(25 < count < 75 for count in counts.values())
 
-    def test_the_list_lag_comes_on_top(self):
+    def test_the_list_lag_is_added(self):
         """A list shows what a list that lags showed."""
         cloud = cloud_of(staleness=3, list_lag=8, power_off=0)
         vm_id = place(cloud).id
@@ -128,7 +128,7 @@ class TestStaleness:
         ]
 
     def test_some_vms_alone(self):
-        """It can be set for some names, also when they have changed already, and be taken away."""
+        """It can be set for some names, also after they changed, and be unset."""
         cloud = cloud_of(power_off=0)
         stale, fresh = place(cloud, label="old-1").id, place(cloud, label="web-1").id
         cloud.advance(10)
@@ -142,8 +142,8 @@ class TestStaleness:
         cloud.adjust("*", staleness=0)
         assert state(got(cloud, stale, 21)) == state(listed(cloud, 21)[stale]) == "offline"
 
-    def test_what_was_before_it_was_set_is_not_made_up(self):
-        """The oldest that is shown is what was so when it was set."""
+    def test_nothing_before_the_setting_is_shown(self):
+        """The oldest value shown is the one at the time of the setting."""
         cloud = cloud_of(power_off=0)
         vm_id = place(cloud).id
         cloud.operate("power_off", vm_id, 20)
@@ -151,8 +151,8 @@ class TestStaleness:
         cloud.adjust("*", staleness=5)
         assert [state(view) for view in both(cloud, vm_id, 21)] == ["offline", "offline"]
 
-    def test_the_truth_stays_to_be_seen(self):
-        """Vms, gone, histories and operations are as ever."""
+    def test_the_truth_is_unchanged(self):
+        """VMs, gone ones, histories and operations."""
         cloud = cloud_of(staleness=10)
         vm_id = place(cloud).id
         cloud.operate("delete", vm_id, 20)
@@ -165,8 +165,8 @@ class TestStaleness:
             cloud.operate("delete", vm_id, 31)
 
     @pytest.mark.parametrize("list_lag", [0, 7])
-    def test_what_is_kept_is_bounded(self, list_lag):
-        """No more than the span's changes, and of what is gone nothing when the span is over."""
+    def test_kept_versions_are_bounded(self, list_lag):
+        """Only the span's changes, and of gone VMs nothing after the span."""
         cloud = cloud_of(staleness=(0, 5), list_lag=list_lag)
         vm = place(cloud)
         place(cloud, label="other")
@@ -177,20 +177,19 @@ class TestStaleness:
         assert (len(vm.views.get), len(vm.views.list)) == (1, 1)
         cloud.operate("delete", vm.id, 1000)
         cloud.list(1010 + list_lag + 4.9)
-        assert set(cloud._reads._odd) == {vm.id, *cloud.vms}
+        assert vm.views is not None
         cloud.list(1010 + 2 * list_lag + 5.1)
-        assert (vm.views, set(cloud._reads._odd)) == (None, set(cloud.vms))
-        assert not cloud._reads._ghosts
+        assert vm.views is None
 
-    def test_deleted_vms_that_nobody_asks_about(self):
-        """They are forgotten as others are deleted."""
+    def test_deleted_vms_are_forgotten_as_others_are_deleted(self):
+        """Even if they are never read."""
         cloud = cloud_of(staleness=5, stale=0, delete=0)
         for step in range(100):
             cloud.operate("delete", place(cloud, step).id, step)
-        assert len(cloud._reads._ghosts) <= 7
+        assert sum(vm.views is not None for vm in cloud.gone.values()) <= 7
 
     def test_a_ghost_whose_settings_change(self):
-        """What may no longer be shown is not."""
+        """It disappears when its staleness no longer covers it."""
         cloud = cloud_of(staleness=10, delete=0)
         vm = place(cloud)
         cloud.operate("delete", vm.id, 20)
@@ -215,7 +214,7 @@ class TestStaleness:
     def test_nothing_older_than_the_span_nor_newer_than_now(
         self, plan, seed, span, replicas, choice, list_lag
     ):
-        """Whatever happens, each read shows each VM as it was within the span."""
+        """Each read shows each VM as it was within the span."""
         low, more = span
         settings = Settings(
             staleness=(low, low + more),
@@ -249,8 +248,8 @@ class TestStaleness:
                     assert value(shown.get(vm_id)) in possible
 
     @given(st.lists(st.tuples(st.floats(0, 30), kinds), max_size=12), st.integers(0, 10**6))
-    def test_reads_change_nothing_of_what_happens(self, plan, seed):
-        """A seeded cloud does the same however odd its reads are, and however many there are."""
+    def test_reads_change_nothing(self, plan, seed):
+        """A seeded cloud does the same however odd and however many its reads are."""
         histories = []
         odd = {"staleness": (0, 9), "replicas": (0, 4), "absence": 0.5, "repeat_ids": 0.5}
         for settings in Settings(), Settings(**odd):
@@ -271,8 +270,8 @@ class TestStaleness:
 
 
 class TestVersions:
-    def test_what_was_shown_when(self):
-        """The content of the latest time that is not after the moment; the first one before."""
+    def test_the_version_of_a_moment(self):
+        """The latest one that is not after the moment; the first one before."""
         versions = Versions(None)
         for at, content in ((1.0, b"a"), (2.0, b"b"), (2.0, b"c"), (5.0, None)):
             versions.add(at, content)
@@ -289,8 +288,8 @@ class TestVersions:
         ]
         assert versions.since == 5
 
-    def test_what_is_dropped(self):
-        """What was over before the oldest moment; not what began before it and goes on."""
+    def test_old_versions_are_dropped(self):
+        """Those over before the oldest moment; not those still valid then."""
         versions = Versions(b"a")
         versions.add(1.0, b"b")
         versions.add(9.0, b"c")
@@ -304,7 +303,7 @@ class TestVersions:
 
 class TestReplicas:
     def test_a_whole_response_is_of_one_replica(self):
-        """All VMs of a list are as old as each other."""
+        """All VMs of a list are equally stale."""
         cloud = cloud_of(replicas=(0, 10), power_off=0)
         ids = [place(cloud).id for _ in range(10)]
         for vm_id in ids:
@@ -318,7 +317,7 @@ class TestReplicas:
         assert set(map(state, listed(cloud, 30).values())) == {"offline"}
 
     def test_gets_at_random(self):
-        """Each GET goes where chance sends it."""
+        """Each GET goes to a random replica."""
         cloud = cloud_of(replicas=(0, 10), power_off=0)
         vm_id = place(cloud).id
         cloud.operate("power_off", vm_id, 20)
@@ -326,7 +325,7 @@ class TestReplicas:
         assert 30 < seen["online"] < 70
 
     def test_in_turn(self):
-        """One read after the other goes to the next one, GETs and lists alike."""
+        """Each read goes to the next one, GETs and lists alike."""
         cloud = cloud_of(replicas=(0, 5, 10), replica_choice="in_turn", power_off=0)
         vm_id = place(cloud).id
         cloud.operate("power_off", vm_id, 20)
@@ -346,7 +345,7 @@ class TestReplicas:
         for _ in range(3):
             assert set(map(state, listed(cloud, 25).values())) == {"online"}
 
-    def test_staleness_comes_on_top(self):
+    def test_staleness_is_added(self):
         """Both add up."""
         cloud = cloud_of(replicas=(4,), staleness=3, power_off=0)
         vm_id = place(cloud).id
@@ -355,7 +354,7 @@ class TestReplicas:
         assert [state(view) for view in both(cloud, vm_id, 27)] == ["offline"] * 2
 
     def test_replicas_of_some_vms(self):
-        """The others of the same list are as they are."""
+        """The others of the same list are current."""
         cloud = cloud_of(power_off=0)
         cloud.adjust("old-*", replicas=(10,))
         ids = [place(cloud, label=label).id for label in ("old-1", "web-1")]
@@ -368,7 +367,7 @@ class TestReplicas:
 class TestAbsence:
     @pytest.mark.parametrize("changes", [{}, {"staleness": 2}])
     def test_its_rate(self, changes):
-        """About as many reads show a VM as absent as it says; each VM for itself."""
+        """Reads show a VM as absent at about that rate; each VM separately."""
         cloud = cloud_of(absence=0.05, **changes)
         ids = [place(cloud).id for _ in range(20)]
         gets = sum(got(cloud, vm_id, 50) is None for vm_id in ids for _ in range(100))
@@ -378,8 +377,8 @@ class TestAbsence:
         assert 60 < lists < 140
         assert len(counts) > 2
 
-    def test_what_is_not_there_stays_absent(self):
-        """It invents nothing."""
+    def test_a_missing_vm_stays_absent(self):
+        """No VM is invented."""
         cloud = cloud_of(absence=0.5)
         vm_id = create(cloud)
         assert {both(cloud, vm_id, 4) for _ in range(20)} == {(None, None)}
@@ -395,8 +394,8 @@ class TestAbsence:
 
 
 class TestRepeatedIds:
-    def test_a_list_shows_some_twice(self):
-        """The same VM, once more at the end; a GET shows it once."""
+    def test_a_list_shows_some_vms_twice(self):
+        """The second time at the end; a GET shows the VM once."""
         cloud = cloud_of(repeat_ids=0.2)
         ids = [place(cloud).id for _ in range(20)]
         sizes = Counter()
@@ -421,8 +420,8 @@ class TestNames:
             (50, "web-01", "web-01"),
         ],
     )
-    def test_what_reads_show(self, names, given, shown):
-        """Of a create and of a rename; the cloud itself knows what was given."""
+    def test_names_in_reads(self, names, given, shown):
+        """Of a create and of a rename; the cloud itself keeps the given name."""
         cloud = cloud_of(names=names, not_found=0)
         vm_id = create(cloud, label=given)
         renamed = place(cloud, label="other").id
@@ -431,7 +430,7 @@ class TestNames:
             assert [view["label"] for view in both(cloud, one, 1)] == [shown, shown]
             assert cloud.vms[one].label == given
 
-    def test_a_change_while_vms_are_there(self):
+    def test_a_change_of_the_setting(self):
         """It shows at once."""
         cloud = cloud_of()
         vm_id = place(cloud, label="Web-01").id
@@ -472,12 +471,12 @@ class TestEarlySize:
             (40, "online"),
         ]
 
-    def test_one_that_waits_for_its_turn(self):
+    def test_a_queued_resize(self):
         """Not before it begins."""
         changes = self.changes(0, before=["power_off"])
         assert changes == [(11, "offline", 1), (11, "offline", 4)]
 
-    def test_one_that_a_delete_ends(self):
+    def test_a_resize_that_a_delete_ends(self):
         """Its size no longer comes."""
         cloud = cloud_of(early_size=5, delete=100)
         vm = place(cloud)
@@ -502,7 +501,7 @@ class TestEarlySize:
 
 class TestWritesBeforeVisible:
     def test_refused_by_default(self):
-        """What is not shown is not there."""
+        """A VM that is not visible does not exist for the API."""
         cloud = cloud_of()
         vm_id = create(cloud)
         with pytest.raises(NotFound):
@@ -510,7 +509,7 @@ class TestWritesBeforeVisible:
 
     @pytest.mark.parametrize("staleness", [0, 1e-9])
     def test_a_delete(self, staleness):
-        """The VM is shown when its time comes all the same, until it is gone."""
+        """The VM still becomes visible at its time, until it is gone."""
         cloud = cloud_of(not_found=15, delete=30, writes_before_visible=True, staleness=staleness)
         vm_id = create(cloud)
         cloud.operate("delete", vm_id, 0.5)
@@ -522,7 +521,7 @@ class TestWritesBeforeVisible:
         assert [o.outcome for o in cloud.operations] == ["cancelled", "done"]
 
     def test_a_delete_that_is_over_first(self):
-        """Then it is never shown."""
+        """The VM is never shown."""
         cloud = cloud_of(not_found=15, delete=5, writes_before_visible=True)
         vm_id = create(cloud)
         cloud.operate("delete", vm_id, 0.5)
@@ -530,7 +529,7 @@ class TestWritesBeforeVisible:
         assert not cloud.gone[vm_id].visible
 
     def test_other_writes(self):
-        """A rename holds from the first read on; an operation waits for the create to end."""
+        """A rename shows from the first read on; an operation waits for the create to end."""
         cloud = cloud_of(not_found=15, writes_before_visible=True)
         vm_id = create(cloud)
         cloud.rename(vm_id, "new", 1)
@@ -542,19 +541,24 @@ class TestWritesBeforeVisible:
 
 
 class TestSettings:
-    def test_the_default_reads_draw_nothing(self):
+    def test_the_default_reads_draw_no_random_numbers(self):
         """Nor is anything kept for them."""
-        cloud = Cloud(seed=1)
-        before = cloud._reads._random.getstate()
+        cloud, unread = Cloud(seed=1), Cloud(seed=1)
         vm_id = create(cloud)
+        assert create(unread) == vm_id
         for now in range(100):
             both(cloud, vm_id, now)
-        assert cloud._reads._random.getstate() == before
-        assert (cloud.vms[vm_id].views, cloud._reads._odd) == (None, {})
+        assert cloud.vms[vm_id].views is None
         assert cloud.list(100) is cloud.list(100)
+        for one in cloud, unread:
+            one.advance(100)
+            one.adjust("*", absence=0.5)
+        reads = [[got(one, vm_id, now) for now in range(101, 150)] for one in (cloud, unread)]
+        assert reads[0] == reads[1]
+        assert None in reads[0]
 
     def test_a_seed_repeats_odd_reads(self):
-        """Also what is drawn for them."""
+        """Also the random numbers drawn for them."""
 
         def reads(seed):
             cloud = cloud_of(seed, staleness=(0, 10), absence=0.3, replicas=(0, 3), repeat_ids=0.3)
@@ -562,11 +566,11 @@ class TestSettings:
             for now in range(40):
                 yield cloud.list(now), [got(cloud, vm_id, now) for vm_id in ids]
 
-        # The ids are of the same seed, so what differs is not only they.
+        # The ids come from the same seed, so more than the ids differs.
         assert list(reads(1)) == list(reads(1)) != list(reads(2))
 
     def test_hostile(self):
-        """As bad as a reader must expect; what else is wanted can be given."""
+        """As bad as a client must expect; other settings can be added."""
         settings = Settings.hostile()
         assert settings.max_staleness == 10
         assert settings.has_odd_reads
@@ -592,7 +596,7 @@ class TestSettings:
             ({"repeat_ids": 1}, True),
         ],
     )
-    def test_which_make_reads_odd(self, changes, odd):
+    def test_settings_that_make_reads_odd(self, changes, odd):
         """The others cost nothing."""
         assert Settings(**changes).has_odd_reads is odd
 
@@ -621,7 +625,7 @@ class TestSettings:
             ({"writes_before_visible": 1}, TypeError, "writes_before_visible is true or false"),
         ],
     )
-    def test_what_is_not_allowed(self, changes, error, words):
+    def test_wrong_settings_are_refused(self, changes, error, words):
         """The text names the setting, the value and what is allowed."""
         with pytest.raises(error, match=words):
             Settings(**changes)

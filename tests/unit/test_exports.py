@@ -1,4 +1,4 @@
-"""What the package hands to its users."""
+"""The public names."""
 
 import ast
 import importlib
@@ -60,13 +60,13 @@ REFERENCE = "".join(path.read_text() for path in sorted((ROOT / "docs/reference"
 
 
 @pytest.mark.parametrize("face", FACES)
-class TestFaces:
+class TestPublicNames:
     def test_exactly_the_documented_names_are_exported(self, face):
-        """Adding or taking away a public name is a decision, not an accident."""
+        """Adding or removing a public name is a decision, not an accident."""
         assert set(importlib.import_module(face).__all__) == FACES[face]
 
-    def test_each_name_can_be_imported_and_tells_what_it_is(self, face):
-        """A class or function has a docstring of its own."""
+    def test_each_name_can_be_imported_and_has_a_docstring(self, face):
+        """Classes and functions have their own."""
         module = importlib.import_module(face)
         for name in FACES[face]:
             found = getattr(module, name)
@@ -75,8 +75,8 @@ class TestFaces:
                     "__doc__"
                 ], name
 
-    def test_it_is_promised(self, face):
-        """What is not on this page is nobody's to rely on."""
+    def test_each_name_is_in_the_stability_promise(self, face):
+        """Names that are not on that page may change."""
         assert f"`{face}`" in (ROOT / "docs/stability.md").read_text()
 
     def test_each_name_is_in_the_reference(self, face):
@@ -92,7 +92,7 @@ class TestFaces:
 
 class TestFixtures:
     def test_exactly_these_are_found_by_pytest(self):
-        """A suite's own fixture of another name is never hidden by one of ours."""
+        """Ours hide no fixture of a suite under another name."""
         tree = ast.parse((ROOT / "pytest_async_vmapi.py").read_text())
         found = {
             node.name
@@ -102,7 +102,7 @@ class TestFixtures:
         }
         assert found == FIXTURES
 
-    def test_each_is_told_of(self):
+    def test_each_is_documented(self):
         """How to use it, and in the reference."""
         told = (ROOT / "docs/testing.md").read_text()
         assert {name for name in FIXTURES if f"`{name}`" in told} == FIXTURES
@@ -110,8 +110,8 @@ class TestFixtures:
 
 
 class TestOptions:
-    def test_what_other_constructors_pass_on_is_what_a_client_takes(self):
-        """With the same types: they are written down a second time for type checkers alone."""
+    def test_other_constructors_pass_on_a_clients_options(self):
+        """With the same types: they are repeated for type checkers alone."""
         taken = {
             name: parameter.annotation
             for name, parameter in inspect.signature(async_vmapi.Client).parameters.items()
@@ -121,12 +121,12 @@ class TestOptions:
 
 
 class TestExports:
-    def test_the_names_are_sorted_and_each_is_there_once(self):
+    def test_the_names_are_sorted_and_unique(self):
         """The list stays easy to read."""
         assert list(async_vmapi.__all__) == sorted(set(async_vmapi.__all__))
 
-    def test_nothing_else_public_is_left_lying_about(self):
-        """Besides the exports and submodules, the package shows no public name."""
+    def test_nothing_else_is_public(self):
+        """Besides exports and submodules, the package has no public name."""
         found = {
             name
             for name in dir(async_vmapi)
@@ -135,8 +135,8 @@ class TestExports:
         }
         assert found == PUBLIC
 
-    def test_a_name_is_the_one_that_type_checkers_see(self):
-        """They read imports that are not run; what is found when it is used is the same."""
+    def test_lazy_imports_match_those_for_type_checkers(self):
+        """Those read imports that are not executed."""
         tree = ast.parse(Path(async_vmapi.__file__).read_text())
         (block,) = (
             node
@@ -150,23 +150,23 @@ class TestExports:
         }
         assert seen == {name: getattr(async_vmapi, name) for name in PUBLIC}
 
-    def test_another_name_is_none_of_the_packages(self):
-        """What is misspelt is told as for any module."""
+    def test_another_name_is_an_attribute_error(self):
+        """As for any module."""
         with pytest.raises(AttributeError, match="module 'async_vmapi' has no attribute 'client_'"):
             _ = async_vmapi.client_
 
     def test_every_error_is_exported(self):
-        """Whatever is raised can be caught by a name from the package's top."""
+        """Every exception can be caught by a name from the package itself."""
         assert set(errors.__all__) <= set(async_vmapi.__all__)
 
     def test_the_version_is_the_distributions(self):
-        """It is said once, here, where reading it costs nothing; pyproject.toml takes it over."""
+        """It is defined here, where reading it costs nothing; pyproject.toml reads it."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         assert project["project"]["dynamic"] == ["version"]
         assert project["tool"]["hatch"]["version"]["path"] == "async_vmapi/__init__.py"
         assert async_vmapi.__version__ == importlib.metadata.version("async-vmapi")
         assert re.fullmatch(r"\d+\.\d+\.\d+", async_vmapi.__version__)
 
-    def test_the_package_says_that_it_is_typed(self):
-        """Type checkers look into the package only if it has the marker of PEP 561."""
+    def test_the_package_is_marked_as_typed(self):
+        """Type checkers read it only with the marker of PEP 561."""
         assert (Path(async_vmapi.__file__).parent / "py.typed").is_file()

@@ -1,4 +1,4 @@
-"""Which request a fault hits, and what then goes over the wire."""
+"""Which request a fault hits, and what is sent then."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ def request_of(api, method="GET", path=VMS, body=b""):
 
 @pytest.fixture
 def api():
-    """A cloud with one machine that is online."""
+    """A cloud with one VM that is online."""
     api = CloudAPI(seed=1, settings=Settings(create=1, not_found=0, stale=0))
     body = {
         "create_vm": {
@@ -43,7 +43,7 @@ def api():
 
 
 def ask(api, kind=None, *, now=10.0, method="GET", path=VMS, call="list", **fields):
-    """Let a request be hit by a fault, and return what is delivered."""
+    """Hit a request with a fault, and return what is delivered."""
     if kind is not None:
         api.faults.fail_next(call, kind, **fields)
     return deliver(api, request_of(api, method, path), now=now, today=datetime.now(UTC))
@@ -51,14 +51,14 @@ def ask(api, kind=None, *, now=10.0, method="GET", path=VMS, call="list", **fiel
 
 class TestPlan:
     def test_the_nth_requests(self):
-        """They are counted from 1, among those that fit."""
+        """They are counted from 1, among those that match."""
         plan = FaultPlan([Fault(kind="html", nth=(2, 4), call="get")])
         hits = [plan.pick(call, VMS) is not None for call in ("get", "list", "get", "get", "get")]
         assert hits == [False, False, True, False, True]
         assert plan.injected == {"html": 2}
 
     def test_a_probability_is_repeatable(self):
-        """The same seed draws the same; about as many are hit as it says."""
+        """The same seed draws the same; about as many are hit as configured."""
 
         def hits(seed):
             plan = FaultPlan([Fault(kind="html", probability=0.2)], seed=seed)
@@ -67,8 +67,8 @@ class TestPlan:
         assert hits(1) == hits(1) != hits(2)
         assert 150 < sum(hits(1)) < 250
 
-    def test_one_faults_hits_do_not_shift_anothers(self):
-        """Each fault draws for each request, whether it is needed or not."""
+    def test_faults_draw_independently(self):
+        """Each fault draws for each request, whether needed or not."""
         second = Fault(kind="html", probability=0.3)
         always = Fault(kind="stall", probability=1, times=3)
         plans = [FaultPlan([first, second], seed=5) for first in (always,)]
@@ -76,19 +76,19 @@ class TestPlan:
         assert [fault.kind for fault in drawn[:3]] == ["stall"] * 3
         assert {fault.kind for fault in drawn[3:] if fault} == {"html"}
 
-    def test_so_many_times_at_most(self):
-        """Then it is over."""
+    def test_a_fault_can_be_limited(self):
+        """After that many hits it is over."""
         plan = FaultPlan([Fault(kind="html", probability=1, times=2)])
         assert [plan.pick("get", VMS) is not None for _ in range(4)] == [True, True, False, False]
 
     def test_a_path(self):
-        """A pattern tells which; it is for the path alone."""
+        """A pattern selects requests by their path alone."""
         plan = FaultPlan([Fault(kind="html", probability=1, path="/v2/virtual-machines/*")])
         assert plan.pick("get", f"{VMS}/17") is not None
         assert plan.pick("list", VMS) is None
 
     def test_the_next_request_of_a_call(self):
-        """Each waits for its own, and comes once, in the order in which they were added."""
+        """Each fault waits for its own call and hits once, in the order of adding."""
         plan = FaultPlan()
         assert plan.is_empty
         plan.fail_next("create")
@@ -101,7 +101,7 @@ class TestPlan:
         ]
 
     def test_clearing(self):
-        """Nothing is hit any more; what was counted stays."""
+        """Nothing is hit any more; the counts stay."""
         plan = FaultPlan([Fault(kind="html", probability=1)])
         plan.pick("get", VMS)
         plan.fail_next("get")
@@ -111,7 +111,7 @@ class TestPlan:
         assert plan.injected == {"html": 1}
 
     @pytest.mark.parametrize("kind", ["stale_list", "not_found"])
-    def test_a_kind_is_for_its_calls_alone(self, kind):
+    def test_a_fault_must_fit_its_call(self, kind):
         """A create is no list."""
         plan = FaultPlan([Fault(kind=kind, probability=1)])
         assert plan.pick("create", VMS) is None
@@ -134,7 +134,7 @@ class TestPlan:
             ({"probability": 1, "kind": "flood"}, "kind='flood' is not one of close_idle"),
         ],
     )
-    def test_what_is_no_fault(self, fields, words):
+    def test_wrong_faults_are_refused(self, fields, words):
         """The text names the field, the value and what is allowed."""
         with pytest.raises(ValueError, match=words):
             Fault(**({"kind": "html"} | fields))
@@ -166,30 +166,30 @@ class TestFiles:
             ("faults = 1\n", "unknown field `faults`"),
         ],
     )
-    def test_what_is_no_plan(self, tmp_path, text, words):
+    def test_wrong_files_are_refused(self, tmp_path, text, words):
         """The text names the file and what is wrong in it."""
         file = tmp_path / "faults.toml"
         file.write_text(text)
         with pytest.raises(ValueError, match=words):
             FaultPlan.load(file)
 
-    def test_a_file_that_is_not_there(self, tmp_path):
+    def test_a_missing_file_is_refused(self, tmp_path):
         """It is a plan that cannot be read."""
         with pytest.raises(ValueError, match=r"nowhere\.toml"):
             FaultPlan.load(tmp_path / "nowhere.toml")
 
 
 class TestDelivery:
-    def test_without_a_fault_all_is_as_ever(self, api):
-        """The answer is what the cloud gives."""
+    def test_without_a_fault_nothing_changes(self, api):
+        """The response is the cloud's."""
         delivery = ask(api)
         assert delivery.response.status == 200
         assert delivery == type(delivery)(delivery.response)
         assert api.requests == {"list": 1}
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_what_is_carried_out(self, api, kind):
-        """A fault either comes before the request is carried out, or after."""
+    def test_before_and_after_processing(self, api, kind):
+        """A fault comes before the request is carried out, or after."""
         before = {"refuse", "drop_before", "rate_limited", "success_false", "server_error"}
         (vm_id,) = api.cloud.vms
         if kind == "not_found":
@@ -202,7 +202,7 @@ class TestDelivery:
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
     @pytest.mark.parametrize("after", [False, True])
     def test_server_errors(self, api, status, after):
-        """A proxy answers with a page, the API with its envelope; 503 may tell a time."""
+        """A proxy sends a page, the API its envelope; 503 may have Retry-After."""
         response = ask(api, "server_error", status=status, after=after, retry_after=7).response
         assert response.status == status
         assert response.body.startswith(b"<html>" if status in (502, 504) else b'{"success":false')
@@ -210,7 +210,7 @@ class TestDelivery:
         assert api.requests == ({"list": 1} if after else {})
 
     def test_too_many_requests(self, api):
-        """With and without a time."""
+        """With and without Retry-After."""
         assert ask(api, "rate_limited").response.headers.get("Retry-After") is None
         assert ask(api, "rate_limited", retry_after=3).response.headers["Retry-After"] == "3"
 
@@ -225,7 +225,7 @@ class TestDelivery:
             ("stall", {"seconds": 0}, {"delay": 0}),
         ],
     )
-    def test_no_answer(self, api, kind, fields, expected):
+    def test_no_response(self, api, kind, fields, expected):
         """The connection is dropped, perhaps after a while."""
         delivery = ask(api, kind, **fields)
         assert delivery == type(delivery)(None, **expected)
@@ -239,18 +239,18 @@ class TestDelivery:
             ("close_idle", {}, {"close_after": True}),
         ],
     )
-    def test_the_right_answer_in_an_odd_way(self, api, kind, fields, expected):
-        """What the cloud says, and how it is sent."""
+    def test_a_valid_response_sent_in_an_odd_way(self, api, kind, fields, expected):
+        """The content is the cloud's."""
         right = ask(api)
         delivery = ask(api, kind, **fields)
         assert delivery == type(delivery)(right.response, **expected)
 
-    def test_a_huge_body_is_padded_and_not_built(self, api):
-        """It is as large as asked for, with what the cloud says at its beginning."""
+    def test_a_huge_body_is_padded_lazily(self, api):
+        """It is as large as configured, and begins with the cloud's response."""
         delivery = ask(api, "huge_body", size=10**12)
         assert len(delivery.response.body) + delivery.padding == 10**12
 
-    def test_answers_of_another_kind(self, api):
+    def test_wrong_responses(self, api):
         """A page, a wrong type, a refusal on 200."""
         assert ask(api, "html").response.body.startswith(b"<html>")
         wrong = ask(api, "wrong_content_type").response
@@ -270,16 +270,16 @@ class TestDelivery:
             assert body.count(b'"frobnicating"') == 1
             assert b'"web"' in body
 
-    def test_a_machine_that_is_said_to_be_absent(self, api):
-        """It is a 404 as for one that is."""
+    def test_a_vm_reported_as_absent(self, api):
+        """It is a 404 as of a VM that is gone."""
         (vm_id,) = api.cloud.vms
         said = ask(api, "not_found", call="get", path=f"{VMS}/{vm_id}").response
         real = ask(api, path=f"{VMS}/none").response
         assert (said.status, said.body) == (real.status, real.body)
 
     @pytest.mark.parametrize("form", ["json", "bare", "html", "gone", "success_false"])
-    def test_absence_has_the_form_that_is_set(self, api, form):
-        """What a fault says of a VM that is there is what the API says of one that is not."""
+    def test_absence_has_the_configured_form(self, api, form):
+        """The form of the API for a VM that does not exist."""
         (vm_id,) = api.cloud.vms
         api.cloud.adjust("*", not_found_form=form)
         said = ask(api, "not_found", call="get", path=f"{VMS}/{vm_id}").response
@@ -287,7 +287,7 @@ class TestDelivery:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_response_has_the_clouds_date(self, api, kind):
-        """Also where something else answers in place of the API."""
+        """Also one that does not come from the API."""
         (vm_id,) = api.cloud.vms
         right = ask(api, now=5000.0).response.headers["Date"]
         call, path = ("get", f"{VMS}/{vm_id}") if kind == "not_found" else ("list", VMS)
@@ -298,7 +298,7 @@ class TestDelivery:
             assert response.headers["Date"] == right
 
     def test_a_stale_list_is_old_but_not_too_old(self, api):
-        """It shows what a list of the last seconds showed, the oldest of them."""
+        """It is the oldest list of the last seconds."""
         api.faults = FaultPlan([Fault(kind="html", nth=(999,))])
         bodies = []
         for at in range(20, 30):
@@ -311,8 +311,8 @@ class TestDelivery:
 
 
 class TestRateLimit:
-    def test_so_many_a_second(self, api):
-        """A bucket of one second's worth, that refills evenly; others are told to come later."""
+    def test_requests_a_second(self, api):
+        """A bucket of one second's worth that refills evenly; other requests get Retry-After."""
         limited = CloudAPI(cloud=api.cloud, max_requests_per_second=10, log=100)
 
         def statuses(now, count):
@@ -330,8 +330,8 @@ class TestRateLimit:
         response = limited.handle(request_of(limited), now=99.0, today=datetime.now(UTC))
         assert response.headers["Retry-After"] == "1"
 
-    def test_exactly_as_often_as_allowed(self, api):
-        """Nobody who keeps to the limit is refused for a rounding."""
+    def test_the_exact_rate_is_allowed(self, api):
+        """No client at the limit is refused because of rounding."""
         limited = CloudAPI(cloud=api.cloud, max_requests_per_second=1)
         for n in range(50):
             now = 20.0 + n
@@ -340,7 +340,7 @@ class TestRateLimit:
             )
 
     @pytest.mark.parametrize("rate", [0, -1, float("nan")])
-    def test_what_is_no_limit(self, rate):
-        """It is refused."""
+    def test_wrong_limits_are_refused(self, rate):
+        """With `InvalidArgument`."""
         with pytest.raises(ValueError, match="max_requests_per_second"):
             CloudAPI(max_requests_per_second=rate)

@@ -9,7 +9,7 @@ from async_vmapi.writes.history import History
 
 
 class Clock:
-    """Stands in for the event loop."""
+    """Replaces the event loop."""
 
     now = 0.0
 
@@ -36,8 +36,8 @@ def roster(asked, *labels):
 
 
 class TestForgetting:
-    def test_what_was_created_is_known_for_a_while(self, clock, known):
-        """With the name that was asked for."""
+    def test_a_created_vm_is_known_for_a_while(self, clock, known):
+        """With the requested name."""
         known.created("0", "web")
         clock.now = 600
         known.created("1", "web")
@@ -49,8 +49,8 @@ class TestForgetting:
         known.created("3", "db")
         assert not known.created_with("web")
 
-    def test_so_is_what_was_deleted(self, clock, known):
-        """From when it was seen so last."""
+    def test_a_deleted_vm_is_known_for_a_while(self, clock, known):
+        """From its last appearance."""
         assert known.deleted("0")
         assert not known.deleted("0")
         clock.now = 500
@@ -61,8 +61,8 @@ class TestForgetting:
         known.not_deleted("0")
         assert not known.is_deleted("0")
 
-    def test_there_is_room_for_so_many(self, known, monkeypatch):
-        """The oldest go first."""
+    def test_the_history_is_bounded(self, known, monkeypatch):
+        """The oldest entries are dropped."""
         monkeypatch.setattr(history, "_MOST", 3)
         for number in range(5):
             known.deleted(str(number))
@@ -70,8 +70,8 @@ class TestForgetting:
 
 
 class TestChangedNames:
-    def test_a_vm_under_another_name_shows_it(self, known):
-        """From then on it is known."""
+    def test_a_vm_under_another_name_shows_a_name_change(self, known):
+        """From then on it is expected."""
         known.created("1", "Web")
         known.compare(roster(1.0, "db", "Web"))
         assert not known.changes_names
@@ -79,8 +79,8 @@ class TestChangedNames:
         known.compare(roster(3.0, "db", "Web"))
         assert known.changes_names
 
-    def test_what_this_client_renamed_shows_nothing(self, known):
-        """Nor do VMs of others."""
+    def test_this_clients_renames_show_no_name_change(self, known):
+        """Nor do VMs of other clients."""
         known.created("1", "web")
         known.renamed("1")
         known.compare(roster(1.0, "db", "other"))

@@ -1,4 +1,4 @@
-"""The models: machines as they are seen, and requests that can only be right."""
+"""The models: VMs as they were read, and requests that are always valid."""
 
 import attrs
 import pytest
@@ -25,7 +25,7 @@ GOOD = {"name": "web-01", "cpus": 2, "ram": 2048, "zone_id": "zone-1", "boot": B
 
 
 def machine(**changes):
-    """Return a machine, as if it was decoded, with some fields as given."""
+    """Return a VM, as if decoded, with some fields as given."""
     thing = Reference("1", "thing")
     return VirtualMachine(
         **{
@@ -60,7 +60,7 @@ class TestAddresses:
         ],
     )
     def test_addresses_are_the_primary_one_and_then_the_rest(self, primary, others, expected):
-        """Each address is told once, and a machine without any has none."""
+        """Each address comes once, and a VM without any has none."""
         known = tuple(IPv4Address(str(n), address) for n, address in enumerate(others))
         interface = PublicInterface(primary, known)
         assert machine(public_interface=interface).addresses == expected
@@ -73,19 +73,19 @@ class TestSystemVolume:
         assert machine(storage_volumes=(data, system)).system_volume is system
 
     @pytest.mark.parametrize("volumes", [(), (StorageVolume("1", 10.0, False),)])
-    def test_a_machine_may_have_no_system_volume_yet(self, volumes):
-        """Then there is None, and no error."""
+    def test_a_vm_may_have_no_system_volume_yet(self, volumes):
+        """It is None, and no error."""
         assert machine(storage_volumes=volumes).system_volume is None
 
 
 class TestValues:
     def test_models_are_frozen(self):
-        """What was seen cannot be changed, so it can be shared."""
+        """They can be shared."""
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             machine().state = "offline"
 
-    def test_equal_machines_are_equal_and_hash_alike(self):
-        """Machines can be compared with what was seen before, and put in sets."""
+    def test_equal_vms_are_equal_and_hash_alike(self):
+        """VMs can be compared with earlier ones, and put in sets."""
         assert machine() == machine()
         assert len({machine(), machine(), machine(state="offline")}) == 2
 
@@ -102,8 +102,8 @@ class TestValues:
         ],
         ids=lambda model: type(model).__name__,
     )
-    def test_ids_are_texts_whatever_they_were_made_of(self, model):
-        """Ids are compared and put in paths, so there is one type of them."""
+    def test_ids_become_texts(self, model):
+        """Ids are compared and put in paths, so they have one type."""
         assert model.id == "7"
         assert type(model.id) is str
 
@@ -119,7 +119,7 @@ class TestValues:
         ],
     )
     def test_numbers_given_as_texts_are_read(self, field, given, read):
-        """Whatever way the API writes a number, users see one type."""
+        """However the API writes a number, users see one type."""
         value = getattr(machine(**{field: given}), field)
         assert value == read
         assert type(value) is type(read)
@@ -145,8 +145,8 @@ class TestValues:
 
 class TestCreateRequest:
     @pytest.mark.parametrize("boot", [BOOT, CdromBoot(iso="debian-12.iso")])
-    def test_a_right_request_can_be_built(self, boot):
-        """It keeps what it was given."""
+    def test_a_valid_request_can_be_built(self, boot):
+        """It keeps its arguments."""
         request = CreateRequest(**GOOD | {"boot": boot})
         assert attrs.asdict(request, recurse=False) == GOOD | {"boot": boot}
 
@@ -160,15 +160,15 @@ class TestCreateRequest:
         ],
     )
     def test_a_wrong_field_is_refused_by_its_name(self, argument, value):
-        """A request that could not be right is never there to be sent."""
+        """An invalid request never exists."""
         with pytest.raises(InvalidArgument, match=argument) as caught:
             CreateRequest(**GOOD | {argument: value})
         assert caught.value.argument == argument
         assert SECRET not in str(caught.value)
 
     @pytest.mark.parametrize("name", GOOD)
-    def test_nothing_may_be_left_out(self, name):
-        """There is no default to be surprised by."""
+    def test_every_field_is_required(self, name):
+        """No default surprises."""
         with pytest.raises(TypeError, match=name):
             CreateRequest(**{key: value for key, value in GOOD.items() if key != name})
 
@@ -189,7 +189,7 @@ class TestBoot:
         ],
     )
     def test_a_wrong_field_of_an_image_boot_is_refused_by_its_name(self, argument, value):
-        """What is given must be a text; what is not given is None."""
+        """A given value is a text; the default is None."""
         with pytest.raises(InvalidArgument) as caught:
             ImageBoot(**{"os": "2599", argument: value})
         assert caught.value.argument == argument
@@ -202,13 +202,13 @@ class TestBoot:
         assert caught.value.argument == "iso"
 
     @pytest.mark.parametrize("name", ["os", "password", "key_id", "user_data"])
-    def test_a_cd_boot_cannot_carry_what_belongs_to_an_image(self, name):
-        """The API allows these with an image alone, so there is no place for them."""
+    def test_a_cd_boot_has_no_fields_of_an_image_boot(self, name):
+        """The API allows these with an image alone."""
         with pytest.raises(TypeError):
             CdromBoot(iso="debian.iso", **{name: "x"})
 
-    def test_an_image_boot_needs_a_template_and_takes_no_cd_image(self):
-        """The API wants exactly one thing to boot from."""
+    def test_an_image_boot_needs_a_template_and_no_cd_image(self):
+        """The API needs exactly one boot source."""
         with pytest.raises(TypeError):
             ImageBoot(password=SECRET)
         with pytest.raises(TypeError):
@@ -224,11 +224,11 @@ class TestBoot:
         ids=lambda holder: type(holder).__name__,
     )
     def test_no_secret_is_printed(self, holder):
-        """A password is used and never shown, however its holder is printed."""
+        """A password is sent and never shown, however its object is printed."""
         assert SECRET not in f"{holder!r} {holder} {[holder]}"
 
 
 class TestConsole:
     def test_the_port_is_a_number_even_if_it_came_as_a_text(self):
-        """It is going to be connected to."""
+        """A client connects to it."""
         assert Console("192.0.2.9", "5901", SECRET).port == 5901

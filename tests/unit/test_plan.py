@@ -1,4 +1,4 @@
-"""How a bulk call is to go about its machines."""
+"""The plan of a bulk call."""
 
 import itertools
 import math
@@ -33,14 +33,14 @@ class TestBulkPlan:
             ({"on_event": 1}, "on_event"),
         ],
     )
-    def test_wrong_fields(self, fields, argument):
-        """Each is refused by its name, with what is allowed."""
+    def test_wrong_fields_are_refused(self, fields, argument):
+        """The error names the field and what is allowed."""
         with pytest.raises(InvalidArgument) as info:
             BulkPlan(**fields)
         assert info.value.argument == argument
         assert "is not" in str(info.value)
 
-    def test_right_fields(self):
+    def test_valid_fields(self):
         """Numbers and percentages, and any sequence of them."""
         plan = BulkPlan(max_failures="0.5%", waves=[1, "10%", "100%"], min_online=0)
         assert plan.waves == (1, "10%", "100%")
@@ -60,14 +60,14 @@ class TestShares:
             ("33.333333%", 3, 0, 1),
         ],
     )
-    def test_count(self, share, total, down, up):
-        """Exactly, and not in binary fractions."""
+    def test_counts_of_percentages_are_exact(self, share, total, down, up):
+        """Not in binary fractions."""
         assert count_of(share, total) == down
         assert count_of(share, total, up=True) == up
 
     @given(st.integers(0, 100), st.integers(0, 100_000))
-    def test_percentages_are_of_the_whole(self, percent, total):
-        """Rounded down and up, they lie about the true value."""
+    def test_rounding(self, percent, total):
+        """Rounded down and up, a percentage is close to the true value."""
         exact = percent * total / 100
         assert count_of(f"{percent}%", total) == math.floor(exact + 1e-9)
         assert count_of(f"{percent}%", total, up=True) == math.ceil(exact - 1e-9)
@@ -82,6 +82,6 @@ class TestShares:
             ((2, 3), None, [2, 3, 3]),
         ],
     )
-    def test_waves(self, waves, total, sizes):
-        """The last size holds on."""
+    def test_the_last_wave_size_is_repeated(self, waves, total, sizes):
+        """Until all items are in a wave."""
         assert list(itertools.islice(wave_sizes(waves, total), 3)) == sizes

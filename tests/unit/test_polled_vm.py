@@ -1,4 +1,4 @@
-"""The states of an awaited VM's polling, and when it is polled next."""
+"""The states of a watched VM's polling, and when it is polled next."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ def schedule():
 
 
 def watch(verdict=None, operation="power_on"):
-    """A watch, made in this moment, that has come to a verdict."""
+    """Return a watch, made in this moment, that has reached a verdict."""
     made = Watch("vm-1", Target(operation), max_staleness=10.0)
     if verdict is not None:
         made.verdict = verdict
@@ -41,12 +41,12 @@ def watch(verdict=None, operation="power_on"):
 
 
 def awaited(*watches, state=LISTED):
-    """A VM in some state, with a timer as if one were set for its GET."""
+    """Return a VM in some state, with a timer as if one was set for its GET."""
     return PolledVM("vm-1", state, watches, timer=Timer(), due=7.0)
 
 
 def documented():
-    """The transitions in the table of the module's docstring, and in the sentence below it."""
+    """Return the transitions of the docstring's table, and of the sentence below it."""
     _, _, table, rest = re.split(r"(?m)^=+ =+ =+$\n?", polled_vm.__doc__)
     found, texts, state = set(), {}, None
     for line in table.splitlines():
@@ -61,12 +61,12 @@ def documented():
 
 class TestTransitions:
     def test_the_table_is_documented(self):
-        """All of them, and no other."""
+        """All transitions, and no others."""
         assert documented() == {(a, b) for a, following in TRANSITIONS.items() for b in following}
 
     @pytest.mark.parametrize(("state", "following"), list(itertools.product(State, repeat=2)))
-    def test_no_others_can_be_made(self, state, following):
-        """Whatever was planned is off after one; a wrong one changes nothing."""
+    def test_other_transitions_are_refused(self, state, following):
+        """A transition cancels the timer; a wrong one changes nothing."""
         vm = awaited(state=state)
         timer = vm.timer
         if following is state or following in TRANSITIONS[state]:
@@ -96,7 +96,7 @@ class TestTransitions:
         ("state", "after"), [*((s, s) for s in (*WAITED, IN_FLIGHT)), (ABANDONED, IN_FLIGHT)]
     )
     async def test_a_waiter_joins(self, state, after):
-        """What the last list showed is news for it."""
+        """What the last list showed is new to it."""
         joined = watch()
         vm = PolledVM("vm-1", state, listed=None)
         vm.join(joined)
@@ -104,8 +104,8 @@ class TestTransitions:
 
     @pytest.mark.parametrize("listing", [True, False])
     @pytest.mark.parametrize("state", list(State))
-    async def test_it_is_planned_by_the_mode(self, schedule, state, listing):
-        """From each state that is followed by those."""
+    async def test_the_mode_decides_how_it_is_polled(self, schedule, state, listing):
+        """From each state that allows it."""
         vm = awaited(watch(), state=state)
         after = LISTED if listing else PLANNED
         if after is not state and after not in TRANSITIONS[state]:
@@ -138,7 +138,7 @@ class TestPlan:
         ],
     )
     async def test_when_it_is_polled_next(self, schedule, verdicts, due, recheck_at, waiting):
-        """By what the verdicts wait for, in seconds from now."""
+        """By the times of the verdicts, in seconds from now."""
         vm = awaited(*map(watch, verdicts))
         now = asyncio.get_running_loop().time() + 100
         vm.plan(now, schedule, listing=False)
@@ -150,8 +150,8 @@ class TestPlan:
         assert (vm.due, vm.waiting) == (math.inf, waiting)
         assert vm.recheck_at - now == pytest.approx(recheck_at, abs=0.01)
 
-    async def test_failures_put_it_off(self, schedule):
-        """The more, the longer, up to the greatest interval."""
+    async def test_failures_delay_the_poll(self, schedule):
+        """Longer each time, up to `max_poll_interval`."""
         vm, dues = awaited(watch(Pending(1.0))), []
         now = asyncio.get_running_loop().time()
         for vm.failures in range(6):
@@ -160,14 +160,14 @@ class TestPlan:
         assert dues == sorted(dues)
         assert 12 < dues[-1] <= 15
 
-    async def test_it_is_not_put_off_beyond_the_latest(self, schedule):
+    async def test_the_poll_is_not_delayed_beyond_the_latest_time(self, schedule):
         """Where a GET was planned already."""
         vm = awaited(watch())
         now = asyncio.get_running_loop().time() + 100
         vm.plan(now, schedule, listing=False, latest=now + 3)
         assert vm.due == now + 3
 
-    async def test_what_has_ended_is_not_polled(self, schedule):
+    async def test_a_completed_watch_is_not_polled(self, schedule):
         """Its waiters are about to leave."""
         ended = watch()
         at = ended.started + 20
@@ -179,8 +179,8 @@ class TestPlan:
 
 
 class TestLastPolls:
-    async def test_one_asked_since_the_deadline_is_the_last(self):
-        """Other waiters have one more to come, and those that are gone none."""
+    async def test_the_poll_after_the_deadline_is_the_last(self):
+        """Other waiters have one more to come, and those that left none."""
         waiters = [asyncio.get_running_loop().create_future() for _ in range(3)]
         vm = PolledVM("vm-1")
         vm.last_polls += zip([5.0, 6.0, 7.0], waiters, strict=True)

@@ -1,4 +1,4 @@
-"""What a bulk call tells in the end."""
+"""The report of a bulk call."""
 
 import json
 
@@ -38,7 +38,7 @@ def report_of(*statuses, **fields):
 
 
 class TestKinds:
-    def test_each_item_is_in_one(self):
+    def test_each_item_is_in_exactly_one_list(self):
         """The four lists together are all items."""
         report = report_of(*STATUSES, "succeeded")
         lists = [report.succeeded, report.failed, report.unknown, report.not_started]
@@ -57,12 +57,12 @@ class TestKinds:
 
 
 class TestRaising:
-    def test_success_and_what_was_not_started_raise_nothing(self):
-        """There is no error to raise then."""
+    def test_success_and_items_not_started_raise_nothing(self):
+        """There is no error to raise."""
         report_of("succeeded", "not_started").raise_on_failure()
 
-    def test_a_group_of_what_failed_and_is_unknown(self):
-        """Their own errors, or those that JSON left of them."""
+    def test_failed_and_unknown_items_raise_a_group(self):
+        """Of their own errors, or of those that JSON kept."""
         error = NotFound("no such", status=404)
         outcomes = (
             Outcome(index=0, item="a", status="failed", exception=error),
@@ -84,7 +84,7 @@ class TestJSON:
         st.none() | TEXT,
     )
     def test_round_trip(self, outcomes, arguments, flag, stopped):
-        """All but values, errors and items comes back."""
+        """Everything but values, errors and items comes back."""
         report = BulkReport(
             operation="run",
             arguments=arguments,
@@ -116,8 +116,8 @@ class TestJSON:
             lambda text: None,
         ],
     )
-    def test_damage_is_told(self, damage):
-        """Nothing is taken from a report that is not whole."""
+    def test_a_damaged_report_is_refused(self, damage):
+        """As a whole."""
         text = report_of("succeeded", "failed").to_json()
         with pytest.raises(InvalidArgument, match="report"):
             BulkReport.from_json(damage(text))

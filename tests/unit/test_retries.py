@@ -1,4 +1,4 @@
-"""Which failed calls are made again, and after how long."""
+"""Which failed calls are retried, and after how long."""
 
 import random
 
@@ -29,7 +29,7 @@ from async_vmapi.transport.retries import (
 SAFE, IDEMPOTENT, NON_IDEMPOTENT = Idempotency
 ALL, NONE = {SAFE, IDEMPOTENT, NON_IDEMPOTENT}, set()
 
-# What went wrong, for which kinds of calls it is tried again, and whether a write may have
+# What went wrong, for which kinds of calls it is retried, and whether a write may have
 # been carried out.
 TABLE = {
     "connection refused": (ConnectError("x"), ALL, False),
@@ -59,42 +59,42 @@ TABLE = {
 
 @pytest.fixture
 def retries():
-    """The rule, with five repetitions and dice of its own."""
+    """The rule, with five retries and its own random numbers."""
     return Retries(5, random.Random(1))
 
 
 class TestRule:
     @pytest.mark.parametrize("idempotency", Idempotency)
     @pytest.mark.parametrize(("error", "kinds", "_"), TABLE.values(), ids=TABLE)
-    def test_what_is_made_again(self, retries, error, kinds, _, idempotency):
-        """Only what is safe to make twice, or surely was not made once."""
+    def test_retried_errors(self, retries, error, kinds, _, idempotency):
+        """Only what is idempotent, or was certainly not sent."""
         assert (retries.wait(error, idempotency, 0, 0.0) is not None) == (idempotency in kinds)
 
     @pytest.mark.parametrize(("error", "_", "doubt"), TABLE.values(), ids=TABLE)
-    def test_what_leaves_a_doubt(self, error, _, doubt):
-        """A refusal is believed; all else may hide a write that was carried out."""
+    def test_errors_that_leave_the_outcome_unknown(self, error, _, doubt):
+        """A refusal is final; all else may hide a write that was carried out."""
         assert error.may_have_happened == doubt
 
-    def test_no_call_that_is_made_once_is_repeated_on_doubt(self, retries):
+    def test_a_write_with_an_unknown_outcome_is_retried_only_if_idempotent(self, retries):
         """The two tables above never contradict each other."""
         for error, kinds, doubt in TABLE.values():
             assert not (doubt and NON_IDEMPOTENT in kinds), error
 
     @pytest.mark.parametrize("limit", [0, 1, 5])
-    def test_so_often_and_no_more(self, limit):
-        """Zero means never, also for what surely never left."""
+    def test_max_retries(self, limit):
+        """Zero means never, also for what was certainly not sent."""
         retries = Retries(limit, random.Random(1))
         waits = [retries.wait(ConnectError("x"), SAFE, made, 0.0) for made in range(9)]
         assert [wait is not None for wait in waits] == [made < limit for made in range(9)]
 
-    def test_being_told_to_come_later_does_not_count(self, retries):
-        """It is time alone that ends it."""
+    def test_retry_after_does_not_count_as_a_retry(self, retries):
+        """Only the call's time limit ends it."""
         error = RateLimited("x", status=429)
         assert retries.wait(error, NON_IDEMPOTENT, 50, 0.0) is not None
         assert retries.wait(error, NON_IDEMPOTENT, 50, CALL_BUDGET) is None
 
-    def test_waits_grow_and_differ(self, retries):
-        """Twice as long each time, up to ten seconds, and never the same for two."""
+    def test_delays_grow_and_differ(self, retries):
+        """Twice as long each time, up to ten seconds, with jitter."""
         waits = [
             [retries.wait(TransportError("x"), SAFE, made, 0.0) for _ in range(20)]
             for made in range(5)
@@ -105,18 +105,18 @@ class TestRule:
             assert max(some) <= min(10, 0.5 * 2**made)
 
     @pytest.mark.parametrize(("held", "least"), [(-5, 0.25), (0, 0.25), (7.5, 7.5), (120, 120)])
-    def test_a_hold_is_waited_for(self, retries, held, least):
-        """A retry that could not be sent before it ends comes then."""
+    def test_a_retry_waits_for_a_hold(self, retries, held, least):
+        """One that could not be sent before the hold ends is sent then."""
         wait = retries.wait(TransportError("x"), SAFE, 0, 0.0, held=held)
         assert least <= wait <= max(least, 0.5)
 
     @pytest.mark.parametrize("made", [0, 1])
-    def test_a_hold_beyond_the_time_of_the_call_ends_it(self, retries, made):
-        """It raises at once, and does not wait for what it may not do any more."""
+    def test_a_hold_beyond_the_calls_time_ends_it(self, retries, made):
+        """It raises at once, and does not wait in vain."""
         error = RateLimited("x", status=429)
         assert retries.wait(error, SAFE, made, 0.0, held=CALL_BUDGET + 1) is None
 
-    def test_a_call_has_so_much_time(self, retries):
+    def test_a_call_has_a_time_limit(self, retries):
         """No attempt begins after it, except the first retry: the process may have been stopped."""
         assert retries.wait(TransportError("x"), SAFE, 1, CALL_BUDGET - 1) is not None
         assert retries.wait(TransportError("x"), SAFE, 1, CALL_BUDGET - 0.1) is None
@@ -124,8 +124,8 @@ class TestRule:
         assert retries.wait(TransportError("x"), IDEMPOTENT, 0, 3600.0) is not None
         assert retries.wait(TransportError("x"), NON_IDEMPOTENT, 0, 3600.0) is None
 
-    def test_a_client_has_so_many_repetitions(self, retries):
-        """While nothing is answered the stock runs out; answers fill it again, by halves."""
+    def test_a_client_has_a_retry_budget(self, retries):
+        """Failures spend it; responses refill it, by halves."""
         error = TransportError("x")
         waits = [retries.wait(error, SAFE, 0, 0.0) for _ in range(600)]
         assert sum(wait is not None for wait in waits) == 500

@@ -1,4 +1,4 @@
-"""When to look, and how."""
+"""When to poll, and by GETs or by a list."""
 
 import pytest
 
@@ -11,28 +11,28 @@ def schedule():
 
 
 class TestListOrGets:
-    def test_a_few_machines_are_asked_for_one_by_one(self, schedule):
-        """Before anything is known, three machines are not worth a list."""
+    def test_a_few_vms_are_polled_by_get(self, schedule):
+        """Before anything is measured, three VMs are not worth a list."""
         assert not schedule.prefers_list(3, listing=False)
 
-    def test_many_machines_are_asked_for_by_one_list(self, schedule):
+    def test_many_vms_are_polled_by_one_list(self, schedule):
         """A thousand GETs cost more than a list of a thousand."""
         assert schedule.prefers_list(1000, listing=False)
 
-    def test_a_large_fleet_makes_the_list_dear(self, schedule):
-        """Where the list is long, more machines must wait to make it pay."""
+    def test_a_large_account_makes_the_list_expensive(self, schedule):
+        """Where the list is long, it pays only for more VMs."""
         assert schedule.prefers_list(50, listing=False)
         schedule.measured_list(10_000 * 1000)
         assert not schedule.prefers_list(50, listing=False)
         assert schedule.prefers_list(500, listing=False)
 
-    def test_the_list_is_not_left_for_a_small_difference(self, schedule):
-        """What is in use stays in use while it costs less than twice as much."""
+    def test_a_small_difference_does_not_switch_back(self, schedule):
+        """A list stays in use while it costs less than twice as much."""
         fewest = next(n for n in range(1, 1000) if schedule.prefers_list(n, listing=False))
         assert schedule.prefers_list(fewest - 1, listing=True)
         assert not schedule.prefers_list(fewest // 2 - 1, listing=True)
 
-    def test_one_machine_alone_is_asked_for_by_get(self, schedule):
+    def test_one_vm_alone_is_polled_by_get(self, schedule):
         """It costs less, and proves more, also where a list is in use."""
         schedule.measured_list(2000)
         assert schedule.prefers_list(2, listing=True)
@@ -40,51 +40,51 @@ class TestListOrGets:
 
 
 class TestIntervals:
-    def test_looks_are_frequent_after_the_write_and_rarer_later(self, schedule):
-        """The interval grows with what has passed, between floor and ceiling."""
+    def test_polls_are_frequent_after_the_write_and_rarer_later(self, schedule):
+        """The interval grows with the elapsed time, within its limits."""
         early, middle, late = (schedule.between_gets("create", t) for t in (0, 60, 900))
         assert 1.0 <= early <= 1.2
         assert 7.5 <= middle <= 9.0
         assert late == 15.0
 
-    def test_lists_are_more_frequent_the_more_machines_wait(self, schedule):
-        """Four times as many machines halve the interval, down to the floor."""
+    def test_more_waiting_vms_make_lists_more_frequent(self, schedule):
+        """Four times as many VMs halve the interval, down to `min_poll_interval`."""
         assert 3.7 <= schedule.between_lists(16, cycling=False) <= 4.2
         assert 1.0 <= schedule.between_lists(1000, cycling=False) <= 1.1
 
-    def test_a_reboot_shows_for_a_short_while_alone(self, schedule):
-        """While one is awaited, lists are taken every other second, however few wait."""
+    def test_a_reboot_shows_for_a_short_while_only(self, schedule):
+        """While one is awaited, lists are fetched every other second, however few wait."""
         assert 2.0 <= schedule.between_lists(3, cycling=True) <= 2.2
         assert 1.0 <= schedule.between_lists(1000, cycling=True) <= 1.1
 
-    def test_the_ceiling_holds_with_jitter(self, schedule):
-        """Nothing waits longer than the ceiling."""
+    def test_jitter_stays_below_the_maximum(self, schedule):
+        """No interval is longer than `max_poll_interval`."""
         assert max(schedule.between_gets("create", 1e6) for _ in range(100)) <= 15.0
         assert max(schedule.after_failures(n) for n in range(100)) <= 15.0
 
-    def test_the_jitter_is_repeatable_for_a_seed(self):
-        """Two schedules of one seed ask at the same times."""
+    def test_jitter_is_repeatable_for_a_seed(self):
+        """Two schedules of one seed poll at the same times."""
         first, second = (Schedule(floor=1, ceiling=15, seed=7) for _ in range(2))
         asked = [[s.between_gets("create", t) for t in range(50)] for s in (first, second)]
         assert asked[0] == asked[1]
 
     def test_no_failure_means_no_delay(self, schedule):
-        """Failures double the wait, beginning with none."""
+        """Failures double the interval, beginning with none."""
         assert schedule.after_failures(0) == 0
         assert 2.0 <= schedule.after_failures(1) <= 2.4
         assert 8.0 <= schedule.after_failures(3) <= 9.6
 
 
 class TestLearning:
-    def test_what_was_never_shorter_is_not_looked_at_before(self, schedule):
-        """After some creates of 40 s and more, the first look comes near 36 s."""
+    def test_the_first_poll_is_before_the_shortest_known_duration(self, schedule):
+        """After some creates of 40 s and more, it comes near 36 s."""
         for elapsed in (40, 44, 50, 55, 60):
             schedule.took("create", elapsed)
         assert schedule.between_gets("create", 26) >= 10
         assert schedule.between_gets("create", 45) <= 1.2
         assert schedule.between_gets("create", 120) == 15.0
 
-    def test_operations_are_learned_apart(self, schedule):
+    def test_operations_are_learned_separately(self, schedule):
         """What creates take says nothing about shutdowns."""
         for _ in range(5):
             schedule.took("create", 60)

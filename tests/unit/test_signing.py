@@ -1,4 +1,4 @@
-"""Signatures, held against ones that openssl made."""
+"""Signatures, compared with ones that openssl made."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -60,8 +60,8 @@ parts = st.tuples(st.text(), st.text(), st.text(), st.text(), st.binary())
 
 class TestSign:
     @pytest.mark.parametrize(("request_", "expected"), VECTORS.values(), ids=VECTORS.keys())
-    def test_signature_is_the_one_that_openssl_makes(self, request_, expected):
-        """What is signed is the method, the host, the date, the target and the body, in lines."""
+    def test_the_signature_is_openssls(self, request_, expected):
+        """The method, the host, the date, the target and the body are signed, one a line."""
         method, host, target, body = request_
         headers = sign(Credentials("key", SECRET), method, host, target, body.encode(), MOMENT)
         assert headers["Authorization"] == f"key:{expected}"
@@ -82,7 +82,7 @@ class TestSign:
 
     @given(parts, st.text(), st.integers(0, 4), st.data())
     def test_any_changed_part_changes_the_signature(self, old, secret, index, data):
-        """No part of a request can be changed without the signature becoming wrong."""
+        """No part of a request can be changed without invalidating the signature."""
         changed = data.draw(st.binary() if index == 4 else st.text())
         assume(changed != old[index])
         new = (*old[:index], changed, *old[index + 1 :])
@@ -91,27 +91,27 @@ class TestSign:
 
     @given(parts, st.text(min_size=1, max_size=64), st.text(min_size=1, max_size=64))
     def test_another_secret_makes_another_signature(self, request_, one, other):
-        """Whoever does not know the secret cannot sign."""
-        # HMAC fills a short key up with zero bytes, so those are the same key by definition.
+        """Without the secret a request cannot be signed."""
+        # HMAC pads a short key with zero bytes, so those are the same key by definition.
         assume(one.rstrip("\0") != other.rstrip("\0"))
         message = string_to_sign(*request_)
         assert signature(one, message) != signature(other, message)
 
     @given(st.binary())
     def test_the_body_is_signed_byte_for_byte(self, body):
-        """Whatever bytes are sent are the bytes that are signed, valid UTF-8 or not."""
+        """The bytes that are sent are signed, valid UTF-8 or not."""
         assert string_to_sign("PUT", "h", "d", "/p", body) == b"PUT\nh\nd\n/p\n" + body
 
 
 class TestSigner:
     @given(st.text(max_size=200), st.binary(max_size=300), st.binary(max_size=300))
     def test_a_prepared_key_signs_as_the_standard_library_does(self, secret, one, other):
-        """A secret of any length, and one message after the other with the same key."""
+        """A secret of any length, and several messages with the same key."""
         key = SigningKey(secret)
         for message in (one, other, one):
             assert key.signature(message) == signature(secret, message)
 
-    def test_each_request_bears_the_date_of_its_own_second(self):
+    def test_each_request_has_the_date_of_its_own_second(self):
         """The date changes with the second, forward or back, and the signature with it."""
         signer = Signer(Credentials("key", SECRET), HOST)
         began = MOMENT.timestamp()
@@ -122,16 +122,16 @@ class TestSigner:
             assert headers["X-Date"] == http_date(moment)
             assert headers == sign(credentials, "GET", HOST, "/v2/regions", b"", moment)
 
-    def test_what_signs_shows_no_secret(self):
-        """The secret is kept in the form of hashes, and shown in none."""
+    def test_a_signer_shows_no_secret(self):
+        """The secret is kept as hash states, and shown in none."""
         for shown in (SigningKey(SECRET), Signer(Credentials("the-key", SECRET), HOST)):
             assert SECRET not in repr(shown)
             assert SECRET not in repr(getattr(shown, "__dict__", {}))
 
 
 class TestDate:
-    def test_date_is_in_gmt(self):
-        """A date has the form of RFC 1123, two digits for the day."""
+    def test_a_date_is_in_gmt(self):
+        """In the form of RFC 1123, two digits for the day."""
         moment = datetime(2026, 2, 3, 4, 5, 6, 789_000, tzinfo=UTC)
         assert http_date(moment) == "Tue, 03 Feb 2026 04:05:06 GMT"
 
@@ -141,7 +141,7 @@ class TestDate:
         ids=["naive", "another zone"],
     )
     def test_only_utc_is_formatted(self, moment):
-        """A moment that is not in UTC would be signed as a wrong one, so it is refused."""
+        """A time that is not in UTC would be signed wrongly, so it is refused."""
         with pytest.raises(ValueError, match="UTC"):
             http_date(moment)
 

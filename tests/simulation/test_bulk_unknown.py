@@ -1,4 +1,4 @@
-"""What a bulk call says of a write that nobody answered for, and how it goes on from there."""
+"""What a bulk call reports of a write whose outcome is unknown, and how it resumes."""
 
 import asyncio
 from contextlib import suppress
@@ -24,13 +24,13 @@ REFUSALS = [("rate_limited", None), ("success_false", None), ("refuse", 1000)]
 
 @pytest.fixture
 async def slow_client(api):
-    """Its answers take two seconds."""
+    """Its responses take two seconds."""
     async with Client.in_memory(api, latency=2, seed=1) as client:
         yield client
 
 
 def dropped_then(kind, seconds, call="shutdown"):
-    """The first answer is lost, and all attempts after it are refused."""
+    """The first response is lost, and all later attempts are refused."""
     return FaultPlan(
         [
             Fault(kind="drop_after", call=call, nth=(1,)),
@@ -45,8 +45,8 @@ async def through_json(bulk, report, *items, **start):
 
 class TestRefusedAttempts:
     @pytest.mark.parametrize(("kind", "seconds"), REFUSALS)
-    async def test_what_an_earlier_attempt_did(self, api, client, kind, seconds):
-        """A refusal of the second attempt tells nothing of the first one."""
+    async def test_a_refused_retry_leaves_the_outcome_unknown(self, api, client, kind, seconds):
+        """A refusal of the second attempt says nothing about the first one."""
         (vm,) = await fleet_of(client, 1)
         api.faults = dropped_then(kind, seconds)
         bulk = client.bulk()
@@ -60,8 +60,8 @@ class TestRefusedAttempts:
         assert (await through_json(bulk, report)).counts["succeeded"] == 1
 
     @pytest.mark.parametrize(("kind", "seconds"), REFUSALS)
-    async def test_so_many_stay_online(self, api, client, kind, seconds):
-        """A machine in doubt is counted as one that is down."""
+    async def test_unknown_vms_count_as_offline(self, api, client, kind, seconds):
+        """A VM with an unknown outcome is counted as one that is offline."""
         vms = await fleet_of(client, 4)
         began = now()
         api.faults = dropped_then(kind, seconds)
@@ -70,8 +70,8 @@ class TestRefusedAttempts:
         await asyncio.sleep(60)
         assert least_online(api, {vm.id for vm in vms}, began) == (3, 4)
 
-    async def test_a_plain_refusal(self, api, client):
-        """Nothing was done by then, and it is no doubt."""
+    async def test_a_refused_first_attempt_is_a_failure(self, api, client):
+        """Nothing was done, so the outcome is known."""
         vms = await fleet_of(client, 2)
         api.faults.fail_next("shutdown", "success_false")
         report = await client.bulk(min_online=1, limit=1).shutdown(vms)
@@ -80,8 +80,8 @@ class TestRefusedAttempts:
             ("succeeded", True),
         ]
 
-    async def test_a_refusal_after_the_cut(self, slow_client, api):
-        """It was heard, so it is told."""
+    async def test_a_refusal_after_cancellation_is_a_failure(self, slow_client, api):
+        """The response arrived, so it is reported."""
         vms = await fleet_of(slow_client, 2)
         api.faults.fail_next("shutdown", "success_false")
         bulk = slow_client.bulk(limit=1)
@@ -94,8 +94,8 @@ class TestRefusedAttempts:
 
 
 class TestFunctions:
-    async def test_their_own_timeout(self, api, slow_client):
-        """A write that was given up by the function may have been carried out all the same."""
+    async def test_a_functions_own_timeout_leaves_the_outcome_unknown(self, api, slow_client):
+        """The write that the function gave up may have been carried out."""
         vms = await fleet_of(slow_client, 1)
 
         async def reboot(vm):
@@ -114,8 +114,8 @@ class TestFunctions:
         assert task.vm_id == outcome.vm_id
         assert {vm.label: vm.id for vm in truth(api)}["x-0"] == task.vm_id
 
-    async def test_a_refusal_that_they_were_told_of(self, api, client):
-        """What the function raises after it is the function's to say."""
+    async def test_a_refusal_that_a_function_received_is_final(self, api, client):
+        """The outcome is the exception that the function raises."""
         vms = await fleet_of(client, 1)
         api.faults.fail_next("shutdown", "success_false")
 
@@ -128,8 +128,8 @@ class TestFunctions:
         report = await client.bulk().run(vms, start)
         assert [(o.status, o.error) for o in report.outcomes] == [("failed", "LookupError")]
 
-    async def test_an_acceptance_that_they_were_told_of(self, client):
-        """Nor is that anybody else's."""
+    async def test_an_acceptance_that_a_function_received_is_final(self, client):
+        """The outcome is the exception that the function raises."""
         vms = await fleet_of(client, 1)
 
         async def start(vm):
@@ -139,8 +139,8 @@ class TestFunctions:
         report = await client.bulk().run(vms, start)
         assert [(o.status, o.token) for o in report.outcomes] == [("failed", None)]
 
-    async def test_cut_off_behind_a_rename(self, api, slow_client):
-        """A first step that was carried out is not the whole."""
+    async def test_cancellation_after_a_functions_rename(self, api, slow_client):
+        """A first step that was carried out is not the whole function."""
         vms = await fleet_of(slow_client, 1)
 
         async def start(vm):
@@ -156,8 +156,8 @@ class TestFunctions:
         assert report.counts["unknown"] == 1
         assert api.requests["reboot"] == 0
 
-    async def test_cut_off_behind_a_task(self, api, slow_client):
-        """The token of a first step is not taken for the whole when going on."""
+    async def test_cancellation_after_a_functions_task(self, api, slow_client):
+        """The token of a first step does not stand for the whole when resuming."""
         vms = await fleet_of(slow_client, 1)
 
         async def start(vm):
@@ -174,8 +174,8 @@ class TestFunctions:
         assert report.outcomes == (outcome,)
         assert api.requests["resize"] == 0
 
-    async def test_the_task_that_they_returned(self, api, client):
-        """It is the whole, and is watched by however many go on with it."""
+    async def test_a_returned_task_is_watched_when_resuming(self, api, client):
+        """It is the whole item, and each resumed call watches it."""
         vms = await fleet_of(client, 3)
         bulk = client.bulk()
         with anyio.move_on_after(1):
@@ -190,8 +190,8 @@ class TestFunctions:
         assert report.counts["succeeded"] == 3
         assert api.requests["reboot"] == 3
 
-    async def test_doubt_stays_theirs(self, api, client):
-        """A create that they could not tell of keeps its token, whoever goes on and is cut off."""
+    async def test_an_unknown_create_of_a_function_keeps_its_token(self, api, client):
+        """However often the report is resumed and cancelled."""
         api.faults = FaultPlan([Fault(kind="server_error", call="list", probability=1.0)])
         api.faults.fail_next("create", "drop_after")
 
@@ -207,14 +207,14 @@ class TestFunctions:
         api.faults = FaultPlan()
         assert (await client.reconcile(unknown.token)).vm_id == truth(api)[0].id
 
-    async def test_a_floor_is_refused(self, client):
-        """What a function does is not known, so neither is who stays online."""
+    async def test_functions_cannot_have_a_minimum_online(self, client):
+        """Whether a function takes a VM offline is not known."""
         with pytest.raises(InvalidArgument, match="by its name") as info:
             await client.bulk(min_online=1).run(["a"], client.vms.shutdown)
         assert info.value.argument == "min_online"
 
-    async def test_a_floor_is_refused_going_on(self, client):
-        """That loses nothing of the report."""
+    async def test_resumed_functions_cannot_have_a_minimum_online(self, client):
+        """The refusal loses nothing of the report."""
         vms = await fleet_of(client, 3)
         bulk = client.bulk(limit=2)
         with anyio.move_on_after(1):
@@ -228,8 +228,8 @@ class TestFunctions:
 
 class TestClosing:
     @pytest.mark.parametrize("operation", ["reboot", "shutdown"])
-    async def test_the_client_is_closed_meanwhile(self, api, operation):
-        """What was on the wire is unknown, with what to go on with."""
+    async def test_closing_the_client_leaves_unknown_items_with_tokens(self, api, operation):
+        """Requests in flight become unknown."""
         client = Client.in_memory(api, latency=0.02, seed=1)
         vms = await fleet_of(client, 3)
         api.faults = FaultPlan([Fault(kind="stall", call=operation, probability=1.0)])
@@ -241,8 +241,8 @@ class TestClosing:
         assert {o.token for o in report.unknown} == {w.token for w in client.unresolved}
         assert {o.error for o in report.unknown} == {"InvalidState"}
 
-    async def test_a_create(self, api):
-        """And what was made can be found by it later."""
+    async def test_closing_the_client_during_a_create(self, api):
+        """The VM can be found by its token later."""
         api.faults.fail_next("create", "stall", seconds=25)
         client = Client.in_memory(api, latency=0.02, seed=1)
         running = asyncio.create_task(client.bulk().create(requests(1), unique_name=True))
@@ -256,9 +256,9 @@ class TestClosing:
         assert api.requests["create"] == 1
 
 
-class TestGoingOn:
-    async def test_repeatable_writes_are_sent_again(self, api, client):
-        """Those that were cut off in doubt, for twice is as once."""
+class TestResuming:
+    async def test_idempotent_writes_are_sent_again(self, api, client):
+        """Those that were cancelled with an unknown outcome, for they are idempotent."""
         vms = await fleet_of(client, 2)
         api.faults = FaultPlan([Fault(kind="drop_before", call="shutdown", probability=1.0)])
         bulk = client.bulk()
@@ -274,7 +274,7 @@ class TestGoingOn:
         assert now() - began < 60
 
     async def test_accepted_writes_are_watched(self, api, client):
-        """They are not sent again, repeatable or not."""
+        """They are not sent again, idempotent or not."""
         vms = await fleet_of(client, 2)
         bulk = client.bulk()
         with anyio.move_on_after(1):
@@ -283,8 +283,8 @@ class TestGoingOn:
         assert (await through_json(bulk, bulk.report)).counts["succeeded"] == 2
         assert api.requests["shutdown"] == 2
 
-    async def test_ends_that_were_not_seen(self):
-        """They were accepted, so that they are watched for again, and not sent again."""
+    async def test_timed_out_operations_are_watched_again(self):
+        """They were accepted, so they are not sent again."""
         api = CloudAPI(settings=Settings(power_on=1500), seed=1)
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             vms = await fleet_of(client, 2)
@@ -298,8 +298,8 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("operation", ["reboot", "reset"])
     @pytest.mark.parametrize("kind", ["drop_before", "drop_after", "stall"])
-    async def test_once_is_once(self, api, client, operation, kind):
-        """A reboot or reset in doubt is watched for, and is never sent twice."""
+    async def test_a_reboot_or_reset_is_never_sent_again(self, api, client, operation, kind):
+        """With an unknown outcome it is watched."""
         vms = await fleet_of(client, 2)
         api.faults = FaultPlan([Fault(kind=kind, call=operation, probability=1.0)])
         bulk = client.bulk()
@@ -314,8 +314,8 @@ class TestGoingOn:
             assert report.counts["failed"] == 0
         assert client.requests[operation] == 2
 
-    async def test_two_of_one_name(self, api, client):
-        """The machine of one is not taken for the other's, by another client either."""
+    async def test_two_creates_of_one_name_adopt_different_vms(self, api, client):
+        """By another client, too."""
         asked = requests(1) * 3
         api.faults.fail_next("create", "drop_before")
         report = await client.bulk().create(asked)
@@ -326,8 +326,8 @@ class TestGoingOn:
         assert {o.vm_id for o in report.succeeded} == {vm.id for vm in truth(api)}
         assert report.unknown[0].vm_id is None
 
-    async def test_two_of_one_name_that_were_cut_off(self, api, client):
-        """Nor is it where the one is only known as unknown."""
+    async def test_two_cancelled_creates_of_one_name_adopt_different_vms(self, api, client):
+        """Even if one of them is known only as unknown."""
         asked = requests(1) * 2
         api.faults.fail_next("create", "drop_before")
         bulk = client.bulk()
@@ -339,16 +339,16 @@ class TestGoingOn:
         assert [o.status for o in report.outcomes] == ["unknown", "succeeded"]
         assert [vm.id for vm in truth(api)] == [report.outcomes[1].vm_id]
 
-    async def test_the_rest_stays_unknown_to_it(self, client):
-        """What a report of a generator left off is not made up for by going on."""
+    async def test_a_generators_rest_stays_unknown(self, client):
+        """The items that a report left off are not made up by resuming."""
         report = await client.bulk(limit=2, max_failures=0).shutdown(f"no-{n}" for n in range(9))
         assert not report.complete
         report = await through_json(client.bulk(), report)
         assert report.counts["not_started"] == 0
         assert not report.complete
 
-    async def test_shares_are_of_the_whole_report(self, client):
-        """Not of what is left of it."""
+    async def test_percentages_are_of_the_whole_report(self, client):
+        """Not of the remaining items."""
         vms = await fleet_of(client, 36)
         items = [*vms[:33], "no-1", "no-2", *vms[33:], "no-3", "no-4"]
 
@@ -364,8 +364,8 @@ class TestGoingOn:
         report = await client.bulk(limit=1, max_failures="2.5%").resume(before)
         assert report.counts["failed"] == 2
 
-    async def test_an_item_that_was_none(self, api, client):
-        """It is named by its number, and that is nobody's id."""
+    async def test_an_item_that_was_no_item(self, api, client):
+        """It is named by its number, which is no VM's id."""
 
         def stop(event):
             if event.kind == "started":
@@ -384,16 +384,16 @@ class TestGoingOn:
         assert report.outcomes[1].error == "InvalidArgument"
         assert api.requests == sent
 
-    async def test_items_are_those_of_then(self, client):
-        """A sequence, by whose numbers they are found."""
+    async def test_resuming_needs_the_same_sequence_of_items(self, client):
+        """They are found by their numbers."""
         report = await client.bulk(dry_run=True).shutdown(["a", "b"])
         with pytest.raises(InvalidArgument, match="sequence") as info:
             await client.bulk().resume(report, (item for item in ["a", "b"]))
         assert info.value.argument == "items"
 
     @pytest.mark.parametrize("index", [-1, 10**30, "0", None])
-    def test_numbers_in_json(self, index):
-        """A report with an item that has none is damaged."""
+    def test_a_report_item_without_a_number_is_damaged(self, index):
+        """JSON without it is refused."""
         outcome = Outcome(index=0, item="a", status="not_started")
         text = BulkReport(operation="shutdown", outcomes=(outcome,)).to_json()
         assert '"index":0' in text
@@ -403,8 +403,8 @@ class TestGoingOn:
             assert report.outcomes[0].index == index >= 0
 
     @pytest.mark.parametrize("field", ["accepted", "token", "vm_id", "adopted"])
-    def test_what_json_keeps(self, field):
-        """All that is needed to go on."""
+    def test_json_keeps_what_resuming_needs(self, field):
+        """A report survives the round trip."""
         outcome = Outcome(index=0, item="a", status="unknown", vm_id="v", token="t", accepted=True)
         outcome = attrs.evolve(outcome, adopted=True)
         report = BulkReport(operation="shutdown", outcomes=(outcome,), complete=False)
@@ -414,8 +414,8 @@ class TestGoingOn:
 
 
 class TestOnline:
-    async def test_going_on_watches_under_a_floor(self, client):
-        """Nothing is taken down by that."""
+    async def test_resuming_watches_despite_the_minimum_online(self, client):
+        """Watching takes no VM offline."""
         vms = await fleet_of(client, 4)
         bulk = client.bulk()
         with anyio.move_on_after(1):
@@ -423,8 +423,8 @@ class TestOnline:
         report = await client.bulk(min_online="100%").resume(bulk.report)
         assert report.counts["succeeded"] == 4
 
-    async def test_who_is_unknown_is_not_online(self):
-        """Lists may show it so, for they lag behind."""
+    async def test_unknown_vms_are_not_online(self):
+        """Lists may be stale and show them online."""
         api = CloudAPI(settings=Settings(reboot=30, stale=5), seed=1)
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             vms = await fleet_of(client, 3)
@@ -450,8 +450,8 @@ class TestOnline:
             assert report.counts["failed"] == 0
             assert least_online(api, {vm.id for vm in vms}, began) == (2, 3)
 
-    async def test_who_was_taken_down_is_not_online(self):
-        """A list that lags behind what the report has as succeeded is not believed."""
+    async def test_changed_vms_are_not_online(self):
+        """A stale list does not override what the report has as succeeded."""
         api = CloudAPI(settings=Settings(list_lag=2, stale=0, shutdown=3), seed=1)
         async with Client.in_memory(api, latency=0.02, seed=1) as client:
             vms = await fleet_of(client, 4)
@@ -468,8 +468,8 @@ class TestOnline:
             await client.bulk(min_online=3).resume(bulk.report)
             assert least_online(api, {vm.id for vm in vms}, began)[0] == 3
 
-    async def test_going_on_counts_all_of_then(self, api, client):
-        """The share is of the report, and those that are done are online with the others."""
+    async def test_resuming_counts_all_vms_of_the_report(self, api, client):
+        """The share is of the report; its succeeded VMs count as online."""
         vms = await fleet_of(client, 8)
         bulk = client.bulk(limit=2)
         with anyio.move_on_after(20):
@@ -481,8 +481,8 @@ class TestOnline:
         assert report.counts["succeeded"] == 8
         assert least_online(api, {vm.id for vm in vms}, began) == (6, 8)
 
-    async def test_a_first_list_that_fails(self, api, client):
-        """All are in the report, as they were."""
+    async def test_a_failed_first_list_keeps_every_item(self, api, client):
+        """All are in the report, unchanged."""
         vms = await fleet_of(client, 4)
         bulk = client.bulk(limit=2, min_online=1)
         with anyio.move_on_after(1):
@@ -502,8 +502,8 @@ class TestOnline:
         api.faults = FaultPlan()
         assert (await bulk.resume(before)).counts["succeeded"] == 4
 
-    async def test_a_first_list_that_is_cut_off(self, slow_client):
-        """Nothing was started."""
+    async def test_a_cancelled_first_list_starts_nothing(self, slow_client):
+        """All items are `not_started`."""
         vms = await fleet_of(slow_client, 3)
         bulk = slow_client.bulk(min_online=1)
         with anyio.move_on_after(1):
