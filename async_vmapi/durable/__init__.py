@@ -15,9 +15,9 @@ except ModuleNotFoundError as error:
 
 from async_vmapi.durable.fleet import DurableFleet, Submission
 from async_vmapi.durable.job import DurableJob, JobState, JobStatus
-from async_vmapi.durable.ledger import WorkerItem, WorkerStatus
 from async_vmapi.durable.rows import UntrustedData
 from async_vmapi.durable.store import DatabaseLost, DatabaseUnavailable
+from async_vmapi.durable.worker_stats import WorkerItem, WorkerStatus
 from async_vmapi.errors import JobExists, JobNotFound
 
 __all__ = [

@@ -11,11 +11,11 @@ from async_vmapi.bulk.operations import Operations
 from async_vmapi.bulk.plan import BulkPlan, Share
 from async_vmapi.client import Client
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
-from async_vmapi.durable.ledger import WorkerStats, WorkerStatus
 from async_vmapi.durable.secrets import Secrets, SecretStore
 from async_vmapi.durable.spec import decode_spec, encode, same_but_items, spec_of
 from async_vmapi.durable.store import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.worker import Limits, Worker
+from async_vmapi.durable.worker_stats import WorkerStats, WorkerStatus
 from async_vmapi.errors import JobExists
 
 __all__ = ["DurableFleet", "Submission"]
@@ -68,7 +68,7 @@ class DurableFleet:
         self._client = client
         self._secrets = SecretStore(secrets, secret_names)
         self._at_work: dict[asyncio.Event, asyncio.Event] = {}
-        self._ledger: Final = WorkerStats()
+        self._stats: Final = WorkerStats()
         self._limits = Limits(
             limit=None if limit is None else validation.whole("limit", limit, minimum=1),
             worker_limit=None
@@ -201,11 +201,11 @@ class DurableFleet:
             ended.set()
 
     def _worker(self) -> Worker:
-        return Worker(self._database, self._client, self._secrets, self._limits, self._ledger)
+        return Worker(self._database, self._client, self._secrets, self._limits, self._stats)
 
     def worker_status(self) -> WorkerStatus:
         """Return what `work` has in hand here, and has done since this fleet was made."""
-        return self._ledger.status()
+        return self._stats.status()
 
     async def __aenter__(self) -> Self:
         await self._database.open()

@@ -21,11 +21,11 @@ from sqlalchemy import exc
 from async_vmapi.durable.store import Database
 from async_vmapi.telemetry.logs import logger_of
 
-__all__ = ["BEATS", "Leases"]
+__all__ = ["HEARTBEATS", "Leases"]
 
 _log: Final = logger_of(__name__)
 
-BEATS: Final = 5
+HEARTBEATS: Final = 5
 """So many times in a row the same number is read of a worker that is dead."""
 
 _SAFE: Final = 0.75
@@ -114,7 +114,7 @@ class Leases:
 
     def _keep(self) -> None:
         # A thread of its own: a busy event loop, or its busy threads, are not a dead worker.
-        while not self._end.wait(self._lease / BEATS):
+        while not self._end.wait(self._lease / HEARTBEATS):
             try:
                 self._loop.call_soon_threadsafe(self._hear)
             except RuntimeError:
@@ -188,7 +188,7 @@ class Leases:
         dead = [
             who
             for who, _, gone, lease in rows
-            if gone or self._seen[who][1] >= BEATS * max(1.0, lease / self._lease)
+            if gone or self._seen[who][1] >= HEARTBEATS * max(1.0, lease / self._lease)
         ]
         return dead + sorted(at_work - seen.keys() - {self._own})
 
@@ -200,11 +200,11 @@ class Leases:
                 for row in connection.execute(others)
             ]
 
-    async def declare_dead(self, executor_id: str) -> bool:
+    async def expire(self, executor_id: str) -> bool:
         """Declare a worker dead, unless it has counted on meanwhile; return whether it is."""
-        return await self._database.call(self._declare_dead, executor_id)
+        return await self._database.call(self._expire, executor_id)
 
-    def _declare_dead(self, executor_id: str) -> bool:
+    def _expire(self, executor_id: str) -> bool:
         own = _workers.c.executor_id == executor_id
         beat, _ = self._seen.get(executor_id, (0, 0))
         with self._database.engine.begin() as connection:
@@ -216,11 +216,11 @@ class Leases:
             )
         return alive is None
 
-    async def bury(self, executor_id: str) -> None:
+    async def remove(self, executor_id: str) -> None:
         """Forget a worker that is dead, and whose workflows were taken over."""
-        await self._database.call(self._bury, executor_id)
+        await self._database.call(self._remove, executor_id)
 
-    def _bury(self, executor_id: str) -> None:
+    def _remove(self, executor_id: str) -> None:
         with self._database.engine.begin() as connection:
             connection.execute(sa.delete(_workers).where(_workers.c.executor_id == executor_id))
 

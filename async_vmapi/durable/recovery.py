@@ -3,7 +3,7 @@
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from async_vmapi.durable.heartbeat import BEATS, Leases
+from async_vmapi.durable.heartbeat import HEARTBEATS, Leases
 from async_vmapi.durable.store import VERSION, Database
 from async_vmapi.telemetry.logs import logger_of
 
@@ -11,7 +11,7 @@ __all__ = ["Recovery"]
 
 _log: Final = logger_of(__name__)
 
-_LOST_FOR_SURE: Final = 10 * BEATS
+_LOST_FOR_SURE: Final = 10 * HEARTBEATS
 """After so many beats a workflow that does not run is lost, whatever else goes on."""
 
 
@@ -46,19 +46,19 @@ class Recovery:
         await self._warn_of_other_versions()
         for executor_id in await self._leases.dead():
             await self._take_over(executor_id)
-        await self.put_back_what_is_lost()
+        await self.requeue_lost()
 
     async def _take_over(self, executor_id: str) -> None:
         """Let anybody take what a dead worker had begun."""
-        if not await self._leases.declare_dead(executor_id):
+        if not await self._leases.expire(executor_id):
             return
         told = "worker %s is gone; what it had begun is taken over"
         _log.warning(told, executor_id, extra={"vmapi_worker": executor_id})
         for workflow_id, queue in (await self._database.pending_of(executor_id)).items():
-            await self._database.put_back(workflow_id, queue, executor_id)
-        await self._leases.bury(executor_id)
+            await self._database.requeue(workflow_id, queue, executor_id)
+        await self._leases.remove(executor_id)
 
-    async def put_back_what_is_lost(self) -> None:
+    async def requeue_lost(self) -> None:
         """Let workflows begin again that are this worker's, as the database says, and do not run.
 
         DBOS gives up on a workflow when the database goes away while it writes for it, and then
@@ -75,8 +75,8 @@ class Recovery:
         self._still = self._still + 1 if lost.keys() == self._lost.keys() else 1
         self._lost = lost
         for workflow_id, beats in list(lost.items()):
-            if self._still >= BEATS or beats >= _LOST_FOR_SURE:
-                await self._database.put_back(workflow_id, pending[workflow_id], self._executor_id)
+            if self._still >= HEARTBEATS or beats >= _LOST_FOR_SURE:
+                await self._database.requeue(workflow_id, pending[workflow_id], self._executor_id)
                 del lost[workflow_id]
 
     async def _warn_of_other_versions(self) -> None:

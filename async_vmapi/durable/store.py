@@ -349,7 +349,7 @@ class Database:
         with self.engine.connect() as connection:
             return {str(name): int(count) for name, count in connection.execute(query)}
 
-    async def put_back(self, workflow_id: str, queue: str, executor_id: str) -> None:
+    async def requeue(self, workflow_id: str, queue: str, executor_id: str) -> None:
         """Let any worker take a workflow that its own has lost, if it is still that one's."""
         # The one private use of DBOS: its public way (resume_workflow) would take the workflow from
         # whoever has it by now. tests/durable/test_dbos.py tells what to do when this goes.

@@ -23,8 +23,7 @@ from async_vmapi.bulk.report import BulkReport
 from async_vmapi.client import Client
 from async_vmapi.durable.access import Access
 from async_vmapi.durable.coordinator import Coordinator
-from async_vmapi.durable.heartbeat import BEATS, Leases
-from async_vmapi.durable.ledger import WorkerStats
+from async_vmapi.durable.heartbeat import HEARTBEATS, Leases
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.recovery import Recovery
 from async_vmapi.durable.rows import SERIALIZER, Rows, decoding
@@ -44,6 +43,7 @@ from async_vmapi.durable.store import (
     is_outage,
     job_id,
 )
+from async_vmapi.durable.worker_stats import WorkerStats
 from async_vmapi.errors import AuthenticationError, InvalidState, VMAPIError
 from async_vmapi.models import ONLINE
 from async_vmapi.telemetry.logs import logger_of
@@ -98,7 +98,7 @@ class Worker:
         client: Makes the worker's client.
         secrets: Finds secrets by their names.
         limits: What holds for all workers.
-        ledger: Keeps what this one has in hand and has done.
+        stats: Keeps what this one has in hand and has done.
     """
 
     client: Client
@@ -110,13 +110,13 @@ class Worker:
         client: Callable[[], Client],
         secrets: SecretStore,
         limits: Limits,
-        ledger: WorkerStats,
+        stats: WorkerStats,
     ) -> None:
         self._database = database
         self._make_client = client
         self.secrets = secrets
         self._limits = limits
-        self._ledger = ledger
+        self._stats = stats
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
         self._leases = Leases(database, self._executor_id, limits.lease_duration)
         self.unrecorded: dict[str, str] = {}
@@ -253,7 +253,7 @@ class Worker:
 
     async def _one_beat(self, stop: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.lease_duration / BEATS):
+            async with asyncio.timeout(self._limits.lease_duration / HEARTBEATS):
                 await stop.wait()
 
     async def _drain(self) -> None:
@@ -345,7 +345,7 @@ class Worker:
             try:
                 return await self._database.find(workflow_id)
             except DatabaseUnavailable:
-                await asyncio.sleep(self._limits.lease_duration / BEATS)
+                await asyncio.sleep(self._limits.lease_duration / HEARTBEATS)
 
     def holds_lease(self) -> bool:
         """Return whether it is sure that nobody has taken over what this worker does."""
@@ -356,7 +356,7 @@ class Worker:
         while not self._leases.holds():
             if self._leases.lost:
                 raise asyncio.CancelledError
-            await asyncio.sleep(self._limits.lease_duration / BEATS / 2)
+            await asyncio.sleep(self._limits.lease_duration / HEARTBEATS / 2)
 
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was another worker's, or this one's, before."""
@@ -371,9 +371,9 @@ class Worker:
         """Do what is to be done to one item of a job."""
         order = decode_order(text)
         operation = Operation(self, order)
-        with self._present(), self._ledger.holding(order, operation):
+        with self._present(), self._stats.holding(order, operation):
             ended = await operation.run()
-            self._ledger.ended(order.job, decode_ended(ended).outcome.status)
+            self._stats.ended(order.job, decode_ended(ended).outcome.status)
             return ended
 
     async def coordinate(self, text: str, name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import exc
 
 from async_vmapi.durable import heartbeat as leases
-from async_vmapi.durable.heartbeat import BEATS, Leases
+from async_vmapi.durable.heartbeat import HEARTBEATS, Leases
 from async_vmapi.durable.rows import Rows
 from async_vmapi.durable.store import (
     OPERATION_WORKFLOW,
@@ -45,22 +45,22 @@ class TestLeases:
     async def test_one_that_goes_on_counting_lives(self, both):
         """However often the other looks."""
         one, other = both
-        for _ in range(3 * BEATS):
+        for _ in range(3 * HEARTBEATS):
             other.beat()
             assert await one.dead() == []
 
     async def test_one_that_counts_no_more_is_dead_after_so_many_looks(self, both):
         """And is forgotten once it is buried."""
         one, _ = both
-        assert [await one.dead() for _ in range(BEATS + 1)] == [*[[]] * BEATS, ["other"]]
-        await one.bury("other")
+        assert [await one.dead() for _ in range(HEARTBEATS + 1)] == [*[[]] * HEARTBEATS, ["other"]]
+        await one.remove("other")
         assert await one.dead() == []
 
     async def test_one_is_given_its_own_lease(self, both, database):
         """It sends as long as that lets it, however much sooner the other looks again."""
         _, other = both
         hasty = Leases(database, "hasty", 200.0)
-        for _ in range(3 * BEATS):
+        for _ in range(3 * HEARTBEATS):
             assert await hasty.dead() == []
         assert other.holds()
         assert await hasty.dead() == ["one", "other"]
@@ -98,23 +98,23 @@ class TestLeases:
     async def test_one_that_counts_on_in_the_last_moment_is_not_declared_dead(self, both):
         """It was only slow."""
         one, other = both
-        for _ in range(BEATS + 1):
+        for _ in range(HEARTBEATS + 1):
             dead = await one.dead()
         other.beat()
-        assert not await one.declare_dead(*dead)
+        assert not await one.expire(*dead)
         assert await one.dead() == []
         assert other.holds()
 
     async def test_one_that_was_declared_dead_learns_of_it(self, both):
         """At its next beat, and for ever."""
         one, other = both
-        for _ in range(BEATS + 1):
+        for _ in range(HEARTBEATS + 1):
             await one.dead()
-        assert await one.declare_dead("other")
+        assert await one.expire("other")
         other.beat()
         assert other.lost
         assert not other.holds()
-        await one.bury("other")
+        await one.remove("other")
         other.beat()
         assert other.lost
 
@@ -125,7 +125,7 @@ class TestLeases:
         taken_by(database.url, "ghost", "op:a:0")
         taken_by(database.url, "other", "op:a:1")
         assert await one.dead() == ["ghost"]
-        assert await one.declare_dead("ghost")
+        assert await one.expire("ghost")
         taken_by(database.url, "other", "op:a:0")
         assert await one.dead() == []
 
@@ -165,7 +165,7 @@ class TestLeases:
         """A database that was away kills nobody."""
         one, other = both
         read = one._read
-        for _ in range(2 * BEATS):
+        for _ in range(2 * HEARTBEATS):
 
             def away():
                 raise TimeoutError
@@ -232,9 +232,9 @@ class TestDatabase:
         """Another worker may have it by now, who does not expect a third."""
         await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}")])
         taken_by(database.url, "other", "op:a:0")
-        await database.put_back("op:a:0", OPERATIONS, "one")
+        await database.requeue("op:a:0", OPERATIONS, "one")
         assert await database.pending_of("other") == {"op:a:0": OPERATIONS}
-        await database.put_back("op:a:0", OPERATIONS, "other")
+        await database.requeue("op:a:0", OPERATIONS, "other")
         assert await database.pending_of("other") == {}
         found = await database.find("op:a:0")
         assert (found.status, found.queue_name) == ("ENQUEUED", OPERATIONS)

@@ -10,8 +10,7 @@ from sqlalchemy import exc
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import DurableFleet, worker
 from async_vmapi.durable import heartbeat as leases
-from async_vmapi.durable.heartbeat import BEATS
-from async_vmapi.durable.ledger import WorkerStats
+from async_vmapi.durable.heartbeat import HEARTBEATS
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.durable.spec import encode, spec_of
@@ -22,6 +21,7 @@ from async_vmapi.durable.store import (
     operation_id,
 )
 from async_vmapi.durable.worker import Limits, Worker
+from async_vmapi.durable.worker_stats import WorkerStats
 
 from .fleets import altered, at_work, client_of, requests, until
 
@@ -40,7 +40,7 @@ class Told:
     async def pending_of(self, executor_id):
         return dict.fromkeys(self.pending, OPERATIONS)
 
-    async def put_back(self, workflow_id, queue, executor_id):
+    async def requeue(self, workflow_id, queue, executor_id):
         self.back.append(workflow_id)
 
     async def find(self, workflow_id):
@@ -64,27 +64,27 @@ class TestWhatIsLost:
     async def test_what_does_not_run_is_put_back_after_some_beats(self, told, asking):
         """DBOS has given it up; once back, it is counted anew."""
         told.pending = ["op:a:0"]
-        for _ in range(BEATS - 1):
-            await asking._recovery.put_back_what_is_lost()
+        for _ in range(HEARTBEATS - 1):
+            await asking._recovery.requeue_lost()
         assert told.back == []
-        await asking._recovery.put_back_what_is_lost()
+        await asking._recovery.requeue_lost()
         assert told.back == ["op:a:0"]
-        for _ in range(BEATS - 1):
-            await asking._recovery.put_back_what_is_lost()
+        for _ in range(HEARTBEATS - 1):
+            await asking._recovery.requeue_lost()
         assert told.back == ["op:a:0"]
 
     async def test_what_waits_among_thousands_is_not_lost(self, told, asking):
         """They are begun, or written down, a few at each beat."""
-        for beat in range(8 * BEATS):
+        for beat in range(8 * HEARTBEATS):
             told.pending = [f"op:a:{n}" for n in range(beat, 100)]
-            await asking._recovery.put_back_what_is_lost()
+            await asking._recovery.requeue_lost()
         assert told.back == []
 
     async def test_what_is_lost_is_found_though_others_come_and_go(self, told, asking):
         """In the end nothing else can be the reason."""
-        for beat in range(20 * BEATS):
+        for beat in range(20 * HEARTBEATS):
             told.pending = ["op:a:0", f"op:b:{beat}"]
-            await asking._recovery.put_back_what_is_lost()
+            await asking._recovery.requeue_lost()
         assert set(told.back) == {"op:a:0"}
 
 

@@ -300,7 +300,7 @@ class TestTrouble:
         assert cloud.api.requests["list"] <= 3
 
     async def test_an_answer_about_another_machine_is_no_look(self, memory_client, request_for):
-        """A server that answers with another machine is not believed."""
+        """A server that responds with another VM is not believed."""
         api = CloudAPI(seed=1)
         async with Client.in_memory(api) as client:
             other = await client.vms.create(request_for("other"))
@@ -317,7 +317,7 @@ class TestTrouble:
             api.handle = lying
             with pytest.raises(TimeoutError) as caught:
                 await task.wait(timeout=100)
-            assert "another machine" in caught.value.last_poll_error
+            assert "another VM" in caught.value.last_poll_error
 
     async def test_a_fault_of_the_hub_itself_does_not_hang_awaiters(
         self, memory_client, request_for, monkeypatch, caplog

@@ -209,7 +209,7 @@ class TestWhatGoesWrong:
         """Answers that make no sense are passed over, and told if the time runs out."""
         task = await memory_client.vms.create(request_for())
         handle, cloud_api.handle = cloud_api.handle, garbled(cloud_api.handle)
-        with pytest.raises(TaskTimeout, match="looks failed") as caught:
+        with pytest.raises(TaskTimeout, match="polls failed") as caught:
             await task.wait(timeout=300)
         assert "cannot read the answer" in caught.value.last_poll_error
         assert cloud_api.requests["get"] < 60

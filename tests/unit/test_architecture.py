@@ -24,7 +24,7 @@ from async_vmapi.cli import vms as cli_vms
 from async_vmapi.emulator import Settings
 from async_vmapi.emulator.vm import Kind
 from async_vmapi.models import Operation
-from async_vmapi.tasks.completion import RULES
+from async_vmapi.tasks.rules import RULES
 from async_vmapi.vms import VirtualMachines
 
 ROOT = Path(__file__).parents[2]
@@ -101,8 +101,8 @@ class TestTime:
     def test_machines_are_looked_at_by_two_modules_alone(self):
         """What shows how an operation goes comes through the hub; names, through the rosters."""
         # A refused delete is looked into once.
-        assert modules_that_call("get_vm_raw") == {"tasks/poller.py", "tasks/reads.py"}
-        assert modules_that_call("list_vms_raw") == {"tasks/list_poller.py"}
+        assert modules_that_call("fetch_vm") == {"tasks/poller.py", "tasks/reads.py"}
+        assert modules_that_call("fetch_vms") == {"tasks/list_poller.py"}
         assert modules_that_call("self._rosters.get") == {"writes/lookup.py", "writes/writes.py"}
 
 
