@@ -40,7 +40,7 @@ __all__ = ["Coordinator"]
 _log: Final = logger_of(__name__)
 
 # For items that may start at once to be put into the queue together.
-_TOGETHER: Final = 0.02
+_BATCH_DELAY: Final = 0.02
 
 
 class Coordinator:
@@ -71,41 +71,41 @@ class Coordinator:
         self._waiting: dict[int, asyncio.Future[Ended]] = {}
         self._ended: dict[int, Ended] = {}
         self._events: list[BulkEvent] = []
-        self._more = asyncio.Event()
+        self._new_work = asyncio.Event()
         self._progress: dict[str, object] = {}
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         # When an item was put into the queue here.
         self._queued: dict[int, float] = {}
         self._labels = spec.labels
         self._rollout = Rollout(
             spec.bulk_plan(on_event=self._events.append),
             spec.operation,
-            self._jobs(),
+            self._items(),
             len(self._labels),
         )
         if online is not None:
             self._rollout.keep_online(set(online), len(self._labels))
 
-    def _jobs(self) -> Iterator[BulkItem]:
+    def _items(self) -> Iterator[BulkItem]:
         for index in range(len(self._labels)):
-            yield self._job(index)
+            yield self._item(index)
 
-    def _job(self, index: int) -> BulkItem:
+    def _item(self, index: int) -> BulkItem:
         label = self._labels[index]
         vm_id = None if self._spec.operation == "create" else label
-        start = partial(self._elsewhere, index)
-        return BulkItem(index, label, start, vm_id, begun=index in self._begun)
+        start = partial(self._run_on_worker, index)
+        return BulkItem(index, label, start, vm_id, begun=index in self._started)
 
-    async def _elsewhere(self, index: int) -> Ended:
+    async def _run_on_worker(self, index: int) -> Ended:
         """Have some worker do an item's operation, and return how it ended."""
         if index in self._ended:
             return self._ended.pop(index)
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._waiting[index] = future
-        if index not in self._begun:
+        if index not in self._started:
             self._queued[index] = asyncio.get_running_loop().time()
             self._new.append(index)
-            self._more.set()
+            self._new_work.set()
         try:
             return await future
         finally:
@@ -118,22 +118,22 @@ class Coordinator:
 
     async def run(self) -> tuple[Outcome, ...]:
         """Return the outcomes of all items, in their order, when the last has ended."""
-        await self._patiently(self._recall)
-        await self._patiently(self._heed)
-        exchange = asyncio.get_running_loop().create_task(self._exchange())
+        await self._through_outages(self._load_started)
+        await self._through_outages(self._apply_controls)
+        sync = asyncio.get_running_loop().create_task(self._sync())
         collect = asyncio.get_running_loop().create_task(self._collect())
         try:
-            await asyncio.wait({exchange, collect}, return_when=asyncio.FIRST_COMPLETED)
-            if exchange.done():
+            await asyncio.wait({sync, collect}, return_when=asyncio.FIRST_COMPLETED)
+            if sync.done():
                 # Another worker has taken the job over, or something is broken.
-                exchange.result()
+                sync.result()
         finally:
-            for task in (exchange, collect):
-                if task is exchange or not task.done():
+            for task in (sync, collect):
+                if task is sync or not task.done():
                     task.cancel()
-            await asyncio.wait({exchange, collect})
+            await asyncio.wait({sync, collect})
         kept = collect.result()
-        await self._patiently(self._publish)
+        await self._through_outages(self._publish)
         return tuple(sorted(kept, key=lambda outcome: outcome.index))
 
     async def _collect(self) -> list[Outcome]:
@@ -145,7 +145,7 @@ class Coordinator:
 
     # --- with the database ----------------------------------------------------------------------
 
-    async def _patiently(self, do: Callable[[], Awaitable[None]]) -> None:
+    async def _through_outages(self, do: Callable[[], Awaitable[None]]) -> None:
         """Do something with the database, as soon as it is there."""
         while True:
             try:
@@ -159,34 +159,34 @@ class Coordinator:
                 _log.warning("job %r waits for its database: %s", self._name, kind, extra=about)
                 await asyncio.sleep(self._interval)
 
-    async def _recall(self) -> None:
+    async def _load_started(self) -> None:
         """Learn which items an earlier worker has started."""
         for index, status in await self._database.operations_of(self._name):
-            self._begun.add(index)
+            self._started.add(index)
             if status.status in ENDED:
                 self._ended[index] = self._read(index, status)
 
-    async def _exchange(self) -> None:
+    async def _sync(self) -> None:
         while True:
-            self._more.clear()
-            await self._patiently(self._round)
+            self._new_work.clear()
+            await self._through_outages(self._sync_once)
             try:
                 async with asyncio.timeout(self._interval):
-                    await self._more.wait()
+                    await self._new_work.wait()
             except TimeoutError:
                 continue
-            await asyncio.sleep(_TOGETHER)
+            await asyncio.sleep(_BATCH_DELAY)
 
-    async def _round(self) -> None:
-        await self._heed()
+    async def _sync_once(self) -> None:
+        await self._apply_controls()
         # Their events are among those that are published, and so are never started by a worker
         # that others have taken for dead: DBOS lets it write none.
         new = list(self._new)
         await self._publish()
         await self._enqueue(new)
-        await self._look()
+        await self._deliver_ended()
 
-    async def _heed(self) -> None:
+    async def _apply_controls(self) -> None:
         """Do what was asked for since."""
         found = await self._database.find(job_id(self._name))
         told = (found.attributes if found else None) or {}
@@ -203,7 +203,7 @@ class Coordinator:
             await self._database.enqueue(OPERATIONS, OPERATION_WORKFLOW, orders)
             del self._new[: len(new)]
 
-    async def _look(self) -> None:
+    async def _deliver_ended(self) -> None:
         """Tell the rules of what has ended."""
         waiting = {operation_id(self._name, index): index for index in self._waiting}
         for status in await self._database.ended(list(waiting)):
@@ -219,7 +219,7 @@ class Coordinator:
         elif isinstance(status.output, str):
             return self._bounded(index, decode_ended(status.output).read())
         # Else by DBOS's own tools, or by an error that should not be.
-        return Ended(outcome(self._job(index), "unknown", reason=reason))
+        return Ended(outcome(self._item(index), "unknown", reason=reason))
 
     def _bounded(self, index: int, ended: Ended) -> Ended:
         """Let no item have taken longer than since it was put into the queue.

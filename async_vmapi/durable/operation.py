@@ -36,7 +36,7 @@ _log: Final = logger_of(__name__)
 
 CANCELLED: Final = "the job was cancelled"
 
-_ROUNDS: Final = 3
+_ATTEMPTS: Final = 3
 """How often a create that may be retried is looked for, and sent when it surely is not there."""
 
 _ONCE: Final = frozenset({"create", "reboot", "reset"})
@@ -95,7 +95,7 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 _decode: Final = msgspec.json.Decoder(_Step).decode
 
 
-class _KeptBack(VMAPIError):
+class _NoLease(VMAPIError):
     """A request waited until it was not sure any more that it is this worker's to send."""
 
 
@@ -112,9 +112,9 @@ class Operation:
         self._order = order
         label = order.label
         vm_id = None if order.operation == "create" else label
-        self._job = BulkItem(order.index, label, _never, vm_id)
+        self._item = BulkItem(order.index, label, _never, vm_id)
         self._key = operation_id(order.job, order.index)
-        self._intended_here = False
+        self._prepared_here = False
         self._task: Task[Any] | None = None
         self._refused_here = False
         # On this process's clock: when it took the item, and when it sent the request.
@@ -128,22 +128,22 @@ class Operation:
     async def run(self) -> str:
         """Return how it ended, written down."""
         self._taken = _now()
-        turn, sent = 1, await self._intend_and_send("")
+        turn, sent = 1, await self._prepare_and_send("")
         while sent.refused:
             if self._refused_here:
                 # It is recorded that nothing was done; the item is for workers that are let in.
                 raise asyncio.CancelledError
             turn += 1
-            sent = await self._intend_and_send(f" {turn}")
+            sent = await self._prepare_and_send(f" {turn}")
         if sent.ended is not None:
             return sent.ended
         return _written(await self._watch(sent.token or "", sent.began))
 
-    async def _intend_and_send(self, turn: str) -> _Step:
+    async def _prepare_and_send(self, turn: str) -> _Step:
         intent: str | None = None
         with self._host.sending():
             if self._order.operation in _ONCE:
-                intended = await _step(f"prepare{turn}", self._intend)
+                intended = await _step(f"prepare{turn}", self._prepare)
                 if intended.ended is not None:
                     return intended
                 intent = intended.token
@@ -153,8 +153,8 @@ class Operation:
 
     # --- steps ----------------------------------------------------------------------------------
 
-    async def _intend(self) -> _Step:
-        if (early := await self._given_up()) is not None:
+    async def _prepare(self) -> _Step:
+        if (early := await self._if_stopped()) is not None:
             return early
         # Else one that was taken for dead, and does not know it yet, leaves others in doubt.
         await self._host.lease_held()
@@ -167,29 +167,29 @@ class Operation:
                 unique = bool(order.arguments.get("unique_name"))
                 token = await vms.prepare(operation, request_of(order.item), unique_name=unique)
         except VMAPIError as error:
-            await self._leave_to_others(error)
+            await self._hand_over_if_refused(error)
             # What could be asked for nothing sends nothing.
             return self._failed(error)
         # If this process dies now, the step runs again, and all that was sent is a read.
-        self._intended_here = True
+        self._prepared_here = True
         return _Step(token=token)
 
     async def _send(self, intent: str | None) -> _Step:
         if (kept := self._host.unrecorded.get(self._key)) is not None:
             return _decode(kept)
         began, self._sent = time.time(), _now()
-        if intent is not None and not self._intended_here:
+        if intent is not None and not self._prepared_here:
             return await self._reconcile(intent, began)
-        if intent is None and (early := await self._given_up()) is not None:
+        if intent is None and (early := await self._if_stopped()) is not None:
             return early
         writes: list[Write] = []
         WRITES.set(writes)
         try:
-            started = await self._start_or_go_on(intent)
+            started = await self._start_or_reconcile(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
             write = writes[-1] if writes else None
             if intent is None:
-                await self._leave_to_others(error)
+                await self._hand_over_if_refused(error)
             elif isinstance(error, AuthenticationError) and not (write and write.doubtful):
                 self._refused_here = await self._host.is_refused()
                 if self._refused_here:
@@ -197,7 +197,7 @@ class Operation:
             return self._failed(error, write)
         if not is_task(started):
             seconds = _now() - self._sent
-            done = outcomes.succeeded(self._job, None, started, seconds=seconds, wave=1)
+            done = outcomes.succeeded(self._item, None, started, seconds=seconds, wave=1)
             return _Step(ended=_written(done))
         self._task = started
         return self._accepted(began)
@@ -209,7 +209,7 @@ class Operation:
         self._host.unrecorded[self._key] = encode(step)
         return step
 
-    async def _start_or_go_on(self, intent: str | None) -> Any:
+    async def _start_or_reconcile(self, intent: str | None) -> Any:
         try:
             started = await self._start(intent)
             if not (isinstance(started, Task) and started.was_missing):
@@ -233,21 +233,21 @@ class Operation:
         doubtful = PERHAPS_SENT.get()
         while True:
             await self._host.lease_held()
-            marked = BEFORE_SENDING.set(self._keep_back)
+            marked = BEFORE_SENDING.set(self._require_lease)
             perhaps = PERHAPS_SENT.set(doubtful)
             try:
                 return await self._make(intent, maybe_sent=maybe_sent)
-            except _KeptBack:
+            except _NoLease:
                 # One that is repeated may have been carried out before it was kept back.
                 doubtful = any(write.doubtful for write in WRITES.get() or ())
             finally:
                 BEFORE_SENDING.reset(marked)
                 PERHAPS_SENT.reset(perhaps)
 
-    def _keep_back(self) -> None:
+    def _require_lease(self) -> None:
         """Send nothing that another worker may be looking for by now."""
         if not self._host.holds_lease():
-            raise _KeptBack
+            raise _NoLease
 
     async def _make(self, intent: str | None, *, maybe_sent: bool) -> Any:
         order, vms = self._order, self._host.client.vms
@@ -255,7 +255,7 @@ class Operation:
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             return await method(order.item, **DEFAULTS.get(order.operation, {}) | order.arguments)
         request = await self._host.secrets.resolved(request_of(order.item))
-        rounds = _ROUNDS if order.arguments.get("on_unknown") == "retry" else 1
+        rounds = _ATTEMPTS if order.arguments.get("on_unknown") == "retry" else 1
         while True:
             try:
                 return await vms.create(
@@ -274,11 +274,11 @@ class Operation:
             else:
                 self._task = await self._host.client.reconcile(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, without the token
-            await self._leave_to_others(error)
+            await self._hand_over_if_refused(error)
             if not isinstance(error, OutcomeUnknown):
                 why = str(error) if isinstance(error, VMAPIError) else type(error).__name__
                 error = OutcomeUnknown(
-                    f"a worker died in the {self._order.operation} of {self._job.item}, and what "
+                    f"a worker died in the {self._order.operation} of {self._item.label}, and what "
                     f"became of it could not be looked for: {why}",
                     operation=self._order.operation,
                     token=intent,
@@ -292,12 +292,12 @@ class Operation:
             task = self._task = task or self._host.client.resume(token)
             value: VirtualMachine | None = await task
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
-            await self._leave_to_others(error)
+            await self._hand_over_if_refused(error)
             if task is None:
                 error = OutcomeUnknown(f"it was accepted, but: {error}", token=token)
-            return outcomes.failed(self._job, task, error, wave=1)
+            return outcomes.failed(self._item, task, error, wave=1)
         seconds = self._seconds(began)
-        return outcomes.succeeded(self._job, task, value, seconds=seconds, wave=1)
+        return outcomes.succeeded(self._item, task, value, seconds=seconds, wave=1)
 
     def _seconds(self, began: float) -> float:
         """Return how long the operation took."""
@@ -309,15 +309,15 @@ class Operation:
 
     # --- ends -----------------------------------------------------------------------------------
 
-    async def _leave_to_others(self, error: Exception) -> None:
+    async def _hand_over_if_refused(self, error: Exception) -> None:
         """Cancel what begins again on a worker that the API lets in, if it refuses this one."""
         if isinstance(error, AuthenticationError) and await self._host.is_refused():
             raise asyncio.CancelledError
 
-    async def _given_up(self) -> _Step | None:
+    async def _if_stopped(self) -> _Step | None:
         if (why := await self._host.stopped(self._order.job)) is None:
             return None
-        ended = Ended(outcomes.outcome(self._job, "not_started", reason=why), untouched=True)
+        ended = Ended(outcomes.outcome(self._item, "not_started", reason=why), untouched=True)
         return _Step(ended=_written(ended))
 
     def _failed(self, error: Exception, write: Write | None = None) -> _Step:
@@ -325,7 +325,7 @@ class Operation:
             kind = type(error).__name__
             about = {"vmapi_operation": self._order.operation, "vmapi_error": kind}
             _log.error("%s of an item raised %s", self._order.operation, kind, extra=about)
-        return _Step(ended=_written(outcomes.failed(self._job, None, error, wave=1, write=write)))
+        return _Step(ended=_written(outcomes.failed(self._item, None, error, wave=1, write=write)))
 
 
 async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
