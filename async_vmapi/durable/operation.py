@@ -1,8 +1,8 @@
-"""One item of a durable job, on the worker that took it: prepare, send, watch.
+"""One item of a durable job, on the worker that dequeued it: prepare, send, watch.
 
-What is to be known after a crash is in the database before it matters: an intent before a write
-that must not be sent twice, and the task's token after it. See docs/durable.md for each moment
-at which a worker can die.
+Anything needed after a crash is stored before it matters: an intent before a write that must not be
+sent twice, and the task's token after it. See docs/durable.md for each moment at which a worker can
+die.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _log: Final = logger_of(__name__)
 CANCELLED: Final = "the job was cancelled"
 
 _ATTEMPTS: Final = 3
-"""How often a create that may be retried is looked for, and sent when it surely is not there."""
+"""Maximum attempts of a create that may be retried; each first reconciles the previous one."""
 
 _ONCE: Final = frozenset({"create", "reboot", "reset"})
 
@@ -48,42 +48,42 @@ class Host(Protocol):
     client: Client
     secrets: SecretStore
     unrecorded: dict[str, str]
-    """What steps returned that could not be written down, by the items' workflows."""
+    """Results of steps that could not be stored, by the items' workflows."""
 
     async def stopped(self, job: str) -> str | None:
-        """Return why nothing of a job is to start any more; None if it is."""
+        """Return why no item of a job may start any more; None if items may."""
         ...
 
     def holds_lease(self) -> bool:
-        """Return whether it is sure that nobody has taken over what this worker does."""
+        """Return whether certainly no other worker has taken over this worker's workflows."""
         ...
 
     async def lease_held(self) -> None:
-        """Wait until it is sure; cancel who waits if others have taken over."""
+        """Wait until this worker certainly holds its lease; cancel the caller if it expired."""
         ...
 
     async def has_begun_before(self) -> bool:
-        """Return whether the running workflow was another worker's, or this one's, before."""
+        """Return whether the running workflow was started before, by any worker."""
         ...
 
     async def is_refused(self) -> bool:
-        """Return whether the API lets this worker do nothing any more; then it stops."""
+        """Return whether the API refuses this worker's credentials altogether; then it stops."""
         ...
 
     def sending(self) -> contextlib.AbstractContextManager[None]:
-        """Mark what is not to be torn off while the worker drains."""
+        """Mark a section that is not to be cancelled while the worker drains."""
         ...
 
 
 class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a step leaves behind.
+    """The stored result of a step.
 
     Attributes:
-        token: Of the write that is intended, or of the task that was accepted.
-        ended: How the operation ended, where there is nothing more to do.
+        token: The token of the intent, or of the accepted task.
+        ended: How the operation ended, if there is nothing more to do.
         began: When it began, in seconds since the epoch.
-        refused: Whether the API let that worker do nothing any more, and refused the write, too.
-            Then whoever goes on with the item begins anew.
+        refused: Whether the API refused both the write and that worker's credentials altogether.
+            Then the worker that resumes the item starts it again.
     """
 
     token: str | None = None
@@ -96,15 +96,15 @@ _decode: Final = msgspec.json.Decoder(_Step).decode
 
 
 class _NoLease(VMAPIError):
-    """A request waited until it was not sure any more that it is this worker's to send."""
+    """The lease was no longer certain by the time that a queued request could be sent."""
 
 
 class Operation:
-    """Takes an item through its operation, from whichever step is the first not done.
+    """Runs an item's operation from its first unfinished step.
 
     Args:
-        host: The worker that it runs on.
-        order: What is to be done.
+        host: The worker.
+        order: The item's operation.
     """
 
     def __init__(self, host: Host, order: Order) -> None:
@@ -117,21 +117,21 @@ class Operation:
         self._prepared_here = False
         self._task: Task[Any] | None = None
         self._refused_here = False
-        # On this process's clock: when it took the item, and when it sent the request.
+        # The loop's time when this worker dequeued the item, and when it sent the request.
         self._taken = self._sent = 0.0
 
     @property
     def task(self) -> Task[Any] | None:
-        """What the API accepted, as far as this worker knows."""
+        """The accepted task, if this worker knows it."""
         return self._task
 
     async def run(self) -> str:
-        """Return how it ended, written down."""
+        """Run the operation, and return its result, encoded."""
         self._taken = _now()
         turn, sent = 1, await self._prepare_and_send("")
         while sent.refused:
             if self._refused_here:
-                # It is recorded that nothing was done; the item is for workers that are let in.
+                # It is stored that nothing was done; another worker runs the item.
                 raise asyncio.CancelledError
             turn += 1
             sent = await self._prepare_and_send(f" {turn}")
@@ -156,7 +156,7 @@ class Operation:
     async def _prepare(self) -> _Step:
         if (early := await self._if_stopped()) is not None:
             return early
-        # Else one that was taken for dead, and does not know it yet, leaves others in doubt.
+        # An expired worker must not record an intent.
         await self._host.lease_held()
         vms, order = self._host.client.vms, self._order
         operation = cast(Literal["create", "reboot", "reset"], order.operation)
@@ -168,9 +168,9 @@ class Operation:
                 token = await vms.prepare(operation, request_of(order.item), unique_name=unique)
         except VMAPIError as error:
             await self._hand_over_if_refused(error)
-            # What could be asked for nothing sends nothing.
+            # Preparing sends only reads.
             return self._failed(error)
-        # If this process dies now, the step runs again, and all that was sent is a read.
+        # If this process dies now, the step runs again; only a read was sent.
         self._prepared_here = True
         return _Step(token=token)
 
@@ -205,7 +205,7 @@ class Operation:
     def _accepted(self, began: float) -> _Step:
         task = cast("Task[Any]", self._task)
         step = _Step(token=task.token(), began=began)
-        # If the database is away now, this worker begins the step again, and need not look.
+        # If the database is unavailable now, this worker repeats the step without reconciling.
         self._host.unrecorded[self._key] = encode(step)
         return step
 
@@ -222,7 +222,7 @@ class Operation:
                 raise
             if not await self._host.has_begun_before():
                 raise
-        # The refusal may come of what an earlier worker sent; so it is asked with that in mind.
+        # The refusal may be due to an earlier worker's request; send it again with that known.
         marked = PERHAPS_SENT.set(True)
         try:
             return await self._start(None)
@@ -238,14 +238,14 @@ class Operation:
             try:
                 return await self._make(intent, maybe_sent=maybe_sent)
             except _NoLease:
-                # One that is repeated may have been carried out before it was kept back.
+                # An earlier attempt may have been carried out before this one was held back.
                 doubtful = any(write.doubtful for write in WRITES.get() or ())
             finally:
                 BEFORE_SENDING.reset(marked)
                 PERHAPS_SENT.reset(perhaps)
 
     def _require_lease(self) -> None:
-        """Send nothing that another worker may be looking for by now."""
+        """Raise if another worker may have taken over the item by now."""
         if not self._host.holds_lease():
             raise _NoLease
 
@@ -267,7 +267,7 @@ class Operation:
                     raise
 
     async def _reconcile(self, intent: str, began: float) -> _Step:
-        """Find out what became of a write that an earlier worker may have made."""
+        """Reconcile a write that an earlier worker may have made."""
         try:
             if self._order.arguments.get("on_unknown") == "retry":
                 self._task = await self._start(intent, maybe_sent=True)
@@ -278,8 +278,8 @@ class Operation:
             if not isinstance(error, OutcomeUnknown):
                 why = str(error) if isinstance(error, VMAPIError) else type(error).__name__
                 error = OutcomeUnknown(
-                    f"a worker died in the {self._order.operation} of {self._item.label}, and what "
-                    f"became of it could not be looked for: {why}",
+                    f"a worker died during the {self._order.operation} of {self._item.label}, and "
+                    f"its outcome could not be reconciled: {why}",
                     operation=self._order.operation,
                     token=intent,
                 )
@@ -303,14 +303,14 @@ class Operation:
         """Return how long the operation took."""
         if self._sent:
             return _now() - self._sent
-        # Another process sent it: there is nothing but clocks on walls, which can be set. The
-        # coordinator, if it has been there all the time, knows how long it was at most.
+        # Another process sent it, so there is only the wall clock, which can be set. A coordinator
+        # that was running all the time limits the duration.
         return max(_now() - self._taken, time.time() - began)
 
-    # --- ends -----------------------------------------------------------------------------------
+    # --- results --------------------------------------------------------------------------------
 
     async def _hand_over_if_refused(self, error: Exception) -> None:
-        """Cancel what begins again on a worker that the API lets in, if it refuses this one."""
+        """Cancel the item if the API refuses this worker, so that another worker runs it."""
         if isinstance(error, AuthenticationError) and await self._host.is_refused():
             raise asyncio.CancelledError
 
@@ -323,13 +323,13 @@ class Operation:
     def _failed(self, error: Exception, write: Write | None = None) -> _Step:
         if not isinstance(error, VMAPIError):
             kind = type(error).__name__
-            about = {"vmapi_operation": self._order.operation, "vmapi_error": kind}
-            _log.error("%s of an item raised %s", self._order.operation, kind, extra=about)
+            fields = {"vmapi_operation": self._order.operation, "vmapi_error": kind}
+            _log.error("%s of an item raised %s", self._order.operation, kind, extra=fields)
         return _Step(ended=_written(outcomes.failed(self._item, None, error, wave=1, write=write)))
 
 
 async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
-    """Run a step, unless its result is in the database; it is when this returns."""
+    """Run a step unless its result is stored; afterwards it is."""
 
     async def run() -> str:
         return encode(await body())
@@ -347,4 +347,4 @@ def _now() -> float:
 
 
 async def _never() -> None:
-    """Stand in for a job's start, which is this module's."""
+    """Fill in for `BulkItem.start`, which is unused here."""

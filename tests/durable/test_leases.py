@@ -46,30 +46,33 @@ class TestLeases:
         """However often the other looks."""
         one, other = both
         for _ in range(3 * HEARTBEATS):
-            other.beat()
-            assert await one.dead() == []
+            other.heartbeat()
+            assert await one.expired_workers() == []
 
     async def test_one_that_counts_no_more_is_dead_after_so_many_looks(self, both):
         """And is forgotten once it is buried."""
         one, _ = both
-        assert [await one.dead() for _ in range(HEARTBEATS + 1)] == [*[[]] * HEARTBEATS, ["other"]]
+        assert [await one.expired_workers() for _ in range(HEARTBEATS + 1)] == [
+            *[[]] * HEARTBEATS,
+            ["other"],
+        ]
         await one.remove("other")
-        assert await one.dead() == []
+        assert await one.expired_workers() == []
 
     async def test_one_is_given_its_own_lease(self, both, database):
         """It sends as long as that lets it, however much sooner the other looks again."""
         _, other = both
         hasty = Leases(database, "hasty", 200.0)
         for _ in range(3 * HEARTBEATS):
-            assert await hasty.dead() == []
+            assert await hasty.expired_workers() == []
         assert other.holds()
-        assert await hasty.dead() == ["one", "other"]
+        assert await hasty.expired_workers() == ["one", "other"]
 
     async def test_one_that_could_not_begin_begins_once_more(self, both):
         """The database went away in between; it is counted once."""
         _, other = both
         await other.begin()
-        other.beat()
+        other.heartbeat()
         assert other.holds()
 
     async def test_one_that_cannot_count_once_goes_on_counting(self, database, monkeypatch):
@@ -83,7 +86,7 @@ class TestLeases:
                 again.set()
             raise exc.InternalError("UPDATE", {}, Exception("terminated, as it stood still"))
 
-        monkeypatch.setattr(one, "beat", beat)
+        monkeypatch.setattr(one, "heartbeat", beat)
         await one.begin()
         assert await asyncio.to_thread(again.wait, 60)
         one.end()
@@ -93,30 +96,30 @@ class TestLeases:
         one, other = both
         other.end()
         await other.leave()
-        assert await one.dead() == ["other"]
+        assert await one.expired_workers() == ["other"]
 
     async def test_one_that_counts_on_in_the_last_moment_is_not_declared_dead(self, both):
         """It was only slow."""
         one, other = both
         for _ in range(HEARTBEATS + 1):
-            dead = await one.dead()
-        other.beat()
+            dead = await one.expired_workers()
+        other.heartbeat()
         assert not await one.expire(*dead)
-        assert await one.dead() == []
+        assert await one.expired_workers() == []
         assert other.holds()
 
     async def test_one_that_was_declared_dead_learns_of_it(self, both):
         """At its next beat, and for ever."""
         one, other = both
         for _ in range(HEARTBEATS + 1):
-            await one.dead()
+            await one.expired_workers()
         assert await one.expire("other")
-        other.beat()
-        assert other.lost
+        other.heartbeat()
+        assert other.expired
         assert not other.holds()
         await one.remove("other")
-        other.beat()
-        assert other.lost
+        other.heartbeat()
+        assert other.expired
 
     async def test_what_one_took_that_was_buried_already_is_not_lost(self, both, database):
         """It wakes, takes what it finds in the queue, and only then hears of its death."""
@@ -124,10 +127,10 @@ class TestLeases:
         await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}"), ("op:a:1", "{}")])
         taken_by(database.url, "ghost", "op:a:0")
         taken_by(database.url, "other", "op:a:1")
-        assert await one.dead() == ["ghost"]
+        assert await one.expired_workers() == ["ghost"]
         assert await one.expire("ghost")
         taken_by(database.url, "other", "op:a:0")
-        assert await one.dead() == []
+        assert await one.expired_workers() == []
 
     async def test_a_beat_is_good_for_less_than_a_lease(self, both, monkeypatch):
         """By either clock, as one of them may stand still."""
@@ -172,10 +175,10 @@ class TestLeases:
 
             monkeypatch.setattr(one, "_read", away)
             with pytest.raises(TimeoutError):
-                await one.dead()
+                await one.expired_workers()
             monkeypatch.setattr(one, "_read", read)
-        other.beat()
-        assert await one.dead() == []
+        other.heartbeat()
+        assert await one.expired_workers() == []
 
 
 class TestDatabase:

@@ -11,6 +11,7 @@ from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import DurableFleet, worker
 from async_vmapi.durable import heartbeat as leases
 from async_vmapi.durable.heartbeat import HEARTBEATS
+from async_vmapi.durable.limits import Limits
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.durable.spec import encode, spec_of
@@ -20,7 +21,7 @@ from async_vmapi.durable.store import (
     DatabaseUnavailable,
     operation_id,
 )
-from async_vmapi.durable.worker import Limits, Worker
+from async_vmapi.durable.worker import Worker
 from async_vmapi.durable.worker_stats import WorkerStats
 
 from .fleets import altered, at_work, client_of, requests, until
@@ -213,4 +214,4 @@ async def _sent(emulator):
 
 
 async def _waits_for_others():
-    return operation_id("make", 0) not in worker._working._running
+    return operation_id("make", 0) not in worker._current._running

@@ -61,7 +61,7 @@ class TestTime:
             *("cli/jobs.py", "durable/sqlite.py", "durable/heartbeat.py"),
             # Output goes on where the loop does not.
             *("cli/live.py", "cli/running.py", "cli/writer.py"),
-            *("durable/operation.py", "durable/worker.py"),
+            *("durable/coordinator.py", "durable/operation.py"),
             "transport/pipeline.py",
         }
 
