@@ -107,8 +107,8 @@ def failed(
         adopted=bool(task and task.adopted),
         accepted=unknown and task is not None,
         token=token if unknown or task else None,
-        # The text of a foreign error may contain secrets.
-        reason=str(error) if isinstance(error, VMAPIError) else "it raised an error of its own",
+        # The text of other exceptions may contain secrets.
+        reason=str(error) if isinstance(error, VMAPIError) else "it raised an exception",
         error=type(error).__name__,
         exception=_light(error),
     )

@@ -274,7 +274,7 @@ class Completion:
     def _is_deleting(self, seen: Observation) -> Verdict:
         missing = self.target.was_missing and seen.state != DELETING
         if missing and self._is_believed and self._is_after_request(seen):
-            return Failed("the API said that the VM was not there, but it is; it is not deleted")
+            return Failed("the API reported the VM as missing, but it exists; it was not deleted")
         return _PENDING
 
     def _fails(self, seen: Observation, state: str) -> Verdict:
