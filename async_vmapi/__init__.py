@@ -115,12 +115,12 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Quiet where no logging is set up; docs/telemetry.md tells how to listen.
+# Silent unless logging is configured; see docs/telemetry.md.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-# A name is imported when it is first used, so that what needs few of them, such as the command
-# line's help and completion, waits for no more. Where they are defined, from the ground up:
-_HOMES = (
+# Names are imported on first use, so that the command line's help and completion start fast. The
+# modules that define them, from the lowest layer up:
+_MODULES = (
     *("errors", "transport.transport", "models", "tasks.completion", "bulk.report", "bulk.plan"),
     *("tasks.watch", "tasks.task", "writes.record", "transport.http", "bulk.executor", "client"),
 )
@@ -129,8 +129,8 @@ if not typing.TYPE_CHECKING:
 
     def __getattr__(name):
         if name in __all__:
-            for home in _HOMES:
-                module = importlib.import_module(f"{__name__}.{home}")
+            for path in _MODULES:
+                module = importlib.import_module(f"{__name__}.{path}")
                 if name in module.__all__:
                     value = globals()[name] = getattr(module, name)
                     return value

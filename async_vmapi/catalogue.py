@@ -1,4 +1,4 @@
-"""What a create needs to know: regions with their zones, templates, SSH keys (WIRE §2)."""
+"""The catalogue for creates: regions with their zones, templates, SSH keys (WIRE §2)."""
 
 from async_vmapi.models import Region, SSHKey, Template
 from async_vmapi.transport import codec
@@ -19,7 +19,7 @@ class Regions:
 
 
 class Templates:
-    """The images to boot new machines from, as ``client.templates``."""
+    """The images to boot new VMs from, as ``client.templates``."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -38,6 +38,6 @@ class Account:
     async def ssh_keys(self) -> list[SSHKey]:
         """Return the account's SSH keys; a key's id is the ``key_id`` of an `ImageBoot`.
 
-        The API's answer carries the account's secrets too (WIRE §2); they are not decoded.
+        The response also contains the account's secrets (WIRE §2), which are not decoded.
         """
         return await self._pipeline.call(Call("account", "GET", "/v2/account"), codec.SSH_KEYS)

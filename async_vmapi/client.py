@@ -1,4 +1,4 @@
-"""`Client`: wires the floors below together and owns what must be closed."""
+"""`Client`: connects the layers below, and closes what must be closed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -28,12 +28,7 @@ from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.telemetry.guards import Guard, GuardedObserver
 from async_vmapi.telemetry.hooks import Telemetry
-from async_vmapi.transport.endpoint import (
-    check_on_unresolved,
-    check_telemetry,
-    key_of,
-    origin_of,
-)
+from async_vmapi.transport.endpoint import check_on_unresolved, check_telemetry, key_of, origin_of
 from async_vmapi.transport.http import MAX_BODY
 from async_vmapi.transport.pipeline import Pipeline, running_loop
 from async_vmapi.transport.rate_limit import Pace
@@ -50,54 +45,53 @@ __all__ = ["Client", "ClientOptions"]
 
 
 class Client:
-    """A connection to the API of one region.
+    """A client for the API of one region.
 
-    Use it as an async context manager, or call `close` at the end. It may be entered in one
-    asyncio task and left in another. Once left or closed it raises `InvalidState`, until it is
-    entered again, in the same event loop or in another. It needs asyncio; trio is not supported.
+    Use it as an async context manager, or call `close` when done. One asyncio task may enter it and
+    another leave it. After that it raises `InvalidState` until it is entered again, in the same or
+    another event loop. It requires asyncio; trio is not supported.
 
     Args:
-        base_url: Scheme and host, and a port if need be, like
+        base_url: Scheme and host, and optionally a port, like
             ``https://eu-poland-1warszawa.api.e24cloud.com``. Plain http is for loopback hosts.
         api_key: The API key.
-        api_secret: Its secret; it shows in no ``repr``, log or error.
-        transport: What sends the requests: any object with the two methods of `Transport`. It is
-            closed with the client. None for HTTP, as the three arguments below say; with a
-            transport they are refused.
-        session: An `aiohttp.ClientSession` to use in place of an own one. It is not closed.
-            Its middlewares are not run: they could change what is signed, or send it twice.
-        timeout: Seconds for a whole request, connecting included; infinity for no limit, None
-            for the default of 30.
-        connect_timeout: Seconds to get a connection; None for the default of 10.
-        max_response_size: Bytes that a response's body may have at most, decompressed.
-        max_connections: How many requests are on the wire at once, at most.
-        max_requests_per_second: How many requests set out in a second, at most; None for no
-            limit. Set it to what the provider allows: keeping within costs less than being
-            refused.
-        max_retries: How often a call is retried that failed on the wire, at most; 0 for never. See
-            `async_vmapi.vms` for what is repeated.
-        reconcile_timeout: Seconds for which a create, reboot or reset whose answer was lost is
-            looked for before it is given up as an `OutcomeUnknown`. These calls and `reconcile`
-            take it for one call, too.
-        cancel_grace: Seconds for which a cancelled call, and `close`, wait for the responses to
-            writes in flight, at most; 0 for not at all.
-        max_staleness: Seconds by which the response to any read may be old, for each VM. 0 is
-            right for a provider that reads its own writes; see docs/completion.md.
-        min_poll_interval: Seconds between two looks at an awaited machine, at least.
-        max_poll_interval: Seconds between two looks at an awaited machine, at most.
-        on_unresolved: Called with each `UnresolvedWrite`, in the event loop, at the moment when it
-            is added to `unresolved`. What it raises is logged once, and changes nothing.
-        telemetry: Where traces and metrics go: an `async_vmapi.otel.OpenTelemetry`. None for
-            nowhere, at no cost.
-        seed: Makes the jitter of polling and retries repeatable; None for real chance.
+        api_secret: Its secret; no ``repr``, log or error shows it.
+        transport: Sends the requests: any object with the two methods of `Transport`. It is closed
+            with the client. None for HTTP with the next three arguments, which a transport
+            excludes.
+        session: An `aiohttp.ClientSession` to use instead of a new one. It is not closed. Its
+            middlewares are not run: they could change what is signed, or send a request twice.
+        timeout: Timeout of a whole request in seconds, connecting included; infinity for no limit,
+            None for the default of 30.
+        connect_timeout: Timeout for getting a connection in seconds; None for the default of 10.
+        max_response_size: Maximum size of a response's body in bytes, decompressed.
+        max_connections: Maximum number of requests in flight.
+        max_requests_per_second: Maximum number of requests sent per second; None for no limit. Set
+            it to the provider's limit: staying below it is cheaper than being refused.
+        max_retries: Maximum number of retries per call; 0 for none. See `async_vmapi.vms` for
+            which calls are retried.
+        reconcile_timeout: Seconds for which the client reconciles a create, reboot or reset whose
+            response was lost, before it raises `OutcomeUnknown`. These calls and `reconcile`
+            can override it.
+        cancel_grace: Maximum seconds for which a cancelled call, and `close`, wait for the
+            responses to writes in flight; 0 for not at all.
+        max_staleness: Maximum age of the data in a response to a read, in seconds, for each VM.
+            Use 0 if the provider's reads are never stale; see docs/completion.md.
+        min_poll_interval: Minimum seconds between two polls of an awaited VM.
+        max_poll_interval: Maximum seconds between two polls of an awaited VM.
+        on_unresolved: Called in the event loop with each `UnresolvedWrite` that is added to
+            `unresolved`. An exception that it raises is logged once, and has no other effect.
+        telemetry: Receives traces and metrics: an `async_vmapi.otel.OpenTelemetry`. None, for no
+            telemetry, has no cost.
+        seed: Makes the jitter of polling and retries reproducible; None for random jitter.
 
     Raises:
-        InvalidArgument: If one of them is not as said above.
+        InvalidArgument: If an argument is invalid.
 
     Attributes:
-        vms: The machines.
+        vms: The VMs.
         regions: The regions and their zones.
-        templates: The templates to create machines from.
+        templates: The templates to create VMs from.
         account: The account's SSH keys.
     """
 
@@ -129,7 +123,7 @@ class Client:
         telemetry: Telemetry | None = None,
         seed: int | None = None,
     ) -> None:
-        # Before anything can be refused, which would show this frame's variables.
+        # Before any check fails: an error shows this frame's variables.
         secret = Secret(api_secret)
         del api_secret
         origin = origin_of(base_url)
@@ -145,19 +139,15 @@ class Client:
             max_connections=max_connections,
         )
         host = origin.host_subcomponent or ""
-        floor, ceiling = intervals_of(min_poll_interval, max_poll_interval)
+        shortest, longest = intervals_of(min_poll_interval, max_poll_interval)
         rate = max_requests_per_second
         if rate is not None:
             rate = validation.number("max_requests_per_second", rate, above=0.0)
         window = validation.number("reconcile_timeout", reconcile_timeout, least=0.0)
-        staleness = validation.number(
-            "max_staleness", max_staleness, least=0.0, finite=True, what="a number of seconds"
-        )
+        staleness = validation.duration("max_staleness", max_staleness)
         if seed is not None:
             seed = validation.whole("seed", seed, minimum=0)
-        grace = validation.number(
-            "cancel_grace", cancel_grace, least=0.0, finite=True, what="a number of seconds"
-        )
+        grace = validation.duration("cancel_grace", cancel_grace)
         check_on_unresolved(on_unresolved)
         check_telemetry(telemetry)
         guard = Guard()
@@ -174,14 +164,14 @@ class Client:
             seed=seed,
             observer=(None if telemetry is None else GuardedObserver(telemetry, own_origin, guard)),
         )
-        self._rosters = VMListSource(self._pipeline, floor=floor)
-        schedule = Schedule(floor=floor, ceiling=ceiling, seed=seed, rate=rate)
-        self._hub = PollHub(self._pipeline, self._rosters, schedule, max_staleness=staleness)
+        self._vm_lists = VMListSource(self._pipeline, floor=shortest)
+        schedule = Schedule(floor=shortest, ceiling=longest, seed=seed, rate=rate)
+        self._hub = PollHub(self._pipeline, self._vm_lists, schedule, max_staleness=staleness)
         self._shield = Shield(self._pipeline, grace=grace, on_unresolved=on_unresolved, guard=guard)
         self._writes = Writes(
             self._pipeline,
             self._hub,
-            self._rosters,
+            self._vm_lists,
             self._shield,
             window=window,
             max_staleness=staleness,
@@ -200,13 +190,13 @@ class Client:
         api_secret: str,
         **options: Unpack[ClientOptions],
     ) -> Self:
-        """Return a client of one of the provider's regions (WIRE §1).
+        """Return a client for one of the provider's regions (WIRE §1).
 
         Args:
             region: The region's name in its endpoint, like ``eu-poland-1warszawa``.
             api_key: The API key.
             api_secret: Its secret.
-            options: What else `Client` takes, by keyword.
+            options: Other keyword arguments of `Client`.
         """
         secret = Secret(api_secret)
         del api_secret
@@ -216,16 +206,16 @@ class Client:
 
     @classmethod
     def from_env(cls, **options: Unpack[ClientOptions]) -> Self:
-        """Return a client set up by environment variables.
+        """Return a client configured by environment variables.
 
-        Reads ``VMAPI_API_KEY``, ``VMAPI_API_SECRET`` and either ``VMAPI_URL`` or
+        It reads ``VMAPI_API_KEY``, ``VMAPI_API_SECRET`` and either ``VMAPI_URL`` or
         ``VMAPI_REGION``; and ``VMAPI_MAX_STALENESS``, in seconds, for `max_staleness`.
 
         Args:
-            options: What else `Client` takes, by keyword.
+            options: Other keyword arguments of `Client`.
 
         Raises:
-            InvalidArgument: If one of them is missing or wrong, or both URL and region are set.
+            InvalidArgument: If a variable is missing or invalid, or both URL and region are set.
         """
         found = environment(options)
         url = found.url or url_of_region(found.region)
@@ -239,23 +229,23 @@ class Client:
         latency: float = 0.0,
         **options: Unpack[ClientOptions],
     ) -> Self:
-        """Return a client of a cloud in this process, without any socket.
+        """Return a client for an emulated cloud in this process, without sockets.
 
-        Requests are signed and handled as over HTTP. On an event loop whose clock jumps
-        (looptime, for instance) hours pass in moments.
+        Requests are signed and handled as over HTTP. In an event loop with virtual time (such as
+        looptime), hours pass in moments.
 
         Args:
             cloud: An `async_vmapi.emulator.CloudAPI`.
             latency: Seconds that each request takes.
-            options: What else `Client` takes, by keyword, except what is about HTTP. The
-                transport is an `async_vmapi.emulator.InMemoryTransport`.
+            options: Other keyword arguments of `Client`, except those for HTTP. The transport is
+                an `async_vmapi.emulator.InMemoryTransport`.
         """
-        # The emulator needs aiohttp.web; do not load it for those who never ask for it.
+        # Imported on demand: the emulator needs aiohttp.web.
         from async_vmapi.emulator import InMemoryTransport
 
         if options.get("transport") is not None:
             raise InvalidArgument(
-                "in_memory has a transport of its own; give yours to Client", argument="transport"
+                "in_memory creates its own transport; pass yours to Client", argument="transport"
             )
         options["transport"] = InMemoryTransport(cloud, latency=latency)
         return cls(
@@ -270,12 +260,12 @@ class Client:
 
     @property
     def origin(self) -> str:
-        """The endpoint that it talks to, as scheme and host, and a port if that is unusual."""
+        """The endpoint: scheme and host, and the port unless it is the default."""
         return self._pipeline.origin
 
     @property
     def requests(self) -> Mapping[str, int]:
-        """How many requests this client has sent, by the call's name in WIRE §2."""
+        """The number of requests sent, by the call's name in WIRE §2."""
         return MappingProxyType(self._pipeline.requests)
 
     @overload
@@ -296,14 +286,14 @@ class Client:
     ) -> BulkExecutor: ...
 
     def bulk(self, plan: BulkPlan | None = None, /, **fields: Any) -> BulkExecutor:
-        """Return what does an operation to many machines, so many at once.
+        """Return an executor for operations on many VMs.
 
         Args:
-            plan: How to go about it, in one value.
-            fields: Or the fields of a `BulkPlan`, each by its name.
+            plan: The options of the rollout.
+            fields: Or the fields of a `BulkPlan` as keywords.
 
         Raises:
-            InvalidArgument: If one of them is wrong.
+            InvalidArgument: If an argument is invalid.
         """
         if plan is None:
             plan = BulkPlan(**fields)
@@ -319,10 +309,10 @@ class Client:
         )
 
     def resume(self, token: str) -> Task[VirtualMachine | None]:
-        """Take up a task again from its `Task.token`, in this process or another.
+        """Resume a task from its `Task.token`, in this process or another.
 
-        It watches; it never sends the write again. What was seen before counts, what happened in
-        between does not, so an end that came meanwhile is known as ``inferred``.
+        The task polls; it never resends the write. The token contains what was observed before,
+        so a completion in the meantime has the evidence ``inferred``.
 
         Raises:
             InvalidArgument: If the token is damaged, or belongs to another endpoint.
@@ -330,70 +320,69 @@ class Client:
         """
         running_loop()
         task = tasks.resume(self._hub, self._pipeline.origin, token)
-        self._shield.taken_up(token)
+        self._shield.resumed(token)
         return task
 
     @property
     def unresolved(self) -> tuple[UnresolvedWrite, ...]:
         """Writes whose caller was cancelled before their outcome was known.
 
-        A write in flight is added at the moment when its caller is cancelled. The response may
-        come in the next `cancel_grace` seconds: then a write that was refused, or whose VM is
-        known anyhow, is removed, and a create that was accepted is there with its VM's id. Each
-        is there until `reconcile`, `resume` or `dismiss` removes it.
+        A write in flight is added as soon as its caller is cancelled. If the response arrives
+        within `cancel_grace` seconds, a create that was accepted gets its VM's id here; a write
+        that was refused, or whose VM is known, is removed. `reconcile`, `resume` and `dismiss`
+        remove the others.
         """
         return self._shield.unresolved
 
     @property
     def pending(self) -> tuple[Task[Any], ...]:
-        """Tasks that this client returned and that are not complete, the oldest first.
+        """Incomplete tasks of this client, the oldest first.
 
-        Also those that your code did not keep, for instance since it was cancelled: they can be
-        awaited. A task is removed when it is seen to be complete, which takes someone who awaits
-        or refreshes it. Of `resume`, only tasks that your code holds are listed, since it has
-        their tokens. The latest 10,000 are kept, after `close` too.
+        They include tasks that your code lost, for example because it was cancelled. A task is
+        removed once it is awaited or refreshed, and complete. Tasks from `resume` are listed only
+        while your code holds them. At most the latest 10,000 are kept, even after `close`.
         """
         return tuple(self._hub.pending.tasks())
 
     async def reconcile(
         self, token: str, *, reconcile_timeout: float | None = None
     ) -> Task[VirtualMachine | None]:
-        """Find out what became of a write in doubt, from the token of an `OutcomeUnknown`.
+        """Find out the outcome of a write from the token of an `OutcomeUnknown`.
 
-        It polls, and sends no write; so it may be called any number of times, in this process or
-        another. The token of a task is taken too.
+        It polls and sends no write, so you can call it any number of times, in this process or
+        another. It accepts the token of a task, too.
 
         Args:
             token: The token.
-            reconcile_timeout: Seconds to look for, at most; None for the client's own.
+            reconcile_timeout: Maximum seconds to search; None for the client's setting.
 
         Raises:
-            OutcomeUnknown: If it still cannot be told.
+            OutcomeUnknown: If the outcome is still unknown.
             InvalidArgument: If the token is damaged, or belongs to another endpoint.
         """
         return await self._writes.reconcile(token, reconcile_timeout=reconcile_timeout)
 
     def dismiss(self, write: UnresolvedWrite) -> None:
-        """Take a write off `unresolved`, having dealt with it.
+        """Remove a write from `unresolved` after you have handled it.
 
         Raises:
-            InvalidArgument: If it is not there.
+            InvalidArgument: If it is not in `unresolved`.
         """
         self._shield.dismiss(write)
 
     async def close(self) -> None:
-        """Close the connections; tasks that are awaited end with an `InvalidState`.
+        """Close the connections; awaited tasks raise `InvalidState`.
 
-        Writes in flight get `cancel_grace` seconds for their responses. A warning is logged if some
-        are left in `unresolved`. A transport that was given is closed too; a session that was given
-        stays open. Until the client is entered again, all that would use it raises `InvalidState`.
+        It waits up to `cancel_grace` seconds for responses to writes in flight, and logs a warning
+        if any are left in `unresolved`. It closes a transport, but not a session, that was passed
+        to `Client`. Until the client is entered again, using it raises `InvalidState`.
         """
         self._hub.close()
         try:
             await self._writes.close()
         finally:
             self._hub.close()
-            self._rosters.close()
+            self._vm_lists.close()
             await self._pipeline.close()
 
     async def __aenter__(self) -> Self:

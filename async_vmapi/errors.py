@@ -1,25 +1,25 @@
-"""Everything that this package raises on purpose.
+"""The exceptions that this package raises.
 
 ::
 
     VMAPIError
     ├── InvalidArgument            (ValueError)    nothing was sent
     │   ├── JobNotFound                            no durable job has that name
-    │   └── JobExists                              a durable job has that name, and does other work
+    │   └── JobExists                              a durable job with other work has that name
     ├── InvalidState               (RuntimeError)  the client or task cannot do that now
-    ├── APIError                                   the server answered, and refused
+    ├── APIError                                   the server refused the call
     │   ├── BadRequest                             400, 422 and other 4xx
     │   ├── AuthenticationError                    401, 403
     │   ├── NotFound                               404, 410
     │   ├── Conflict                               409, 412, 423
     │   ├── RateLimited                            429
     │   └── ServerError                            5xx
-    ├── TransportError                             no whole answer came
-    │   ├── ConnectError                          the request surely never left
+    ├── TransportError                             no complete response was received
+    │   ├── ConnectError                           the request was never sent
     │   └── TransportTimeout       (TimeoutError)
-    ├── DecodingError                              an answer came that makes no sense
-    ├── OutcomeUnknown                             a write that is not to be repeated is in doubt
-    └── TaskError                                  what was awaited did not come to be
+    ├── DecodingError                              the response cannot be decoded
+    ├── OutcomeUnknown                             the response to a write was lost
+    └── TaskError                                  an operation did not reach its target state
         ├── TaskFailed
         ├── TaskTimeout            (TimeoutError)
         └── VMVanished
@@ -55,11 +55,16 @@ __all__ = [
 
 
 class VMAPIError(Exception):
-    """The root: ``except VMAPIError`` catches all that this package raises on purpose."""
+    """The base class of all exceptions of this package."""
+
+    @property
+    def may_have_happened(self) -> bool:
+        """Whether a write that failed with this error may have been carried out nevertheless."""
+        return False
 
 
 class InvalidArgument(VMAPIError, ValueError):
-    """An argument or a setting is wrong; nothing was sent. Correct it and call again.
+    """An argument or a setting is invalid; nothing was sent. Correct it and call again.
 
     Attributes:
         argument: The argument's (or environment variable's) name.
@@ -71,7 +76,7 @@ class InvalidArgument(VMAPIError, ValueError):
 
 
 class JobNotFound(InvalidArgument):
-    """The fleet's database has no job of that name. Submit it, or check name and database.
+    """The fleet's database has no job with that name. Submit it, or check name and database.
 
     Attributes:
         name: The job's name.
@@ -83,10 +88,10 @@ class JobNotFound(InvalidArgument):
 
 
 class JobExists(InvalidArgument):
-    """A job of that name was submitted with another operation, plan or items.
+    """A job with that name was submitted with another operation, plan or items.
 
-    Submit under another name; or, if only the items differ, with ``attach=True``, which returns
-    the job that is there.
+    Use another name; or, if only the items differ, submit with ``attach=True``, which returns
+    the existing job.
 
     Attributes:
         name: The job's name.
@@ -98,23 +103,23 @@ class JobExists(InvalidArgument):
 
 
 class InvalidState(VMAPIError, RuntimeError):
-    """The object cannot do that now: a task without a result, a client of another event loop."""
+    """The object cannot do that now: the client is closed, or belongs to another event loop."""
 
 
 class APIError(VMAPIError):
-    """The server answered and refused the call (WIRE §1). It did not carry it out.
+    """The server refused the call and did not carry it out (WIRE §1).
 
-    Raised itself where the kind of refusal is not told, for instance ``success: false`` on
-    status 200, or a redirect, which is never followed.
+    This class itself is raised if the status does not show the kind of refusal, for example for
+    ``success: false`` with status 200, or for a redirect, which is never followed.
 
     Attributes:
-        message: The server's own words, shortened; empty if it gave none. They are withheld
-            where the call carried a password or user data, or where they repeat the API secret or
-            the signature; then it says so.
+        message: The server's explanation, shortened; empty if it gave none. It is replaced by a
+            notice if the call carried a password or user data, or if the explanation repeats the
+            API secret or the signature.
         status: The HTTP status.
         method: The HTTP method of the call.
         path: The path of the call.
-        from_api: Whether the answer had the API's envelope; False for a proxy's page.
+        from_api: Whether the response had the API's envelope; False for a proxy's page.
     """
 
     def __init__(
@@ -133,41 +138,46 @@ class APIError(VMAPIError):
         self.path = path
         self.from_api = from_api
 
+    @property
+    def may_have_happened(self) -> bool:
+        """Whether the status may come from a proxy (5xx, 408), not from the API itself."""
+        return self.status >= 500 or self.status == HTTPStatus.REQUEST_TIMEOUT
+
     def __str__(self) -> str:
-        words = self.message or "no explanation given"
-        return f"{self.method} {self.path} was refused with status {self.status}: {words}"
+        explanation = self.message or "no explanation given"
+        return f"{self.method} {self.path} was refused with status {self.status}: {explanation}"
 
 
 class BadRequest(APIError):
-    """The server found the request wrong (400, 422 and other 4xx). Sending it again is no use."""
+    """The server rejected the request as invalid (400, 422 and other 4xx). Do not retry it."""
 
 
 class AuthenticationError(APIError):
-    """Key, secret or clock is wrong, or the account may not do that (401, 403)."""
+    """The key, secret or clock is wrong, or the account lacks the permission (401, 403)."""
 
     def __str__(self) -> str:
-        told = super().__str__()
+        text = super().__str__()
         if self.status != HTTPStatus.UNAUTHORIZED:
-            return told
+            return text
         return (
-            f"{told} (look at api_key and api_secret, which are VMAPI_API_KEY and "
-            "VMAPI_API_SECRET in the environment, and at this machine's clock)"
+            f"{text} (check api_key and api_secret, which are VMAPI_API_KEY and "
+            "VMAPI_API_SECRET in the environment, and this computer's clock)"
         )
 
 
 class NotFound(APIError):
-    """The server knows no such thing (404, 410)."""
+    """The VM or path does not exist (404, 410)."""
 
 
 class Conflict(APIError):
-    """The machine's state does not allow that now (409, 412, 423)."""
+    """The VM's state does not allow the call now (409, 412, 423)."""
 
 
 class RateLimited(APIError):
-    """Too many requests (429). Wait before asking again.
+    """Too many requests (429). Wait before you send more.
 
     Attributes:
-        retry_after: Seconds that the server asked to wait; None if it did not say.
+        retry_after: Seconds that the server asks to wait; None if it gave no time.
     """
 
     retry_after: float | None = None
@@ -177,14 +187,14 @@ class ServerError(APIError):
     """The server, or a proxy before it, failed (5xx). A write may have been carried out.
 
     Attributes:
-        retry_after: Seconds that the server asked to wait; None if it did not say.
+        retry_after: Seconds that the server asks to wait; None if it gave no time.
     """
 
     retry_after: float | None = None
 
 
 class TransportError(VMAPIError):
-    """The connection failed before a whole answer came. A write may have been carried out.
+    """The connection failed before the response was complete. A write may have been carried out.
 
     Attributes:
         method: The HTTP method of the call.
@@ -196,16 +206,21 @@ class TransportError(VMAPIError):
         self.method = method
         self.path = path
 
+    @property
+    def may_have_happened(self) -> bool:
+        """True: the server may have received the request."""
+        return True
+
     def __str__(self) -> str:
-        return f"{self.method} {self.path} got no answer: {super().__str__()}"
+        return f"{self.method} {self.path} got no response: {super().__str__()}"
 
 
 class ConnectError(TransportError):
-    """No connection was made, so the request surely never left. It is safe to send again.
+    """No connection was made, so the request was never sent. It is safe to retry.
 
     Attributes:
-        permanent: Whether no retry can mend it, for instance a certificate that is not valid:
-            then it is raised at once.
+        permanent: Whether no retry can help, for example for an invalid certificate: then it is
+            raised at once.
     """
 
     def __init__(
@@ -214,19 +229,24 @@ class ConnectError(TransportError):
         super().__init__(message, method=method, path=path)
         self.permanent = permanent
 
+    @property
+    def may_have_happened(self) -> bool:
+        """False: the request was never sent."""
+        return False
+
 
 class TransportTimeout(TransportError, TimeoutError):
-    """The answer did not come in time. A write may have been carried out."""
+    """The response did not arrive in time. A write may have been carried out."""
 
 
 class DecodingError(VMAPIError):
-    """An answer came that does not fit the wire (WIRE §2, §3). A write may have been carried out.
+    """The response does not fit the API (WIRE §2, §3). A write may have been carried out.
 
     Attributes:
-        where: The place in the answer, as a JSON path like ``$.virtual_machines[3]``.
+        where: The place in the response, as a JSON path like ``$.virtual_machines[3]``.
         method: The HTTP method of the call.
         path: The path of the call.
-        malformed: Whether it is not even JSON, for instance a proxy's page.
+        malformed: Whether the response is not even JSON, for example a proxy's page.
     """
 
     def __init__(
@@ -244,23 +264,28 @@ class DecodingError(VMAPIError):
         self.path = path
         self.malformed = malformed
 
+    @property
+    def may_have_happened(self) -> bool:
+        """True: the server received the request."""
+        return True
+
     def __str__(self) -> str:
         call = f"{self.method} {self.path}: " if self.method else ""
-        return f"{call}cannot read the answer at {self.where}: {super().__str__()}"
+        return f"{call}cannot decode the response at {self.where}: {super().__str__()}"
 
 
 class OutcomeUnknown(VMAPIError):
-    """Nobody can tell whether a write was carried out, and sending it again could do it twice.
+    """The response to a write was lost, and a retry could carry the write out twice.
 
-    Its ``__cause__`` is what went wrong on the wire. Go on with ``client.reconcile(error.token)``,
-    which looks again and sends nothing; or look at the candidates yourself.
+    ``__cause__`` is the error of the request. Call ``client.reconcile(error.token)``, which polls
+    and sends no write; or check the candidates yourself.
 
     Attributes:
         operation: ``"create"``, ``"reboot"`` or ``"reset"``.
-        name: The name that the machine was to have, of a create; else None.
-        vm_id: The machine, of a reboot or reset; else None.
-        candidates: Ids of machines that may be what the create made.
-        token: A text to go on with; it holds no secret.
+        name: The requested name for a create; None otherwise.
+        vm_id: The VM's id for a reboot or reset; None otherwise.
+        candidates: Ids of VMs that the create may have made.
+        token: A token for `Client.reconcile`; it holds no secret.
     """
 
     def __init__(
@@ -280,18 +305,23 @@ class OutcomeUnknown(VMAPIError):
         self.candidates = candidates
         self.token = token
 
+    @property
+    def may_have_happened(self) -> bool:
+        """True, always."""
+        return True
+
 
 class TaskError(VMAPIError):
-    """What a `Task` waited for did not come to be; the attributes tell what was seen.
+    """A `Task` did not observe its target state; the attributes show what it observed.
 
     Attributes:
-        vm_id: The machine.
-        operation: What was asked of it, for instance ``"resize"``.
-        last_state: The state seen last; None if the machine was never seen.
-        history: Each change seen, as pairs of seconds since the request was accepted and the
-            state word, or None where the machine was absent.
-        last_poll_error: The text of the last look that failed; None if none did.
-        token: The task's token, to go on watching with `Client.resume`.
+        vm_id: The VM's id.
+        operation: The operation, for example ``"resize"``.
+        last_state: The last state observed; None if the VM was never observed.
+        history: Each change observed, as pairs of seconds since the request was accepted and the
+            state, or None where the VM was absent.
+        last_poll_error: The text of the latest poll error; None if no poll failed.
+        token: The task's token, for `Client.resume`.
     """
 
     def __init__(
@@ -315,12 +345,12 @@ class TaskError(VMAPIError):
 
 
 class TaskFailed(TaskError):
-    """The machine was seen in a state from which the operation cannot succeed."""
+    """The VM was observed in a state from which the operation cannot succeed."""
 
 
 class TaskTimeout(TaskError, TimeoutError):
-    """The end was not seen in time. The operation may go on; the task can be awaited again."""
+    """The task timed out. The operation may still be running; the task can be awaited again."""
 
 
 class VMVanished(TaskError):
-    """The machine is gone while something other than its deletion was awaited."""
+    """The VM is gone, although the operation was not a delete."""

@@ -1,15 +1,14 @@
-"""What the API speaks of: machines, the requests to create them, and the catalogue (WIRE §2, §3).
+"""The API's data: VMs, the requests to create them, and the catalogue (WIRE §2, §3).
 
-Plain frozen values without any I/O. Answers are decoded straight into them, so the annotations
-are the schema: a field that has no default must be in the answer, and what WIRE §5.1 wants read
-in two shapes has one of the aliases `Id`, `Int` and `Float` and is brought to the one type that
-users see when the value is made.
+Frozen values without I/O. Responses are decoded directly into them, so the annotations are the
+schema: a response must have each field without a default. Fields that the API sends in two types
+(WIRE §5.1) are annotated with `Id`, `Int` or `Float`, and converted to one type.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
@@ -49,7 +48,7 @@ else:
 Operation: TypeAlias = Literal[
     "create", "resize", "shutdown", "reboot", "reset", "delete", "power_on", "power_off"
 ]
-"""The writes that take time and so are watched by a `Task`."""
+"""The writes that return a `Task`."""
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
@@ -57,12 +56,11 @@ INSTALLING: Final = "installing"
 DELETING: Final = "deleting"
 
 
-# A list of machines makes tens of thousands of these values, so each looks at its fields' types
-# itself, and calls what follows for the few that came otherwise.
-
-
-def _read_id(owner: object, name: str = "id") -> None:
-    object.__setattr__(owner, name, str(getattr(owner, name)))
+# A large list creates tens of thousands of these values, so check the types first: few values need
+# to be converted.
+def _read_id(owner: Any) -> None:
+    if type(owner.id) is not str:
+        object.__setattr__(owner, "id", str(owner.id))
 
 
 def _read_number(owner: object, name: str, kind: type[int] | type[float]) -> None:
@@ -74,44 +72,40 @@ def _read_number(owner: object, name: str, kind: type[int] | type[float]) -> Non
         if not math.isfinite(number):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name!r} is not a number, nor a string that holds one") from None
+        raise ValueError(f"{name!r} is neither a number nor a string that holds one") from None
     object.__setattr__(owner, name, number)
 
 
 def _check(owner: object, name: str, check: Callable[[str, object], object]) -> None:
-    # The checked value is kept, for it is of a plain type, which is what can be encoded.
+    # Keep the checked value: it has a plain type, which can be encoded.
     object.__setattr__(owner, name, check(name, getattr(owner, name)))
 
 
 @attrs.frozen
 class Reference:
-    """Something that is named by its id and its name: a zone, an owner, a group, a system."""
+    """The id and name of a zone, owner, group or system."""
 
     id: Id
     name: str
 
-    def __attrs_post_init__(self) -> None:
-        if type(self.id) is not str:
-            _read_id(self)
+    __attrs_post_init__ = _read_id
 
 
 @attrs.frozen
 class IPv4Address:
-    """An address of a machine's public interface."""
+    """An address of a VM's public interface."""
 
     id: Id
     ipv4_address: str
     attach_time: str | None = None
     dhcp: bool | None = None
 
-    def __attrs_post_init__(self) -> None:
-        if type(self.id) is not str:
-            _read_id(self)
+    __attrs_post_init__ = _read_id
 
 
 @attrs.frozen
 class PublicInterface:
-    """A machine's interface to the internet. It may have no address for a while (WIRE §4)."""
+    """A VM's interface to the internet. A new VM may have no address yet (WIRE §4)."""
 
     primary_ip_ipv4address: str | None = None
     ipv4_addresses: tuple[IPv4Address, ...] = ()
@@ -120,7 +114,7 @@ class PublicInterface:
 
 @attrs.frozen
 class StorageVolume:
-    """A disk of a machine. `size` is in GB."""
+    """A disk of a VM. `size` is in GB."""
 
     id: Id
     size: Float
@@ -137,39 +131,37 @@ class StorageVolume:
 
 @attrs.frozen
 class Network:
-    """A private network that a machine is attached to."""
+    """A private network that a VM is attached to."""
 
     id: Id
     label: str | None
     mac_address: str
     type: str
 
-    def __attrs_post_init__(self) -> None:
-        if type(self.id) is not str:
-            _read_id(self)
+    __attrs_post_init__ = _read_id
 
 
 @attrs.frozen
 class Autoscaler:
-    """Whether the provider resizes the machine by itself."""
+    """Whether the provider resizes the VM automatically."""
 
     active: bool
 
 
 @attrs.frozen(kw_only=True)
 class VirtualMachine:
-    """A machine as the API showed it (WIRE §3).
+    """A VM as the API returned it (WIRE §3).
 
     Attributes:
-        id: The machine's id, which is known in its region alone.
-        label: The name given to it; None where it has none.
+        id: The VM's id, which is valid only in its region.
+        label: The VM's name; None if it has none.
         cores: Number of CPUs.
         ram: Memory in MB.
-        state: The state's word. Seen so far: ``installing``, ``online``, ``offline`` and
-            ``deleting``; others can come (WIRE §4).
+        state: The VM's state: ``installing``, ``online``, ``offline``, ``deleting``, or one that
+            is not known yet (WIRE §4).
         cost_per_hour: Price of an hour, in the account's currency.
         transfer_used: Traffic used.
-        adm: Whether the provider manages the machine; None where the API does not say.
+        adm: Whether the provider manages the VM; None if the API does not say.
     """
 
     id: Id
@@ -203,20 +195,20 @@ class VirtualMachine:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """All public IPv4 addresses, the primary one first; empty until it has one."""
+        """All public IPv4 addresses, the primary one first."""
         primary = self.public_interface.primary_ip_ipv4address
         known = [address.ipv4_address for address in self.public_interface.ipv4_addresses]
         return tuple(dict.fromkeys([primary, *known] if primary else known))
 
     @property
     def system_volume(self) -> StorageVolume | None:
-        """The disk that the system is on; None until it has one."""
+        """The system disk; None if there is none yet."""
         return next((volume for volume in self.storage_volumes if volume.system_disk), None)
 
 
 @attrs.frozen
 class Console:
-    """Where a machine's console answers, and the password that it asks for."""
+    """The address of a VM's console, and its password."""
 
     host: str
     port: Int
@@ -228,16 +220,14 @@ class Console:
 
 @attrs.frozen
 class Zone:
-    """A place in a region where machines can be created."""
+    """A zone of a region, in which VMs are created."""
 
     id: Id
     label: str
     name: str
     available: bool
 
-    def __attrs_post_init__(self) -> None:
-        if type(self.id) is not str:
-            _read_id(self)
+    __attrs_post_init__ = _read_id
 
 
 @attrs.frozen
@@ -250,11 +240,11 @@ class Region:
 
 @attrs.frozen
 class Template:
-    """An image to boot a new machine from.
+    """An image to boot a new VM from.
 
     Attributes:
-        supports: What `ImageBoot` may carry for it: ``password``, ``sshkey``, ``cloudinit``.
-        owner: Whose it is; None for the provider's own.
+        supports: Which fields of `ImageBoot` it allows: ``password``, ``sshkey``, ``cloudinit``.
+        owner: Its owner; None for the provider.
     """
 
     id: Id
@@ -262,35 +252,31 @@ class Template:
     supports: tuple[str, ...]
     owner: Reference | None = None
 
-    def __attrs_post_init__(self) -> None:
-        if type(self.id) is not str:
-            _read_id(self)
+    __attrs_post_init__ = _read_id
 
 
 @attrs.frozen
 class SSHKey:
-    """A public SSH key of the account, to be put on new machines by its id."""
+    """A public SSH key of the account; its id is the ``key_id`` of an `ImageBoot`."""
 
     id: Id
     name: str
     fingerprint: str
 
-    def __attrs_post_init__(self) -> None:
-        if type(self.id) is not str:
-            _read_id(self)
+    __attrs_post_init__ = _read_id
 
 
 @attrs.frozen
 class SecretRef:
-    """Where a worker of a durable fleet finds a secret, in place of the secret itself.
+    """A reference to a secret, which a worker of a durable fleet resolves.
 
     Args:
         name: ``env:NAME`` for an environment variable that the worker allows, such as
-            ``env:VMAPI_SECRET_ROOT``; any other name is handed to the function that the worker was
-            given for secrets.
+            ``env:VMAPI_SECRET_ROOT``; any other name is passed to the worker's function for
+            secrets.
 
     Raises:
-        InvalidArgument: If it is blank or no text.
+        InvalidArgument: If it is blank or not text.
     """
 
     name: str
@@ -301,17 +287,17 @@ class SecretRef:
 
 @attrs.frozen(kw_only=True, init=False)
 class ImageBoot:
-    """Boot a new machine from a template (WIRE §2).
+    """Boot a new VM from a template (WIRE §2).
 
     Args:
         os: The template's id.
-        password: The administrator's password, where the template supports ``password``. A
-            `SecretRef` here or as `user_data` is for a durable fleet.
-        key_id: An SSH key's id, where the template supports ``sshkey``.
-        user_data: The cloud-init text, where the template supports ``cloudinit``.
+        password: The administrator's password, if the template supports ``password``. A durable
+            fleet takes a `SecretRef` for it, and for `user_data`.
+        key_id: An SSH key's id, if the template supports ``sshkey``.
+        user_data: The cloud-init text, if the template supports ``cloudinit``.
 
     Raises:
-        InvalidArgument: If one of them is empty or no text.
+        InvalidArgument: If an argument is empty or not text.
     """
 
     os: str
@@ -327,7 +313,7 @@ class ImageBoot:
         key_id: str | None = None,
         user_data: str | SecretRef | None = None,
     ) -> None:
-        # Before anything can be refused, which would show this frame's variables.
+        # Before any check fails: an error shows this frame's variables.
         hidden = {"password": _hidden(password), "user_data": _hidden(user_data)}
         del password, user_data
         self.__attrs_init__(  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
@@ -351,13 +337,13 @@ class ImageBoot:
 
     @property
     def secrets(self) -> dict[str, Secret]:
-        """The fields that hold a secret, each with it."""
+        """The secrets, by the name of their field."""
         secrets = {"password": self._password, "user_data": self._user_data}
         return {name: value for name, value in secrets.items() if isinstance(value, Secret)}
 
     @property
     def references(self) -> tuple[str, ...]:
-        """The fields that hold a `SecretRef`."""
+        """The names of the fields that hold a `SecretRef`."""
         secrets = (("password", self._password), ("user_data", self._user_data))
         return tuple(name for name, value in secrets if isinstance(value, SecretRef))
 
@@ -368,10 +354,10 @@ def _hidden(value: object) -> Secret | SecretRef | None:
 
 @attrs.frozen(kw_only=True)
 class CdromBoot:
-    """Boot a new machine from a CD image, by the image's name (WIRE §2).
+    """Boot a new VM from a CD image, by the image's name (WIRE §2).
 
     Raises:
-        InvalidArgument: If `iso` is empty or no text.
+        InvalidArgument: If `iso` is empty or not text.
     """
 
     iso: str
@@ -382,17 +368,17 @@ class CdromBoot:
 
 @attrs.frozen(kw_only=True)
 class CreateRequest:
-    """All that the API must know to create a machine (WIRE §2).
+    """A request to create a VM (WIRE §2).
 
     Args:
-        name: The new machine's label; it need not be unique.
+        name: The new VM's label; it need not be unique.
         cpus: Number of CPUs, at least 1.
         ram: Memory in MB, at least 1.
         zone_id: The id of the zone to create it in.
         boot: What it boots from.
 
     Raises:
-        InvalidArgument: If one of them is not as said above.
+        InvalidArgument: If an argument is invalid.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a `Client` is made from: keywords, regions' names and environment variables."""
+"""The configuration of a `Client`: keywords, region names and environment variables."""
 
 import os
 import re
@@ -33,7 +33,7 @@ _MAX_STALENESS: Final = "VMAPI_MAX_STALENESS"
 
 
 class ClientOptions(TypedDict, total=False):
-    """What a `Client` takes besides where to connect and with which credentials."""
+    """The options of a `Client`, other than its endpoint and credentials."""
 
     transport: Transport | None
     session: aiohttp.ClientSession | None
@@ -54,7 +54,7 @@ class ClientOptions(TypedDict, total=False):
 
 
 class Environment(NamedTuple):
-    """What the environment says: one of `url` and `region` is set."""
+    """The settings from environment variables. Either `url` or `region` is set."""
 
     url: str | None
     region: str | None
@@ -72,10 +72,10 @@ def transport_of(
     max_response_size: int,
     max_connections: int,
 ) -> Transport:
-    """Return the transport that a client was given, or one over HTTP.
+    """Return the given transport, or an `HTTPTransport`.
 
     Raises:
-        InvalidArgument: If an argument is wrong, or is for HTTP and a transport was given.
+        InvalidArgument: If an argument is invalid, or is for HTTP and a transport is given.
     """
     if transport is None:
         return HTTPTransport(
@@ -91,8 +91,7 @@ def transport_of(
     for name, value in over_http.items():
         if value is not None:
             raise InvalidArgument(
-                f"{name} is for requests over HTTP, and a transport was given: "
-                "give it to the transport",
+                f"{name} is an option for HTTP, and a transport is given: set it there",
                 argument=name,
             )
     return transport
@@ -102,34 +101,34 @@ def intervals_of(min_poll_interval: float, max_poll_interval: float) -> tuple[fl
     """Return the shortest and the longest interval between two polls, in seconds.
 
     Raises:
-        InvalidArgument: If one of them is none, or they are the wrong way round.
+        InvalidArgument: If an argument is invalid, or the minimum exceeds the maximum.
     """
-    floor = validation.seconds("min_poll_interval", min_poll_interval)
-    ceiling = validation.seconds("max_poll_interval", max_poll_interval)
-    if ceiling < floor:
+    shortest = validation.seconds("min_poll_interval", min_poll_interval)
+    longest = validation.seconds("max_poll_interval", max_poll_interval)
+    if longest < shortest:
         raise InvalidArgument(
-            f"max_poll_interval={ceiling:g} is less than min_poll_interval={floor:g}",
+            f"max_poll_interval={longest:g} is less than min_poll_interval={shortest:g}",
             argument="max_poll_interval",
         )
-    return floor, ceiling
+    return shortest, longest
 
 
 def url_of_region(region: object) -> str:
     """Return the endpoint of a region (WIRE §1).
 
     Raises:
-        InvalidArgument: If it is not the name of one.
+        InvalidArgument: If `region` is not a valid name.
     """
     if not isinstance(region, str) or not _REGION.fullmatch(region):
-        raise validation.refuse("region", region, "a name of small letters, digits and '-'")
+        raise validation.refuse("region", region, "a name of lower-case letters, digits and '-'")
     return f"https://{region}.api.e24cloud.com"
 
 
 def environment(options: ClientOptions) -> Environment:
-    """Read the environment variables of `Client.from_env`, and add to `options` what is one.
+    """Read the environment variables of `Client.from_env`; add ``max_staleness`` to `options`.
 
     Raises:
-        InvalidArgument: If one of them is missing or wrong, or both URL and region are set.
+        InvalidArgument: If a variable is missing or invalid, or both URL and region are set.
     """
     url, region, key = (os.environ.get(name) or None for name in _VARIABLES)
     secret = Secret(os.environ.get(_API_SECRET) or "")
@@ -145,9 +144,9 @@ def environment(options: ClientOptions) -> Environment:
         raise InvalidArgument(
             "VMAPI_URL and VMAPI_REGION are both set; set one", argument="VMAPI_URL"
         )
-    if old := os.environ.get(_MAX_STALENESS):
+    if staleness := os.environ.get(_MAX_STALENESS):
         try:
-            options.setdefault("max_staleness", float(old))
+            options.setdefault("max_staleness", float(staleness))
         except ValueError:
-            raise validation.refuse(_MAX_STALENESS, old, "a number of seconds") from None
+            raise validation.refuse(_MAX_STALENESS, staleness, "a number of seconds") from None
     return Environment(url, region, key, secret)

@@ -1,9 +1,9 @@
-"""Keep secrets out of what is shown: types without a telling `repr`, errors without frames. Pure.
+"""Keep secrets out of reprs, errors and logs; no I/O.
 
-Error trackers, rich and ``pytest -l`` show the `repr` of every local variable of every frame of
-an error, and parts of long texts. So from the caller's argument to the socket a secret is a
-`Secret`, or, where a library takes nothing but ``str`` or ``bytes``, one of the two whose `repr`
-and slices tell nothing.
+Error trackers, rich and ``pytest -l`` show the `repr` of every local variable in every frame of an
+error, and parts of long texts. So a secret is a `Secret` from the caller's argument to the socket;
+or, for a library that needs ``str`` or ``bytes``, a `HiddenText` or `HiddenBytes`, whose `repr` and
+slices show nothing.
 """
 
 import base64
@@ -19,7 +19,7 @@ E = TypeVar("E", bound=BaseException)
 
 _SHOWN: Final = "<secret>"
 _SIZEABLE: Final = 8
-"""Letters and digits of a secret that may not be repeated in a row."""
+"""Number of consecutive letters and digits of a secret that must not be shown."""
 _ROUNDS: Final = 3
 _ESCAPE: Final = re.compile(r"\\+u([0-9A-Fa-f]{4})|\\+x([0-9A-Fa-f]{2})")
 _PUNCTUATION: Final = re.compile(r"[\W_]+")
@@ -27,30 +27,30 @@ _BYTE: Final = re.compile(r"=([0-9A-Fa-f]{2})")
 
 
 class Secret:
-    """A value that shows in no `repr`, text or format, and in no attribute.
+    """A value that no `repr`, ``str()``, format or attribute shows.
 
-    It is no ``str``: a subclass of that shows in every f-string.
+    It is not a ``str``: every f-string would show a subclass of that.
     """
 
     __slots__ = ("reveal",)
 
     def __init__(self, value: object) -> None:
-        # A closure: tools that walk through attributes find nothing.
+        # A closure: tools that walk through attributes do not find the value.
         self.reveal: Callable[[], object] = lambda: value
 
     @classmethod
     def of(cls, value: object) -> "Secret":
-        """Return `value` as a secret; one that is a secret already, as it is."""
+        """Return `value` as a secret, unchanged if it is one already."""
         return value if isinstance(value, Secret) else cls(value)
 
     def text(self) -> str:
-        """Return what is kept, a text for sure."""
+        """Return the value, which must be a ``str``."""
         value = self.reveal()
         if isinstance(value, str):
             return value
-        # Not rebound, but gone: it is a local variable here.
+        # The error would show this local variable.
         del value
-        raise TypeError("the secret is no text")
+        raise TypeError("the secret is not text")
 
     def __repr__(self) -> str:
         return _SHOWN
@@ -66,7 +66,7 @@ class Secret:
 
 
 class HiddenText(str):
-    """A text whose `repr` and slices tell nothing; else a ``str``, for the libraries below."""
+    """A ``str`` for libraries that need one; its `repr` and slices show nothing."""
 
     __slots__ = ()
 
@@ -74,12 +74,12 @@ class HiddenText(str):
         return _SHOWN
 
     def __getitem__(self, key: SupportsIndex | slice) -> "HiddenText":
-        # rich and structlog cut long texts before they take the repr.
+        # rich and structlog truncate long texts before they call repr.
         return HiddenText(super().__getitem__(key))
 
 
 class HiddenBytes(bytes):
-    """Bytes whose `repr` and slices tell nothing; else ``bytes``, for the libraries below."""
+    """``bytes`` for libraries that need them; their `repr` and slices show nothing."""
 
     __slots__ = ()
 
@@ -98,20 +98,20 @@ class HiddenBytes(bytes):
 
 
 def without_frames(error: E) -> E:
-    """Return an error without its traceback and without what led to it.
+    """Return an error without its traceback, context and cause.
 
-    The frames below hold bodies, headers and libraries' objects, and so do other libraries'
-    errors. Raise what this returns outside of an ``except`` block.
+    The frames may hold bodies, headers and objects of other libraries, as may those libraries'
+    errors. Raise the result outside an ``except`` block.
     """
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
 
 
 def repeats(text: str, secrets: Iterable[Secret]) -> bool:
-    """Return whether a text holds a sizeable part of a secret, in any usual form.
+    """Return whether a text contains a sizeable part of a secret, in any usual form.
 
-    Known are: other case, white space or punctuation between, escapes of JSON, HTML, URLs and
-    quoted-printable (also one in another), Base64, Base32 and hexadecimal.
+    It detects changed case, inserted white space or punctuation, escapes of JSON, HTML, URLs and
+    quoted-printable (nested, too), Base64, Base32 and hexadecimal.
     """
     views = {_bare(view) for view in _views(text)}
     grams = {view[at : at + _SIZEABLE] for view in views for at in range(len(view) - _SIZEABLE + 1)}
@@ -121,7 +121,7 @@ def repeats(text: str, secrets: Iterable[Secret]) -> bool:
         joined = "\n".join(bare)
         if any(gram in joined for gram in grams):
             return True
-        # One that is short, or has neither letters nor digits, counts as a whole.
+        # Of a short secret, or one without letters and digits, search for the whole.
         whole = bare[0] or forms[0]
         if 0 < len(whole) < _SIZEABLE and any(whole in view for view in (text, *views)):
             return True
@@ -129,7 +129,7 @@ def repeats(text: str, secrets: Iterable[Secret]) -> bool:
 
 
 def _views(text: str) -> set[str]:
-    """Return a text as it is, and with its escapes undone."""
+    """Return a text unchanged, and with its escapes decoded."""
     seen = new = {text}
     for _ in range(_ROUNDS):
         new = {undo(one) for one in new for undo in _UNDO} - seen
@@ -161,8 +161,8 @@ def _forms(secret: str) -> Iterator[str]:
         return
     yield plain.hex()
     yield base64.b32encode(plain).decode()
-    # Inside a longer text it begins at any of three places of a group; the characters at both
-    # ends depend on what surrounds it.
+    # In a longer text it can start at three positions of a group; the characters at both ends
+    # depend on the neighbours.
     for before in range(3):
         coded = base64.b64encode(bytes(before) + plain).decode()
         yield coded[before + 1 if before else 0 : -4]

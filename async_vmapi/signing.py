@@ -1,7 +1,7 @@
-"""Sign requests as the API demands it (WIRE §1). Pure: bytes and text in, headers out.
+"""Sign requests (WIRE §1); no I/O.
 
 A signature covers the method, the Host header, the date, the path with its query, and the body
-exactly as sent; so whoever changes one byte of any of them makes the request invalid.
+exactly as sent: changing one byte of them makes the request invalid.
 """
 
 import base64
@@ -48,7 +48,7 @@ def string_to_sign(method: str, host: str, date: str, target: str, body: bytes) 
         host: The ``Host`` header's value, with the port when it is not the scheme's default.
         date: The ``X-Date`` header's value.
         target: The path with its query, as sent on the request line.
-        body: The body exactly as sent; empty where there is none.
+        body: The body exactly as sent; empty if there is none.
     """
     return "\n".join((method, host, date, target, "")).encode() + body
 
@@ -59,10 +59,10 @@ def signature(api_secret: str, message: bytes) -> str:
 
 
 class SigningKey:
-    """A secret, made ready to sign with.
+    """A secret, prepared for signing.
 
-    HMAC begins each of its two hashes with a block that depends on the key alone, so these are
-    hashed once and copied (RFC 2104 §4): `signature` takes four times as long for a request.
+    Both hashes of HMAC begin with a block that depends only on the key, so these are hashed once
+    and copied (RFC 2104 §4). This is four times as fast as the function `signature`.
     """
 
     __slots__ = ("_inner", "_outer")
@@ -91,7 +91,7 @@ def http_date(moment: datetime) -> str:
 class Signer:
     """Signs the requests that one client sends to one host.
 
-    What is the same for all of them, or for all of a second, is worked out once.
+    It caches the key's hashes, and the date for each second.
 
     Args:
         credentials: The key and its secret.
@@ -108,13 +108,12 @@ class Signer:
     def sign(self, method: str, target: str, body: bytes, now: float) -> dict[str, str]:
         """Return the headers that make a request valid, ``Host`` included.
 
-        The Host header is set and not left to the HTTP library, since it is part of what is
-        signed.
+        The Host header is signed, so it is set here and not by the HTTP library.
 
         Args:
             method: The HTTP method, in capitals.
             target: The path with its query, as sent on the request line.
-            body: The body exactly as sent; empty where there is none.
+            body: The body exactly as sent; empty if there is none.
             now: The time, in seconds since 1970 (UTC).
         """
         second = int(now)
@@ -124,7 +123,7 @@ class Signer:
         return self.sign_dated(method, target, body, self._date)
 
     def sign_dated(self, method: str, target: str, body: bytes, date: str) -> dict[str, str]:
-        """Return what `sign` does, for a date that is written out already."""
+        """Return the same as `sign`, for a formatted date."""
         signed = self._key.signature(string_to_sign(method, self._host, date, target, body))
         return {
             "Host": self._host,

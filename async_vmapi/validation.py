@@ -1,7 +1,7 @@
-"""Check what callers hand in, before anything is sent.
+"""Validate arguments before anything is sent.
 
-Each check returns the value it was given, as a plain one of its type, or raises `InvalidArgument`
-with the argument's name, the value and what is allowed. A secret's value is never shown.
+Each function returns the value, converted to its plain type, or raises `InvalidArgument` with the
+argument's name, the value and the allowed values. A secret's value is never shown.
 """
 
 import contextlib
@@ -13,7 +13,17 @@ from typing import Final
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
 
-__all__ = ["boolean", "identifier", "number", "refuse", "seconds", "secret", "text", "whole"]
+__all__ = [
+    "boolean",
+    "duration",
+    "identifier",
+    "number",
+    "refuse",
+    "seconds",
+    "secret",
+    "text",
+    "whole",
+]
 
 _PLAIN_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _LARGEST: Final = 2**31 - 1
@@ -21,8 +31,8 @@ _SHOWN: Final = (str, int, float, type(None))
 
 
 def refuse(argument: str, value: object, allowed: str) -> InvalidArgument:
-    """Return the error for a value that is not what is `allowed`."""
-    # A container, or an object of the caller's, may hold a secret.
+    """Return the error for a value that is not `allowed`."""
+    # A container or another object may hold a secret.
     shown = f"<{type(value).__name__}>"
     if isinstance(value, _SHOWN):
         # An integer of thousands of digits has no repr.
@@ -34,14 +44,14 @@ def refuse(argument: str, value: object, allowed: str) -> InvalidArgument:
 
 
 def whole(argument: str, value: object, *, minimum: int) -> int:
-    """Check an integer; a bool is none, nor is a float that happens to be whole."""
+    """Check an integer; a bool or a float such as 1.0 is invalid."""
     if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= _LARGEST:
         return int(value)
     raise refuse(argument, value, f"an integer from {minimum} to {_LARGEST}")
 
 
 def boolean(argument: str, value: object) -> bool:
-    """Check a bool; 0 and 1 are none."""
+    """Check a bool; 0 and 1 are invalid."""
     if isinstance(value, bool):
         return value
     raise refuse(argument, value, "True or False")
@@ -52,16 +62,16 @@ def _is_sendable(value: str) -> bool:
 
 
 def text(argument: str, value: object) -> str:
-    """Check a text that is not blank and holds no control characters."""
+    """Check a string that is not blank and has no control characters."""
     if isinstance(value, str) and value.strip() and _is_sendable(value):
         return str.__str__(value)
     raise refuse(argument, value, "a text that is not blank and has no control characters")
 
 
 def secret(argument: str, value: object) -> Secret:
-    """Check a secret text: not empty, and possible to encode. Its value is never shown."""
+    """Check a secret string: not empty, and encodable. Its value is never shown."""
     hidden = Secret.of(value)
-    del value  # no frame of an error may have it
+    del value  # an error would show this frame's variables
     if _is_encodable(hidden.reveal()):
         return Secret(str.__str__(hidden.text()))
     raise InvalidArgument(
@@ -71,7 +81,7 @@ def secret(argument: str, value: object) -> Secret:
 
 
 def _is_encodable(value: object) -> bool:
-    # By itself, so that no frame of an error has the value.
+    # A function, so that the value is in no frame of an error.
     if not isinstance(value, str) or not value:
         return False
     try:
@@ -82,15 +92,20 @@ def _is_encodable(value: object) -> bool:
 
 
 def identifier(argument: str, value: object) -> str:
-    """Check an id that becomes a part of a path: letters, digits, ``_`` and ``-`` alone."""
+    """Check an id that becomes part of a path: only letters, digits, ``_`` and ``-``."""
     if isinstance(value, str) and _PLAIN_TOKEN.fullmatch(value):
         return str.__str__(value)
     raise refuse(argument, value, "an id of 1 to 128 letters, digits, '_' or '-'")
 
 
 def seconds(argument: str, value: object) -> float:
-    """Check a number of seconds above 0; infinity is one."""
+    """Check a number of seconds above 0; infinity is valid."""
     return number(argument, value, above=0.0, what="a number of seconds")
+
+
+def duration(argument: str, value: object) -> float:
+    """Check a finite number of seconds of at least 0."""
+    return number(argument, value, least=0.0, finite=True, what="a number of seconds")
 
 
 def number(
@@ -102,7 +117,7 @@ def number(
     finite: bool = False,
     what: str = "a number",
 ) -> float:
-    """Check a number that is greater than `above`, and not less than `least`."""
+    """Check a number that is greater than `above` and at least `least`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             found = float(value)

@@ -116,7 +116,7 @@ def ways():
         "msgspec alone, the same classes": by_msgspec(models.VirtualMachine),
         "async_vmapi, models": ours(codec.VMS),
         "msgspec alone, four fields": by_msgspec(Four),
-        "async_vmapi, four fields": ours(codec.GLIMPSES),
+        "async_vmapi, four fields": ours(codec.SNAPSHOTS),
         "async_vmapi, undecoded parts": codec.raw_vms,
     }
 

@@ -198,7 +198,7 @@ async def decoding_a_thousand():
     async def decode(shape):
         return open_envelope(shape, 200, body, method="GET", path="/")
 
-    for name, shape in (("models", codec.VMS), ("four fields", codec.GLIMPSES)):
+    for name, shape in (("models", codec.VMS), ("four fields", codec.SNAPSHOTS)):
         await decode(shape)
         yield f"instructions, {name}", await executed(decode(shape))
         tracemalloc.start()

@@ -14,7 +14,7 @@ from staleness import client_of, on_a_virtual_clock, request, run_fleet, spread_
 
 from async_vmapi.emulator import CloudAPI
 from async_vmapi.tasks.reads import ListResult
-from async_vmapi.transport.codec import GLIMPSES, VMSnapshot
+from async_vmapi.transport.codec import SNAPSHOTS, VMSnapshot
 from async_vmapi.transport.responses import open_envelope
 
 
@@ -53,7 +53,7 @@ async def tick(count):
 
         async def look(at):
             body = json.dumps({"success": True, "virtual_machines": state}).encode()
-            glimpses: list[VMSnapshot] = open_envelope(GLIMPSES, 200, body, method="GET", path="/")
+            glimpses: list[VMSnapshot] = open_envelope(SNAPSHOTS, 200, body, method="GET", path="/")
             lists.active = True
             began = time.process_time()
             await lists._compare(ListResult(glimpses, body), at, at)

@@ -27,7 +27,7 @@ from async_vmapi import (
 from async_vmapi.emulator import Emulator, Fault, FaultPlan, Settings
 from async_vmapi.emulator.catalogue import ZONES
 from async_vmapi.transport.codec import CREATED
-from async_vmapi.transport.retries import Repeat
+from async_vmapi.transport.retries import Idempotency
 
 SHARE = 0.2
 SPEED = 20.0
@@ -71,9 +71,9 @@ def faults(share=SHARE, *, stall=5.0, huge=9 * 2**20, refuse=0.05):
 def retry_plainly(client):
     """Let creates be repeated on any error, as other SDKs do: the control."""
 
-    async def send(creation, call):
-        call = attrs.evolve(call, repeat=Repeat.REPEATABLE)
-        return await client._pipeline.call(call, CREATED, creation.trail)
+    async def send(pending, call):
+        call = attrs.evolve(call, idempotency=Idempotency.IDEMPOTENT)
+        return await client._pipeline.call(call, CREATED, pending.attempts)
 
     client._writes._send = send
 

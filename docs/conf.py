@@ -35,7 +35,7 @@ nitpick_ignore_regex = [
         r"(aiohttp|asyncio|opentelemetry|collections|contextlib|datetime|pathlib|typing|yarl)\..*",
     ),
     # Type variables, and the stand-in for "as long as the operation may take".
-    (r"py:class", r"async_vmapi\.(operations\.R|tasks\.T_co|tasks\._Default)"),
+    (r"py:class", r"async_vmapi\.(bulk\.operations\.R|tasks\.task\.T_co|tasks\.task\._Default)"),
     # What the emulator keeps of a VM for its stale reads: nothing that users touch.
     (r"py:class", r"async_vmapi\.emulator\.versions\.ViewHistory"),
     # What hides a secret from whoever prints an object.

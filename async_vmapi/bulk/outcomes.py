@@ -9,7 +9,6 @@ from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import OutcomeUnknown, TaskError, TaskFailed, VMAPIError, VMVanished
 from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
-from async_vmapi.transport.retries import may_have_happened
 from async_vmapi.writes.record import Write
 
 __all__ = ["INTERRUPTED", "Ended", "cut_off", "failed", "outcome", "succeeded"]
@@ -91,12 +90,10 @@ def failed(
         unknown = not isinstance(error, TaskFailed | VMVanished)
         token = task.token()
     else:
-        unknown = isinstance(error, OutcomeUnknown) or (
-            isinstance(error, VMAPIError) and may_have_happened(error)
-        )
+        unknown = isinstance(error, VMAPIError) and error.may_have_happened
         # The last attempt may have been refused after an earlier one was carried out.
-        if write is not None and (write.doubtful or write.accepted):
-            unknown, token = True, write.look_on()
+        if write is not None and (write.outcome_unknown or write.accepted):
+            unknown, token = True, write.resume_token()
     if isinstance(error, OutcomeUnknown | TaskError):
         token = error.token or token
     found = outcome(
@@ -156,8 +153,8 @@ def cut_off(
         reason = f"it was accepted, and {why} before it was seen to complete"
     elif write is not None and not general and (error := write.error) is not None:
         return failed(item, None, error, wave=wave, write=write)
-    elif write is not None and (write.doubtful or (general and write.accepted)):
-        known |= {"token": write.look_on(), "vm_id": item.vm_id or write.made}
+    elif write is not None and (write.outcome_unknown or (general and write.accepted)):
+        known |= {"token": write.resume_token(), "vm_id": item.vm_id or write.made}
         how = "accepted" if write.accepted else "sent, but it is unknown whether it was accepted"
         reason = f"{why}; its {write.operation} was {how}"
     elif general and running:

@@ -123,7 +123,7 @@ def _read(path: Path, name: str) -> dict[str, Secret] | None:
     def refuse(why: str) -> InvalidArgument:
         return InvalidArgument(f"{path} {why}", argument="profile")
 
-    problem = ""
+    problem, settings = "", None
     try:
         # Looked at when it is open, so that it is the one that is read.
         with path.open("rb") as file:

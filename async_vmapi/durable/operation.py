@@ -27,7 +27,7 @@ from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VM
 from async_vmapi.models import VirtualMachine
 from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
-from async_vmapi.transport.retries import BEFORE_SENDING, PERHAPS_SENT, is_explained
+from async_vmapi.transport.retries import BEFORE_SENDING, MAYBE_SENT, is_explained
 from async_vmapi.writes.record import WRITES, Write, is_task
 
 __all__ = ["CANCELLED", "Host", "Operation"]
@@ -190,7 +190,7 @@ class Operation:
             write = writes[-1] if writes else None
             if intent is None:
                 await self._hand_over_if_refused(error)
-            elif isinstance(error, AuthenticationError) and not (write and write.doubtful):
+            elif isinstance(error, AuthenticationError) and not (write and write.outcome_unknown):
                 self._refused_here = await self._host.is_refused()
                 if self._refused_here:
                     return _Step(refused=True)
@@ -212,9 +212,8 @@ class Operation:
     async def _start_or_reconcile(self, intent: str | None) -> Any:
         try:
             started = await self._start(intent)
-            if not (isinstance(started, Task) and started.was_missing):
-                return started
-            if not await self._host.has_begun_before():
+            missing = is_task(started) and started.was_missing
+            if not (missing and await self._host.has_begun_before()):
                 return started
             forget(started)
         except APIError as error:
@@ -223,26 +222,26 @@ class Operation:
             if not await self._host.has_begun_before():
                 raise
         # The refusal may be due to an earlier worker's request; send it again with that known.
-        marked = PERHAPS_SENT.set(True)
+        marked = MAYBE_SENT.set(True)
         try:
             return await self._start(None)
         finally:
-            PERHAPS_SENT.reset(marked)
+            MAYBE_SENT.reset(marked)
 
     async def _start(self, intent: str | None, *, maybe_sent: bool = False) -> Any:
-        doubtful = PERHAPS_SENT.get()
+        may_have_sent = MAYBE_SENT.get()
         while True:
             await self._host.lease_held()
             marked = BEFORE_SENDING.set(self._require_lease)
-            perhaps = PERHAPS_SENT.set(doubtful)
+            sent_before = MAYBE_SENT.set(may_have_sent)
             try:
                 return await self._make(intent, maybe_sent=maybe_sent)
             except _NoLease:
                 # An earlier attempt may have been carried out before this one was held back.
-                doubtful = any(write.doubtful for write in WRITES.get() or ())
+                may_have_sent = any(write.outcome_unknown for write in WRITES.get() or ())
             finally:
                 BEFORE_SENDING.reset(marked)
-                PERHAPS_SENT.reset(perhaps)
+                MAYBE_SENT.reset(sent_before)
 
     def _require_lease(self) -> None:
         """Raise if another worker may have taken over the item by now."""

@@ -9,14 +9,14 @@ import attrs
 import msgspec
 
 from async_vmapi.errors import APIError, DecodingError, NotFound, VMAPIError
-from async_vmapi.transport.codec import GLIMPSE, GLIMPSES, VMSnapshot, raw_vm, raw_vms
+from async_vmapi.transport.codec import SNAPSHOT, SNAPSHOTS, VMSnapshot, raw_vm, raw_vms
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.rate_limit import Priority
 
 __all__ = ["GetResult", "ListResult", "fetch_vm", "fetch_vms", "is_missing"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH, lane=Priority.LOOKS, first=True, shared=True)
+_LIST: Final = Call("list", "GET", _PATH, priority=Priority.POLLS, first=True, shared=True)
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class ListResult:
 
 async def fetch_vms(pipeline: Pipeline) -> ListResult:
     """Fetch the list of all VMs; raises what `Pipeline.call` raises."""
-    snapshots, body = await pipeline.call_raw(_LIST, GLIMPSES)
+    snapshots, body = await pipeline.call_raw(_LIST, SNAPSHOTS)
     return ListResult(snapshots, body)
 
 
@@ -82,9 +82,9 @@ async def fetch_vm(pipeline: Pipeline, vm_id: str) -> GetResult:
         DecodingError: If the response cannot be decoded, or shows another VM.
         VMAPIError: As `Pipeline.call` does.
     """
-    call = Call("get", "GET", f"{_PATH}/{vm_id}", lane=Priority.LOOKS, shared=True)
+    call = Call("get", "GET", f"{_PATH}/{vm_id}", priority=Priority.POLLS, shared=True)
     try:
-        snapshot, body = await pipeline.call_raw(call, GLIMPSE)
+        snapshot, body = await pipeline.call_raw(call, SNAPSHOT)
     except APIError as error:
         if isinstance(error, NotFound) and error.from_api:
             return GetResult(None)

@@ -1,5 +1,5 @@
-"""What observes a client: the hooks, and OpenTelemetry behind them.
+"""Observability of a client: the hooks, and their OpenTelemetry implementation.
 
-The transport and the rooms above call `hooks` and import nothing else from here. `opentelemetry`
-needs the extra ``otel`` and is imported as `async_vmapi.otel`.
+Other packages call `hooks`, through `guards`, and log through `logs`. `opentelemetry` needs the
+extra ``otel`` and is imported as `async_vmapi.otel`.
 """

@@ -1,7 +1,7 @@
-"""Call code that is not ours: callbacks, observers and hooks.
+"""Call foreign code safely: callbacks, observers and hooks.
 
-What it raises is logged, once for each kind of exception and each place, and goes no further: it
-changes no outcome, and reaches neither the poller nor anyone who awaits.
+An exception that it raises is logged, once per type of exception and place, and suppressed: it
+changes no outcome, and reaches neither the poller nor a caller.
 """
 
 from asyncio import CancelledError
@@ -25,56 +25,56 @@ T = TypeVar("T")
 _log: Final = logger_of(__name__)
 
 _LONGEST_TRACE: Final = 256
-"""Characters of an observer's text that a token carries at most."""
+"""Maximum length of an observer's text in a token."""
 
 
 class Guard:
-    """Calls the code of others, and keeps what it raises."""
+    """Calls foreign code, and suppresses and logs its exceptions."""
 
     def __init__(self) -> None:
         self._logged: set[tuple[str, type[BaseException]]] = set()
 
     def call(self, place: str, function: Callable[[], T]) -> T | None:
-        """Return what a function returns; None if it raises.
+        """Return a function's result; None if it raises.
 
         Args:
-            place: What is called, for the log.
-            function: Calls it, and gets to it: an attribute can raise, too.
+            place: The name of the foreign code, for the log.
+            function: Looks it up and calls it: attribute access can raise, too.
         """
         try:
             return function()
-        # A cancellation that a plain function raises is no one's wish.
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever others raise
+        # A plain function cannot be cancelled, so its CancelledError is an error like others.
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - foreign code
             self.note(place, error)
             return None
 
     def note(self, place: str, error: BaseException, *, where: str | None = None) -> None:
-        """Log what others' code raised, unless such an error was logged for that place before.
+        """Log an exception of foreign code, unless one of this type was logged for that place.
 
         Args:
-            place: What was called.
-            error: What it raised.
-            where: Its traceback as text, if its own text may hold a secret. By default all of it.
+            place: The name of the foreign code.
+            error: The exception.
+            where: A traceback to log instead of the exception, whose text may hold a secret.
         """
         kind = type(error)
         if (place, kind) in self._logged:
             return
         self._logged.add((place, kind))
         extra = {"vmapi_callback": place, "vmapi_error": kind.__name__}
-        words = "%s raised %s, which changes nothing; it is logged once"
+        message = "%s raised %s, which has no effect; this is logged once"
         if where is None:
-            _log.error(words, place, kind.__name__, exc_info=error, extra=extra)
+            _log.error(message, place, kind.__name__, exc_info=error, extra=extra)
         else:
-            _log.error(f"{words}\n%s", place, kind.__name__, where, extra=extra)
+            _log.error(f"{message}\n%s", place, kind.__name__, where, extra=extra)
 
 
 class GuardedObserver:
-    """An observer that raises nothing, around one that may.
+    """An observer that never raises, around one that may.
 
     Args:
-        telemetry: What `Client` was given.
+        telemetry: The ``telemetry`` of the `Client`.
         origin: The client's endpoint.
-        guard: Logs what it raises.
+        guard: Logs its exceptions.
     """
 
     def __init__(self, telemetry: Telemetry, origin: str, guard: Guard) -> None:
@@ -86,7 +86,7 @@ class GuardedObserver:
     def request(
         self, name: str, method: str, path: str, *, resends: int, shared: bool
     ) -> RequestObserver:
-        """Note that a request sets out; see `Observer.request`."""
+        """Note that a request is sent; see `Observer.request`."""
         inner, found = self._inner, None
         if inner is not None:
             found = self._guard.call(
@@ -103,7 +103,7 @@ class GuardedObserver:
         elapsed: float | None = None,
         trace: str | None = None,
     ) -> OperationObserver:
-        """Note that an operation begins, or is resumed; see `Observer.operation`."""
+        """Note that an operation starts or is resumed; see `Observer.operation`."""
         inner, found = self._inner, None
         if inner is not None:
             found = self._guard.call(
@@ -124,7 +124,7 @@ class GuardedObserver:
 
 
 class _GuardedRequest:
-    """A request's observer; None if the one that was asked for raised."""
+    """A guarded `RequestObserver`; its inner one is None if creating it raised."""
 
     __slots__ = ("_guard", "_inner")
 
@@ -143,7 +143,7 @@ class _GuardedRequest:
 
 
 class _GuardedOperation:
-    """An operation's observer; None if the one that was asked for raised."""
+    """A guarded `OperationObserver`; its inner one is None if creating it raised."""
 
     __slots__ = ("__weakref__", "_guard", "_inner")
 
@@ -163,22 +163,22 @@ class _GuardedOperation:
         if (inner := self._inner) is None:
             return None
         found: object = self._guard.call("telemetry.operation.trace", lambda: inner.trace)
-        # It goes into tokens.
+        # Tokens contain it.
         fits = isinstance(found, str) and found.isascii() and len(found) <= _LONGEST_TRACE
         return str(found) if fits else None
 
     def accepted(self, vm_id: str, *, adopted: bool) -> None:
-        self._tell("accepted", lambda inner: inner.accepted(vm_id, adopted=adopted))
+        self._call("accepted", lambda inner: inner.accepted(vm_id, adopted=adopted))
 
     def awaited(self) -> None:
-        self._tell("awaited", lambda inner: inner.awaited())
+        self._call("awaited", lambda inner: inner.awaited())
 
     def seen(self, elapsed: float, state: str | None, evidence: str | None, *, end: bool) -> None:
-        self._tell("seen", lambda inner: inner.seen(elapsed, state, evidence, end=end))
+        self._call("seen", lambda inner: inner.seen(elapsed, state, evidence, end=end))
 
     def ended(self, how: Ending, error: BaseException | None = None) -> None:
-        self._tell("ended", lambda inner: inner.ended(how, error))
+        self._call("ended", lambda inner: inner.ended(how, error))
 
-    def _tell(self, what: str, call: Callable[[OperationObserver], None]) -> None:
+    def _call(self, method: str, call: Callable[[OperationObserver], None]) -> None:
         if (inner := self._inner) is not None:
-            self._guard.call(f"telemetry.operation.{what}", lambda: call(inner))
+            self._guard.call(f"telemetry.operation.{method}", lambda: call(inner))

@@ -1,7 +1,7 @@
-"""What somebody who observes a client is told: the seam for telemetry. Pure.
+"""The telemetry interface of a client; no I/O.
 
-A client that nobody observes has None in its place, and pays one look at that. The floors above
-hand on plain values, never a body, a header or a signature.
+A client without an observer only checks for None. Observers receive plain values, never a body, a
+header or a signature.
 """
 
 from contextvars import Context
@@ -10,47 +10,44 @@ from typing import Literal, Protocol, TypeAlias
 __all__ = ["Ending", "Observer", "OperationObserver", "RequestObserver", "Telemetry"]
 
 Ending: TypeAlias = Literal["done", "failed", "timeout", "cancelled", "closed", "error"]
-"""How it ends that an operation is followed.
+"""Why the observation of an operation ends.
 
-done: the end was seen. failed: it was seen to fail, or was refused. timeout, cancelled: who
-awaited it went away. closed: the client was. error: its caller was told another error.
+done: completion was observed. failed: a failure was observed, or the write was refused. timeout,
+cancelled: its waiter timed out or was cancelled. closed: the client was closed. error: another
+error was raised to the caller.
 """
 
 
 class RequestObserver(Protocol):
-    """Follows one request that is on the wire."""
+    """Observes one request in flight."""
 
     def ended(
         self, seconds: float, *, status: int | None = None, error: BaseException | None = None
     ) -> None:
-        """Note its end; called once, by the asyncio task that began it.
+        """Note its end; called once, by the asyncio task that sent it.
 
         Args:
-            seconds: How long it was on the wire, by the loop's clock.
-            status: The answer's HTTP status; None if no answer came.
-            error: What it ended with; None if it was granted.
+            seconds: Its duration by the loop's clock.
+            status: The response's HTTP status; None without a response.
+            error: Its error; None if it succeeded.
         """
         ...
 
 
 class OperationObserver(Protocol):
-    """Follows one operation on a machine, from the write to the seen end.
+    """Observes one operation on a VM, from the write to completion.
 
-    When the last reference to it is gone before an ending, nobody can await the operation any
-    more.
+    If its last reference is dropped before `ended` is called, the operation was abandoned.
     """
 
     @property
     def context(self) -> Context | None:
-        """What to make the write in, so that its requests belong to this operation.
-
-        None for a copy of the caller's context.
-        """
+        """The context for the write's requests; None for a copy of the caller's context."""
         ...
 
     @property
     def trace(self) -> str | None:
-        """A text for the tokens of this operation, by which another process refers to it."""
+        """A trace context for the operation's tokens, to which another process can link."""
         ...
 
     def accepted(self, vm_id: str, *, adopted: bool) -> None:
@@ -58,22 +55,22 @@ class OperationObserver(Protocol):
         ...
 
     def awaited(self) -> None:
-        """Note that somebody waits for the end: after an `ended` it is followed anew."""
+        """Note that the operation is awaited; after `ended` it is observed again."""
         ...
 
     def seen(self, elapsed: float, state: str | None, evidence: str | None, *, end: bool) -> None:
-        """Note a change of the machine.
+        """Note a change of the VM.
 
         Args:
             elapsed: Seconds since the API accepted the request.
-            state: The state's word; None once the machine is gone.
-            evidence: How a good end is known; None for every other change.
-            end: Whether it is the operation's end.
+            state: The VM's state; None once it is gone.
+            evidence: The evidence of a successful completion; None for any other change.
+            end: Whether the operation is over.
         """
         ...
 
     def ended(self, how: Ending, error: BaseException | None = None) -> None:
-        """Note that it is no longer followed; what comes after the first time changes nothing."""
+        """Note the end of the observation; further calls have no effect."""
         ...
 
 
@@ -83,14 +80,14 @@ class Observer(Protocol):
     def request(
         self, name: str, method: str, path: str, *, resends: int, shared: bool
     ) -> RequestObserver:
-        """Note that a request sets out.
+        """Note that a request is sent.
 
         Args:
             name: The call's name in WIRE §2.
             method: The HTTP method.
             path: The path.
             resends: How often the call was sent before.
-            shared: Whether the answer serves many, so that it is no part of what one of them does.
+            shared: Whether the response serves several waiters, so that it is in no one's trace.
         """
         ...
 
@@ -102,28 +99,28 @@ class Observer(Protocol):
         elapsed: float | None = None,
         trace: str | None = None,
     ) -> OperationObserver:
-        """Note that an operation begins, or is taken up again.
+        """Note that an operation starts or is resumed.
 
         Args:
-            name: The operation, as its method in ``client.vms`` is called.
-            vm_id: The machine; None for a create.
-            elapsed: Seconds since the write of one that is taken up; None for a new one.
-            trace: What `OperationObserver.trace` was, of one that is taken up.
+            name: The name of the operation's method in ``client.vms``.
+            vm_id: The VM's id; None for a create.
+            elapsed: Seconds since the write of a resumed operation; None for a new one.
+            trace: The `OperationObserver.trace` of a resumed operation.
         """
         ...
 
     def looked(self, how: Literal["get", "list"], served: int) -> None:
-        """Note an answer to the poll hub, and for how many awaited operations it was."""
+        """Note a response to the poll hub, and how many awaited operations it serves."""
         ...
 
     def close(self) -> None:
-        """Note that the client is closed; it may be used again."""
+        """Note that the client is closed; it may be reopened."""
         ...
 
 
 class Telemetry(Protocol):
-    """What `Client` takes as ``telemetry``."""
+    """The type of a `Client`'s ``telemetry``."""
 
     def observe(self, origin: str) -> Observer:
-        """Return what observes a client of this endpoint."""
+        """Return an observer for a client of this endpoint."""
         ...

@@ -1,8 +1,8 @@
-"""Traces and metrics of a client by OpenTelemetry (extra: otel).
+"""Traces and metrics of a client with OpenTelemetry (extra: otel).
 
-``Client(..., telemetry=OpenTelemetry())`` is all there is to do; docs/telemetry.md lists every
-span, attribute and metric. It needs the API package alone: where no SDK is set up, nothing is
-recorded. No attribute holds a header, a body, a signature or a query.
+Enable it with ``Client(..., telemetry=OpenTelemetry())``; docs/telemetry.md lists every span,
+attribute and metric. It requires only the API package: without an SDK, nothing is recorded. No
+attribute holds a header, a body, a signature or a query.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from async_vmapi.telemetry.hooks import Ending
 __all__ = ["OpenTelemetry"]
 
 _SCHEMA: Final = "https://opentelemetry.io/schemas/1.23.1"
-"""The first one in which the conventions for HTTP are stable."""
+"""The first version with stable conventions for HTTP."""
 
 _REQUEST_BUCKETS: Final = [
     *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25),
@@ -54,14 +54,14 @@ _Attributes: TypeAlias = dict[str, str | int | float | bool]
 
 
 class OpenTelemetry:
-    """What `Client` takes as ``telemetry``. One can serve any number of clients.
+    """OpenTelemetry as the ``telemetry`` of any number of clients.
 
     Args:
-        tracer_provider: Where spans go; the global provider by default.
-        meter_provider: Where metrics go; the global provider by default.
+        tracer_provider: Receives the spans; the global provider by default.
+        meter_provider: Receives the metrics; the global provider by default.
 
     Raises:
-        InvalidArgument: If one of them is not a provider.
+        InvalidArgument: If an argument is not a provider.
     """
 
     def __init__(
@@ -85,23 +85,23 @@ class OpenTelemetry:
         self.operation_seconds = meter.create_histogram(
             "vmapi.client.operation.duration",
             unit="s",
-            description="From the write to the end, or until nobody followed any more.",
+            description="Duration from the write to completion, or until it is abandoned.",
             explicit_bucket_boundaries_advisory=_OPERATION_BUCKETS,
         )
 
         def counter(name: str, unit: str, description: str) -> metrics.Counter:
             return meter.create_counter(f"vmapi.client.{name}", unit=unit, description=description)
 
-        self.requests = counter("requests", "{request}", "Requests sent, looks included.")
-        self.retries = counter("retries", "{request}", "Requests that repeated an earlier one.")
+        self.requests = counter("requests", "{request}", "Requests sent, including polls.")
+        self.retries = counter("retries", "{request}", "Requests sent as retries.")
         self.throttled = counter("throttled", "{request}", "Requests refused with 429.")
-        self.polls = counter("polls", "{poll}", "Answers to the poll hub.")
+        self.polls = counter("polls", "{poll}", "Responses to polls.")
         self.polls_saved = counter(
-            "polls.saved", "{poll}", "Polls that an answer for several operations made needless."
+            "polls.saved", "{poll}", "Polls saved by responses that serve several operations."
         )
 
     def observe(self, origin: str) -> "_ClientObserver":
-        """Return what observes a client of this endpoint; called by `Client`."""
+        """Return an observer for a client of this endpoint; called by `Client`."""
         return _ClientObserver(self, URL(origin))
 
 
@@ -115,7 +115,7 @@ class _ClientObserver:
         self.server: _Attributes = {"server.address": origin.host or ""}
         if origin.port is not None:
             self.server["server.port"] = origin.port
-        # Weak: an operation that nobody holds any more is to end.
+        # Weak: an operation without references is abandoned.
         self.open: WeakSet[_Operation] = WeakSet()
 
     def request(
@@ -164,7 +164,7 @@ class _ClientObserver:
 
 
 class _Request:
-    """Follows one request; what is begun below it meanwhile becomes a child of its span."""
+    """Observes one request. Spans started during it become children of its span."""
 
     __slots__ = ("_client", "_method", "_name", "_span", "_token")
 
@@ -179,8 +179,8 @@ class _Request:
         self, seconds: float, *, status: int | None = None, error: BaseException | None = None
     ) -> None:
         telemetry, server = self._client.telemetry, self._client.server
-        # First, whatever else goes wrong: what comes later is no part of this request. A coroutine
-        # that is thrown away is closed in whatever context there is.
+        # Detach first, whatever fails below. A discarded coroutine is closed in an arbitrary
+        # context, where detaching is not possible.
         if self._token is not None and not isinstance(error, GeneratorExit):
             otel_context.detach(self._token)
         attributes: _Attributes = {}
@@ -203,7 +203,7 @@ class _Request:
 
 
 class _Operation:
-    """Follows one operation by one span; one that is awaited after its end, by another."""
+    """Observes one operation with one span, and with another if it is awaited after its end."""
 
     __slots__ = (
         "__weakref__",
@@ -226,7 +226,7 @@ class _Operation:
     ) -> None:
         self._client = client
         self._name = name
-        # What is known of the machine, and how; goes into each of the spans.
+        # The VM's id and whether it was adopted, for each span.
         self._accepted: _Attributes = {} if vm_id is None else {"vmapi.vm.id": vm_id}
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time() - (elapsed or 0.0)
@@ -243,7 +243,7 @@ class _Operation:
         span = self._client.telemetry.tracer.start_span(
             f"vms.{self._name}", attributes=attributes, links=[link] if link else None
         )
-        # Not before: a span processor may have raised.
+        # Set this last: a span processor may raise.
         self._over = False
         self._client.open.add(self)
         return span
@@ -270,7 +270,7 @@ class _Operation:
             return
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            # Another loop's clock says nothing here.
+            # The clocks of event loops differ.
             self._loop, self._began = loop, loop.time()
         before = self._span.get_span_context()
         self._span = self._begin(Link(before) if before.is_valid else None, again=True)
@@ -314,8 +314,8 @@ class _Operation:
     def __del__(self) -> None:
         if getattr(self, "_over", True):
             return
-        # The garbage collector may run within the very lock that ending a span takes, so that is
-        # left to the loop.
+        # The garbage collector may run while the lock for ending spans is held, so the event loop
+        # ends the span.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._abandon)
             return
@@ -326,7 +326,7 @@ class _Operation:
 
 
 def _link_to(carrier: Mapping[str, str]) -> Link | None:
-    """Return a link to what a token's text refers to; None if it makes no sense."""
+    """Return a link to a token's trace context; None if that is invalid."""
     found = _PROPAGATOR.extract(carrier, otel_context.Context())
     before = trace.get_current_span(found).get_span_context()
     return Link(before) if before.is_valid else None

@@ -1,6 +1,6 @@
-"""Turn requests into bytes, and answers into values. Pure (WIRE §2).
+"""Encode requests and decode responses; no I/O (WIRE §2).
 
-An answer is decoded once, straight into what the caller wants of it: a `ResponseSpec`.
+A response is decoded once, directly into the value that the caller wants: a `ResponseSpec`.
 """
 
 import functools
@@ -28,11 +28,11 @@ __all__ = [
     "ACCEPTED",
     "CONSOLE",
     "CREATED",
-    "GLIMPSE",
-    "GLIMPSES",
     "NAMES",
     "RAW_VMS",
     "REGIONS",
+    "SNAPSHOT",
+    "SNAPSHOTS",
     "SSH_KEYS",
     "TEMPLATES",
     "UNREADABLE",
@@ -53,14 +53,14 @@ __all__ = [
 T = TypeVar("T")
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises: for names that are not UTF-8, an error that holds the whole answer."""
+"""What decoding raises. A `UnicodeDecodeError` holds the whole response."""
 
 # --- requests ---------------------------------------------------------------------------------
 
 
 @functools.cache
 def _unstructure() -> Callable[[object], dict[str, Any]]:
-    # Made by the first create: others need no cattrs in memory.
+    # Imported by the first create: other calls do not need cattrs.
     from cattrs.gen import make_dict_unstructure_fn, override
     from cattrs.preconf.msgspec import make_converter
 
@@ -78,12 +78,12 @@ def _unstructure() -> Callable[[object], dict[str, Any]]:
 
 
 def encode(body: Mapping[str, object]) -> bytes:
-    """Return `body` as JSON, exactly as it is to be signed and sent."""
+    """Return `body` as JSON, to be signed and sent unchanged."""
     return msgspec.json.encode(body)
 
 
 def encode_create(request: CreateRequest) -> HiddenBytes:
-    """Return the body of a create (WIRE §2); what was not given is left out."""
+    """Return the body of a create (WIRE §2), without the fields that are not set."""
     unstructure = _unstructure()
     fields = unstructure(request)
     if isinstance(request.boot, ImageBoot):
@@ -97,7 +97,7 @@ def encode_create(request: CreateRequest) -> HiddenBytes:
     return HiddenBytes(encode({"create_vm": fields | revealed}))
 
 
-# --- answers ----------------------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +129,7 @@ class _RawVMs(_Envelope, frozen=True, kw_only=True):
 
 
 class VMSnapshot(msgspec.Struct, frozen=True, gc=False):
-    """The four fields of a machine that tell how an operation goes (WIRE §4)."""
+    """The four fields of a VM that show the progress of an operation (WIRE §4)."""
 
     id: str
     state: str
@@ -137,34 +137,34 @@ class VMSnapshot(msgspec.Struct, frozen=True, gc=False):
     ram: int
 
 
-class _LooseGlimpse(msgspec.Struct, frozen=True, gc=False):
+class _LooseSnapshot(msgspec.Struct, frozen=True, gc=False):
     id: str | int
     state: str
     cores: int | str
     ram: int | str
 
     def __post_init__(self) -> None:
-        # Raised here, it becomes an error that names the place.
+        # msgspec adds the place to an error raised here.
         try:
             _ = int(self.cores), int(self.ram)
         except ValueError:
-            raise ValueError("not a number, nor a string that holds one") from None
+            raise ValueError("neither a number nor a string that holds one") from None
 
 
-class _OneGlimpse(_Envelope, frozen=True, kw_only=True):
-    virtual_machine: _LooseGlimpse | list[_LooseGlimpse]
+class _OneSnapshot(_Envelope, frozen=True, kw_only=True):
+    virtual_machine: _LooseSnapshot | list[_LooseSnapshot]
 
 
-class _Glimpses(_Envelope, frozen=True, kw_only=True):
+class _Snapshots(_Envelope, frozen=True, kw_only=True):
     virtual_machines: list[VMSnapshot]
 
 
-class _LooseGlimpses(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[_LooseGlimpse]
+class _LooseSnapshots(_Envelope, frozen=True, kw_only=True):
+    virtual_machines: list[_LooseSnapshot]
 
 
 class Named(msgspec.Struct, frozen=True, gc=False):
-    """What of a machine tells whether a create made it."""
+    """The fields of a VM that show whether a create made it."""
 
     id: str
     state: str
@@ -173,7 +173,7 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     label: str | None = None
 
 
-class _LooseNamed(_LooseGlimpse, frozen=True, gc=False):
+class _LooseNamed(_LooseSnapshot, frozen=True, gc=False):
     label: str | None = None
 
 
@@ -198,7 +198,7 @@ class _Templates(_Envelope, frozen=True, kw_only=True):
 
 
 class _AccountKeys(msgspec.Struct, frozen=True):
-    # The account's own secrets are never even decoded (WIRE §2).
+    # The account's own secrets are never decoded (WIRE §2).
     sshkeys: list[SSHKey]
 
 
@@ -208,56 +208,56 @@ class _Account(_Envelope, frozen=True, kw_only=True):
 
 @attrs.frozen
 class ResponseSpec(Generic[T]):
-    """What a caller wants of an answer.
+    """The value that a caller wants from a response.
 
     Attributes:
-        decode: Reads the whole answer.
-        take: Picks the wanted value out of what `decode` returned.
-        tells_success: Whether the value itself proves that the call was accepted, so that
-            ``success`` may be missing (WIRE §2 documents none for console).
-        key: The field of a list, which may be large; None for what is about one VM.
+        decode: Decodes the response's body.
+        take: Extracts the value from the result of `decode`.
+        proves_success: Whether the value proves that the call was accepted, so that ``success``
+            may be missing (WIRE §2 documents none for console).
+        key: The name of the list in a list response, which may be large; None for one VM.
     """
 
     decode: Callable[[bytes], Any]
     take: Callable[[Any], T]
-    tells_success: bool = True
+    proves_success: bool = True
     key: bytes | None = None
 
 
-def _shape(
+def _spec(
     kind: type[Any],
     take: Callable[[Any], T],
     *,
-    tells_success: bool = True,
+    proves_success: bool = True,
     key: bytes | None = None,
 ) -> ResponseSpec[T]:
-    return ResponseSpec(msgspec.json.Decoder(kind).decode, take, tells_success, key)
+    return ResponseSpec(msgspec.json.Decoder(kind).decode, take, proves_success, key)
 
 
 def _only(found: T | list[T]) -> T:
-    # WIRE §2: documented as a list of one, observed as the machine itself.
+    # WIRE §2: documented as a list of one, observed as the VM itself.
     if not isinstance(found, list):
         return found
-    machines = cast("list[T]", found)
-    if len(machines) != 1:
-        raise DecodingError(f"expected one machine, got {len(machines)}", where="$.virtual_machine")
-    return machines[0]
+    vms = cast("list[T]", found)
+    if len(vms) != 1:
+        raise DecodingError(f"expected one VM, got {len(vms)}", where="$.virtual_machine")
+    return vms[0]
 
 
 def _id(found: str | int) -> str:
     try:
         return validation.identifier("id", str(found))
     except InvalidArgument:
-        problem = "an id that fits into no path"
+        problem = "an id that cannot be part of a path"
     raise DecodingError(problem, where="$.virtual_machine.id")
 
 
-def _tight(glimpse: _LooseGlimpse) -> VMSnapshot:
-    return VMSnapshot(str(glimpse.id), glimpse.state, int(glimpse.cores), int(glimpse.ram))
+def _strict(vm: _LooseSnapshot) -> VMSnapshot:
+    return VMSnapshot(str(vm.id), vm.state, int(vm.cores), int(vm.ram))
 
 
-_decode_glimpses = msgspec.json.Decoder(_Glimpses).decode
-_decode_loose_glimpses = msgspec.json.Decoder(_LooseGlimpses).decode
+_decode_snapshots = msgspec.json.Decoder(_Snapshots).decode
+_decode_loose_snapshots = msgspec.json.Decoder(_LooseSnapshots).decode
 _decode_names = msgspec.json.Decoder(_Names).decode
 _decode_loose_names = msgspec.json.Decoder(_LooseNames).decode
 _decode_raw_vms = msgspec.json.Decoder(_RawVMs).decode
@@ -268,14 +268,14 @@ _decode_one_vm: Callable[[bytes | msgspec.Raw], VirtualMachine | list[VirtualMac
 )
 
 
-def _glimpses(body: bytes) -> _Glimpses:
+def _snapshots(body: bytes) -> _Snapshots:
     try:
-        return _decode_glimpses(body)
+        return _decode_snapshots(body)
     except msgspec.ValidationError:
-        # Numbers as strings or ids as numbers: right by WIRE §5.1, but rare, so not on the way.
-        loose = _decode_loose_glimpses(body)
-        return _Glimpses(
-            success=loose.success, virtual_machines=[_tight(vm) for vm in loose.virtual_machines]
+        # Numbers as strings, or ids as numbers: valid by WIRE §5.1, but rare.
+        loose = _decode_loose_snapshots(body)
+        return _Snapshots(
+            success=loose.success, virtual_machines=[_strict(vm) for vm in loose.virtual_machines]
         )
 
 
@@ -294,27 +294,27 @@ def _names(body: bytes) -> _Names:
 
 
 def _raw_vms(body: bytes) -> _RawVMs:
-    answer = _decode_raw_vms(body)
+    response = _decode_raw_vms(body)
     if not body.isascii():
-        body.decode()  # what is passed over undecoded may be anything
-    return answer
+        body.decode()  # the undecoded parts may be invalid UTF-8
+    return response
 
 
 def raw_vms(body: bytes) -> list[msgspec.Raw]:
-    """Return the machines of a list's body, each as its own undecoded part of it."""
+    """Return the VMs of a list's body, each undecoded."""
     return _decode_raw_vms(body).virtual_machines
 
 
 def raw_vm(body: bytes) -> msgspec.Raw:
-    """Return what a get's body holds under ``virtual_machine``, undecoded."""
+    """Return the ``virtual_machine`` of a get's body, undecoded."""
     return _decode_raw_vm(body).virtual_machine
 
 
 def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
-    """Decode one machine, in either shape of a get (WIRE §2).
+    """Decode one VM, in either form of a get (WIRE §2).
 
     Raises:
-        DecodingError: If it is none.
+        DecodingError: If it is not a VM.
     """
     try:
         return _only(_decode_one_vm(raw))
@@ -324,64 +324,60 @@ def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
 
 
 def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMachine]:
-    """Decode parts of a list, of which the first has the place `first` in it.
+    """Decode a part of a list that starts at index `first`.
 
     Raises:
-        DecodingError: If a part is no machine.
+        DecodingError: If an element is not a VM.
     """
-    machines: list[VirtualMachine] = []
-    # A machine is a dozen objects. A large list's would set off full collections, each of which
-    # walks over everything that the process has, and none of them could find anything here.
+    vms: list[VirtualMachine] = []
+    # A VM consists of a dozen objects. A large list would trigger full garbage collections, each of
+    # which traverses all objects of the process, and would find nothing to free here.
     collecting = gc.isenabled()
     gc.disable()
     try:
         for raw in raws:
-            machines.append(_decode_listed_vm(raw))
+            vms.append(_decode_listed_vm(raw))
     except UNREADABLE as error:
         message, where = explain(error)
     else:
-        return machines
+        return vms
     finally:
         if collecting:
             gc.enable()
-    raise DecodingError(message, where=f"$.virtual_machines[{first + len(machines)}]{where[1:]}")
+    raise DecodingError(message, where=f"$.virtual_machines[{first + len(vms)}]{where[1:]}")
 
 
 _LIST: Final = b'"virtual_machines"'
 
-ACCEPTED: Final[ResponseSpec[None]] = _shape(_Envelope, lambda _: None, tells_success=False)
-CREATED: Final[ResponseSpec[str]] = _shape(_Created, lambda answer: _id(answer.virtual_machine.id))
-VM: Final[ResponseSpec[VirtualMachine]] = _shape(_VM, lambda answer: _only(answer.virtual_machine))
-VMS: Final[ResponseSpec[list[VirtualMachine]]] = _shape(
-    _VMs, lambda answer: answer.virtual_machines, key=_LIST
+ACCEPTED: Final[ResponseSpec[None]] = _spec(_Envelope, lambda _: None, proves_success=False)
+CREATED: Final[ResponseSpec[str]] = _spec(_Created, lambda r: _id(r.virtual_machine.id))
+VM: Final[ResponseSpec[VirtualMachine]] = _spec(_VM, lambda r: _only(r.virtual_machine))
+VMS: Final[ResponseSpec[list[VirtualMachine]]] = _spec(
+    _VMs, lambda r: r.virtual_machines, key=_LIST
 )
 RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = ResponseSpec(
-    _raw_vms, lambda answer: answer.virtual_machines, key=_LIST
+    _raw_vms, lambda r: r.virtual_machines, key=_LIST
 )
-GLIMPSE: Final[ResponseSpec[VMSnapshot]] = _shape(
-    _OneGlimpse, lambda answer: _tight(_only(answer.virtual_machine))
+SNAPSHOT: Final[ResponseSpec[VMSnapshot]] = _spec(
+    _OneSnapshot, lambda r: _strict(_only(r.virtual_machine))
 )
-GLIMPSES: Final[ResponseSpec[list[VMSnapshot]]] = ResponseSpec(
-    _glimpses, lambda answer: answer.virtual_machines, key=_LIST
+SNAPSHOTS: Final[ResponseSpec[list[VMSnapshot]]] = ResponseSpec(
+    _snapshots, lambda r: r.virtual_machines, key=_LIST
 )
 NAMES: Final[ResponseSpec[list[Named]]] = ResponseSpec(
-    _names, lambda answer: answer.virtual_machines, key=_LIST
+    _names, lambda r: r.virtual_machines, key=_LIST
 )
-CONSOLE: Final[ResponseSpec[Console]] = _shape(_Console, lambda answer: answer.console)
-REGIONS: Final[ResponseSpec[list[Region]]] = _shape(
-    _Regions, lambda answer: answer.regions, key=b'"regions"'
+CONSOLE: Final[ResponseSpec[Console]] = _spec(_Console, lambda r: r.console)
+REGIONS: Final[ResponseSpec[list[Region]]] = _spec(_Regions, lambda r: r.regions, key=b'"regions"')
+TEMPLATES: Final[ResponseSpec[list[Template]]] = _spec(
+    _Templates, lambda r: r.templates, key=b'"templates"'
 )
-TEMPLATES: Final[ResponseSpec[list[Template]]] = _shape(
-    _Templates, lambda answer: answer.templates, key=b'"templates"'
-)
-SSH_KEYS: Final[ResponseSpec[list[SSHKey]]] = _shape(
-    _Account, lambda answer: answer.account.sshkeys
-)
+SSH_KEYS: Final[ResponseSpec[list[SSHKey]]] = _spec(_Account, lambda r: r.account.sshkeys)
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """Return what a decoder found wrong, and where in the answer."""
-    # msgspec names types and places, never values; a place is "... - at `$.a.b`".
+    """Return a decoder's error message, and the place in the response."""
+    # msgspec names types and places, never values: "... - at `$.a.b`".
     if isinstance(error, RecursionError):
         return "nested too deeply", "$"
     if isinstance(error, UnicodeDecodeError):

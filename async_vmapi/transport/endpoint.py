@@ -1,4 +1,4 @@
-"""Check where a client connects, with which key, over what, and who observes it."""
+"""Check the endpoint, API key, session, transport and callbacks of a client."""
 
 import contextlib
 import inspect
@@ -25,23 +25,23 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
 
 def check_session(session: object) -> None:
-    """Check that requests over a session arrive as they were signed."""
+    """Check that a session sends requests as they were signed."""
     if session is None:
         return
     if not isinstance(session, aiohttp.ClientSession):
         why = f"of type {type(session).__name__} is not an aiohttp.ClientSession"
     elif session.auth is not None:
-        why = "has an authorization of its own, and a request can carry but one"
+        why = "has its own authorization, and a request can have only one"
     elif not session.auto_decompress:
-        why = "does not decompress, so answers could not be read"
+        why = "does not decompress, so responses could not be decoded"
     else:
         return
     raise InvalidArgument(f"session {why}", argument="session")
 
 
 def check_transport(transport: object) -> None:
-    """Check that something can send requests."""
-    # A class in place of an object of it is the likely mistake.
+    """Check that an object is a transport."""
+    # The likely mistake is a class instead of an instance.
     if isinstance(transport, type) or not all(
         callable(getattr(transport, name, None)) for name in ("send", "close")
     ):
@@ -49,8 +49,8 @@ def check_transport(transport: object) -> None:
 
 
 def check_telemetry(telemetry: object) -> None:
-    """Check that something can observe a client."""
-    # A class, or a provider of OpenTelemetry's, is the likely mistake.
+    """Check that an object can observe a client."""
+    # The likely mistake is a class, or a provider of OpenTelemetry.
     if telemetry is None or (
         not isinstance(telemetry, type) and callable(getattr(telemetry, "observe", None))
     ):
@@ -59,17 +59,17 @@ def check_telemetry(telemetry: object) -> None:
 
 
 def check_on_unresolved(function: object) -> None:
-    """Check that something can be called with an unresolved write."""
+    """Check that a callback can be called with an unresolved write."""
     if function is None:
         return
-    # A coroutine function is the likely mistake: what it returns would never run.
+    # The likely mistake is a coroutine function: its coroutine would never run.
     if not callable(function) or inspect.iscoroutinefunction(function):
         raise validation.refuse("on_unresolved", function, "a plain function")
 
 
 def key_of(value: object) -> str:
     """Check an API key."""
-    # It stands before a colon in a header (WIRE §1).
+    # A colon ends it in the header (WIRE §1).
     key = validation.text("api_key", value)
     if not key.isascii() or ":" in key or " " in key:
         raise InvalidArgument("api_key must be ASCII without spaces and colons", argument="api_key")
@@ -84,7 +84,7 @@ def origin_of(base_url: object) -> URL:
 
     if not isinstance(base_url, str):
         raise refuse(f"of type {type(base_url).__name__} is not a text")
-    # A password in it is a secret, so nothing is quoted before this.
+    # Quote nothing of the URL before this check: a password in it is a secret.
     if "@" in base_url:
         raise refuse("has a user name or a password in it; the key and secret are arguments")
     try:
@@ -96,9 +96,9 @@ def origin_of(base_url: object) -> URL:
     if url.raw_path not in {"", "/"} or url.raw_query_string or url.raw_fragment:
         raise refuse(f"{base_url!r} has more than scheme, host and port; all paths are the API's")
     if not _is_host(url.raw_host or ""):
-        raise refuse(f"{base_url!r} has a host that is no name and no address")
+        raise refuse(f"{base_url!r} has a host that is neither a name nor an address")
     if url.scheme == "http" and not _is_loopback(url.host):
-        raise refuse(f"{base_url!r} is plain http, which is allowed for loopback hosts alone")
+        raise refuse(f"{base_url!r} is plain http, which is allowed only for loopback hosts")
     return url.origin()
 
 
@@ -107,8 +107,8 @@ def _is_host(host: str) -> bool:
         return False
     with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(host))
-    # RFC 1035 §2.3.4: what no name server can know is not looked up again and again. Digits at
-    # the end are of an address, and none that is written out.
+    # Reject names that no name server can know (RFC 1035 §2.3.4) instead of retrying the lookup. A
+    # numeric last label is part of an incomplete address.
     labels = host.removesuffix(".").split(".")
     fits = len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
     return fits and not labels[-1].isdigit()

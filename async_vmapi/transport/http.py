@@ -1,6 +1,6 @@
-"""Send requests over HTTP with aiohttp: the transport that a `Client` uses by default.
+"""Send requests over HTTP with aiohttp: the default transport of a `Client`.
 
-The only module of the client that knows aiohttp. It neither signs nor decodes nor retries.
+It neither signs nor decodes nor retries.
 """
 
 import asyncio
@@ -39,26 +39,26 @@ _FRAMES_NAMED: Final = 3
 
 
 class HTTPTransport:
-    """Sends requests over HTTP: the `Transport` that a `Client` makes for itself.
+    """Sends requests over HTTP: the default `Transport` of a `Client`.
 
-    Make one to put another transport around it. It never sends a request twice, which aiohttp
-    does by itself with ``PUT`` and ``DELETE``.
+    Create one to wrap it in a transport of your own. It never resends a request, as aiohttp does
+    by default for ``PUT`` and ``DELETE``.
 
-    A session of its own is opened by the first request, in the event loop that runs then, and
-    belongs to that loop until `close`. The first request after that opens another one.
+    The first request opens an aiohttp session, which belongs to the running event loop until
+    `close`. The next request after that opens a new one.
 
     Args:
-        base_url: Scheme and host, and a port if need be, as for `Client`.
-        session: An `aiohttp.ClientSession` to use in place of an own one. It is not closed.
-            Its middlewares are not run: they could change what is signed, or send it twice.
-        timeout: Seconds for a whole request, connecting included; infinity for no limit.
-        connect_timeout: Seconds to get a connection.
-        max_response_size: Bytes that a response's body may have at most, decompressed. Of a
-            refusal's, 64 kB are read.
-        max_connections: How many connections a session of its own opens at most.
+        base_url: Scheme and host, and optionally a port, as for `Client`.
+        session: An `aiohttp.ClientSession` to use instead of a new one. It is not closed. Its
+            middlewares are not run: they could change what is signed, or send a request twice.
+        timeout: Timeout of a whole request in seconds, connecting included; infinity for none.
+        connect_timeout: Timeout for getting a connection, in seconds.
+        max_response_size: Maximum size of a response's body in bytes, decompressed. Of a
+            refusal's body, only 64 kB are read.
+        max_connections: Maximum number of connections, unless a session is given.
 
     Raises:
-        InvalidArgument: If one of them is not as said above.
+        InvalidArgument: If an argument is invalid.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class HTTPTransport:
         self._lent = session
         self._own: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # An own session is opened by the first request, a lent one is open already.
         self._process = None if session is None else os.getpid()
         self._guard = Guard()
         timeout = validation.seconds("timeout", timeout)
@@ -96,19 +95,19 @@ class HTTPTransport:
             self._process = process
         elif self._process != process:
             raise InvalidState(
-                "this client was used before the process forked, and its connections are the "
-                "parent's; make a client of its own in each process"
+                "this client was used before the process forked, and its connections belong to "
+                "the parent; create a client in each process"
             )
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
             raise InvalidState(
                 "this client was used in another event loop and not closed there; "
-                "close it in its loop before using it in the next"
+                "close it in that loop before you use it in another"
             )
         if self._lent is not None:
             if self._lent.closed:
-                raise InvalidState("the aiohttp session lent to this client is closed")
+                raise InvalidState("the aiohttp session passed to this client is closed")
             return self._lent
         if self._own is None:
             self._own = aiohttp.ClientSession(
@@ -126,26 +125,24 @@ class HTTPTransport:
         failure: BaseException
         try:
             return await self._exchange(session, attempt, method, target, body)
-        except asyncio.CancelledError as error:
-            failure = error
-        except (DecodingError, InvalidState) as error:
+        except (asyncio.CancelledError, DecodingError, InvalidState) as error:
             failure = error
         except Exception as error:
             known = self._known(error, attempt)
             if known is None:
-                # One of the caller's own hooks: what calls this knows what to make of it.
+                # Raised by a hook of the caller's session; the pipeline handles it.
                 raise
             failure = known
         if isinstance(failure, TransportError | DecodingError):
             failure.method, failure.path = method, target.partition("?")[0]
-        # Raised out here: aiohttp's errors and frames hold headers, signature included.
+        # Raised outside `except`: aiohttp's errors and frames hold the signature.
         raise without_frames(failure)
 
     def _known(self, error: Exception, attempt: "_Attempt") -> BaseException | None:
-        """Return the error or the cancellation to raise; None for somebody else's error."""
+        """Return the error or the cancellation to raise; None for a foreign error."""
         cause = attempt.take_cause(error)
         if cause is not error and error.__cause__ is not cause:
-            # aiohttp names the cause where it wraps an error: this one is a hook's.
+            # aiohttp sets the cause when it wraps an error, so a hook raised this one.
             self._note_hook(error)
         if isinstance(cause, VMAPIError) or not isinstance(cause, Exception):
             return cause
@@ -173,38 +170,37 @@ class HTTPTransport:
         except Exception as error:
             if attempt.response is None:
                 raise
-            # Of a hook, or of what else a lent session calls, once the response had been read: it
-            # changes nothing.
+            # Raised by a hook after the response was read: log it and ignore it.
             self._note_hook(error)
             return attempt.response
         try:
             if attempt.response is not None:
                 return attempt.response
-            # A session that is a stand-in in tests (aioresponses) may run no middleware.
+            # A mocked session (aioresponses) may run no middleware.
             return Response(
                 response.status, response.headers, await _read(response, self._max_body)
             )
         finally:
-            # An answer that was read to its end has given its connection back by itself.
+            # A response that was read completely has released its connection already.
             if body or not response.closed:
                 response.release()
                 await response.wait_for_close()
 
     def _note_hook(self, error: Exception) -> None:
-        # Its text can hold the headers, which trace hooks are given.
+        # Its text can hold the headers, which trace hooks receive.
         where = "".join(traceback.format_tb(error.__traceback__)[-_FRAMES_NAMED:]).rstrip()
         self._guard.note("a hook of the aiohttp session", error, where=where)
 
     def _url(self, target: str) -> URL:
         if "?" in target:
             return URL(str(self._origin) + target, encoded=True)
-        # A quarter of the time, for the origin is not taken apart again.
+        # Four times as fast, since the origin is not parsed again.
         return self._origin.with_path(target, encoded=True)
 
     async def close(self) -> None:
-        """Close the session of its own, if there is one."""
+        """Close the session, unless the caller passed it."""
         if self._process not in (None, os.getpid()):
-            # The connections are another process's: closed here, they would break there.
+            # The connections belong to the parent process: closing them here would break them.
             return
         own, self._own, self._loop = self._own, None, None
         if self._lent is None:
@@ -220,7 +216,7 @@ async def _read(response: aiohttp.ClientResponse, max_response_size: int) -> byt
     pieces: list[bytes] = []
     size = 0
     if content.is_eof():
-        # All of it came along with the head, as with most answers: there is nothing to await.
+        # The common case: the body arrived together with the headers.
         pieces.append(content.read_nowait())
         size = len(pieces[0])
     else:
@@ -230,7 +226,7 @@ async def _read(response: aiohttp.ClientResponse, max_response_size: int) -> byt
             if size > limit:
                 break
     if size > limit:
-        # The rest is not read; the connection cannot be used again.
+        # The rest is not read, so the connection cannot be reused.
         response.close()
         if not refused:
             raise DecodingError(f"the body is larger than {limit} bytes")
@@ -239,20 +235,19 @@ async def _read(response: aiohttp.ClientResponse, max_response_size: int) -> byt
 
 
 class _Interrupted(aiohttp.ClientError):
-    """A connection was lost under way."""
+    """The connection was lost during the request."""
 
 
 class _Attempt:
-    """One request as aiohttp is to send it: once, and with our authorization.
+    """A middleware that sends one request exactly once, with our ``Authorization``.
 
-    It is a middleware. aiohttp itself refuses a request with an ``Authorization`` where a session
-    with ``trust_env`` finds the host in ``.netrc``, so that header is put on here, over what came
-    from there.
+    aiohttp rejects a request that has this header if the session has ``trust_env`` and the host is
+    in ``.netrc``, so it is set here, and replaces the one from there.
 
     Attributes:
         headers: All other headers.
-        reached: Whether the request was handed over to be sent; until then surely nothing was.
-        response: The response, once all of it was read.
+        reached: Whether the request was passed on to be sent; before that, nothing was sent.
+        response: The response, once it was read completely.
     """
 
     __slots__ = (
@@ -280,13 +275,13 @@ class _Attempt:
         if self._authorization is not None:
             request.headers["Authorization"] = self._authorization
         self.reached = True
-        # aiohttp itself sends PUT and DELETE a second time when a kept-alive connection turns out
-        # to be closed (RFC 9110 §9.2.2 holds them for idempotent). Here PUT creates a machine
-        # (WIRE §2), so such an error must reach us as one that aiohttp does not repeat.
+        # aiohttp resends PUT and DELETE if a kept-alive connection turns out to be closed (RFC 9110
+        # §9.2.2 defines them as idempotent). Here PUT creates a VM (WIRE §2), so such an error is
+        # raised as a type that aiohttp does not retry.
         try:
             received = await handler(request)
             try:
-                # Here, before hooks and cookie jars of the session can raise.
+                # Before hooks and cookie jars of the session can raise.
                 body = await _read(received, self._max_body)
             except BaseException:
                 received.close()
@@ -306,20 +301,20 @@ class _Attempt:
         raise self._failure
 
     def take_cause(self, error: Exception) -> BaseException:
-        """Return what ended the request, where a hook of the session raised `error` after it.
+        """Return the error of the request itself, if a hook of the session raised `error` later.
 
-        Else a hook that cannot connect to a collector, say, would make a create look unsent.
+        Otherwise a hook that cannot connect to a collector would make a create look unsent.
         """
-        # Not kept: its frames hold the headers.
+        # Do not keep it: its frames hold the headers.
         failure, self._failure = self._failure, None
         if failure is None or isinstance(failure, Exception):
             return failure or error
-        # It was cancelled, by its caller or by aiohttp's timer.
+        # Cancelled by its caller or by aiohttp's timer.
         return failure if _cancellations() > self._cancellations else TimeoutError()
 
 
 def _cancellations() -> int:
-    """Return how often the running task was cancelled and not uncancelled."""
+    """Return the number of pending cancellations of the running task."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
@@ -327,29 +322,29 @@ def _cancellations() -> int:
 _LASTING_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"}
 )
-"""Why a TLS handshake failed that fails again: no TLS on that port, or none that both know."""
+"""Permanent causes of a failed TLS handshake: no TLS on that port, or no common version."""
 
-_ADDRESSES: Final = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 
-_PROXY_MAY_MEND: Final = frozenset({408, 425, 429})
+_PROXY_TRANSIENT: Final = frozenset({408, 425, 429})
 
 
 def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAPIError | None:
-    """Return the error of this package for one of aiohttp's; None for somebody else's.
+    """Return the error of this package for one of aiohttp; None for a foreign error.
 
-    None of the server's or proxy's own text is in it: it can repeat the request. What no retry
-    can mend is `ConnectError.permanent`. Not so a host name that is unknown, a connection that is
-    refused or a firewall that forbids it: these pass while a network or server comes up.
+    It contains no text of the server or a proxy, which can repeat the request. It is
+    `ConnectError.permanent` if no retry can help. An unknown host name, a refused connection or a
+    firewall is not permanent: these pass while a network or server comes up.
     """
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        failed = error.certificate_error
+        reason = getattr(failed, "verify_message", None) or str(failed)
         return ConnectError(
-            f"the certificate of {error.host}:{error.port} is not valid: "
-            f"{_reason(error.certificate_error)}",
+            f"the certificate of {error.host}:{error.port} is not valid: {reason}",
             permanent=True,
         )
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
-        words = f"the certificate of {error.host}:{error.port} has not the fingerprint expected"
-        return ConnectError(words, permanent=True)
+        message = f"the certificate of {error.host}:{error.port} has an unexpected fingerprint"
+        return ConnectError(message, permanent=True)
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = getattr(error.os_error, "reason", None)
         return ConnectError(_describe(error), permanent=reason in _LASTING_TLS)
@@ -357,14 +352,13 @@ def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAP
         return ConnectError(_describe(error))
     if isinstance(error, aiohttp.ClientHttpProxyError):
         status = error.status
-        lasting = 400 <= status < 500 and status not in _PROXY_MAY_MEND
-        return ConnectError(f"the proxy refused with status {status}", permanent=lasting)
-    if isinstance(error, _ADDRESSES):
-        # Of a host or a proxy's address; may hold its password.
+        permanent = 400 <= status < 500 and status not in _PROXY_TRANSIENT
+        return ConnectError(f"the proxy refused with status {status}", permanent=permanent)
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        # Its text may hold a proxy's password.
         return ConnectError("the host's or the proxy's address is not valid", permanent=True)
     if isinstance(error, TimeoutError):
-        words = f"not within {limit:g} s" if limit else "the connection timed out"
-        return TransportTimeout(words)
+        return TransportTimeout(f"not within {limit:g} s" if limit else "the connection timed out")
     if isinstance(error, aiohttp.ClientError | OSError | HttpProcessingError):
         return TransportError(_describe(error))
     if not attempt.reached:
@@ -373,21 +367,15 @@ def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAP
 
 
 def _unusable(error: Exception) -> InvalidState:
-    """Return the error for what a session raised before the request was handed over."""
-    words = f"nothing was sent: the session cannot be used here ({type(error).__name__}"
+    """Return the error for an exception of the session before the request was passed on."""
+    message = f"nothing was sent: the session cannot be used here ({type(error).__name__}"
     if isinstance(error, RuntimeError):
-        # aiohttp's way to say that the session is closed, or of another event loop.
-        words += f": {error}"
+        # The session is closed, or belongs to another event loop.
+        message += f": {error}"
     elif isinstance(error, ValueError):
         # Its text may hold a proxy's password.
-        words += (
-            ": its default headers and .netrc do not go together, or a proxy's address is wrong"
-        )
-    return InvalidState(f"{words})")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "verify_message", None) or str(error)
+        message += ": its default headers and .netrc conflict, or a proxy's address is invalid"
+    return InvalidState(f"{message})")
 
 
 def _describe(error: Exception) -> str:

@@ -1,7 +1,6 @@
-"""Make a call: pace it, sign it, send it, open the envelope, and retry it where that is safe.
+"""Make calls: limit the rate, sign, send, open the envelope, and retry where that is safe.
 
-Every call of the package goes through `Pipeline.call`. A `Transport` sends the bytes; what they
-mean is the codec's.
+Every call of the package goes through `Pipeline.call`.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.codec import ResponseSpec
 from async_vmapi.transport.rate_limit import Pace, Priority
 from async_vmapi.transport.responses import http_date, open_envelope, retry_after
-from async_vmapi.transport.retries import AttemptLog, Repeat, Retries, may_have_happened
+from async_vmapi.transport.retries import AttemptLog, Idempotency, Retries
 from async_vmapi.transport.transport import Response, Transport
 
 __all__ = ["Call", "Pipeline", "running_loop"]
@@ -43,7 +42,7 @@ T = TypeVar("T")
 _log: Final = logger_of(__name__)
 
 _DEFAULT_HOLD: Final = 1.0
-"""Seconds to hold back for a 429 that does not say how long."""
+"""Seconds to hold all requests after a 429 without ``Retry-After``."""
 
 
 @attrs.frozen
@@ -51,15 +50,15 @@ class Call:
     """One call of the API, ready to be sent.
 
     Attributes:
-        name: What it is called in WIRE §2, for counts and logs.
+        name: Its name in WIRE §2, for counts and logs.
         method: The HTTP method.
-        path: The path, safe to be put on the request line as it is.
-        body: The body's bytes; it may hold secrets, so it shows in no ``repr``.
-        secrets: What it carries that no error may show, should the server repeat it.
-        repeat: Whether it may be made again when it failed.
-        lane: Whose it is, where requests must wait for their turn.
-        first: Whether it goes before the others of its lane.
-        shared: Whether its response serves all waiters, and so belongs to none of them.
+        path: The path, already quoted.
+        body: The body; it may hold secrets, so it is not in the ``repr``.
+        secrets: Secrets in the request that no error may show, even if the server repeats them.
+        idempotency: Decides which errors are retried.
+        priority: The queue it waits in.
+        first: Whether it goes to the front of that queue.
+        shared: Whether its response serves several waiters, so that it is in no one's trace.
     """
 
     name: str
@@ -67,31 +66,31 @@ class Call:
     path: str
     body: bytes = attrs.field(default=b"", repr=False)
     secrets: tuple[Secret, ...] = ()
-    repeat: Repeat = Repeat.SAFE
-    lane: Priority = Priority.CALLS
+    idempotency: Idempotency = Idempotency.SAFE
+    priority: Priority = Priority.CALLS
     first: bool = False
     shared: bool = False
 
 
 class Pipeline:
-    """Signs calls, has them sent, and decodes the responses.
+    """Signs calls, sends them, and decodes the responses.
 
     Args:
-        transport: What sends the requests; closed with the pipeline.
-        origin: Where calls go, as text, for errors and tokens.
+        transport: Sends the requests; closed with the pipeline.
+        origin: The endpoint as text, for errors and tokens.
         host: The Host header's value, which is signed.
         credentials: The key and the secret to sign with.
-        pace: How many requests may be on the wire, and how many set out in a second.
-        max_retries: How often a call is retried, at most.
-        max_response_size: Bytes that a response's body may have at most.
-        seed: Makes the waits before retries repeatable.
-        observer: Who is told of requests; None for nobody.
+        pace: Limits the requests in flight and per second.
+        max_retries: Maximum number of retries per call.
+        max_response_size: Maximum size of a response's body in bytes.
+        seed: Makes the jitter of retries reproducible.
+        observer: Observes the requests; None for no telemetry.
 
     Attributes:
         origin: As above.
         observer: As above.
-        requests: How many requests were sent, by the call's name.
-        closed: Whether it is closed; to be reset by whoever opens it again.
+        requests: Number of requests sent, by the call's name.
+        closed: Whether it is closed; set to False to open it again.
     """
 
     def __init__(
@@ -112,23 +111,23 @@ class Pipeline:
         self._signer = Signer(credentials, host)
         self._credentials = credentials
         self._pace = pace
-        # Not from a generator whose state processes share after a fork: they would wait alike.
+        # SystemRandom: forked processes would share another generator's state, and its jitter.
         dice = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
         self._retries = Retries(max_retries, dice)
         self.origin = origin
         self.observer = observer
         self.requests: Counter[str] = Counter()
-        self._answered: tuple[float, Secret] | None = None
+        self._last_response: tuple[float, Secret] | None = None
         self.closed = False
 
     def ensure_usable(self, unstarted: Coroutine[Any, Any, object] | None = None) -> None:
-        """Check that the client is open, and that asyncio runs.
+        """Check that the client is open and an asyncio event loop is running.
 
         Args:
-            unstarted: A coroutine that is not needed if it is not so.
+            unstarted: A coroutine to close if the check fails.
 
         Raises:
-            InvalidState: If it is not so.
+            InvalidState: If the check fails.
         """
         try:
             if self.closed:
@@ -142,46 +141,48 @@ class Pipeline:
                 unstarted.close()
             raise
 
-    async def call(self, call: Call, shape: ResponseSpec[T], trail: AttemptLog | None = None) -> T:
-        """Make a call and return what `shape` wants of its response.
+    async def call(
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog | None = None
+    ) -> T:
+        """Make a call and return the value that `spec` extracts from its response.
 
         Args:
             call: The call.
-            shape: What is wanted.
-            trail: Is kept up to date about what became of the attempts.
+            spec: The value to extract.
+            attempts: Records the attempts.
 
         Raises:
             APIError: If the server refused it.
-            TransportError: If no whole response came.
-            DecodingError: If the response makes no sense.
+            TransportError: If no complete response was received.
+            DecodingError: If the response cannot be decoded.
         """
-        return (await self.call_raw(call, shape, trail))[0]
+        return (await self.call_raw(call, spec, attempts))[0]
 
     async def call_raw(
-        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog | None = None
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog | None = None
     ) -> tuple[T, bytes]:
-        """Make a call like `call`, and return the response's body besides."""
+        """Make a call like `call`, and return the response's body too."""
         self.ensure_usable()
-        trail = trail or AttemptLog()
+        attempts = attempts or AttemptLog()
         try:
-            return await self._attempt(call, shape, trail, again=False)
+            return await self._attempt(call, spec, attempts, again=False)
         except VMAPIError as error:
-            # The hub polls again by itself, and knows better when.
-            if call.lane is Priority.LOOKS:
+            # The hub schedules the next poll itself.
+            if call.priority is Priority.POLLS:
                 raise
             failure = error
-        return await self._retry(call, shape, trail, failure)
+        return await self._retry(call, spec, attempts, failure)
 
     async def _retry(
-        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog, failure: VMAPIError
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, failure: VMAPIError
     ) -> tuple[T, bytes]:
-        """Make a call again that has failed, for as long as that is allowed and of use."""
+        """Retry a failed call until it succeeds or the policy allows no retry."""
         loop = asyncio.get_running_loop()
         began, made, informed = loop.time(), 0, False
         while True:
             now = loop.time()
             held = self.held_until - now
-            seconds = self._retries.wait(failure, call.repeat, made, now - began, held=held)
+            seconds = self._retries.wait(failure, call.idempotency, made, now - began, held=held)
             if seconds is None:
                 raise failure
             fields = {"vmapi_call": call.name, "vmapi_retry_delay": seconds}
@@ -194,57 +195,57 @@ class Pipeline:
             made += 1
             await asyncio.sleep(seconds)
             try:
-                return await self._attempt(call, shape, trail, again=True)
+                return await self._attempt(call, spec, attempts, again=True)
             except VMAPIError as error:
                 failure = error
 
     async def _attempt(
-        self, call: Call, shape: ResponseSpec[T], trail: AttemptLog, *, again: bool
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, *, again: bool
     ) -> tuple[T, bytes]:
-        async with self._pace.admit(call.lane, first=again or call.first):
+        async with self._pace.admit(call.priority, first=again or call.first):
             loop = asyncio.get_running_loop()
             headers = self._signer.sign(call.method, call.path, call.body, time.time())
-            # A transport may do with the headers what it likes.
+            # A transport may change the headers.
             signed = headers["Authorization"]
-            if trail.before_sending is not None:
-                trail.before_sending()
+            if attempts.before_sending is not None:
+                attempts.before_sending()
             self.requests[call.name] += 1
             began = loop.time()
-            # Stays so if the call is cancelled here: then nobody knows.
-            trail.in_air = True
+            # Stays set if the call is cancelled here: its outcome is unknown then.
+            attempts.in_flight = True
             seen = None
             if self.observer is not None:
                 seen = self.observer.request(
-                    call.name, call.method, call.path, resends=trail.sent, shared=call.shared
+                    call.name, call.method, call.path, resends=attempts.sent, shared=call.shared
                 )
-            trail.sent += 1
+            attempts.sent += 1
             try:
                 response = await self._send(call, headers)
             except BaseException as error:
                 if isinstance(error, VMAPIError):
-                    trail.in_air = False
-                    trail.doubts += may_have_happened(error)
+                    attempts.in_flight = False
+                    attempts.unknown_attempts += error.may_have_happened
                     _log_failure(call, error)
                 if seen is not None:
                     seen.ended(loop.time() - began, error=error)
                 raise
-        # Its attempt stays in flight until the response is understood: whatever goes wrong before
-        # leaves a write in doubt.
-        # The headers as a secret: a server can repeat the signature in them.
-        self._answered = loop.time(), Secret(response.headers)
+        # The attempt stays in flight until its response is decoded: if anything fails before that,
+        # the outcome of a write is unknown.
+        # The headers are secret: a server can repeat the signature in them.
+        self._last_response = loop.time(), Secret(response.headers)
         seconds = loop.time() - began
         if _log.isEnabledFor(logging.DEBUG):
             _log_response(call, response, seconds)
         try:
-            opened = self._opened(call, shape, response, signed)
+            opened = self._opened(call, spec, response, signed)
         except VMAPIError as error:
-            trail.in_air = False
-            trail.doubts += may_have_happened(error)
+            attempts.in_flight = False
+            attempts.unknown_attempts += error.may_have_happened
             self._heed(error)
             if seen is not None:
                 seen.ended(seconds, status=response.status, error=error)
             raise
-        trail.in_air = False
+        attempts.in_flight = False
         if seen is not None:
             seen.ended(seconds, status=response.status)
         self._retries.succeeded()
@@ -252,7 +253,7 @@ class Pipeline:
         return opened, response.body
 
     async def _send(self, call: Call, headers: Mapping[str, str]) -> Response:
-        """Have a request sent; whatever goes wrong comes out as an error of this package."""
+        """Send a request; any failure is raised as an error of this package."""
         failure: BaseException
         try:
             response = await self._transport.send(call.method, call.path, headers, call.body)
@@ -261,7 +262,7 @@ class Pipeline:
             failure = error
         except InvalidState as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - it is a transport of the user's
+        except Exception as error:  # noqa: BLE001 - the transport may be the user's
             failure = _unexpected(error, call)
         except BaseException as error:  # noqa: BLE001 - a cancellation, raised below
             failure = error
@@ -270,11 +271,11 @@ class Pipeline:
             if problem is None:
                 return response
             failure = DecodingError(problem, method=call.method, path=call.path)
-        # Raised out here: a transport's frames and errors can hold the headers and the body.
+        # Raised outside `except`: a transport's frames and errors can hold headers and body.
         raise without_frames(failure)
 
     def _problem_of(self, response: object) -> str | None:
-        """Return why a transport's response cannot be used; None if it can."""
+        """Return why a transport's response is invalid; None if it is valid."""
         if not isinstance(response, Response):
             return f"the transport returned <{type(response).__name__}>, not a Response"
         status = response.status
@@ -289,20 +290,20 @@ class Pipeline:
         return None
 
     def server_date(self) -> tuple[float, str] | None:
-        """Return the loop's time when the last response arrived, and its ``Date`` if it had one."""
-        if self._answered is None:
+        """Return the loop's time of the last response, and its ``Date``; None without one."""
+        if self._last_response is None:
             return None
-        at, headers = self._answered
+        at, headers = self._last_response
         date = _header(cast("Mapping[str, str]", headers.reveal()), "date")
         return None if date is None else (at, date)
 
     @property
     def held_until(self) -> float:
-        """The loop's time before which the server asked that nothing be sent."""
+        """The loop's time until which the server asked to send nothing."""
         return self._pace.held_until
 
     def _heed(self, error: VMAPIError) -> None:
-        """Hold the whole client back where the server asks for it (WIRE §1)."""
+        """Hold all requests of the client if the server asks for it (WIRE §1)."""
         if not isinstance(error, RateLimited | ServerError):
             self._pace.grow()
         elif error.retry_after is not None:
@@ -310,11 +311,11 @@ class Pipeline:
         elif isinstance(error, RateLimited):
             self._pace.hold(_DEFAULT_HOLD)
 
-    def _opened(self, call: Call, shape: ResponseSpec[T], response: Response, signed: str) -> T:
+    def _opened(self, call: Call, spec: ResponseSpec[T], response: Response, signed: str) -> T:
         failure: VMAPIError
         try:
             return open_envelope(
-                shape,
+                spec,
                 response.status,
                 response.body,
                 method=call.method,
@@ -325,16 +326,16 @@ class Pipeline:
         except VMAPIError as error:
             if isinstance(error, RateLimited | ServerError):
                 asked = _header(response.headers, "retry-after")
-                # By the server's clock, where it shows it: it may differ from ours.
+                # By the server's clock if known: it may differ from ours.
                 now = http_date(_header(response.headers, "date"))
                 error.retry_after = retry_after(asked, now or datetime.now(UTC))
             failure = error
-        # Raised out here: the frames of decoding hold the body.
+        # Raised outside `except`: the frames of decoding hold the body.
         raise without_frames(failure)
 
     async def close(self) -> None:
         """Close the transport."""
-        self._answered = None
+        self._last_response = None
         self.closed = True
         if self.observer is not None:
             self.observer.close()
@@ -342,7 +343,7 @@ class Pipeline:
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """Return the running event loop; raises `InvalidState` if asyncio runs none."""
+    """Return the running event loop; raise `InvalidState` if there is none of asyncio."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -353,26 +354,26 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:
-    """Return a header, by its name in small letters; a transport's mapping may be a plain dict."""
+    """Return a header by its lower-case name; a transport's mapping may be a plain dict."""
     try:
         for key, value in headers.items():
             if isinstance(key, str) and isinstance(value, str) and key.lower() == name:
                 return value
-    except Exception as error:  # noqa: BLE001 - it may be a mapping of the user's own
+    except Exception as error:  # noqa: BLE001 - the mapping may be the user's
         kind = type(error).__name__
         _log.debug("the response's headers raised %s", kind, extra={"vmapi_error": kind})
     return None
 
 
 def _unexpected(error: Exception, call: Call) -> TransportError:
-    """Return what to raise for an exception that no transport should raise.
+    """Return the error to raise for an undocumented exception of a transport.
 
-    Its text might show a header, so there is its type alone, and where it was raised.
+    It names only the exception's type and place, since its text may show a header.
     """
     kind = TransportTimeout if isinstance(error, TimeoutError) else TransportError
-    words = f"the transport raised {type(error).__name__}"
-    failure = kind(words, method=call.method, path=call.path)
-    # The first entry is `_send`, which everybody knows.
+    message = f"the transport raised {type(error).__name__}"
+    failure = kind(message, method=call.method, path=call.path)
+    # Skip the frame of `_send`.
     if frames := traceback.format_tb(error.__traceback__)[1:]:
         failure.add_note("".join(["It was raised here:\n", *frames]).rstrip())
     return failure
@@ -380,24 +381,19 @@ def _unexpected(error: Exception, call: Call) -> TransportError:
 
 def _log_failure(call: Call, error: VMAPIError) -> None:
     kind = type(error).__name__
-    about = {
-        "vmapi_call": call.name,
-        "vmapi_method": call.method,
-        "vmapi_path": call.path,
-        "vmapi_error": kind,
-    }
-    _log.debug("%s failed: %s", call.name, kind, extra=about)
+    _log.debug("%s failed: %s", call.name, kind, extra=_log_fields(call) | {"vmapi_error": kind})
 
 
 def _log_response(call: Call, response: Response, seconds: float) -> None:
     size = len(response.body)
-    about = {
-        "vmapi_call": call.name,
-        "vmapi_method": call.method,
-        "vmapi_path": call.path,
+    extra = _log_fields(call) | {
         "vmapi_status": response.status,
         "vmapi_response_size": size,
         "vmapi_duration": seconds,
     }
-    told = (call.method, call.path, response.status, size, seconds)
-    _log.debug("%s %s: status %d, %d bytes, %.3f s", *told, extra=about)
+    shown = (call.method, call.path, response.status, size, seconds)
+    _log.debug("%s %s: status %d, %d bytes, %.3f s", *shown, extra=extra)
+
+
+def _log_fields(call: Call) -> dict[str, object]:
+    return {"vmapi_call": call.name, "vmapi_method": call.method, "vmapi_path": call.path}

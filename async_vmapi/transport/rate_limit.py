@@ -1,7 +1,6 @@
-"""Let requests onto the wire: so many at once, so many a second, and none while held back.
+"""Limit requests: in flight, per second, and none during a ``Retry-After``.
 
-What bulk work calls its limit is another one: how many machines are being changed. This one is
-about requests alone.
+The limit of a bulk call is a different one: it counts VMs with an operation in progress.
 """
 
 import asyncio
@@ -14,35 +13,33 @@ from typing import Final
 __all__ = ["LONGEST_HOLD", "Pace", "Priority"]
 
 LONGEST_HOLD: Final = 300.0
-"""Seconds for which a server's ``Retry-After`` holds the client back at most."""
+"""Maximum seconds for which a ``Retry-After`` is honoured."""
 
 _BURST: Final = 0.05
-"""Seconds' worth of requests that may go at once where there is a rate; two in any case."""
+"""Burst size under a rate limit, in seconds' worth of requests; at least two requests."""
 
-
-_CALLS_PER_LOOK: Final = 9
-"""How many calls go for one look where both wait: an end may be seen a little later, but what
-is not sent yet does not begin at all."""
-
+_CALLS_PER_POLL: Final = 9
+"""Calls per poll while both are queued: a late poll delays the result a little, a late call delays
+the whole operation."""
 
 _CLOCK: Final = 0.001
-"""Seconds by which a timer may fire early: a rest below it is not waited for, so that no clock
-makes a loop here spin."""
+"""Seconds by which a timer may fire early. Shorter waits are skipped, so that no clock makes a loop
+here spin."""
 
 
 class Priority(enum.Enum):
-    """Who asks. Where both wait they take turns, so neither starves the other."""
+    """The two queues of requests. They take turns, so neither starves the other."""
 
     CALLS = "calls"
-    LOOKS = "looks"
+    POLLS = "polls"
 
 
 class Pace:
-    """The way onto the wire; one request at a time goes through the gate.
+    """Limits the requests of a client.
 
     Args:
-        max_connections: How many requests are on the wire at once, at most.
-        max_requests_per_second: How many set out in a second, at most; None for no limit.
+        max_connections: Maximum number of requests in flight.
+        max_requests_per_second: Maximum number of requests sent per second; None for no limit.
     """
 
     def __init__(self, max_connections: int, max_requests_per_second: float | None) -> None:
@@ -50,56 +47,56 @@ class Pace:
         self._rate = max_requests_per_second
         self._gate: _Gate | None = None
 
-    def admit(self, lane: Priority, *, first: bool = False) -> "_Admission":
-        """Wait until a request may set out; what is inside the context is the request.
+    def admit(self, priority: Priority, *, first: bool = False) -> "_Admission":
+        """Return a context manager that waits for its turn; send the request inside it.
 
         Args:
-            lane: Who asks.
-            first: Whether it goes before those that wait already, as a repetition does.
+            priority: The queue to wait in.
+            first: Whether to go to the front of the queue, as retries do.
         """
         loop = asyncio.get_running_loop()
         if self._gate is None or self._gate.loop is not loop:
             self._gate = _Gate(loop, self._most, self._rate)
-        return _Admission(self._gate, lane, first=first)
+        return _Admission(self._gate, priority, first=first)
 
     def hold(self, seconds: float) -> None:
-        """Let nothing out for some seconds, `LONGEST_HOLD` at most, and then little at first.
+        """Send nothing for some seconds, at most `LONGEST_HOLD`, then start with one at a time.
 
-        This alone is what a server's ``Retry-After`` does: no call and no poll is sent earlier.
+        The only effect of a ``Retry-After``: it delays all calls and polls.
         """
         if self._gate is not None:
             self._gate.hold(min(seconds, LONGEST_HOLD))
 
     @property
     def held_until(self) -> float:
-        """The running loop's time before which nothing is let out."""
+        """The running loop's time before which nothing is sent."""
         if self._gate is None or self._gate.loop is not asyncio.get_running_loop():
             return -math.inf
         return self._gate.held_until
 
     def grow(self) -> None:
-        """Let one more out at once than before, after a hold: an answer came that was none."""
+        """Raise the concurrency limit by one after a hold, up to the maximum."""
         if self._gate is not None:
             self._gate.grow()
 
 
 class _Admission:
-    """One request's way through the gate, and its place on the wire.
+    """The context manager of one request.
 
-    Every request has one, and most find the gate open: a generator's context would cost as much
-    as all that is done in it.
+    A class, not a generator: for the common case of an open gate, a generator would double the
+    cost.
     """
 
-    __slots__ = ("_first", "_gate", "_lane")
+    __slots__ = ("_first", "_gate", "_priority")
 
-    def __init__(self, gate: "_Gate", lane: Priority, *, first: bool) -> None:
+    def __init__(self, gate: "_Gate", priority: Priority, *, first: bool) -> None:
         self._gate = gate
-        self._lane = lane
+        self._priority = priority
         self._first = first
 
     async def __aenter__(self) -> None:
         if not self._gate.pass_open():
-            await self._gate.enter(self._lane, first=self._first)
+            await self._gate.enter(self._priority, first=self._first)
 
     async def __aexit__(
         self,
@@ -118,21 +115,21 @@ class _Gate:
         self._most = self._window = most
         self._out = 0
         self.held_until = loop.time()
-        # The time between two requests, and when those let out so far have taken theirs (GCRA).
+        # GCRA: the emission interval, and the theoretical arrival time.
         self._interval = 0.0 if rate is None else 1 / rate
         self._spent_until = self.held_until
-        # A burst of more at the start would overrun a server that counts strictly.
+        # A larger initial burst would exceed the limit of a server that counts strictly.
         burst = 0.0 if rate is None else max(2.0, rate * _BURST)
         self._ahead = (burst - 1) * self._interval
         self._busy = False
         self._calls = 0
         self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {
-            lane: deque() for lane in Priority
+            priority: deque() for priority in Priority
         }
         self._room: asyncio.Future[None] | None = None
 
     def pass_open(self) -> bool:
-        """Let a request out without waiting, if nothing stands in its way and nobody waits."""
+        """Admit a request at once if no limit applies and the queues are empty."""
         if (
             self._busy
             or self._interval > 0
@@ -143,8 +140,8 @@ class _Gate:
         self._out += 1
         return True
 
-    async def enter(self, lane: Priority, *, first: bool) -> None:
-        await self._turn(lane, first=first)
+    async def enter(self, priority: Priority, *, first: bool) -> None:
+        await self._turn(priority, first=first)
         try:
             while True:
                 now = self.loop.time()
@@ -179,12 +176,12 @@ class _Gate:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
-    async def _turn(self, lane: Priority, *, first: bool) -> None:
+    async def _turn(self, priority: Priority, *, first: bool) -> None:
         if not self._busy:
             self._busy = True
             return
         turn = self.loop.create_future()
-        waiting = self._waiting[lane]
+        waiting = self._waiting[priority]
         if first:
             waiting.appendleft(turn)
         else:
@@ -193,20 +190,20 @@ class _Gate:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                # It was its turn already, and is the next one's now.
+                # It had its turn already: pass it on.
                 self._next()
             raise
 
     def _next(self) -> None:
-        lanes = [Priority.CALLS, Priority.LOOKS]
-        if self._calls >= _CALLS_PER_LOOK:
-            lanes.reverse()
-        for lane in lanes:
-            waiting = self._waiting[lane]
+        priorities = [Priority.CALLS, Priority.POLLS]
+        if self._calls >= _CALLS_PER_POLL:
+            priorities.reverse()
+        for priority in priorities:
+            waiting = self._waiting[priority]
             while waiting:
                 turn = waiting.popleft()
                 if not turn.done():
-                    self._calls = self._calls + 1 if lane is Priority.CALLS else 0
+                    self._calls = self._calls + 1 if priority is Priority.CALLS else 0
                     turn.set_result(None)
                     return
         self._busy = False

@@ -1,7 +1,7 @@
-"""Open the envelope of an answer: what was asked for, or the error that it means. Pure (WIRE §1).
+"""Open the envelope of a response: return its value or raise its error; no I/O (WIRE §1).
 
-The answer is decoded straight into what the caller wants. Only where that fails is it looked at
-again, to find out whether it is a refusal or makes no sense.
+The response is decoded directly into the wanted value. Only if that fails it is decoded again, to
+distinguish a refusal from an invalid response.
 """
 
 import re
@@ -29,10 +29,10 @@ __all__ = ["MAX_REFUSAL", "http_date", "open_envelope", "retry_after"]
 T = TypeVar("T")
 
 MAX_REFUSAL: Final = 64 * 1024
-"""Bytes of a refusal that are read: more is no explanation, and would hold the event loop."""
+"""Maximum bytes of a refusal that are read: decoding more would block the event loop."""
 
 MAX_ONE: Final = 1024 * 1024
-"""Bytes of a response that is no list: one about a VM has two thousand."""
+"""Maximum bytes of a response that is not a list; that of one VM has about two thousand."""
 
 _REFUSED: Final = re.compile(rb'\s*\{\s*"success"\s*:\s*false')
 
@@ -43,7 +43,7 @@ _VOCABULARY: Final = re.compile(
     r"|password|key_id|sshkey|user_data|cloudinit|quota|limit|balance|unavailable|required"
     r"|unsupported|duplicate)(?![a-z0-9])"
 )
-"""What of a withheld explanation may be named: the API's own words and a few of its reasons."""
+"""Words of a withheld explanation that may be shown: names of the API, and common reasons."""
 
 _KINDS: Final[dict[int, type[APIError]]] = {
     401: AuthenticationError,
@@ -58,7 +58,7 @@ _KINDS: Final[dict[int, type[APIError]]] = {
 
 
 def open_envelope(
-    shape: ResponseSpec[T],
+    spec: ResponseSpec[T],
     status: int,
     body: bytes,
     *,
@@ -67,30 +67,31 @@ def open_envelope(
     secrets: tuple[Secret, ...] = (),
     credentials: tuple[Secret, ...] = (),
 ) -> T:
-    """Return what `shape` wants of an answer, or raise what the answer means.
+    """Return the value of a response, or raise its error.
 
     Args:
-        shape: What is wanted.
+        spec: The value to return.
         status: The HTTP status.
-        body: The body, as it came.
+        body: The body as received.
         method: The HTTP method of the call, for the error.
         path: The path of the call, for the error.
-        secrets: What the call carried that no error may show. With any, nothing of the server's
-            explanation is shown: it can repeat a line, a part or any encoding of them.
+        secrets: Secrets in the request that no error may show. If there are any, the server's
+            explanation is withheld: it can repeat a part or any encoding of them.
         credentials: The API secret and the signature. An explanation is shown unless it repeats
             a part of them.
 
     Raises:
         APIError: If the call was refused.
-        DecodingError: If the answer fits neither `shape` nor a refusal.
+        DecodingError: If the response matches neither `spec` nor a refusal.
     """
     problem: DecodingError
     if 200 <= status < 300:
         try:
-            _check_size(shape, body)
-            answer = shape.decode(body)
-            if answer.success is True or (answer.success is msgspec.UNSET and shape.tells_success):
-                return shape.take(answer)
+            _check_size(spec, body)
+            response = spec.decode(body)
+            success = response.success
+            if success is True or (success is msgspec.UNSET and spec.proves_success):
+                return spec.take(response)
             problem = DecodingError("`success` is missing", where="$")
         except DecodingError as error:
             problem = error
@@ -102,23 +103,23 @@ def open_envelope(
     else:
         problem = DecodingError()
 
-    # Raised out here, so that no exception drags the one that held the body along.
+    # Raised outside `except`, so that no error is chained to the one that holds the body.
     content = _any_object(body)
     refused = (content or {}).get("success") is False or _is_large_refusal(body)
     if 200 <= status < 300 and not refused:
         raise problem
     if 300 <= status < 400:
-        words = "a redirect, which is not followed: a signature is bound to its host"
+        message = "a redirect, which is not followed: a signature is bound to its host"
     else:
-        words = _explanation(content, body, secrets, credentials)
+        message = _explanation(content, body, secrets, credentials)
     kind = _KINDS.get(status)
     if kind is None:
         kind = ServerError if status >= 500 else BadRequest if status >= 400 else APIError
-    raise kind(words, status=status, method=method, path=path, from_api=refused)
+    raise kind(message, status=status, method=method, path=path, from_api=refused)
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
-    """Read a ``Retry-After`` header: seconds or an HTTP date (WIRE §1); None if it says nothing."""
+    """Return the seconds of a ``Retry-After`` header, a number or an HTTP date (WIRE §1)."""
     if value is None:
         return None
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip(), re.ASCII):
@@ -128,7 +129,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """Return an HTTP date in UTC; None if it is none."""
+    """Parse an HTTP date, and return it in UTC; None if it is missing or invalid."""
     if value is None:
         return None
     try:
@@ -138,14 +139,14 @@ def http_date(value: str | None) -> datetime | None:
         return None
 
 
-def _check_size(shape: ResponseSpec[T], body: bytes) -> None:
-    """Refuse what is too large to be what is wanted, without decoding it."""
+def _check_size(spec: ResponseSpec[T], body: bytes) -> None:
+    """Reject a response that is too large, without decoding it."""
     if len(body) <= MAX_ONE:
         return
-    if shape.key is None:
-        raise DecodingError(f"{len(body)} bytes, and {MAX_ONE} are allowed here")
-    # A list may be large. But to pass over megabytes of something else takes as long as to read it.
-    if _is_large_refusal(body) or shape.key not in body[:MAX_REFUSAL]:
+    if spec.key is None:
+        raise DecodingError(f"{len(body)} bytes, and at most {MAX_ONE} are allowed here")
+    # A list may be large, but scanning megabytes of something else takes as long as decoding it.
+    if _is_large_refusal(body) or spec.key not in body[:MAX_REFUSAL]:
         raise DecodingError(f"no list in the first {MAX_REFUSAL} of {len(body)} bytes")
 
 
@@ -168,15 +169,15 @@ def _explanation(
     secrets: tuple[Secret, ...],
     credentials: tuple[Secret, ...],
 ) -> str:
-    """Return the server's explanation, or why it is not shown."""
+    """Return the server's explanation, or the reason for not showing it."""
     if len(body) > MAX_REFUSAL:
         return f"more than {MAX_REFUSAL} bytes, which were not read"
     if content is None:
-        return "no JSON object, perhaps a proxy's page"
+        return "not a JSON object, perhaps a proxy's page"
     words = _words(content)
     if secrets:
         return _withheld(words, secrets) if words else ""
-    # Looked at before it is cut, and beyond the cut: half a secret is no less of one.
+    # Check more than is shown: the cut may be within a secret.
     shown = "".join(c if c.isprintable() else " " for c in words[: 2 * _LONGEST_MESSAGE])
     if repeats(shown, credentials):
         return "the explanation is withheld, since it repeats the API secret or the signature"
@@ -184,18 +185,18 @@ def _explanation(
 
 
 def _withheld(words: str, secrets: tuple[Secret, ...]) -> str:
-    """Return what can be told of an explanation without a character of it."""
-    told = "the explanation is withheld, since the request carried a password or user data"
+    """Return a notice in place of an explanation, with the words of it that are safe to show."""
+    notice = "the explanation is withheld, since the request carried a password or user data"
     sent = [secret.text().casefold() for secret in secrets]
     named = dict.fromkeys(_VOCABULARY.findall(words.casefold()))
-    # A word that is in a secret too may come from there.
+    # Leave out words that a secret contains, too.
     if safe := [word for word in named if not any(word in text for text in sent)]:
-        told += f"; it mentions {', '.join(safe)}"
-    return told
+        notice += f"; it mentions {', '.join(safe)}"
+    return notice
 
 
 def _words(content: dict[str, object]) -> str:
-    """Return the server's explanation; its field's name and form are not known (WIRE §1)."""
+    """Return the server's explanation; the name and form of its field are unknown (WIRE §1)."""
     found = (content[name] for name in ("error", "message", "errors") if content.get(name))
     return "; ".join(dict.fromkeys(piece for value in found for piece in _pieces(value)))
 

@@ -1,7 +1,7 @@
-"""What a `Client` needs of the thing that sends its requests: `Transport` and `Response`.
+"""The interface of a `Client`'s transport: `Transport` and `Response`.
 
-`async_vmapi.transport.http` has the transport that a client uses unless another is given, and
-`async_vmapi.emulator` the one without sockets. `async_vmapi.transport.pipeline` calls it.
+`async_vmapi.transport.http` has the default transport, and `async_vmapi.emulator` the in-memory
+one. `async_vmapi.transport.pipeline` calls it.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Response:
 
     Attributes:
         status: The HTTP status of the final response, 200 to 999.
-        headers: The headers. `Client` compares their names without case, so a plain dict will do.
+        headers: The headers. `Client` ignores the case of their names, so a plain dict is enough.
         body: The whole body, decompressed; empty if there is none.
     """
 
@@ -39,43 +39,42 @@ class Transport(Protocol):
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, /
     ) -> Response:
-        """Send one request **once**, and return the response to it, whatever its status is.
+        """Send one request **once**, and return its response, whatever the status is.
 
-        Never send it again: a second ``PUT`` creates a second VM (WIRE §2). `Client` retries
-        where that is safe. Do not follow redirects either: the signature is bound to the host.
+        Never resend it: a second ``PUT`` creates a second VM (WIRE §2). `Client` retries where
+        that is safe. Do not follow redirects: the signature is bound to the host.
 
-        It must return or raise by itself, so give it a timeout: `Client` sets none. A call that
-        never ends keeps its caller waiting, a poll that never ends keeps its VM from being polled
-        by the same means, and each keeps one of ``max_connections``.
+        Give it a timeout: `Client` sets none. A call that never returns blocks its caller, a poll
+        that never returns blocks further polls of its VM, and each occupies one of
+        ``max_connections``.
 
-        Any other exception than those below means that the outcome is unknown, too: `Client`
-        raises a `TransportError` in its place, which names its type alone, since its text might
-        show a signature. Cancellation passes.
+        After any exception other than those below, the outcome is unknown, too: `Client` raises a
+        `TransportError` instead, which names only the exception's type, since its text may show a
+        signature. Cancellation passes through.
 
         Args:
             method: The HTTP method, in capitals.
             target: The path, with its query if it has one, exactly as it was signed.
-            headers: The headers to send, ``Host`` and the signature included (WIRE §1). More
-                may be added; these must not be changed.
+            headers: The headers to send, including ``Host`` and the signature (WIRE §1). You may
+                add others; do not change these.
             body: The body, exactly as it was signed; empty if there is none. It may hold
                 passwords and user data.
 
         Raises:
-            ConnectError: The request was not sent, for sure; `Client` may send it again, creates
-                included.
-            TransportTimeout: The response did not come in time. The outcome is unknown.
-            TransportError: It did not come for another reason. The outcome is unknown.
-            DecodingError: It came and cannot be used, for instance because it is too large. The
+            ConnectError: The request was certainly not sent; `Client` may retry it, even a create.
+            TransportTimeout: No response arrived in time. The outcome is unknown.
+            TransportError: No response arrived for another reason. The outcome is unknown.
+            DecodingError: The response cannot be used, for example because it is too large. The
                 outcome is unknown.
-            InvalidState: The transport cannot be used now, for instance because it was closed;
-                the request was not sent. `Client` raises it as it is.
+            InvalidState: The transport cannot be used now, for example because it was closed;
+                the request was not sent. `Client` lets it pass.
         """
         ...
 
     async def close(self) -> None:
         """Release what the transport itself opened; called by `Client.close`.
 
-        It may be called more than once, or without any request before. A client that is used
-        again after it was closed calls `send` again.
+        It may be called more than once, or before any request. A client that is reopened after
+        `close` calls `send` again.
         """
         ...

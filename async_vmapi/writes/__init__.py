@@ -1,6 +1,6 @@
-"""Writes are sent at most once, and none is lost.
+"""Writes: carried out at most once, and never lost.
 
-`Writes` sends each write and keeps an account of it; a create whose response was lost is looked for
-among the VMs that a list shows. `vms`, `bulk` and `durable` import `Writes` and the record of a
-write; this room imports tasks and the transport.
+`Writes` sends each write and records its outcome; if the response to a create was lost, it searches
+the list for the VM. `vms`, `bulk` and `durable` import `Writes` and the record of a write; this
+package imports tasks and the transport.
 """

@@ -1,8 +1,8 @@
-"""Tell a VM that is older than a request by its attach times, on the server's clock. Pure.
+"""Detect VMs that are older than a request by their attach times, on the server's clock; no I/O.
 
-A VM shows when its volumes and addresses were attached (WIRE §3), which happens after the create
-that made it was sent. Those times name no zone, and the ``Date`` of a response is in UTC, so both
-are compared modulo one hour.
+The attach times of a VM's volumes and addresses (WIRE §3) are later than the request that created
+the VM. They have no time zone, and the ``Date`` of a response is in UTC, so both are compared
+modulo one hour.
 """
 
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ __all__ = ["is_older", "server_time"]
 _HOUR: Final = 3600.0
 
 _MARGIN: Final = 3.0
-"""Seconds: both times are of whole seconds, and the servers' clocks differ a little."""
+"""Tolerance in seconds: both times are whole seconds, and the servers' clocks differ a little."""
 
 _FARTHEST: Final = 600.0
-"""Seconds back that are told apart: zones can differ by quarters of an hour."""
+"""Maximum age in seconds that can be detected: time zones can differ by a quarter of an hour."""
 
 
 def server_time(date: str, later: float) -> datetime | None:
-    """Return the server's time some seconds after a response arrived; None if that is not known.
+    """Return the server's time some seconds after a response arrived; None if it is unknown.
 
-    It is never ahead of the server's clock, as a date is made before its response arrives.
+    It is never ahead of the server's clock, since the date is older than the response.
 
     Args:
         date: The response's ``Date`` header.
-        later: The seconds.
+        later: Seconds since the response arrived.
     """
     moment = http_date(date)
     try:
@@ -40,12 +40,12 @@ def server_time(date: str, later: float) -> datetime | None:
 
 
 def is_older(vm: VirtualMachine, sent: datetime, span: float) -> bool:
-    """Return whether a VM was there before a request was sent, as far as its times show.
+    """Return whether a VM's attach times show that it existed before a request was sent.
 
     Args:
         vm: The VM.
         sent: The server's time when the request was sent.
-        span: Seconds before `sent` in which it can have been created.
+        span: Maximum seconds before `sent` at which it may have been created.
     """
     earliest = min(_attached(vm), default=None)
     if earliest is None:

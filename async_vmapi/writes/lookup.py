@@ -1,8 +1,8 @@
-"""Find the VM that a create made whose outcome is unknown (WIRE §5.4).
+"""Find the VM of a create whose outcome is unknown (WIRE §5.4).
 
-The rules follow from one assumption: a response to a read that was asked at time t shows each VM
-as it was at some moment between t - ``max_staleness`` and the response. docs/guarantees.md has
-them with their reasons.
+The rules follow from one assumption: the response to a read requested at time t shows each VM as it
+was at some moment between t - ``max_staleness`` and the response. docs/guarantees.md explains
+them.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from async_vmapi.writes.pending_create import PendingCreate, PendingCreates
 __all__ = ["Lookup", "LookupResult", "unknown", "unnoticed"]
 
 _PROOF: Final = 3
-"""Lists without the VM that are taken as proof that there is none: one may be wrong."""
+"""Lists without the VM that prove that there is none: a single one may be wrong."""
 
 _HIDDEN: Final = 60.0
-"""Seconds by which a VM may be older still that the list before the create does not show: the
-list is some seconds old, and a new VM is hidden for a while."""
+"""Additional seconds by which a VM may be older than the create although the list before it does
+not show the VM: that list is some seconds old, and a new VM is invisible at first."""
 
 _MOST_READ: Final = 8
-"""VMs of one name that are read at most to find out which of them are older."""
+"""Maximum number of VMs of one name that are read to find out which are older."""
 
 _MOST_CANDIDATES: Final = 100
 _LONGEST: Final = 600.0
 
 _LAST_LIST: Final = 5.0
-"""Seconds that the list at the end of the window gets to be answered."""
+"""Timeout in seconds for the list at the end of the window."""
 
 _CLOCK: Final = 0.001
 _NO_IDS: Final = frozenset[str]()
@@ -45,15 +45,15 @@ _NO_IDS: Final = frozenset[str]()
 
 @attrs.frozen
 class LookupResult:
-    """What looking for a create's VM showed.
+    """The result of the search for a create's VM.
 
     Attributes:
-        vm_id: The VM; None if none was found, or it is not sure.
-        candidates: Ids of VMs that may be the one.
-        renamed: How many of them have another name than the create asked for.
-        lists: How many lists were seen.
-        last_error: The text of the last read that failed; None if none did.
-        is_proof: Whether it is proved that there is no VM.
+        vm_id: The VM's id; None if it was not found, or is uncertain.
+        candidates: Ids of VMs that the create may have made.
+        renamed: Number of candidates with another name than the create requested.
+        lists: Number of lists read.
+        last_error: The text of the latest read error; None if no read failed.
+        is_proof: Whether there is proof that the create made no VM.
     """
 
     vm_id: str | None
@@ -65,56 +65,56 @@ class LookupResult:
 
 
 class Lookup:
-    """Looks for what one create made.
+    """Searches for the VM of one create.
 
     Args:
-        creates: All creates.
-        creation: The one.
-        pipeline: What reads one VM.
-        rosters: What lists all of them.
-        retry: Whether the create is sent again if it is proved that there is no VM.
+        creates: All creates of the client.
+        pending: The create.
+        pipeline: Reads a single VM.
+        vm_lists: Reads lists.
+        retry: Whether the create is resent after proof that there is no VM.
     """
 
     def __init__(
         self,
         creates: PendingCreates,
-        creation: PendingCreate,
+        pending: PendingCreate,
         pipeline: Pipeline,
-        rosters: VMListSource,
+        vm_lists: VMListSource,
         *,
         retry: bool = False,
     ) -> None:
         self._creates = creates
         self._history = creates.history
-        self._creation = creation
+        self._pending = pending
         self._pipeline = pipeline
-        self._rosters = rosters
+        self._vm_lists = vm_lists
         self._retry = retry
-        # Ids that a list has shown and no GET has denied since; that a GET has shown since
-        # `_settled`; that are older than the create.
+        # Ids that a list has shown, and no GET since reported missing; ids that a GET has shown
+        # since `_settled`; ids of VMs older than the create.
         self._shown: set[str] = set()
         self._read: set[str] = set()
         self._older: set[str] = set()
-        # All candidates, each with whether it has exactly the name.
+        # All candidates; the value is whether the VM has exactly the name.
         self._candidates: dict[str, bool] = {}
-        # How many lists were seen, and how many of them since `_settled`.
+        # Number of lists read, and of those since `_settled`.
         self._lists = self._settled_lists = 0
         self._last_error: str | None = None
 
     async def run(self) -> LookupResult:
-        """Look until the VM is found or the window is over."""
+        """Search until the VM is found or the window is over."""
         loop = asyncio.get_running_loop()
-        began, window = loop.time(), self._creation.window
+        began, window = loop.time(), self._pending.window
         until, settled = began + window, self._settled(began)
         window = min(window, _LONGEST)
         pause = max(1.0, window / 60)
         while True:
             now = loop.time()
-            # One list is asked for at the end in any case, also after the clock has jumped there.
+            # Always read a list at the end, even if the clock has jumped there.
             last, proof = now >= until - _CLOCK, False
             try:
                 async with asyncio.timeout_at(max(until, now) + _LAST_LIST):
-                    roster = await self._rosters.get(now)
+                    vm_list = await self._vm_lists.get(now)
             except AuthenticationError as error:
                 self._last_error = str(error)
                 return self._found()
@@ -123,38 +123,38 @@ class Lookup:
             except TimeoutError:
                 self._last_error = f"a list took longer than {_LAST_LIST:g} s"
             else:
-                answered = await self._creates.others_answered(self._creation, until)
+                answered = await self._creates.others_answered(self._pending, until)
                 self._lists += 1
-                self._remember_candidates(roster)
-                if roster.asked >= settled:
+                self._remember_candidates(vm_list)
+                if vm_list.asked >= settled:
                     self._settled_lists += 1
-                    if answered and (adopted := await self._adoptable(roster)) is not None:
-                        self._history.created(adopted, self._creation.name)
+                    if answered and (adopted := await self._adoptable(vm_list)) is not None:
+                        self._history.created(adopted, self._pending.name)
                         return self._found(adopted)
                     proof = last and self._settled_lists >= _PROOF
-                self._shown.update(vm.id for vm in self._fitting(roster))
+                self._shown.update(vm.id for vm in self._fitting(vm_list))
             if last or self._creates.stopping:
                 return self._found(proof=proof)
             now = loop.time()
             if now < settled:
                 wait = min(pause, until - now, settled - now + _CLOCK)
             else:
-                # So that there can be proof at the end.
+                # Leave time for the lists that are needed as proof.
                 wait = min(pause, (until - now) / max(1, _PROOF - self._settled_lists))
             await self._sleep(max(0.0, wait))
             pause = min(1.5 * pause, max(pause, window / 6))
 
     def _settled(self, began: float) -> float:
-        """Return from when on a read shows no VM that was deleted before the create was sent."""
-        creation = self._creation
-        sent = began if creation.sent is None else creation.sent
-        # Where it is not known which VMs there were, one that another client is deleting just now
-        # looks like ours; after as much time again, it is shown as `deleting`, or not at all.
-        times = 2 if creation.unique and creation.baseline is None else 1
+        """Return the time from which reads show no VM that was deleted before the create."""
+        pending = self._pending
+        sent = began if pending.sent is None else pending.sent
+        # Without a baseline, a VM that another client is deleting looks like ours. After twice the
+        # time, reads show it as `deleting`, or not at all.
+        times = 2 if pending.unique and pending.baseline is None else 1
         return sent + times * self._creates.max_staleness
 
     def _found(self, vm_id: str | None = None, *, proof: bool = False) -> LookupResult:
-        # Meanwhile a response may have told whose a candidate is.
+        # Meanwhile a response may have shown that another create made a candidate.
         left = {vm_id: exact for vm_id, exact in self._candidates.items() if self._is_new(vm_id)}
         candidates = sorted(left, key=lambda candidate: not left[candidate])[:_MOST_CANDIDATES]
         return LookupResult(
@@ -166,73 +166,73 @@ class Lookup:
             is_proof=proof and not left,
         )
 
-    # --- which VMs may be the one ---------------------------------------------------------------
+    # --- candidates -----------------------------------------------------------------------------
 
-    def _remember_candidates(self, roster: VMList) -> None:
-        self._history.compare(roster)
-        creation = self._creation
-        for vm in self._possible(roster.named(creation.name)):
+    def _remember_candidates(self, vm_list: VMList) -> None:
+        self._history.compare(vm_list)
+        pending = self._pending
+        for vm in self._possible(vm_list.named(pending.name)):
             self._candidates[vm.id] = True
-        new = roster.new_since(creation.baseline or _NO_IDS)
-        # Where each VM of the list counts as new, all of them are named only if that keeps the
-        # create from being sent again.
-        whole = self._history.changes_names and (self._retry or creation.baseline is not None)
-        for vm in self._possible(new.vms if whole else new.like(creation.name)):
-            if creation.fits(vm):
+        new = vm_list.new_since(pending.baseline or _NO_IDS)
+        # Without a baseline every VM counts as new: then make all of them candidates only to
+        # prevent a retry of the create.
+        whole = self._history.changes_names and (self._retry or pending.baseline is not None)
+        for vm in self._possible(new.vms if whole else new.like(pending.name)):
+            if pending.fits(vm):
                 self._candidates.setdefault(vm.id, False)
 
-    def _fitting(self, roster: VMList) -> list[Named]:
-        """Return the VMs that may be adopted, were there no others."""
-        if self._creation.known is None:
+    def _fitting(self, vm_list: VMList) -> list[Named]:
+        """Return the VMs that can be adopted if they are not ambiguous."""
+        if self._pending.known is None:
             return []
         return [
             vm
-            for vm in self._possible(roster.named(self._creation.name))
-            if vm.id not in self._older and (self._creation.unique or self._creation.fits(vm))
+            for vm in self._possible(vm_list.named(self._pending.name))
+            if vm.id not in self._older and (self._pending.unique or self._pending.fits(vm))
         ]
 
     def _possible(self, vms: Iterable[Named]) -> list[Named]:
-        """Return those that nothing else explains, each once."""
+        """Return the VMs that are new, without duplicates."""
         found: dict[str, Named] = {}
         for vm in vms:
             if self._is_new(vm.id):
                 found.setdefault(vm.id, vm)
                 if vm.state == DELETING:
-                    # Later reads can still show it as it was before.
+                    # Later reads can still show an earlier state.
                     self._history.deleted(vm.id)
         return [vm for vm in found.values() if not self._history.is_deleted(vm.id)]
 
     def _is_new(self, vm_id: str) -> bool:
-        """Return whether neither it was there before, nor it is another create's, nor deleted."""
-        creation = self._creation
-        for before in (creation.known, creation.baseline):
+        """Return whether a VM is neither older, nor deleted, nor made by another create."""
+        pending = self._pending
+        for before in (pending.known, pending.baseline):
             if before is not None and vm_id in before:
                 return False
         if self._history.is_deleted(vm_id):
             return False
         name = self._history.created_as(vm_id)
-        # A create that is resumed may be the very one that made it.
-        resumed = creation.resumed and creation.unique
-        return name is None or (resumed and name == creation.name)
+        # A resumed create may be the one that made it.
+        resumed = pending.resumed and pending.unique
+        return name is None or (resumed and name == pending.name)
 
-    # --- adopting one of them -------------------------------------------------------------------
+    # --- adoption -------------------------------------------------------------------------------
 
-    async def _adoptable(self, roster: VMList) -> str | None:
-        """Return the VM to adopt: two reads show it, of which the roster is one."""
-        dated = self._creation.server_sent is not None
+    async def _adoptable(self, vm_list: VMList) -> str | None:
+        """Return the VM to adopt, which two reads must show; `vm_list` is one of them."""
+        dated = self._pending.server_sent is not None
         asked = set(self._read)
         while True:
-            fitting, alike = self._fitting(roster), self._creates.alike(self._creation)
+            fitting, alike = self._fitting(vm_list), self._creates.alike(self._pending)
             if not fitting:
                 return None
             if len(fitting) > len(alike):
-                # Too many, unless reading them shows that some are older.
+                # Ambiguous, unless reading them shows that some are older.
                 unread = [vm.id for vm in fitting if vm.id not in asked]
                 if not dated or not unread or len(asked) >= _MOST_READ:
                     return None
                 vm_id = unread[0]
             else:
-                vm_id = fitting[alike.index(self._creation) % len(fitting)].id
+                vm_id = fitting[alike.index(self._pending) % len(fitting)].id
                 seen_twice = vm_id in self._read or vm_id in self._shown
                 if vm_id in asked or (seen_twice and not dated):
                     return vm_id if seen_twice else None
@@ -240,7 +240,7 @@ class Lookup:
             await self._get(vm_id)
 
     async def _get(self, vm_id: str) -> None:
-        """Read a VM: whether it is there, and whether it was before the create."""
+        """Read a VM, and note whether it exists and whether it is older than the create."""
         call = Call("get", "GET", f"/v2/virtual-machines/{vm_id}")
         try:
             vm = await self._pipeline.call(call, codec.VM)
@@ -248,16 +248,16 @@ class Lookup:
             self._shown.discard(vm_id)
             return
         except VMAPIError as error:
-            # Then two lists decide.
+            # Two lists decide instead.
             self._last_error = str(error)
             return
         if vm.state == DELETING:
             self._history.deleted(vm_id)
         elif vm.id == vm_id:
             self._read.add(vm_id)
-            sent, span = self._creation.server_sent, self._creates.max_staleness + _HIDDEN
+            sent, span = self._pending.server_sent, self._creates.max_staleness + _HIDDEN
             if sent is not None and is_older(vm, sent, span):
-                # It stays a candidate: clocks may differ, so they can only prevent an adoption.
+                # It stays a candidate: clocks may differ, so times can only prevent an adoption.
                 self._older.add(vm_id)
 
     async def _sleep(self, seconds: float) -> None:
@@ -268,39 +268,37 @@ class Lookup:
             pass
 
 
-def unknown(
-    creates: PendingCreates, creation: PendingCreate, found: LookupResult
-) -> OutcomeUnknown:
-    """Return the error for a create whose outcome a lookup did not show."""
+def unknown(creates: PendingCreates, pending: PendingCreate, found: LookupResult) -> OutcomeUnknown:
+    """Return the error for a create whose outcome is unknown after the lookup."""
     count = len(found.candidates)
     vms = "1 VM" if count == 1 else f"{count} VMs"
     if not count:
-        seen = f"no VM that it may have created was in {found.lists} lists"
-    elif creation.known is None:
-        seen = f"{vms} may be it, and it is not known which there were before"
+        seen = f"no VM that it may have created was found in {found.lists} lists"
+    elif pending.known is None:
+        seen = f"{vms} may be the one, and it is unknown which existed before"
     else:
-        seen = f"{vms} may be it"
+        seen = f"{vms} may be the one"
     if found.renamed:
         seen += f", {found.renamed} of them if the provider changed the name"
     if found.last_error is not None:
-        seen += f" (the last read that failed: {found.last_error})"
+        seen += f" (latest read error: {found.last_error})"
     return OutcomeUnknown(
-        f"the outcome of the create of {creation.name!r} is unknown: no response told it, and "
-        f"{seen}; it was {'retried once' if creation.retried else 'not retried'}. Call "
+        f"the outcome of the create of {pending.name!r} is unknown: its response was lost, and "
+        f"{seen}; it was {'retried once' if pending.retried else 'not retried'}. Call "
         "client.reconcile(error.token) to try again, or check yourself before you create it again",
         operation="create",
-        name=creation.name,
+        name=pending.name,
         candidates=found.candidates,
-        token=seal(creates.token(creation)),
+        token=seal(creates.token(pending)),
     )
 
 
 def unnoticed(token: DoubtToken) -> OutcomeUnknown:
-    """Return the error for a reboot or reset whose outcome its VM's state did not show."""
+    """Return the error for a reboot or reset whose VM was not observed to leave ``online``."""
     return OutcomeUnknown(
-        f"nobody can tell whether the {token.operation} of {token.vm} was carried out: no "
-        f"answer said so, and its state did not show it; it was not sent again. Call "
-        f"client.reconcile(error.token) to look on, or {token.operation} it once more",
+        f"the outcome of the {token.operation} of {token.vm} is unknown: its response was lost, "
+        "and the VM's state does not show it; it was not retried. Call "
+        f"client.reconcile(error.token) to poll again, or {token.operation} the VM again",
         operation=token.operation,
         vm_id=token.vm,
         token=seal(token),

@@ -1,8 +1,8 @@
-"""The creates of a client, told apart (WIRE §5.4).
+"""The creates of a client that are in progress (WIRE §5.4).
 
-A create whose outcome is unknown is looked for by `async_vmapi.writes.lookup`. What another create
-of this client made is not what it made: responses tell whose a VM is, and creates in flight are
-waited for.
+`async_vmapi.writes.lookup` searches for the VM of a create whose outcome is unknown. It must not
+adopt a VM of another create of this client: responses show which create made a VM, and the lookup
+waits for those of creates in flight.
 """
 
 import asyncio
@@ -20,32 +20,32 @@ from async_vmapi.transport.retries import AttemptLog
 from async_vmapi.writes.attach_times import server_time
 from async_vmapi.writes.history import History
 
-__all__ = ["PendingCreate", "PendingCreates", "intended_by"]
+__all__ = ["PendingCreate", "PendingCreates", "read_intent"]
 
 _KEPT: Final = 600.0
-"""Seconds for which it is known what this client did to a VM, at least."""
+"""Minimum seconds to keep the history of a VM."""
 
 
 @attrs.define(eq=False)
 class PendingCreate:
-    """A create under way.
+    """A create in progress.
 
     Attributes:
         name: The VM's name.
         cores: Its number of CPUs.
         ram: Its memory in MB.
-        unique: Whether a VM of that name can only be what this create made.
+        unique: Whether only this create can have made a VM of that name.
         origin: The endpoint.
-        window: Seconds for which its VM is looked for.
-        resumed: Whether its first attempt was another process's, or may have been.
-        known: Ids that had the name before; None if that is not known.
-        baseline: All ids of a list that was asked for before the create; None without one.
-        trail: What became of its attempts.
-        answered: Set unless an attempt is under way.
-        in_doubt: Whether its VM is looked for.
-        retried: Whether it was sent again as it was proved that there was no VM.
-        sent: The loop's time when the last attempt set out; None if none did here.
-        server_sent: The server's time when the first attempt set out whose outcome is unknown.
+        window: Seconds to search for its VM.
+        resumed: Whether an earlier process may have sent it.
+        known: Ids of VMs that had the name before; None if unknown.
+        baseline: All ids of a list that was requested before the create; None without one.
+        attempts: Its attempts.
+        answered: Set unless an attempt is in flight.
+        outcome_unknown: Whether a lookup searches for its VM.
+        retried: Whether it was sent again after proof that there was no VM.
+        sent: The loop's time when the last attempt was sent; None if this process sent none.
+        server_sent: The server's time when the first attempt with an unknown outcome was sent.
     """
 
     name: str
@@ -57,129 +57,129 @@ class PendingCreate:
     resumed: bool = False
     known: frozenset[str] | None = None
     baseline: frozenset[str] | None = None
-    trail: AttemptLog = attrs.field(factory=AttemptLog)
+    attempts: AttemptLog = attrs.field(factory=AttemptLog)
     answered: asyncio.Event = attrs.field(factory=asyncio.Event)
-    in_doubt: bool = False
+    outcome_unknown: bool = False
     retried: bool = False
     sent: float | None = None
     server_sent: datetime | None = None
 
     def fits(self, vm: Named) -> bool:
-        """Return whether a VM is of the right size."""
+        """Return whether a VM has the requested size."""
         return (vm.cores, vm.ram) == (self.cores, self.ram)
 
 
 class PendingCreates:
-    """The creates of a client that are under way.
+    """The creates of a client that are in progress.
 
     Args:
-        pipeline: What sends them.
-        max_staleness: How old a response's content can be, in seconds.
+        pipeline: Sends them.
+        max_staleness: Maximum age of the data in a response, in seconds.
 
     Attributes:
         max_staleness: As above.
-        history: What this client did to which VM.
+        history: The VMs that this client created, renamed and deleted.
     """
 
     def __init__(self, pipeline: Pipeline, *, max_staleness: float = 10.0) -> None:
         self._pipeline = pipeline
         self.max_staleness = max_staleness
-        self._under_way: dict[str, dict[PendingCreate, None]] = {}
+        self._in_progress: dict[str, dict[PendingCreate, None]] = {}
         self.history = History(kept=max(_KEPT, 2 * max_staleness))
         self._stopped = asyncio.Event()
 
-    def begin(
-        self, name: str, cores: int, ram: int, *, unique: bool, origin: str, window: float
-    ) -> PendingCreate:
-        """Note a create.
+    def begin(self, request: CreateRequest, *, unique: bool, window: float) -> PendingCreate:
+        """Add a create.
 
         Raises:
-            InvalidArgument: If its name is said to be unique and is in use by another create.
+            InvalidArgument: If another create of that name is in progress, and one is unique.
         """
-        creation = PendingCreate(name, cores, ram, unique, origin, window)
+        pending = PendingCreate(
+            request.name, request.cpus, request.ram, unique, self._pipeline.origin, window
+        )
         if unique:
-            creation.known = frozenset()
-        return self._note(creation)
+            pending.known = frozenset()
+        return self._note(pending)
 
-    def take_up(self, token: DoubtToken, besides: frozenset[str], window: float) -> PendingCreate:
-        """Note a create of a token, which made none of the VMs `besides`."""
-        creation = PendingCreate(
+    def resume(self, token: DoubtToken, besides: frozenset[str], window: float) -> PendingCreate:
+        """Add the create of a token, which made none of the VMs `besides`."""
+        pending = PendingCreate(
             token.name, token.cores, token.ram, token.unique, token.origin, window
         )
-        creation.known = None if token.known is None else besides.union(token.known)
-        self.resume(creation)
-        return self._note(creation)
+        pending.known = None if token.known is None else besides.union(token.known)
+        self.mark_maybe_sent(pending)
+        return self._note(pending)
 
-    def resume(self, creation: PendingCreate) -> None:
-        """Note that a create may have been sent before, perhaps by another process."""
-        creation.resumed = creation.in_doubt = True
-        creation.answered.set()
+    def mark_maybe_sent(self, pending: PendingCreate) -> None:
+        """Note that an earlier process may have sent a create."""
+        pending.resumed = pending.outcome_unknown = True
+        pending.answered.set()
 
-    def _note(self, creation: PendingCreate) -> PendingCreate:
-        # Where one of them is unique, it is the only one.
-        others = self._under_way.get(creation.name, {})
-        if others and (creation.unique or next(iter(others)).unique):
+    def _note(self, pending: PendingCreate) -> PendingCreate:
+        # A unique create excludes others of its name.
+        others = self._in_progress.get(pending.name, {})
+        if others and (pending.unique or next(iter(others)).unique):
             raise InvalidArgument(
-                f"unique_name: another create of {creation.name!r} is under way",
+                f"unique_name: another create of {pending.name!r} is in progress",
                 argument="unique_name",
             )
-        self._under_way.setdefault(creation.name, {})[creation] = None
-        # For as long as reads can show what was before.
-        self.history.keep_for(creation.window + 2 * self.max_staleness)
-        return creation
+        self._in_progress.setdefault(pending.name, {})[pending] = None
+        # For as long as reads can show the state before the create.
+        self.history.keep_for(pending.window + 2 * self.max_staleness)
+        return pending
 
-    def end(self, creation: PendingCreate) -> None:
-        """Note that a create is no longer under way."""
-        others = self._under_way[creation.name]
-        del others[creation]
+    def end(self, pending: PendingCreate) -> None:
+        """Remove a create that is finished."""
+        others = self._in_progress[pending.name]
+        del others[pending]
         if not others:
-            del self._under_way[creation.name]
+            del self._in_progress[pending.name]
 
-    def sets_out(self, creation: PendingCreate) -> None:
-        """Note that an attempt of a create is about to be sent."""
-        creation.sent = now = asyncio.get_running_loop().time()
-        if creation.resumed or creation.trail.doubtful:
-            # The VM may be of an earlier attempt, and as old.
+    def note_sending(self, pending: PendingCreate) -> None:
+        """Note the time of an attempt that is about to be sent."""
+        pending.sent = now = asyncio.get_running_loop().time()
+        if pending.resumed or pending.attempts.outcome_unknown:
+            # An earlier attempt may have made the VM: keep that attempt's time.
             return
-        # Not a later response's date: the process may be stopped until then.
-        creation.server_sent = None
+        # Do not use the date of a later response: the process may be stopped until then.
+        pending.server_sent = None
         if (dated := self._pipeline.server_date()) is not None:
             at, date = dated
-            creation.server_sent = server_time(date, now - at)
+            pending.server_sent = server_time(date, now - at)
 
-    def token(self, creation: PendingCreate) -> DoubtToken:
-        """Return what to go on with, in this process or another."""
-        known = creation.known
-        if known is not None and not creation.unique:
-            # Those that no list shows yet, too.
-            known = known.union(self.history.created_with(creation.name))
+    def token(self, pending: PendingCreate) -> DoubtToken:
+        """Return the token to reconcile a create, in this process or another."""
+        known = pending.known
+        if known is not None and not pending.unique:
+            # Include VMs that no list shows yet.
+            known = known.union(self.history.created_with(pending.name))
         return DoubtToken(
-            creation.origin,
+            pending.origin,
             "create",
-            name=creation.name,
-            cores=creation.cores,
-            ram=creation.ram,
-            unique=creation.unique,
+            name=pending.name,
+            cores=pending.cores,
+            ram=pending.ram,
+            unique=pending.unique,
             known=None if known is None else tuple(sorted(known)),
-            trace=creation.trail.trace,
+            trace=pending.attempts.trace,
         )
 
-    # --- while one is looked for ----------------------------------------------------------------
+    # --- during a lookup ------------------------------------------------------------------------
 
-    def alike(self, creation: PendingCreate) -> list[PendingCreate]:
-        """Return the creates that cannot be told apart from this one, and need not be."""
+    def alike(self, pending: PendingCreate) -> list[PendingCreate]:
+        """Return all creates of this name and size whose outcome is unknown."""
         return [
             other
-            for other in self._under_way[creation.name]
-            if other.in_doubt and (other.cores, other.ram) == (creation.cores, creation.ram)
+            for other in self._in_progress[pending.name]
+            if other.outcome_unknown and (other.cores, other.ram) == (pending.cores, pending.ram)
         ]
 
-    async def others_answered(self, creation: PendingCreate, until: float) -> bool:
-        """Wait for the responses to creates of the same name whose VMs a list may show already."""
+    async def others_answered(self, pending: PendingCreate, until: float) -> bool:
+        """Wait for the responses to other creates of the same name; return False at `until`."""
         try:
             async with asyncio.timeout_at(until):
-                for other in tuple(self._under_way[creation.name]):
-                    if other.trail.in_air and not other.in_doubt:
+                for other in tuple(self._in_progress[pending.name]):
+                    if other.attempts.in_flight and not other.outcome_unknown:
                         await other.answered.wait()
         except TimeoutError:
             return False
@@ -187,27 +187,27 @@ class PendingCreates:
 
     @property
     def stopping(self) -> bool:
-        """Whether everybody who looks is to stop."""
+        """Whether lookups must stop."""
         return self._stopped.is_set()
 
     async def stopped(self) -> None:
-        """Wait until everybody who looks is to stop."""
+        """Wait until lookups must stop."""
         await self._stopped.wait()
 
     def stop(self) -> None:
-        """Let everybody who looks stop now."""
+        """Stop all lookups."""
         self._stopped.set()
 
     def start(self) -> None:
-        """Let looking be possible again, in another event loop too."""
+        """Allow lookups again, in another event loop too."""
         self._stopped = asyncio.Event()
 
 
-def intended_by(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> DoubtToken:
-    """Read the token that was made for a create before it was sent.
+def read_intent(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> DoubtToken:
+    """Decode the intent token of a create.
 
     Raises:
-        InvalidArgument: If it was made for something else.
+        InvalidArgument: If it does not match the request.
     """
     token = read(intent, origin)
     asked = (request.name, request.cpus, request.ram, unique)
@@ -216,5 +216,5 @@ def intended_by(intent: str, request: CreateRequest, *, unique: bool, origin: st
         or token.operation != "create"
         or (token.name, token.cores, token.ram, token.unique) != asked
     ):
-        raise InvalidArgument("intent is not that of this create", argument="intent")
+        raise InvalidArgument("intent does not match this create", argument="intent")
     return token

@@ -1,4 +1,4 @@
-"""What is known of each write, for whoever must account for it when its caller is gone."""
+"""The record of each write, which stays available when the write's caller is cancelled."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,17 +17,17 @@ __all__ = ["WRITES", "UnresolvedWrite", "Write", "is_task"]
 
 @attrs.frozen
 class UnresolvedWrite:
-    """A write that its caller could not be told of, since the caller was cancelled.
+    """A write whose outcome was not returned to its caller, since that was cancelled.
 
     Attributes:
-        operation: What was asked for, for instance ``"create"``.
-        name: The name that a create, or a rename, was to give; None for others.
-        vm_id: The machine; None for a create of which nobody knows whether it was carried out.
-        reason: What is known of it, in words.
-        candidates: Ids of machines that may be what a create made.
-        token: To go on with, by ``client.reconcile``; None for a rename, which is to be repeated.
-        replaces: The token under which it was listed while no response had come; None if it was
-            not. `token` is newer.
+        operation: The operation, for example ``"create"``.
+        name: The requested name of a create or rename; None for others.
+        vm_id: The VM's id; None for a create whose outcome is unknown.
+        reason: What is known of the outcome.
+        candidates: Ids of VMs that a create may have made.
+        token: A token for ``client.reconcile``; None for a rename, which you can just retry.
+        replaces: The token with which it was listed before a response arrived, which `token`
+            replaces; None if it was not listed.
     """
 
     operation: str
@@ -45,24 +45,24 @@ class UnresolvedWrite:
 
 @attrs.define(eq=False)
 class Write:
-    """A write under way or over, and what is known of it whether or not its caller is there.
+    """A write in progress or finished, and its outcome.
 
     Attributes:
-        operation: What is asked for.
-        vm_id: The machine, but of a create.
-        name: The name that is given, of a create or rename.
-        trail: What became of its attempts.
-        token: Makes a text to go on with while no answer tells what came of it.
-        done: What carries it out, once that has begun.
-        left: Whether its caller was cancelled, and so was not told what came of it.
+        operation: The operation.
+        vm_id: The VM's id; None for a create.
+        name: The requested name of a create or rename.
+        attempts: Its attempts.
+        token: Returns the token for an unknown outcome.
+        done: The asyncio task that makes it, once started.
+        left: Whether its caller was cancelled, so that it did not get the outcome.
         closed: Whether the client was closed meanwhile.
-        observer: Who is to be told what comes of it; None for nobody, or once that is done.
+        observer: Gets the outcome; None without telemetry, or after that.
     """
 
     operation: str
     vm_id: str | None = None
     name: str | None = None
-    trail: AttemptLog = attrs.field(factory=AttemptLog)
+    attempts: AttemptLog = attrs.field(factory=AttemptLog)
     token: Callable[[], str | None] = lambda: None
     done: asyncio.Task[Any] | None = None
     left: bool = False
@@ -71,13 +71,13 @@ class Write:
 
     @property
     def accepted(self) -> bool:
-        """Whether the API is known to have accepted it."""
+        """Whether the API confirmed that it accepted the write."""
         done = self.done
         return done is not None and done.done() and not done.cancelled() and not done.exception()
 
     @property
     def error(self) -> Exception | None:
-        """What it failed with; None while it is under way, and where it was cancelled."""
+        """Its error; None while it is in progress, and if it was cancelled."""
         done = self.done
         if done is None or not done.done() or done.cancelled():
             return None
@@ -86,26 +86,26 @@ class Write:
 
     @property
     def task(self) -> Task[Any] | None:
-        """What came of it; None if it was not accepted, and for a rename."""
+        """Its task; None if it was not accepted, and for a rename."""
         result: object = self.done.result() if self.done is not None and self.accepted else None
         return result if is_task(result) else None
 
     @property
     def made(self) -> str | None:
-        """The machine, that which a create made included."""
+        """The VM's id, including that of a created VM."""
         return self.vm_id if self.task is None else self.task.vm_id
 
-    def look_on(self) -> str | None:
-        """Return a text to go on with; None for a rename, which has no end to be watched."""
+    def resume_token(self) -> str | None:
+        """Return a token to resume it; None for a rename, which returns no task."""
         return self.token() if self.task is None else self.task.token()
 
     @property
-    def doubtful(self) -> bool:
-        """Whether it may have been carried out although no answer says so."""
-        return self.trail.doubtful and not self.accepted
+    def outcome_unknown(self) -> bool:
+        """Whether it may have been carried out although no response confirms it."""
+        return self.attempts.outcome_unknown and not self.accepted
 
-    def tell(self) -> None:
-        """Tell who observes it, once it is over, what came of it."""
+    def notify_observer(self) -> None:
+        """Pass the outcome to the observer, once."""
         observer, self.observer = self.observer, None
         if observer is None or self.done is None:
             return
@@ -118,19 +118,19 @@ class Write:
         else:
             follow(self.task, observer)
             if self.left:
-                # Nobody got it.
+                # Its caller did not get the task.
                 observer.ended("cancelled")
 
     def withdraw(self) -> None:
-        """Give it up, if nothing was sent that may have been carried out."""
-        if self.done is not None and not self.trail.doubtful:
+        """Cancel it, unless a request that may be carried out was sent."""
+        if self.done is not None and not self.attempts.outcome_unknown:
             self.done.cancel()
 
 
 WRITES: Final[ContextVar[list[Write] | None]] = ContextVar("WRITES", default=None)
-"""Where writes are noted when they begin: the accounts of a bulk call's item."""
+"""A list that records the writes made in this context, for an item of a bulk call."""
 
 
 def is_task(value: object) -> TypeGuard[Task[Any]]:
-    """Return whether a value is a task to be watched."""
+    """Return whether a value is a `Task`."""
     return isinstance(value, Task)

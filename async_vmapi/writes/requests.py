@@ -1,4 +1,4 @@
-"""What methods about VMs are given, checked: ids, paths, and the request of a create. Pure."""
+"""Check the arguments of the VM methods: ids, paths, and the request of a create; no I/O."""
 
 from typing import Any, Final, TypeAlias
 
@@ -11,7 +11,7 @@ from async_vmapi.models import CreateRequest, ImageBoot, VirtualMachine
 __all__ = ["PATH", "VMOrId", "id_of", "path_of", "request_of"]
 
 VMOrId: TypeAlias = VirtualMachine | str
-"""A machine, or its id."""
+"""A VM, or its id."""
 
 PATH: Final = "/v2/virtual-machines"
 
@@ -27,7 +27,7 @@ def path_of(vm: VMOrId) -> str:
 
 
 def request_of(request: object, keywords: dict[str, Any]) -> CreateRequest:
-    """Return the request of a create, from the two ways to give it."""
+    """Return the request of a create from its positional argument or its keywords."""
     if request is None:
         missing = [f.name for f in attrs.fields(CreateRequest) if f.name not in keywords]
         if missing:
@@ -35,11 +35,11 @@ def request_of(request: object, keywords: dict[str, Any]) -> CreateRequest:
                 f"create needs {', '.join(missing)}, or a CreateRequest", argument=missing[0]
             )
         if unknown := [name for name in keywords if name not in attrs.fields_dict(CreateRequest)]:
-            # They may be secrets, and are in `create`'s frame.
+            # They may be secrets, and are in the frame of `create`.
             keywords.clear()
             raise InvalidArgument(
-                f"create takes no {', '.join(unknown)}; password, key_id and user_data are fields "
-                "of an ImageBoot, as boot",
+                f"create has no argument {', '.join(unknown)}; password, key_id and user_data are "
+                "fields of an ImageBoot, as boot",
                 argument=unknown[0],
             )
         return _without_references(CreateRequest(**keywords))
@@ -58,7 +58,7 @@ def _without_references(request: CreateRequest) -> CreateRequest:
     if isinstance(request.boot, ImageBoot) and request.boot.references:
         name = request.boot.references[0]
         raise InvalidArgument(
-            f"{name} is a SecretRef, which only a durable fleet resolves; give the {name} itself",
+            f"{name} is a SecretRef, which only a durable fleet resolves; pass the {name} itself",
             argument=name,
         )
     return request

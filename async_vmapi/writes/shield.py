@@ -1,7 +1,7 @@
-"""Shield writes from cancellation, and account for each whose caller is gone (WIRE §5.4).
+"""Shield writes from cancellation, and keep each whose caller was cancelled (WIRE §5.4).
 
-A write runs in a task of its own, so that cancelling its caller does not abort the request. What
-the caller can no longer be given is kept in `Shield.unresolved`.
+A write runs in its own asyncio task, so cancelling its caller does not abort the request. If the
+caller cannot get the outcome, `Shield.unresolved` keeps it.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ T = TypeVar("T")
 _log: Final = logger_of(__name__)
 
 CANCEL_GRACE: Final = 10.0
-"""Seconds for which a cancelled caller, or closing, waits for the outcome of what was sent."""
+"""Seconds for which a cancelled caller, or closing, waits for responses to writes."""
 
 _MOST_NAMED: Final = 20
 
 
 class Shield:
-    """Runs the writes of a client to their end.
+    """Runs the writes of a client until their outcome is known.
 
     Args:
-        pipeline: What sends.
-        grace: Seconds for which a cancelled caller, or `close`, waits for what was sent.
-        on_unresolved: Called with each write that becomes unresolved; None for nothing.
-        guard: Calls it.
+        pipeline: Sends the requests.
+        grace: Seconds for which a cancelled caller, or `close`, waits for responses.
+        on_unresolved: Called with each write that becomes unresolved, unless it is None.
+        guard: Calls `on_unresolved`.
     """
 
     def __init__(
@@ -57,21 +57,21 @@ class Shield:
         self._running: dict[asyncio.Task[Any], Write] = {}
         self._unresolved: list[UnresolvedWrite] = []
 
-    # --- what is unresolved ---------------------------------------------------------------------
+    # --- unresolved writes ----------------------------------------------------------------------
 
     @property
     def unresolved(self) -> tuple[UnresolvedWrite, ...]:
-        """Writes of whose outcome their callers do not know, since they were cancelled."""
+        """Writes whose outcome their callers did not get, since they were cancelled."""
         return tuple(self._unresolved)
 
-    def taken_up(self, token: str) -> None:
-        """Forget what is unresolved under this token: somebody goes on with it."""
+    def resumed(self, token: str) -> None:
+        """Remove the write with this token: it was resumed or reconciled."""
         self._unresolved = [write for write in self._unresolved if write.token != token]
 
     def dismiss(self, write: UnresolvedWrite) -> None:
-        """Forget an unresolved write."""
+        """Remove an unresolved write."""
         if write not in self._unresolved:
-            raise InvalidArgument("write is not among the unresolved ones", argument="write")
+            raise InvalidArgument("write is not in `unresolved`", argument="write")
         self._unresolved.remove(write)
 
     def _add(self, write: UnresolvedWrite) -> None:
@@ -80,7 +80,7 @@ class Shield:
             self._guard.call("on_unresolved", lambda: on_unresolved(write))
 
     def _replace(self, before: UnresolvedWrite | None, write: UnresolvedWrite | None) -> None:
-        """List what is known in the end of a write in place of what was known before."""
+        """Replace an unresolved write by its latest state; None removes it."""
         was_there = before is not None and before in self._unresolved
         if before is not None and was_there:
             self._unresolved.remove(before)
@@ -89,31 +89,31 @@ class Shield:
         if before is None or write.token != before.token:
             self._add(write)
         elif was_there:
-            # `on_unresolved` knows it.
+            # `on_unresolved` was called for it already.
             self._unresolved.append(write)
         else:
-            # Someone goes on with it.
+            # It was resumed or dismissed.
             return
         extra = {"vmapi_operation": write.operation, "vmapi_token": write.token}
         _log.warning("unresolved: %s; its token: %s", write, write.token, extra=extra)
 
-    # --- running them ---------------------------------------------------------------------------
+    # --- running writes -------------------------------------------------------------------------
 
     async def run(self, write: Write, body: Coroutine[Any, Any, T]) -> T:
-        """Return what a write returns; see the module for what cancelling does."""
+        """Run a write and return its result; for cancellation see the module."""
         self._pipeline.ensure_usable(body)
         context = None
         if (observer := self._pipeline.observer) is not None:
             write.observer = observer.operation(write.operation, write.vm_id)
-            write.trail.trace = write.observer.trace
+            write.attempts.trace = write.observer.trace
             context = write.observer.context
         inner = asyncio.get_running_loop().create_task(
             body, name=f"async_vmapi {write.operation}", context=context
         )
         write.done = inner
         if write.observer is not None:
-            # Also where nobody is left who waits for it.
-            inner.add_done_callback(lambda _: write.tell())
+            # Even if no caller waits for it any longer.
+            inner.add_done_callback(lambda _: write.notify_observer())
         if (noted := WRITES.get()) is not None:
             noted.append(write)
         self._running[inner] = write
@@ -123,13 +123,14 @@ class Shield:
         except asyncio.CancelledError as cancellation:
             write.left = True
             before: UnresolvedWrite | None = None
-            if write.doubtful:
-                # At once: the process may not live for as long as the response takes.
-                before = _in_doubt(write, "its caller was cancelled, and no response came yet")
+            if write.outcome_unknown:
+                # At once: the process may end before the response arrives.
+                reason = "its caller was cancelled before a response arrived"
+                before = _unresolved_write(write, reason)
                 extra = {"vmapi_operation": write.operation, "vmapi_token": before.token}
-                _log.info("in doubt: %s; its token: %s", before, before.token, extra=extra)
+                _log.info("outcome unknown: %s; its token: %s", before, before.token, extra=extra)
                 self._add(before)
-            elif not write.trail.doubtful:
+            elif not write.attempts.outcome_unknown:
                 # Nothing was sent.
                 inner.cancel()
             await _wait_out({inner}, self._grace)
@@ -137,35 +138,35 @@ class Shield:
                 cancellation.add_note(note)
             raise
         if inner.cancelled():
-            # By "cancel all tasks", or by close.
+            # By code that cancels all tasks, or by `close`.
             note = self._account_for(write, inner)
             if write.closed:
                 raise InvalidState(note or "the client was closed before the request was sent")
-        # An eager task is over before it has a callback, and its caller is told of it first.
-        write.tell()
+        # An eager task may finish before it has a callback; the caller comes last.
+        write.notify_observer()
         return inner.result()
 
     def _account_for(
         self, write: Write, inner: asyncio.Task[Any], before: UnresolvedWrite | None = None
     ) -> str | None:
-        """Keep what the caller of a write cannot be told, and return it in words."""
-        write.tell()
+        """Keep the outcome that a cancelled caller does not get, and return a note about it."""
+        write.notify_observer()
         kept: UnresolvedWrite | None = None
         note: str | None = None
         error = None if inner.cancelled() else inner.exception()
         if inner.cancelled() or (error is not None and not isinstance(error, OutcomeUnknown)):
-            if write.trail.doubtful:
-                kept = _in_doubt(write, "no answer told whether it was carried out")
+            if write.attempts.outcome_unknown:
+                kept = _unresolved_write(write, "no response shows whether it was carried out")
         elif isinstance(error, OutcomeUnknown):
-            reason = "no answer told whether it was carried out, and looking did not either"
+            reason = "neither a response nor polling shows whether it was carried out"
             kept = UnresolvedWrite(
                 error.operation, error.name, error.vm_id, reason, error.candidates, error.token
             )
         elif write.operation == "create":
             task: Task[Any] = inner.result()
-            reason = f"it was accepted as {task.vm_id}, and its caller cancelled"
+            reason = f"it was accepted as {task.vm_id}, and its caller was cancelled"
             kept = UnresolvedWrite("create", write.name, task.vm_id, reason, token=task.token())
-            # It is in one of the two lists.
+            # Listed in `unresolved`, it need not be in `pending`.
             tasks.forget(task)
         else:
             note = f"the {write.operation} of {write.vm_id or write.name} was accepted"
@@ -179,44 +180,44 @@ class Shield:
         return note
 
     async def close(self) -> None:
-        """Wait, for a while, for what is in flight; then let go of it."""
+        """Wait for responses to writes in flight, for the grace period; then cancel the rest."""
         loop = asyncio.get_running_loop()
         running = {task: write for task, write in self._running.items() if task.get_loop() is loop}
         for task, write in running.items():
             write.closed = True
-            if not write.trail.doubtful:
+            if not write.attempts.outcome_unknown:
                 task.cancel()
         cancellation = await _wait_out(set(running), self._grace) if running else None
-        # Let their callers learn of it first.
+        # Let their callers run first: they update `unresolved`.
         await anyio.lowlevel.cancel_shielded_checkpoint()
         if self._unresolved:
             named = [str(write) for write in self._unresolved[:_MOST_NAMED]]
             more = len(self._unresolved) - len(named)
             named += [f"and {more} more"] if more else []
             count = len(self._unresolved)
-            told = "closed with %d writes unresolved: %s"
-            _log.warning(told, count, "; ".join(named), extra={"vmapi_unresolved": count})
+            text = "closed with %d writes unresolved: %s"
+            _log.warning(text, count, "; ".join(named), extra={"vmapi_unresolved": count})
         if cancellation is not None:
             raise cancellation
 
 
-def _in_doubt(write: Write, reason: str) -> UnresolvedWrite:
+def _unresolved_write(write: Write, reason: str) -> UnresolvedWrite:
     return UnresolvedWrite(write.operation, write.name, write.vm_id, reason, token=write.token())
 
 
 async def _wait_out(running: set[asyncio.Task[Any]], grace: float) -> asyncio.CancelledError | None:
-    """Wait until writes are at their end, and let go of them after `grace` seconds.
+    """Wait until writes are finished, and cancel them after `grace` seconds.
 
-    Cancelling does not shorten it, but is returned.
+    A cancellation does not shorten the wait; it is returned.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + grace
     cancellation: asyncio.CancelledError | None = None
-    # anyio cancels again and again, but for what is shielded; others may cancel once more.
+    # anyio repeats a cancellation unless shielded; other code may cancel again.
     with anyio.CancelScope(shield=True):
         while late := [task for task in running if not task.done()]:
             left = until - loop.time()
-            over = left <= 0.001  # timers may go off this much early
+            over = left <= 0.001  # timers may fire this early
             if over:
                 for task in late:
                     task.cancel()

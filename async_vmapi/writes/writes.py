@@ -1,8 +1,9 @@
-"""Make writes so that none is carried out twice and none is lost (WIRE §5.4, §5.5).
+"""Make writes at most once, and lose none (WIRE §5.4, §5.5).
 
-A write runs in a task of its own, which `async_vmapi.writes.shield` protects from its caller's
-cancellation. If its outcome is unknown, an idempotent write is retried; a create is looked for, a
-reboot or reset is watched for, and none of these is ever sent again without proof.
+A write runs in its own asyncio task, which `async_vmapi.writes.shield` protects from its caller's
+cancellation. If the outcome is unknown, an idempotent write is retried. For a create the client
+searches for the VM, for a reboot or reset it polls the VM, and it resends none of these without
+proof.
 """
 
 import asyncio
@@ -30,9 +31,14 @@ from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.transport.retries import BEFORE_SENDING, AttemptLog, is_explained, repeatable_trail
+from async_vmapi.transport.retries import (
+    BEFORE_SENDING,
+    AttemptLog,
+    idempotent_attempts,
+    is_explained,
+)
 from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
-from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, intended_by
+from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, read_intent
 from async_vmapi.writes.record import Write
 from async_vmapi.writes.shield import Shield
 
@@ -47,12 +53,12 @@ class Writes:
     """Makes the writes of a client.
 
     Args:
-        pipeline: What sends.
-        hub: What watches.
-        rosters: What lists the VMs.
-        shield: What runs the writes.
-        window: Seconds for which the outcome of a write is looked for.
-        max_staleness: How old a response's content can be, in seconds.
+        pipeline: Sends the requests.
+        hub: Polls the VMs.
+        vm_lists: Reads lists.
+        shield: Runs the writes.
+        window: Seconds for which an unknown outcome is reconciled.
+        max_staleness: Maximum age of the data in a response, in seconds.
 
     Attributes:
         shield: As above.
@@ -62,7 +68,7 @@ class Writes:
         self,
         pipeline: Pipeline,
         hub: PollHub,
-        rosters: VMListSource,
+        vm_lists: VMListSource,
         shield: Shield,
         *,
         window: float,
@@ -70,7 +76,7 @@ class Writes:
     ) -> None:
         self._pipeline = pipeline
         self._hub = hub
-        self._rosters = rosters
+        self._vm_lists = vm_lists
         self.shield = shield
         self._window = window
         self._creates = PendingCreates(pipeline, max_staleness=max_staleness)
@@ -79,15 +85,15 @@ class Writes:
     # --- the three kinds of writes --------------------------------------------------------------
 
     async def prepare(self, request: CreateRequest, *, unique: bool) -> str:
-        """Return the token of a create that is about to be made; see `VirtualMachines.prepare`."""
-        creation = PendingCreate(
+        """Return the intent token of a create; see `VirtualMachines.prepare`."""
+        pending = PendingCreate(
             request.name, request.cpus, request.ram, unique, self._pipeline.origin, self._window
         )
         if unique:
-            creation.known = frozenset()
-        elif (roster := await self._list_before(creation)) is not None:
-            creation.known = roster.ids_named(creation.name)
-        return seal(self._creates.token(creation))
+            pending.known = frozenset()
+        elif (vm_list := await self._list_before(pending)) is not None:
+            pending.known = vm_list.ids_named(pending.name)
+        return seal(self._creates.token(pending))
 
     async def create(
         self,
@@ -102,45 +108,36 @@ class Writes:
     ) -> Task[VirtualMachine]:
         """Make a create; see `VirtualMachines.create`."""
         window = self._window_of(reconcile_timeout)
-        intended = (
-            None
-            if intent is None
-            else intended_by(intent, request, unique=unique, origin=self._pipeline.origin)
-        )
-        creation = self._creates.begin(
-            request.name,
-            request.cpus,
-            request.ram,
-            unique=unique,
-            origin=self._pipeline.origin,
-            window=window,
-        )
+        known = None
+        if intent is not None:
+            known = read_intent(intent, request, unique=unique, origin=self._pipeline.origin).known
+        pending = self._creates.begin(request, unique=unique, window=window)
         check = BEFORE_SENDING.get()
 
         def before_sending() -> None:
             if check is not None:
                 check()
-            self._creates.sets_out(creation)
+            self._creates.note_sending(pending)
 
-        creation.trail.before_sending = before_sending
-        if intended is not None and intended.known is not None:
-            creation.known = frozenset(intended.known)
+        pending.attempts.before_sending = before_sending
+        if known is not None:
+            pending.known = frozenset(known)
         write = Write(
             "create",
             name=request.name,
-            trail=creation.trail,
-            token=lambda: seal(self._creates.token(creation)),
+            attempts=pending.attempts,
+            token=lambda: seal(self._creates.token(pending)),
         )
         try:
             if maybe_sent:
-                self._creates.resume(creation)
-                body = self._create_on_doubt(creation, call, None, retry=retry)
+                self._creates.mark_maybe_sent(pending)
+                body = self._reconcile_create(pending, call, None, retry=retry)
             else:
-                ask = retry or creation.known is None
-                body = self._create(creation, call, retry=retry, ask=ask)
+                ask = retry or pending.known is None
+                body = self._create(pending, call, retry=retry, ask=ask)
             return await self.shield.run(write, body)
         finally:
-            self._creates.end(creation)
+            self._creates.end(pending)
 
     def _window_of(self, reconcile_timeout: float | None) -> float:
         if reconcile_timeout is None:
@@ -148,73 +145,73 @@ class Writes:
         return validation.number("reconcile_timeout", reconcile_timeout, least=0.0)
 
     async def _create(
-        self, creation: PendingCreate, call: Call, *, retry: bool, ask: bool
+        self, pending: PendingCreate, call: Call, *, retry: bool, ask: bool
     ) -> Task[VirtualMachine]:
-        roster = await self._list_before(creation) if ask else self._rosters.recent()
-        if roster is not None:
-            creation.baseline = roster.ids
-            if creation.known is None:
-                creation.known = roster.ids_named(creation.name)
+        vm_list = await self._list_before(pending) if ask else self._vm_lists.recent()
+        if vm_list is not None:
+            pending.baseline = vm_list.ids
+            if pending.known is None:
+                pending.known = vm_list.ids_named(pending.name)
         try:
-            return self._created(await self._send(creation, call))
+            return self._created(await self._send(pending, call))
         except Exception as error:
-            # Of whatever kind: once it may have been sent, its outcome is unknown.
-            if not creation.trail.doubtful:
+            # Any exception: once the request may have been sent, the outcome is unknown.
+            if not pending.attempts.outcome_unknown:
                 raise
-            return await self._create_on_doubt(creation, call, error, retry=retry)
+            return await self._reconcile_create(pending, call, error, retry=retry)
 
-    async def _create_on_doubt(
-        self, creation: PendingCreate, call: Call, cause: Exception | None, *, retry: bool
+    async def _reconcile_create(
+        self, pending: PendingCreate, call: Call, cause: Exception | None, *, retry: bool
     ) -> Task[VirtualMachine]:
-        found = await self._look_for(creation, retry=retry)
+        found = await self._look_for(pending, retry=retry)
         if retry and found.is_proof:
-            about = {"vmapi_call": call.name, "vmapi_name": creation.name}
-            _log.info("there is no VM %r; its create is retried", creation.name, extra=about)
-            creation.retried = True
+            extra = {"vmapi_call": call.name, "vmapi_name": pending.name}
+            _log.info("there is no VM %r; its create is retried", pending.name, extra=extra)
+            pending.retried = True
             try:
-                return self._created(await self._send(creation, call))
-            except Exception as error:  # noqa: BLE001 - of whatever kind, it is looked for again
+                return self._created(await self._send(pending, call))
+            except Exception as error:  # noqa: BLE001 - whatever it is, search again
                 cause = error
-            found = await self._look_for(creation)
+            found = await self._look_for(pending)
         if found.vm_id is None:
-            raise unknown(self._creates, creation, found) from cause
+            raise unknown(self._creates, pending, found) from cause
         return self._created(found.vm_id, adopted=True)
 
-    async def _look_for(self, creation: PendingCreate, *, retry: bool = False) -> LookupResult:
+    async def _look_for(self, pending: PendingCreate, *, retry: bool = False) -> LookupResult:
         return await Lookup(
-            self._creates, creation, self._pipeline, self._rosters, retry=retry
+            self._creates, pending, self._pipeline, self._vm_lists, retry=retry
         ).run()
 
-    async def _list_before(self, creation: PendingCreate) -> VMList | None:
+    async def _list_before(self, pending: PendingCreate) -> VMList | None:
         try:
-            roster = await self._rosters.get(asyncio.get_running_loop().time() - FRESH)
+            vm_list = await self._vm_lists.get(asyncio.get_running_loop().time() - FRESH)
         except (ConnectError, RateLimited):
-            # So would the create fail.
+            # The create would fail, too.
             raise
         except (APIError, DecodingError, TransportError) as error:
-            # Not reason enough to create nothing; but then its VM may not be recognized.
+            # Create the VM nevertheless, although a lookup may not recognize it.
             kind = type(error).__name__
-            about = {"vmapi_name": creation.name, "vmapi_error": kind}
-            _log.debug("the list before a create failed: %s", kind, extra=about)
+            extra = {"vmapi_name": pending.name, "vmapi_error": kind}
+            _log.debug("the list before a create failed: %s", kind, extra=extra)
             return None
-        self._creates.history.compare(roster)
-        return roster
+        self._creates.history.compare(vm_list)
+        return vm_list
 
-    async def _send(self, creation: PendingCreate, call: Call) -> str:
-        creation.answered.clear()
-        creation.in_doubt = False
+    async def _send(self, pending: PendingCreate, call: Call) -> str:
+        pending.answered.clear()
+        pending.outcome_unknown = False
         try:
-            vm_id = await self._pipeline.call(call, codec.CREATED, creation.trail)
-            self._creates.history.created(vm_id, creation.name)
+            vm_id = await self._pipeline.call(call, codec.CREATED, pending.attempts)
+            self._creates.history.created(vm_id, pending.name)
         except Exception:
-            creation.in_doubt = creation.trail.doubtful
+            pending.outcome_unknown = pending.attempts.outcome_unknown
             raise
         finally:
-            creation.answered.set()
+            pending.answered.set()
         return vm_id
 
     def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
-        # Of one that is adopted, reads have shown that it is there.
+        # Reads have shown a VM that is adopted.
         return tasks.start(
             self._hub,
             self._pipeline.origin,
@@ -224,7 +221,7 @@ class Writes:
             adopted=adopted,
         )
 
-    async def repeatable(
+    async def idempotent(
         self,
         call: Call,
         vm_id: str,
@@ -232,26 +229,26 @@ class Writes:
         begin: Callable[[bool], Task[T]],
         missing: Callable[[], Task[T]] | None = None,
     ) -> Task[T]:
-        """Make a write that names its end; on doubt it is repeated.
+        """Make an idempotent write, which is retried if its outcome is unknown.
 
         Args:
             call: The call.
-            vm_id: The machine.
-            target: What is requested.
-            begin: Makes the task, told whether the answer that accepted it was lost.
-            missing: Makes the task if the API says that the VM is not there; None to raise that.
+            vm_id: The VM's id.
+            target: The target state.
+            begin: Creates the task; its argument is whether the response that accepted it was lost.
+            missing: Creates the task if the VM does not exist; None to raise the error.
         """
-        trail = repeatable_trail()
-        write = Write(call.name, vm_id=vm_id, trail=trail, token=lambda: begin(True).token())
+        attempts = idempotent_attempts()
+        write = Write(call.name, vm_id=vm_id, attempts=attempts, token=lambda: begin(True).token())
 
         async def make() -> Task[T]:
-            # Its VM is no create's, from now on: the request may be carried out at any moment.
+            # No create may adopt the VM from now on: the request may be carried out at any moment.
             noted = call.name == "delete" and self._creates.history.deleted(vm_id)
             try:
-                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.attempts)
             except VMAPIError as error:
                 explained = is_explained(call.name, error)
-                if not write.trail.doubtful:
+                if not write.attempts.outcome_unknown:
                     if missing and await is_missing(self._pipeline, vm_id, error):
                         return missing()
                     if noted and not explained:
@@ -261,23 +258,23 @@ class Writes:
                     self._hub.may_have_changed(vm_id, target)
                     raise
                 return begin(True)
-            if write.trail.doubtful:
-                # It may be carried out a second time; what shows early may be of the first.
+            if write.attempts.outcome_unknown:
+                # It may be carried out twice; early observations may be of the first time.
                 self._hub.may_have_changed(vm_id, target)
             return begin(False)
 
         return await self.shield.run(write, make())
 
     async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
-        """Make a rename; `get` is the call that shows the machine."""
-        write = Write("rename", vm_id=vm_id, name=name, trail=repeatable_trail())
+        """Make a rename; `get` is the call that reads the VM."""
+        write = Write("rename", vm_id=vm_id, name=name, attempts=idempotent_attempts())
         self._creates.history.renamed(vm_id)
 
         async def make() -> None:
             try:
-                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.attempts)
             except Conflict:
-                if not write.trail.doubtful:
+                if not write.attempts.outcome_unknown:
                     raise
                 if (await self._pipeline.call(get, codec.VM)).label != name:
                     raise
@@ -293,34 +290,34 @@ class Writes:
         visible: bool,
         reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine]:
-        """Make a reboot or reset, which is never repeated on doubt."""
+        """Make a reboot or reset, which is never retried if its outcome is unknown."""
         window = self._window_of(reconcile_timeout)
-        trail = AttemptLog(before_sending=BEFORE_SENDING.get())
+        attempts = AttemptLog(before_sending=BEFORE_SENDING.get())
 
         def token() -> DoubtToken:
-            return DoubtToken(self._pipeline.origin, operation, vm=vm_id, trace=trail.trace)
+            return DoubtToken(self._pipeline.origin, operation, vm=vm_id, trace=attempts.trace)
 
-        write = Write(operation, vm_id=vm_id, trail=trail, token=lambda: seal(token()))
+        write = Write(operation, vm_id=vm_id, attempts=attempts, token=lambda: seal(token()))
 
         async def make() -> Task[VirtualMachine]:
             try:
-                await self._pipeline.call(call, codec.ACCEPTED, write.trail)
+                await self._pipeline.call(call, codec.ACCEPTED, write.attempts)
             except Exception as error:
-                if not write.trail.doubtful:
+                if not write.attempts.outcome_unknown:
                     raise
                 cause = error
             else:
                 return tasks.start(
                     self._hub, self._pipeline.origin, vm_id, Target(operation), visible=visible
                 )
-            return await self._watch_for(token(), cause, window)
+            return await self._watch(token(), cause, window)
 
         return await self.shield.run(write, make())
 
-    async def _watch_for(
+    async def _watch(
         self, token: DoubtToken, cause: Exception | None, window: float
     ) -> Task[VirtualMachine]:
-        """Return the task of a reboot or reset once the machine is seen to leave ``online``."""
+        """Return the task of a reboot or reset once its VM is observed to leave ``online``."""
         task = tasks.start(self._hub, token.origin, token.vm, Target(token.operation), adopted=True)
         try:
             if not self._closing and await task.has_begun(within=window):
@@ -330,7 +327,7 @@ class Writes:
         tasks.forget(task)
         raise unnoticed(token) from cause
 
-    # --- going on -------------------------------------------------------------------------------
+    # --- reconciling ----------------------------------------------------------------------------
 
     async def reconcile(
         self,
@@ -339,59 +336,59 @@ class Writes:
         besides: frozenset[str] = frozenset(),
         reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine | None]:
-        """Find out what became of a write; see `Client.reconcile`.
+        """Find out the outcome of a write; see `Client.reconcile`.
 
         Args:
             text: The token.
-            besides: Machines that surely are not what a create made.
-            reconcile_timeout: Seconds to look for; None for the client's own.
+            besides: Ids of VMs that the create certainly did not make.
+            reconcile_timeout: Maximum seconds to search; None for the client's setting.
         """
         window = self._window_of(reconcile_timeout)
         token = read(text, self._pipeline.origin)
         task: Task[Any]
         if isinstance(token, DoubtToken):
-            task = await self._settled(token, besides, window)
+            task = await self._reconcile_write(token, besides, window)
         else:
             task = tasks.resume(self._hub, self._pipeline.origin, text)
-        self.shield.taken_up(text)
+        self.shield.resumed(text)
         return task
 
-    async def _settled(
+    async def _reconcile_write(
         self, token: DoubtToken, besides: frozenset[str], window: float
     ) -> Task[VirtualMachine]:
-        followed = None
+        observed = None
         if (observer := self._pipeline.observer) is not None:
-            followed = observer.operation(
+            observed = observer.operation(
                 token.operation, token.vm or None, elapsed=0.0, trace=token.trace
             )
         try:
             if token.operation == "create":
-                task = await self._found(token, besides, window)
+                task = await self._find_vm(token, besides, window)
             else:
-                task = await self._watch_for(token, None, window)
+                task = await self._watch(token, None, window)
         except BaseException as error:
-            if followed is not None:
+            if observed is not None:
                 gone = isinstance(error, asyncio.CancelledError)
-                followed.ended("cancelled" if gone else "error", None if gone else error)
+                observed.ended("cancelled" if gone else "error", None if gone else error)
             raise
-        if followed is not None:
-            tasks.follow(task, followed)
+        if observed is not None:
+            tasks.follow(task, observed)
         return task
 
-    async def _found(
+    async def _find_vm(
         self, token: DoubtToken, besides: frozenset[str], window: float
     ) -> Task[VirtualMachine]:
-        creation = self._creates.take_up(token, besides, window)
+        pending = self._creates.resume(token, besides, window)
         try:
-            found = await self._look_for(creation)
+            found = await self._look_for(pending)
             if found.vm_id is None:
-                raise unknown(self._creates, creation, found)
+                raise unknown(self._creates, pending, found)
         finally:
-            self._creates.end(creation)
+            self._creates.end(pending)
         return self._created(found.vm_id, adopted=True)
 
     async def close(self) -> None:
-        """Wait, for a while, for what is in flight; then let go of it."""
+        """Stop reconciling, and wait for responses to writes in flight for the grace period."""
         self._closing = True
         self._creates.stop()
         try:

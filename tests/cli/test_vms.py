@@ -38,7 +38,7 @@ class TestLooking:
         cloud.api.faults.fail_next("list", "refuse", seconds=2.0)
         told = program("vms", "list").stderr
         assert told.count("retrying in") == told.count("\n") == 1
-        assert told.startswith("async-vmapi: GET /v2/virtual-machines got no answer: ")
+        assert told.startswith("async-vmapi: GET /v2/virtual-machines got no response: ")
 
     def test_one_machine(self, program):
         """All that is known of it is shown, or that there is none."""

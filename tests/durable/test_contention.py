@@ -19,7 +19,7 @@ from .fleets import altered, at_work, client_of, ids_of, most_in_flight, request
 
 pytestmark = pytest.mark.programs
 
-FAST = {"interval": 0.05, "lease": 1.0}
+FAST = {"polling_interval": 0.05, "lease_duration": 1.0}
 
 
 class TestPeople:

@@ -26,7 +26,7 @@ def test_there_is_one_private_use():
         for path in sorted(PACKAGE.glob("*.py"))
         for found in re.findall(r"(?:DBOS|client)\._\w+\.?\w*|from dbos\._\w+", path.read_text())
     ]
-    assert uses == [("database.py", "client._sys_db.reenqueue_for_recovery")]
+    assert uses == [("store.py", "client._sys_db.reenqueue_for_recovery")]
 
 
 class TestPutBack:

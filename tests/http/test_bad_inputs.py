@@ -135,7 +135,7 @@ ROWS = [
     made("another scheme", "base_url", "does not start with https://", base_url="ftp://a.invalid"),
     made("a path", "base_url", "more than scheme, host and port", base_url="https://a.invalid/v2"),
     made("a query", "base_url", "more than scheme", base_url="https://a.invalid?a=b"),
-    made("plain http", "base_url", "allowed for loopback hosts alone", base_url="http://a.invalid"),
+    made("plain http", "base_url", "allowed only for loopback hosts", base_url="http://a.invalid"),
     made("a bad port", "base_url", "is not a URL", base_url="https://a.invalid:99999"),
     made(
         "a password in the URL",
@@ -177,19 +177,19 @@ ROWS = [
         "for_region: capitals",
         lambda client, url: Client.for_region("EU-Poland", **CREDENTIALS),
         "region",
-        "is not a name of small letters",
+        "is not a name of lower-case letters",
     ),
     Bad(
         "for_region: another host",
         lambda client, url: Client.for_region("a.invalid/", **CREDENTIALS),
         "region",
-        "is not a name of small letters",
+        "is not a name of lower-case letters",
     ),
     Bad(
         "for_region: a container",
         lambda client, url: Client.for_region([PASSWORD], **CREDENTIALS),
         "region",
-        "is not a name of small letters",
+        "is not a name of lower-case letters",
     ),
     *(
         on(f"get: {name}", lambda client, id_=id_: client.vms.get(id_), "vm", AN_ID)

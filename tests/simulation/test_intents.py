@@ -44,21 +44,21 @@ class TestIntend:
             (request_for("web-01", ram=2048), False),
             (request_for("web-01"), True),
         ):
-            with pytest.raises(InvalidArgument, match="not that of this create"):
+            with pytest.raises(InvalidArgument, match="does not match this create"):
                 await client.vms.create(request, unique_name=unique, intent=intent)
         reboot = await client.vms.prepare("reboot", "some-id")
-        with pytest.raises(InvalidArgument, match="not that of this create"):
+        with pytest.raises(InvalidArgument, match="does not match this create"):
             await client.vms.create(request_for(), intent=reboot)
 
     async def test_wrong_arguments_are_refused(self, client, request_for):
         """Before anything is asked."""
         with pytest.raises(InvalidArgument, match="a CreateRequest"):
             await client.vms.prepare("create", "some-id")
-        with pytest.raises(InvalidArgument, match="a machine or its id"):
+        with pytest.raises(InvalidArgument, match="a VM or its id"):
             await client.vms.prepare("reset", request_for())
         with pytest.raises(InvalidArgument, match="'create', 'reboot' or 'reset'"):
             await client.vms.prepare("delete", "some-id")
-        with pytest.raises(InvalidArgument, match="maybe_sent takes an intent"):
+        with pytest.raises(InvalidArgument, match="maybe_sent requires an intent"):
             await client.vms.create(request_for(), maybe_sent=True)
 
 

@@ -410,7 +410,7 @@ class TestRepetitions:
 class TestLanes:
     @pytest.mark.parametrize(
         ("crowd", "few", "most"),
-        [(Priority.CALLS, Priority.LOOKS, 9), (Priority.LOOKS, Priority.CALLS, 1)],
+        [(Priority.CALLS, Priority.POLLS, 9), (Priority.POLLS, Priority.CALLS, 1)],
     )
     async def test_they_take_turns(self, crowd, few, most):
         """However many wait in one lane, the other one's go on: a look after nine calls at most."""
@@ -473,7 +473,7 @@ class TestLanes:
         passed = []
 
         async def ask(number):
-            async with pace.admit(Priority.CALLS if number % 2 else Priority.LOOKS):
+            async with pace.admit(Priority.CALLS if number % 2 else Priority.POLLS):
                 await asyncio.sleep(0.1)
                 passed.append(number)
 

@@ -211,7 +211,7 @@ class TestWhatGoesWrong:
         handle, cloud_api.handle = cloud_api.handle, garbled(cloud_api.handle)
         with pytest.raises(TaskTimeout, match="polls failed") as caught:
             await task.wait(timeout=300)
-        assert "cannot read the answer" in caught.value.last_poll_error
+        assert "cannot decode the response" in caught.value.last_poll_error
         assert cloud_api.requests["get"] < 60
         cloud_api.handle = handle
         assert (await task).state == "online"

@@ -205,7 +205,7 @@ class TestDocumentedExceptions:
             with pytest.raises(kind) as caught:
                 await client.vms.get("17")
         assert type(caught.value) is kind
-        assert str(caught.value) == ("GET /v2/virtual-machines/17 got no answer: the cable is cut")
+        assert str(caught.value) == "GET /v2/virtual-machines/17 got no response: the cable is cut"
 
     async def test_a_response_that_is_too_large_for_the_transport(self, api, request_for):
         """The outcome of a write is unknown."""
@@ -402,10 +402,10 @@ class TestArguments:
     def test_what_is_for_http_is_refused_with_a_transport(self, api, options):
         """It would have no effect there."""
         (name,) = options
-        with pytest.raises(InvalidArgument, match="a transport was given") as caught:
+        with pytest.raises(InvalidArgument, match="a transport is given") as caught:
             client_of(api, InMemoryTransport(api), **options)
         assert caught.value.argument == name
-        with pytest.raises(InvalidArgument, match="a transport was given"):
+        with pytest.raises(InvalidArgument, match="a transport is given"):
             Client.in_memory(api, **options)
 
     def test_what_says_nothing_is_not_refused(self, api):

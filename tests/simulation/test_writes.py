@@ -169,7 +169,7 @@ class TestCreateOnDoubt:
         making = asyncio.create_task(client.vms.create(request_for()))
         await asyncio.sleep(1)
         theirs = await other.vms.create(request_for(cpus=2))
-        with pytest.raises(OutcomeUnknown, match="1 VM may be it") as caught:
+        with pytest.raises(OutcomeUnknown, match="1 VM may be the one") as caught:
             await making
         assert caught.value.candidates == (theirs.vm_id,)
         await other.close()
@@ -182,7 +182,7 @@ class TestCreateOnDoubt:
         making = asyncio.create_task(client.vms.create(request_for()))
         await asyncio.sleep(0.5)
         await other.vms.create(request_for())
-        with pytest.raises(OutcomeUnknown, match="2 VMs may be it") as caught:
+        with pytest.raises(OutcomeUnknown, match="2 VMs may be the one") as caught:
             await making
         assert sorted(caught.value.candidates) == sorted(cloud_api.cloud.vms)
         await other.close()
@@ -224,7 +224,7 @@ class TestCreateOnDoubt:
                 Fault(kind="drop_after", call="create", nth=(1,)),
             ]
         )
-        with pytest.raises(OutcomeUnknown, match="not known which there were before") as caught:
+        with pytest.raises(OutcomeUnknown, match="unknown which existed before") as caught:
             await client.vms.create(request_for())
         assert list(caught.value.candidates) == list(cloud_api.cloud.vms)
 
@@ -320,7 +320,7 @@ class TestRetryingACreate:
         making = asyncio.create_task(client.vms.create(request_for(), unique_name=True))
         await asyncio.sleep(0)
         for unique in (True, False):
-            with pytest.raises(InvalidArgument, match="under way"):
+            with pytest.raises(InvalidArgument, match="in progress"):
                 await client.vms.create(request_for(), unique_name=unique)
         await making
         assert client.requests["create"] == 1

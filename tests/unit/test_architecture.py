@@ -103,7 +103,7 @@ class TestTime:
         # A refused delete is looked into once.
         assert modules_that_call("fetch_vm") == {"tasks/poller.py", "tasks/reads.py"}
         assert modules_that_call("fetch_vms") == {"tasks/list_poller.py"}
-        assert modules_that_call("self._rosters.get") == {"writes/lookup.py", "writes/writes.py"}
+        assert modules_that_call("self._vm_lists.get") == {"writes/lookup.py", "writes/writes.py"}
 
 
 class TestShowing:

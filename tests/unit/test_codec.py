@@ -64,8 +64,8 @@ ANSWERS = {
     "CREATED": {"success": True, "virtual_machine": {"id": "1729"}},
     "VM": {"success": True, "virtual_machine": MACHINE},
     "VMS": {"success": True, "virtual_machines": [MACHINE, MACHINE]},
-    "GLIMPSE": {"success": True, "virtual_machine": [MACHINE]},
-    "GLIMPSES": {"success": True, "virtual_machines": [MACHINE, MACHINE]},
+    "SNAPSHOT": {"success": True, "virtual_machine": [MACHINE]},
+    "SNAPSHOTS": {"success": True, "virtual_machines": [MACHINE, MACHINE]},
     "CONSOLE": {"success": True, "console": {"host": "192.0.2.9", "port": 5901, "password": "pw"}},
     "REGIONS": {
         "success": True,
@@ -218,11 +218,11 @@ class TestGet:
         assert (found.networks[0].label, found.groups[0].name) == ("inner", "thing")
         assert found.addresses == ("192.0.2.1",)
         assert found.system_volume.size == 40.0
-        assert read(codec.GLIMPSE, {"success": True, "virtual_machine": shape}) == VMSnapshot(
+        assert read(codec.SNAPSHOT, {"success": True, "virtual_machine": shape}) == VMSnapshot(
             "1729", "online", 2, 2048
         )
 
-    @pytest.mark.parametrize("shape", [codec.VM, codec.GLIMPSE])
+    @pytest.mark.parametrize("shape", [codec.VM, codec.SNAPSHOT])
     @pytest.mark.parametrize("count", [0, 2])
     def test_a_list_of_none_or_two_is_no_answer(self, shape, count):
         """Which of two machines was meant is never guessed."""
@@ -296,11 +296,11 @@ class TestTolerance:
         assert (found.cores, found.ram) == (4, 8192)
         assert (found.transfer_used, found.cost_per_hour) == (0.0, 0.02)
 
-    @pytest.mark.parametrize("name", ["GLIMPSE", "GLIMPSES"])
+    @pytest.mark.parametrize("name", ["SNAPSHOT", "SNAPSHOTS"])
     def test_the_short_look_is_as_tolerant(self, name):
         """A poll reads whatever a get of the same machine reads."""
         machine = {"id": 1729, "state": "online", "cores": "4", "ram": "8192", "new": {"a": [1]}}
-        plural = name == "GLIMPSES"
+        plural = name == "SNAPSHOTS"
         key, value = (
             ("virtual_machines", [MACHINE, machine]) if plural else ("virtual_machine", machine)
         )
@@ -325,7 +325,7 @@ class TestTolerance:
         """No list of states is complete, so none is translated or refused."""
         assert vm(state=state).state == state
         answer = {"success": True, "virtual_machine": MACHINE | {"state": state}}
-        assert read(codec.GLIMPSE, answer).state == state
+        assert read(codec.SNAPSHOT, answer).state == state
 
     def test_a_label_may_be_null(self):
         """A machine without a name has the label None."""
@@ -376,7 +376,7 @@ class TestTolerance:
 class TestStrictness:
     """Elsewhere an answer is what the wire says, or it is an error that names the place."""
 
-    @pytest.mark.parametrize("shape", [codec.VMS, codec.GLIMPSES])
+    @pytest.mark.parametrize("shape", [codec.VMS, codec.SNAPSHOTS])
     def test_a_machine_without_an_id_is_named_by_its_place(self, shape):
         """The error says which of the machines of a list it is."""
         machines = [MACHINE, MACHINE, MACHINE, without("id")]
@@ -442,7 +442,7 @@ class TestStrictness:
         assert unreadable(codec.VMS, answer) == f"$.virtual_machines[1]{where}"
 
     @pytest.mark.parametrize("value", ["abc", "", "nan", "inf", "1.5"])
-    @pytest.mark.parametrize("shape", [codec.GLIMPSE, codec.GLIMPSES])
+    @pytest.mark.parametrize("shape", [codec.SNAPSHOT, codec.SNAPSHOTS])
     def test_the_short_look_is_as_strict(self, shape, value):
         """A poll never takes a word for a size, and its error shows no value."""
         machine = MACHINE | {"ram": value}
@@ -451,7 +451,7 @@ class TestStrictness:
         assert type(error) is DecodingError
         assert repr(value) not in str(error)
 
-    @pytest.mark.parametrize("shape", [codec.GLIMPSE, codec.GLIMPSES])
+    @pytest.mark.parametrize("shape", [codec.SNAPSHOT, codec.SNAPSHOTS])
     @pytest.mark.parametrize("name", ["id", "state", "cores", "ram"])
     def test_the_short_look_needs_its_four_fields(self, shape, name):
         """They are what tells how an operation goes."""
@@ -648,7 +648,7 @@ class TestRefusals:
         error = refusal(body, 502)
         assert type(error) is ServerError
         assert error.from_api is False
-        assert "no JSON object" in str(error)
+        assert "not a JSON object" in str(error)
         assert "Gateway" not in str(error)
 
     def test_success_true_does_not_help_a_refusing_status(self):
@@ -824,7 +824,7 @@ class TestSize:
     }
 
     @pytest.mark.parametrize("name", BODIES)
-    @pytest.mark.parametrize("shape", ["ACCEPTED", "CREATED", "VM", "GLIMPSES", "VMS"])
+    @pytest.mark.parametrize("shape", ["ACCEPTED", "CREATED", "VM", "SNAPSHOTS", "VMS"])
     def test_of_a_refusal(self, decoded, name, shape):
         """The status is all that there is of it."""
         error = refusal(self.BODIES[name], 503, shape=SHAPES[shape])
@@ -850,14 +850,14 @@ class TestSize:
         refusal(self.BODIES[name], 200, shape=counting)
         assert scanned == []
 
-    @pytest.mark.parametrize("shape", ["GLIMPSES", "NAMES", "RAW_VMS", "VMS"])
+    @pytest.mark.parametrize("shape", ["SNAPSHOTS", "NAMES", "RAW_VMS", "VMS"])
     def test_a_large_list_is_read(self, shape):
         """It is what large answers are for."""
         many = pack({"success": True, "virtual_machines": [MACHINE] * 2500})
         assert len(many) > envelope.MAX_ONE
         assert len(read(getattr(codec, shape), many)) == 2500
 
-    @pytest.mark.parametrize("shape", ["ACCEPTED", "CREATED", "VM", "GLIMPSE", "CONSOLE"])
+    @pytest.mark.parametrize("shape", ["ACCEPTED", "CREATED", "VM", "SNAPSHOT", "CONSOLE"])
     def test_an_answer_about_one_machine_is_not_even_scanned(self, monkeypatch, shape):
         """A megabyte is five hundred times as much as one has."""
         body = pack(ANSWERS[shape])[:-1] + b',"new":"' + b"x" * 2**20 + b'"}'
@@ -901,7 +901,7 @@ class TestOddAnswers:
     @example("ACCEPTED", 200, b"\xef\xbb\xbf{}")
     @example("CREATED", 200, b'{"virtual_machine":{"id":' + b"9" * 4299 + b"}}")
     @example("CREATED", 200, b'{"virtual_machine":{"id":' + b"9" * 5000 + b"}}")
-    @example("GLIMPSE", 200, b'{"virtual_machine":{"id":1,"state":"","ram":1e999,"cores":1}}')
+    @example("SNAPSHOT", 200, b'{"virtual_machine":{"id":1,"state":"","ram":1e999,"cores":1}}')
     def test_arbitrary_bytes(self, name, status, body):
         """A proxy can send anything."""
         self.ends_well(SHAPES[name], status, body)

@@ -119,13 +119,13 @@ class TestText:
     def test_a_lost_connection_tells_the_call(self):
         """One line is enough to know what happened."""
         error = TransportTimeout("not within 3 s", method="PUT", path="/v2/a")
-        assert str(error) == "PUT /v2/a got no answer: not within 3 s"
+        assert str(error) == "PUT /v2/a got no response: not within 3 s"
 
     def test_a_decoding_error_tells_the_place(self):
         """The place is a JSON path; the call is named where it is known."""
         error = DecodingError("no id", where="$.vms[3]", method="GET", path="/v2/a")
-        assert str(error) == "GET /v2/a: cannot read the answer at $.vms[3]: no id"
-        assert str(DecodingError("no id")) == "cannot read the answer at $: no id"
+        assert str(error) == "GET /v2/a: cannot decode the response at $.vms[3]: no id"
+        assert str(DecodingError("no id")) == "cannot decode the response at $: no id"
 
 
 class TestCopies:

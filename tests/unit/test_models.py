@@ -139,7 +139,7 @@ class TestValues:
     )
     def test_texts_that_hold_no_number_are_refused(self, field, given):
         """NaN and infinity are no prices; the error names the field and not the value."""
-        with pytest.raises(ValueError, match=f"'{field}' is not a number"):
+        with pytest.raises(ValueError, match=f"'{field}' is neither a number"):
             machine(**{field: given})
 
 

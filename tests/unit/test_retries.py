@@ -13,6 +13,7 @@ from async_vmapi.errors import (
     DecodingError,
     InvalidState,
     NotFound,
+    OutcomeUnknown,
     RateLimited,
     ServerError,
     TransportError,
@@ -21,13 +22,12 @@ from async_vmapi.errors import (
 from async_vmapi.transport.retries import (
     CALL_BUDGET,
     AttemptLog,
-    Repeat,
+    Idempotency,
     Retries,
-    may_have_happened,
 )
 
-SAFE, REPEATABLE, ONCE = Repeat.SAFE, Repeat.REPEATABLE, Repeat.ONCE
-ALL, NONE = {SAFE, REPEATABLE, ONCE}, set()
+SAFE, IDEMPOTENT, NON_IDEMPOTENT = Idempotency
+ALL, NONE = {SAFE, IDEMPOTENT, NON_IDEMPOTENT}, set()
 
 # What went wrong, for which kinds of calls it is tried again, and whether a write may have
 # been carried out.
@@ -35,10 +35,10 @@ TABLE = {
     "connection refused": (ConnectError("x"), ALL, False),
     "a certificate": (ConnectError("x", permanent=True), NONE, False),
     "too many requests": (RateLimited("x", status=429), ALL, False),
-    "connection lost": (TransportError("x"), {SAFE, REPEATABLE}, True),
-    "timeout": (TransportTimeout("x"), {SAFE, REPEATABLE}, True),
+    "connection lost": (TransportError("x"), {SAFE, IDEMPOTENT}, True),
+    "timeout": (TransportTimeout("x"), {SAFE, IDEMPOTENT}, True),
     **{
-        f"status {status}": (ServerError("x", status=status), {SAFE, REPEATABLE}, True)
+        f"status {status}": (ServerError("x", status=status), {SAFE, IDEMPOTENT}, True)
         for status in (500, 502, 503, 504)
     },
     "status 501": (ServerError("x", status=501), NONE, True),
@@ -50,8 +50,9 @@ TABLE = {
     "status 409": (Conflict("x", status=409), NONE, False),
     "success: false": (APIError("x", status=200), NONE, False),
     "a redirect": (APIError("x", status=302), NONE, False),
-    "no JSON": (DecodingError("x", malformed=True), {SAFE, REPEATABLE}, True),
-    "JSON of another form": (DecodingError("x"), {REPEATABLE}, True),
+    "no JSON": (DecodingError("x", malformed=True), {SAFE, IDEMPOTENT}, True),
+    "JSON of another form": (DecodingError("x"), {IDEMPOTENT}, True),
+    "an unknown outcome": (OutcomeUnknown("x"), NONE, True),
     "a client of another loop": (InvalidState("x"), NONE, False),
 }
 
@@ -63,21 +64,21 @@ def retries():
 
 
 class TestRule:
-    @pytest.mark.parametrize("repeat", Repeat)
+    @pytest.mark.parametrize("idempotency", Idempotency)
     @pytest.mark.parametrize(("error", "kinds", "_"), TABLE.values(), ids=TABLE)
-    def test_what_is_made_again(self, retries, error, kinds, _, repeat):
+    def test_what_is_made_again(self, retries, error, kinds, _, idempotency):
         """Only what is safe to make twice, or surely was not made once."""
-        assert (retries.wait(error, repeat, 0, 0.0) is not None) == (repeat in kinds)
+        assert (retries.wait(error, idempotency, 0, 0.0) is not None) == (idempotency in kinds)
 
     @pytest.mark.parametrize(("error", "_", "doubt"), TABLE.values(), ids=TABLE)
     def test_what_leaves_a_doubt(self, error, _, doubt):
         """A refusal is believed; all else may hide a write that was carried out."""
-        assert may_have_happened(error) == doubt
+        assert error.may_have_happened == doubt
 
     def test_no_call_that_is_made_once_is_repeated_on_doubt(self, retries):
         """The two tables above never contradict each other."""
         for error, kinds, doubt in TABLE.values():
-            assert not (doubt and ONCE in kinds), error
+            assert not (doubt and NON_IDEMPOTENT in kinds), error
 
     @pytest.mark.parametrize("limit", [0, 1, 5])
     def test_so_often_and_no_more(self, limit):
@@ -89,8 +90,8 @@ class TestRule:
     def test_being_told_to_come_later_does_not_count(self, retries):
         """It is time alone that ends it."""
         error = RateLimited("x", status=429)
-        assert retries.wait(error, ONCE, 50, 0.0) is not None
-        assert retries.wait(error, ONCE, 50, CALL_BUDGET) is None
+        assert retries.wait(error, NON_IDEMPOTENT, 50, 0.0) is not None
+        assert retries.wait(error, NON_IDEMPOTENT, 50, CALL_BUDGET) is None
 
     def test_waits_grow_and_differ(self, retries):
         """Twice as long each time, up to ten seconds, and never the same for two."""
@@ -120,8 +121,8 @@ class TestRule:
         assert retries.wait(TransportError("x"), SAFE, 1, CALL_BUDGET - 1) is not None
         assert retries.wait(TransportError("x"), SAFE, 1, CALL_BUDGET - 0.1) is None
         assert retries.wait(TransportError("x"), SAFE, 0, 3600.0) is not None
-        assert retries.wait(TransportError("x"), REPEATABLE, 0, 3600.0) is not None
-        assert retries.wait(TransportError("x"), ONCE, 0, 3600.0) is None
+        assert retries.wait(TransportError("x"), IDEMPOTENT, 0, 3600.0) is not None
+        assert retries.wait(TransportError("x"), NON_IDEMPOTENT, 0, 3600.0) is None
 
     def test_a_client_has_so_many_repetitions(self, retries):
         """While nothing is answered the stock runs out; answers fill it again, by halves."""
@@ -134,11 +135,15 @@ class TestRule:
         assert retries.wait(error, SAFE, 0, 0.0) is None
 
 
-class TestTrail:
+class TestAttemptLog:
     @pytest.mark.parametrize(
-        ("trail", "doubtful"),
-        [(AttemptLog(), False), (AttemptLog(in_air=True), True), (AttemptLog(doubts=2), True)],
+        ("attempts", "unknown"),
+        [
+            (AttemptLog(), False),
+            (AttemptLog(in_flight=True), True),
+            (AttemptLog(unknown_attempts=2), True),
+        ],
     )
-    def test_what_is_doubtful(self, trail, doubtful):
-        """On its way, or gone without a word."""
-        assert trail.doubtful == doubtful
+    def test_when_the_outcome_is_unknown(self, attempts, unknown):
+        """If an attempt is in flight, or failed after it may have been carried out."""
+        assert attempts.outcome_unknown == unknown
