@@ -28,8 +28,8 @@ from async_vmapi.models import (
     VirtualMachine,
 )
 from async_vmapi.tasks import task as tasks
-from async_vmapi.tasks.completion import Target
 from async_vmapi.tasks.hub import PollHub
+from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.token import DoubtToken, seal
 from async_vmapi.transport import codec

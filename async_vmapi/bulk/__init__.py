@@ -1,6 +1,6 @@
 """One operation on many VMs.
 
-`BulkExecutor` takes a plan (waves, limit, failure budget) and runs it; `scheduler` decides which
-item starts next, and `report` has what became of each. `client` and `durable` import the executor,
-plans and reports; this room starts every write through `async_vmapi.vms`.
+`BulkExecutor` runs a plan (waves, limit, failure budget); `scheduler` decides when each item
+starts, and `report` has their outcomes. `client` and `durable` import the executor, plans and
+reports. This package starts every write through `async_vmapi.vms`.
 """

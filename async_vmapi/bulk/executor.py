@@ -1,4 +1,4 @@
-"""`BulkExecutor`: one operation on many machines, so many at once, to the seen end of each."""
+"""`BulkExecutor`: one operation on many VMs, each watched to completion."""
 
 import asyncio
 from collections import Counter
@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 import attrs
 
 from async_vmapi import validation
+from async_vmapi.bulk.interruption import BulkInterrupted
 from async_vmapi.bulk.item import (
     DEFAULTS,
     GENERAL,
@@ -32,11 +33,10 @@ from async_vmapi.bulk.item import (
     BulkItem,
     Items,
     Start,
+    bulk_items,
     check_arguments,
-    item_again,
-    job_again,
-    job_for,
-    jobs_for,
+    item_to_reconcile,
+    item_to_retry,
     label_of,
     labels_of,
 )
@@ -45,7 +45,7 @@ from async_vmapi.bulk.outcomes import INTERRUPTED
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.bulk.scheduler import Rollout
-from async_vmapi.errors import InvalidArgument, InvalidState, VMAPIError
+from async_vmapi.errors import InvalidArgument, InvalidState
 from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.logs import logger_of
@@ -57,57 +57,25 @@ __all__ = ["BulkExecutor", "BulkInterrupted"]
 _log: Final = logger_of(__name__)
 
 
-class BulkInterrupted(VMAPIError):
-    """A bulk call was cancelled; `report` tells what became of every item.
-
-    Cancellation goes on its way as what it is, so that timeouts, task groups and Ctrl-C work as
-    ever. This is the ``__cause__`` of the `asyncio.CancelledError`; `from_exception` finds it from
-    there, or from the `TimeoutError`, `KeyboardInterrupt` or group that came of it. Where it is
-    lost on the way, as in a task group whose other task failed, `BulkExecutor.report` is the same
-    report.
-
-    Attributes:
-        report: Of the kind `BulkReport`; what was in flight is in its ``unknown``, with tokens.
-    """
-
-    def __init__(self, report: BulkReport) -> None:
-        tokens = "".join(f"\n  {outcome.token}" for outcome in report.unknown if outcome.token)
-        super().__init__(f"{report}{'; tokens to go on with:' if tokens else ''}{tokens}")
-        self.report = report
-
-    @staticmethod
-    def from_exception(error: BaseException) -> "BulkInterrupted | None":
-        """Return the interruption behind an error; None if there is none."""
-        seen: set[int] = set()
-        waiting: list[BaseException | None] = [error]
-        while waiting:
-            at = waiting.pop()
-            if at is None or id(at) in seen:
-                continue
-            if isinstance(at, BulkInterrupted):
-                return at
-            seen.add(id(at))
-            waiting += [at.__context__, at.__cause__]
-            if isinstance(at, BaseExceptionGroup):
-                waiting += cast("BaseExceptionGroup[BaseException]", at).exceptions
-        return None
-
-
 @attrs.frozen(kw_only=True)
 class _Fleet:
-    """What a bulk call is about.
+    """What a bulk call has to do.
 
     Attributes:
-        total: How many items there are in all, for shares; None if nobody knows.
-        done: What is known from an earlier call.
-        complete: Whether nothing had been left off by it.
-        given: All machines' ids, where so many of them are to stay online.
-        uncertain: Those that an earlier call took down, or may have: no list is believed there.
+        operation: The operation's name.
+        arguments: Its arguments.
+        items: The items to start.
+        total: The number of items, for percentages; None if unknown.
+        done: Outcomes from an earlier call.
+        complete: Whether the earlier call took all its items.
+        given: All VM ids, for ``min_online``.
+        uncertain: The VMs that an earlier call took down, or may have: a list may still show them
+            online.
     """
 
     operation: str
     arguments: dict[str, Any]
-    jobs: Iterator[BulkItem] | AsyncIterator[BulkItem]
+    items: Iterator[BulkItem] | AsyncIterator[BulkItem]
     total: int | None
     done: tuple[Outcome, ...] = ()
     complete: bool = True
@@ -116,24 +84,23 @@ class _Fleet:
 
 
 class BulkExecutor(Operations[BulkReport]):
-    """Does one operation to many machines; made by ``client.bulk(...)``.
+    """Runs one operation on many VMs; created by ``client.bulk(...)``.
 
-    Its methods take any iterable or async iterable of machines or ids, one after the other as
-    there is room for them, and return a `BulkReport`. A failure of one item is in the report and
-    stops nothing but by the plan's ``max_failures``. With ``min_online`` all items
-    are taken at once.
+    Its methods take any iterable or async iterable of VMs or ids, consume it lazily, and return a
+    `BulkReport`. If an item fails, the report says so; the call stops only if the plan's
+    ``max_failures`` is exceeded. With ``min_online``, all items are taken at the start.
 
-    Cancelling a call starts nothing new, gives requests that are on the wire ten seconds to be
-    answered, stops watching, and raises the cancellation, with a `BulkInterrupted` behind it.
-    Cancelling once more leaves at once.
+    If a call is cancelled, it starts nothing new, gives requests in flight ten seconds for their
+    responses, stops watching, and raises the cancellation with a `BulkInterrupted` as its cause. A
+    second cancellation ends it immediately.
 
     Args:
-        vms: Whose machines.
-        plan: How to go about it.
-        origin: The endpoint that they are at.
-        reconcile: Finds out what became of a token, which is none of the machines handed in.
-        requests: Tells how many requests were sent.
-        connections: How many can be on the wire at once.
+        vms: Sends the requests.
+        plan: The plan.
+        origin: The client's endpoint.
+        reconcile: Reconciles a token, given the ids of VMs that cannot be its result.
+        requests: Returns how many requests were sent, by call.
+        connections: Maximum number of requests in flight.
     """
 
     def __init__(
@@ -158,60 +125,61 @@ class BulkExecutor(Operations[BulkReport]):
 
     @property
     def plan(self) -> BulkPlan:
-        """How it goes about it."""
+        """The plan."""
         return self._plan
 
     @property
     def report(self) -> BulkReport | None:
-        """What became of the last call, an interrupted one too; None before the first.
+        """The report of the last call, even if that was interrupted; None before the first.
 
-        Of `stream`, it holds what was not handed out.
+        After `stream`, it has only the outcomes that were not yielded.
         """
         return self._report
 
     # --- control --------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Start nothing new until `unpause`; what is in flight goes on."""
+        """Start nothing new until `unpause`; operations in progress continue."""
         self._paused = True
         if self._rollout is not None:
             self._rollout.pause(True)
 
     def unpause(self) -> None:
-        """End a `pause`."""
+        """Start items again after `pause`."""
         self._paused = False
         if self._rollout is not None:
             self._rollout.pause(False)
 
     def stop(self, reason: str = "it was stopped") -> None:
-        """Start nothing new in the call under way; what is in flight is watched to its end."""
+        """Start nothing new in the current call; operations in progress are still watched."""
         if self._rollout is not None:
             self._rollout.stop(validation.text("reason", reason))
 
     # --- operations -----------------------------------------------------------------------------
 
     async def run(self, items: Items[Any], start: str | Start, **keywords: Any) -> BulkReport:
-        """Do anything to many items.
+        """Run an operation or a function on many items.
 
         Args:
-            items: What it is done to; taken one by one as there is room.
+            items: The items; consumed lazily.
             start: A coroutine function that takes an item and returns a `Task`, which is then
-                awaited, or a plain result. Or the name of one of the operations above.
+                awaited, or a plain result. Or the name of an operation, such as ``"reboot"``.
             keywords: The operation's arguments.
 
         Raises:
-            InvalidArgument: If an argument is wrong; nothing was sent then.
-            asyncio.CancelledError: If it was cancelled; see `BulkInterrupted`.
+            InvalidArgument: If an argument is wrong; nothing was sent.
+            asyncio.CancelledError: If the call was cancelled; see `BulkInterrupted`.
         """
         return await self._collect(self._fleet(items, start, keywords))
 
     def stream(
         self, items: Items[Any], start: str | Start, **keywords: Any
     ) -> AsyncGenerator[Outcome, None]:
-        """Do the same as `run`, and iterate over the outcomes as they come.
+        """Do the same as `run`, and iterate over the outcomes as they arrive.
 
-        Nothing is kept of an outcome that was handed out, so the items may be any number. Leave
-        the iteration early within `contextlib.aclosing`; that interrupts, as cancelling does.
+        Yielded outcomes are not kept, so memory use does not grow with the number of items. Use
+        `contextlib.aclosing` to leave the iteration early; that interrupts the call like a
+        cancellation.
         """
         return self._stream(self._fleet(items, start, keywords), [])
 
@@ -221,30 +189,30 @@ class BulkExecutor(Operations[BulkReport]):
         items: Sequence[Any] | None = None,
         start: Start | None = None,
     ) -> BulkReport:
-        """Go on with what a report has as unknown or not started.
+        """Resume the items of a report that are unknown or not started.
 
-        What was accepted is watched to its end. A create, reboot or reset in doubt is looked for,
-        and not sent again; another operation in doubt names its end, and so is. What a function
-        of your own had begun stays unknown, unless it had returned its task. What succeeded or
-        failed is not touched.
+        Accepted operations are watched to completion. If the outcome of a create, reboot or reset
+        is unknown, it is reconciled and not sent again; other operations are idempotent and are
+        sent again. An item that your own function had started stays unknown, unless the function
+        had returned its task. Items that succeeded or failed are left as they are.
 
-        The plan's shares are of all items of the report, and its budget begins anew.
+        The plan's percentages refer to all items of the report; its failure budget starts again.
 
         Args:
-            report: Of this executor or another, or from `BulkReport.from_json`.
-            items: The same items as then, in the same order: for creates and `run`, where the
-                report was read from JSON.
-            start: The same function as then, of a `run`.
+            report: A report of any executor, or from `BulkReport.from_json`.
+            items: The same items in the same order; needed for creates and `run` if the report was
+                read from JSON.
+            start: The same function; needed for `run`.
 
         Returns:
-            A report of all items, those that were done before among them.
+            A report of all items, including those that were done before.
 
         Raises:
-            InvalidArgument: If what it takes is missing or does not fit.
+            InvalidArgument: If an argument is missing or does not match the report.
         """
         return await self._collect(self._rest(report, items, start))
 
-    # --- what is to be done ---------------------------------------------------------------------
+    # --- the items ------------------------------------------------------------------------------
 
     def _fleet(self, items: Items[Any], start: str | Start, keywords: dict[str, Any]) -> _Fleet:
         operation, begin = self._starter(start, keywords)
@@ -252,15 +220,15 @@ class BulkExecutor(Operations[BulkReport]):
             items, Iterable | AsyncIterable
         ):
             raise validation.refuse(
-                "items", cast(object, items), "an iterable of machines, ids or requests"
+                "items", cast(object, items), "an iterable of VMs, ids or requests"
             )
         given = items
         if isinstance(given, Collection):
-            # As they are now: a caller may go on changing its list.
+            # A copy: the caller may modify its list meanwhile.
             given = tuple(given)
         elif self._keeps_online(operation):
             if isinstance(given, AsyncIterable):
-                raise InvalidArgument("min_online takes items that are at hand", argument="items")
+                raise InvalidArgument("min_online takes no async iterable", argument="items")
             given = tuple(given)
         total = len(given) if isinstance(given, Sized) else None
         self._plan.require_length(total)
@@ -270,7 +238,7 @@ class BulkExecutor(Operations[BulkReport]):
         return _Fleet(
             operation=operation,
             arguments=keywords,
-            jobs=jobs_for(operation, given, begin),
+            items=bulk_items(operation, given, begin),
             total=total,
             given=frozenset(labels),
         )
@@ -278,7 +246,8 @@ class BulkExecutor(Operations[BulkReport]):
     def _keeps_online(self, operation: str) -> bool:
         if self._plan.min_online is not None and operation == GENERAL:
             raise InvalidArgument(
-                "min_online takes an operation by its name: what a function does is not known",
+                "min_online needs an operation given by its name: the effects of a function are "
+                "unknown",
                 argument="min_online",
             )
         return self._plan.min_online is not None and operation in LOWERING
@@ -318,33 +287,25 @@ class BulkExecutor(Operations[BulkReport]):
         elif callable(start):
             begin = start
         else:
-            raise InvalidArgument("the report is of a run: hand its function in", argument="start")
-        self._keeps_online(operation)  # refuses what it cannot keep, before anything is begun
-        made = frozenset(outcome.vm_id for outcome in report.outcomes if outcome.vm_id)
+            raise InvalidArgument("the report is of a run: pass its function", argument="start")
+        self._keeps_online(operation)  # raises before anything starts
+        created = frozenset(outcome.vm_id for outcome in report.outcomes if outcome.vm_id)
         done: list[Outcome] = []
-        jobs: list[BulkItem] = []
+        rest: list[BulkItem] = []
         for outcome in report.outcomes:
             unknown = outcome.status == "unknown"
             if unknown and outcome.token and _is_watched(operation, outcome):
-                again = partial(self._reconcile, outcome.token, made - {outcome.vm_id or ""})
-                job = job_again(outcome, again)
+                others = created - {outcome.vm_id or ""}
+                reconcile = partial(self._reconcile, outcome.token, others)
+                rest.append(item_to_reconcile(outcome, reconcile))
             elif outcome.status == "not_started" or (unknown and operation in REPEATABLE):
-                item = item_again(operation, outcome, items)
-                job = job_for(operation, outcome.index, item, begin)
-                if job.item != outcome.item:
-                    raise InvalidArgument(
-                        f"items[{outcome.index}] is {job.item}, but {outcome.item} in the report",
-                        argument="items",
-                    )
-                job = attrs.evolve(job, before=outcome if unknown else None)
+                rest.append(item_to_retry(operation, outcome, items, begin))
             else:
                 done.append(outcome)
-                continue
-            jobs.append(job)
         return _Fleet(
             operation=operation,
             arguments=keywords,
-            jobs=iter(jobs),
+            items=iter(rest),
             total=len(report.outcomes),
             done=tuple(done),
             complete=report.complete,
@@ -357,7 +318,7 @@ class BulkExecutor(Operations[BulkReport]):
             ),
         )
 
-    # --- doing it -------------------------------------------------------------------------------
+    # --- running --------------------------------------------------------------------------------
 
     async def _collect(self, fleet: _Fleet) -> BulkReport:
         kept: list[Outcome] = []
@@ -368,13 +329,13 @@ class BulkExecutor(Operations[BulkReport]):
 
     async def _stream(self, fleet: _Fleet, kept: list[Outcome]) -> AsyncGenerator[Outcome, None]:
         if self._rollout is not None:
-            raise InvalidState("this executor is at work on another call; make one more")
+            raise InvalidState("this executor is running another call; create another executor")
         clock = running_loop().time
         began, sent = clock(), Counter(self._requests())
-        # What a function does before it returns is not known, nor how much of it is requests.
+        # A function may do anything before it returns, and need few requests.
         at_once = None if fleet.operation == GENERAL else _at_once(self._connections)
         rollout = self._rollout = Rollout(
-            self._plan, fleet.operation, fleet.jobs, fleet.total, at_once
+            self._plan, fleet.operation, fleet.items, fleet.total, at_once
         )
         rollout.pause(self._paused)
 
@@ -400,36 +361,36 @@ class BulkExecutor(Operations[BulkReport]):
                     yield outcome
         except asyncio.CancelledError as cancellation:
             interrupted = BulkInterrupted(summed_up())
-            if rollout.in_the_air:
-                # Who leaves at once, by a second Ctrl-C, may never come to read the report.
-                about = {"vmapi_operation": fleet.operation}
-                _log.warning("left with requests on the wire: %s", interrupted, extra=about)
+            if rollout.left_in_flight:
+                # After a second Ctrl-C, the program may end before it reads the report.
+                fields = {"vmapi_operation": fleet.operation}
+                _log.warning("left with requests in flight: %s", interrupted, extra=fields)
             raise cancellation from interrupted
         finally:
             self._rollout = None
             self._report = summed_up()
 
     async def _count_online(self, rollout: Rollout, fleet: _Fleet) -> None:
-        # One look; what goes down later by others' doing is not ours to know.
+        # Listed once: VMs that others take down later still count as online.
         try:
-            machines = await self._vms.list()
+            vms = await self._vms.list()
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError)
-            rollout.give_up(INTERRUPTED if cancelled else f"who is online is not known: {error}")
+            rollout.give_up(INTERRUPTED if cancelled else f"cannot list the online VMs: {error}")
             raise
         given = fleet.given - fleet.uncertain
-        online = {vm.id for vm in machines if vm.state == ONLINE and vm.id in given}
+        online = {vm.id for vm in vms if vm.state == ONLINE and vm.id in given}
         rollout.keep_online(online, len(fleet.given))
 
 
 def _at_once(connections: int) -> int:
-    """Return how many requests keep the wire busy, those that take the next turns included."""
+    """Return how many requests keep the connections busy, including a few that wait for one."""
     return connections + max(8, connections // 4)
 
 
 def _is_watched(operation: str, outcome: Outcome) -> bool:
-    """Return whether an unknown outcome is looked for, and not started again."""
+    """Return whether an unknown outcome is reconciled instead of started again."""
     if operation == GENERAL:
-        # A token of one of its writes tells nothing of the function's others.
+        # The token of one write says nothing about the function's other writes.
         return outcome.accepted
     return outcome.accepted or operation not in REPEATABLE

@@ -1,4 +1,4 @@
-"""What a bulk call is to do to each item: checks of what is given, and a `BulkItem` for each."""
+"""The items of a bulk call: check the arguments, and create a `BulkItem` for each item given."""
 
 from collections import Counter
 from collections.abc import (
@@ -31,11 +31,11 @@ __all__ = [
     "BulkItem",
     "Items",
     "Start",
+    "bulk_item",
+    "bulk_items",
     "check_arguments",
-    "item_again",
-    "job_again",
-    "job_for",
-    "jobs_for",
+    "item_to_reconcile",
+    "item_to_retry",
     "label_of",
     "labels_of",
 ]
@@ -43,25 +43,25 @@ __all__ = [
 T = TypeVar("T")
 
 GENERAL: Final = "run"
-"""The operation of a caller's own function, of which nobody knows what it does."""
+"""The operation name of a caller's own function, whose effects are unknown."""
 
 STAYS_DOWN: Final = frozenset({"shutdown", "power_off", "delete"})
-"""The operations that take a machine off ``online`` for good."""
+"""The operations after which a VM is not online."""
 
 LOWERING: Final = STAYS_DOWN | {"reboot", "reset", "resize"}
-"""The operations that take a machine off ``online``, if only for a while."""
+"""The operations that take a VM offline, permanently or temporarily."""
 
 REPEATABLE: Final = STAYS_DOWN | {"resize", "power_on", "rename"}
 """The operations that name their target state: idempotent in effect (WIRE §5.5)."""
 
 DEFAULTS: Final[dict[str, dict[str, Any]]] = {"delete": {"missing_ok": True}}
-"""Arguments that have another default where an operation is for many VMs."""
+"""Arguments whose default differs for many VMs."""
 
 Items: TypeAlias = Iterable[T] | AsyncIterable[T]
-"""Anything to iterate over, with or without ``await``."""
+"""An iterable or async iterable."""
 
 Start: TypeAlias = Callable[[Any], Awaitable[Any]]
-"""What begins an operation on an item, and returns a `Task` or a plain result."""
+"""Starts an operation on an item, and returns a `Task` or a plain result."""
 
 
 @attrs.frozen
@@ -69,14 +69,19 @@ class BulkItem:
     """One item, and how to start it.
 
     Attributes:
-        before: What was known of it after an earlier call that left it unknown.
-        watched: Whether it was sent then, and is looked for and watched now.
-        begun: Whether it was started already, by a process that is gone; then it only is to be
-            told of its end, and nothing holds it back.
+        index: The item's number, from 0.
+        label: The VM's id, the name of a VM to create, or the index for a caller's function.
+        start: Starts the operation.
+        vm_id: The VM's id, if known.
+        source: The item as given.
+        before: The outcome of an earlier call that left it unknown.
+        watched: Whether that call sent the request, so that it is reconciled and watched now.
+        begun: Whether an earlier process started the item; then only its result is awaited, and
+            nothing holds it back.
     """
 
     index: int
-    item: str
+    label: str
     start: Callable[[], Awaitable[Any]]
     vm_id: str | None = None
     source: Any = None
@@ -86,7 +91,7 @@ class BulkItem:
 
 
 def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
-    """Check an operation's arguments, which are the same for all items.
+    """Check an operation's arguments, which apply to all items.
 
     Raises:
         InvalidArgument: If one of them is wrong, unknown or missing.
@@ -101,11 +106,11 @@ def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
     for name, value in keywords.items():
         known[name](name, value)
     if keywords.get("on_unknown") == "retry" and not keywords.get("unique_name"):
-        raise InvalidArgument("on_unknown='retry' takes unique_name=True", argument="on_unknown")
+        raise InvalidArgument("on_unknown='retry' needs unique_name=True", argument="on_unknown")
 
 
 def label_of(operation: str, item: Any) -> str:
-    """Return by what a report names an item: a machine's id, or the name of one to be created.
+    """Return the label of an item in a report: a VM's id, or the name of a VM to create.
 
     Raises:
         InvalidArgument: If the item is not what the operation takes.
@@ -118,35 +123,35 @@ def label_of(operation: str, item: Any) -> str:
 
 
 def labels_of(operation: str, items: Sequence[Any]) -> list[str]:
-    """Check items that are at hand, and return their labels.
+    """Check a sequence of items, and return their labels.
 
     Raises:
-        InvalidArgument: If one is not what the operation takes, or is there twice.
+        InvalidArgument: If an item is not what the operation takes, or is a duplicate.
     """
     if operation == GENERAL:
         return []
     labels = [label_of(operation, item) for item in items]
     if operation != "create" and len(set(labels)) < len(labels):
-        twice = next(label for label, count in Counter(labels).items() if count > 1)
-        raise InvalidArgument(f"{twice} is among the items more than once", argument="items")
+        duplicate = next(label for label, count in Counter(labels).items() if count > 1)
+        raise InvalidArgument(f"{duplicate} is a duplicate", argument="items")
     return labels
 
 
-def job_for(operation: str, index: int, item: Any, begin: Start) -> BulkItem:
-    """Return what is to be done to an item; if it is a wrong one, to fail."""
+def bulk_item(operation: str, index: int, source: Any, begin: Start) -> BulkItem:
+    """Return the `BulkItem` of an item as given; an invalid one fails when it starts."""
     if operation == GENERAL:
-        return BulkItem(index, str(index), partial(begin, item), source=item)
+        return BulkItem(index, str(index), partial(begin, source), source=source)
     try:
-        label = label_of(operation, item)
+        label = label_of(operation, source)
     except InvalidArgument as error:
-        # It was taken from an iterable, when others were under way already.
-        return BulkItem(index, str(index), partial(_raise, error), source=item)
+        # Taken from an iterable while other items are in progress.
+        return BulkItem(index, str(index), partial(_raise, error), source=source)
     vm_id = None if operation == "create" else label
-    return BulkItem(index, label, partial(begin, item), vm_id, item)
+    return BulkItem(index, label, partial(begin, source), vm_id, source)
 
 
-def job_again(outcome: Outcome, reconcile: Callable[[], Awaitable[Any]]) -> BulkItem:
-    """Return the job of looking for what an earlier call left unknown."""
+def item_to_reconcile(outcome: Outcome, reconcile: Callable[[], Awaitable[Any]]) -> BulkItem:
+    """Return the item that reconciles an outcome which an earlier call left unknown."""
     return BulkItem(
         outcome.index,
         outcome.item,
@@ -162,30 +167,42 @@ async def _raise(error: Exception) -> None:
     raise error
 
 
-def jobs_for(
+def bulk_items(
     operation: str, items: Items[Any], begin: Start
 ) -> Iterator[BulkItem] | AsyncIterator[BulkItem]:
-    """Iterate over what is to be done to each item, as they are."""
+    """Iterate lazily over the `BulkItem` of each item given."""
     if isinstance(items, AsyncIterable):
-        return _jobs_later(operation, items, begin)
-    return (job_for(operation, index, item, begin) for index, item in enumerate(items))
+        return _async_bulk_items(operation, items, begin)
+    return (bulk_item(operation, index, source, begin) for index, source in enumerate(items))
 
 
-async def _jobs_later(
+async def _async_bulk_items(
     operation: str, items: AsyncIterable[Any], begin: Start
 ) -> AsyncIterator[BulkItem]:
     index = 0
-    async for item in items:
-        yield job_for(operation, index, item, begin)
+    async for source in items:
+        yield bulk_item(operation, index, source, begin)
         index += 1
 
 
-def item_again(operation: str, outcome: Outcome, items: Sequence[Any] | None) -> Any:
+def item_to_retry(
+    operation: str, outcome: Outcome, items: Sequence[Any] | None, begin: Start
+) -> BulkItem:
     """Return the item of an earlier outcome, for another attempt.
 
     Raises:
-        InvalidArgument: If it is not known any more, nor handed in.
+        InvalidArgument: If the item as given is missing, or does not match the outcome.
     """
+    item = bulk_item(operation, outcome.index, _source_of(operation, outcome, items), begin)
+    if item.label != outcome.item:
+        raise InvalidArgument(
+            f"items[{outcome.index}] is {item.label}, but {outcome.item} in the report",
+            argument="items",
+        )
+    return attrs.evolve(item, before=outcome if outcome.status == "unknown" else None)
+
+
+def _source_of(operation: str, outcome: Outcome, items: Sequence[Any] | None) -> Any:
     if items is not None:
         if outcome.index < len(items):
             return items[outcome.index]
@@ -194,7 +211,7 @@ def item_again(operation: str, outcome: Outcome, items: Sequence[Any] | None) ->
         return outcome.source
     if operation in (GENERAL, "create") or outcome.vm_id is None:
         raise InvalidArgument(
-            "a report read from JSON has no requests and no items: hand them in", argument="items"
+            "a report read from JSON has no requests and no items: pass them", argument="items"
         )
     return outcome.vm_id
 
@@ -207,7 +224,7 @@ def _size(name: str, value: object) -> None:
     validation.whole(name, value, minimum=1)
 
 
-def _on_doubt(name: str, value: object) -> None:
+def _on_unknown(name: str, value: object) -> None:
     if value not in ("raise", "retry"):
         raise validation.refuse(name, value, "'raise' or 'retry'")
 
@@ -223,7 +240,7 @@ def _names(name: str, value: Mapping[Any, Any]) -> None:
 _Checks: TypeAlias = dict[str, Callable[[str, Any], object]]
 
 OPERATIONS: Final[dict[str, tuple[_Checks, frozenset[str]]]] = {
-    "create": ({"unique_name": validation.boolean, "on_unknown": _on_doubt}, frozenset()),
+    "create": ({"unique_name": validation.boolean, "on_unknown": _on_unknown}, frozenset()),
     "resize": (
         {"cores": _size, "ram": _size, "wait_for": _wait_for},
         frozenset({"cores", "ram"}),

@@ -1,4 +1,4 @@
-"""What became of one item, from how its operation ended or where it was cut off."""
+"""The outcome of one item, from how its operation ended or where it was cut off."""
 
 from typing import Any, Final
 
@@ -18,12 +18,12 @@ INTERRUPTED: Final = "it was interrupted"
 
 @attrs.frozen
 class Ended:
-    """An operation's end.
+    """The result of an item.
 
     Attributes:
-        outcome: What became of the item.
-        online: Whether its machine was seen online at the end.
-        untouched: Whether it is sure that nothing was done to it.
+        outcome: The item's outcome.
+        online: Whether its VM was last seen online.
+        untouched: Whether it is certain that nothing was done to it.
     """
 
     outcome: Outcome
@@ -31,33 +31,33 @@ class Ended:
     untouched: bool = False
 
 
-def outcome(job: BulkItem, status: Status, **known: Any) -> Outcome:
-    """Return an item's outcome; what was known before stays known if nothing new is."""
-    before = job.before
-    told_nothing = status == "not_started" or (status != "succeeded" and not known.get("token"))
-    if before is not None and told_nothing:
+def outcome(item: BulkItem, status: Status, **known: Any) -> Outcome:
+    """Return an item's outcome; it keeps an earlier call's outcome if there is nothing new."""
+    before = item.before
+    nothing_new = status == "not_started" or (status != "succeeded" and not known.get("token"))
+    if before is not None and nothing_new:
         return attrs.evolve(before, reason=known.get("reason") or before.reason)
-    known = {"vm_id": job.vm_id} | known
-    return Outcome(index=job.index, item=job.item, status=status, source=job.source, **known)
+    known = {"vm_id": item.vm_id} | known
+    return Outcome(index=item.index, item=item.label, status=status, source=item.source, **known)
 
 
 def succeeded(
-    job: BulkItem, task: Task[Any] | None, value: Any, *, seconds: float, wave: int
+    item: BulkItem, task: Task[Any] | None, value: Any, *, seconds: float, wave: int
 ) -> Ended:
-    """Return how an item ended well.
+    """Return the result of an item that succeeded.
 
     Args:
-        job: The item.
-        task: Its task; None if there was none to be watched.
-        value: What that returned.
-        seconds: How long it took.
-        wave: In which wave it was.
+        item: The item.
+        task: Its task; None if it had none.
+        value: What the task returned.
+        seconds: The duration.
+        wave: The number of its wave.
     """
     found = outcome(
-        job,
+        item,
         "succeeded",
         wave=wave,
-        vm_id=task.vm_id if task else job.vm_id,
+        vm_id=task.vm_id if task else item.vm_id,
         seconds=round(seconds, 3),
         evidence=task.evidence.value if task and task.evidence else None,
         adopted=bool(task and task.adopted),
@@ -68,44 +68,44 @@ def succeeded(
 
 
 def failed(
-    job: BulkItem,
+    item: BulkItem,
     task: Task[Any] | None,
     error: Exception,
     *,
     wave: int,
     write: Write | None = None,
 ) -> Ended:
-    """Return how an item ended with an error.
+    """Return the result of an item that ended with an error.
 
     Args:
-        job: The item.
-        task: Its task; None if there was none to be watched.
+        item: The item.
+        task: Its task; None if it had none.
         error: The error.
-        wave: In which wave it was.
-        write: The item's write, if the error need not tell all of it.
+        wave: The number of its wave.
+        write: The item's write, if the error may not cover all its attempts.
     """
     token = None
     if task is not None:
-        # It was accepted: what is not seen to have failed may yet end well.
+        # It was accepted: unless it was seen to fail, it may still succeed.
         unknown = not isinstance(error, TaskFailed | VMVanished)
         token = task.token()
     else:
         unknown = isinstance(error, VMAPIError) and error.may_have_happened
-        # The last attempt may have been refused, and one before it carried out.
+        # The last attempt may have been refused after an earlier one was carried out.
         if write is not None and (write.outcome_unknown or write.accepted):
             unknown, token = True, write.resume_token()
     if isinstance(error, OutcomeUnknown | TaskError):
         token = error.token or token
     found = outcome(
-        job,
+        item,
         "unknown" if unknown else "failed",
         wave=wave,
-        vm_id=task.vm_id if task else job.vm_id or (write.made if write else None),
+        vm_id=task.vm_id if task else item.vm_id or (write.made if write else None),
         adopted=bool(task and task.adopted),
         accepted=unknown and task is not None,
         token=token if unknown or task else None,
-        # What others say may hold anything, secrets among it.
-        reason=str(error) if isinstance(error, VMAPIError) else "it raised an error of its own",
+        # The text of other exceptions may contain secrets.
+        reason=str(error) if isinstance(error, VMAPIError) else "it raised an exception",
         error=type(error).__name__,
         exception=_light(error),
     )
@@ -114,7 +114,7 @@ def failed(
 
 def cut_off(
     operation: str,
-    job: BulkItem,
+    item: BulkItem,
     task: Task[Any] | None,
     write: Write | None,
     *,
@@ -123,51 +123,51 @@ def cut_off(
     seconds: float,
     why: str,
 ) -> Ended:
-    """Return what is known of an operation that nobody waits for any more.
+    """Return what is known of an operation that is no longer awaited.
 
     Args:
-        operation: Which.
-        job: The item.
-        task: Its task, if the API's answer came back.
+        operation: The operation's name.
+        item: The item.
+        task: Its task, if it was accepted.
         write: Its last write, if it made one.
-        wave: In which wave it was.
-        running: Whether it had begun.
-        seconds: How long it had taken.
-        why: Why nobody waits.
+        wave: The number of its wave.
+        running: Whether it had started.
+        seconds: Its duration so far.
+        why: Why it is no longer awaited.
     """
     general = operation == GENERAL
     if task is None and write is not None and write.accepted and not general:
         task = write.task
         if task is None:
-            # A rename has no end to be watched.
-            return succeeded(job, None, None, seconds=seconds, wave=wave)
+            # A rename is complete once it is accepted.
+            return succeeded(item, None, None, seconds=seconds, wave=wave)
     if task is not None and task.done():
         try:
-            return succeeded(job, task, task.result(), seconds=seconds, wave=wave)
+            return succeeded(item, task, task.result(), seconds=seconds, wave=wave)
         except VMAPIError as ended_badly:
-            return failed(job, task, ended_badly, wave=wave)
+            return failed(item, task, ended_badly, wave=wave)
     known: dict[str, Any] = {"wave": wave}
     if task is not None:
         known |= {"vm_id": task.vm_id, "token": task.token(), "adopted": task.adopted}
         known |= {"accepted": True}
-        reason = f"it was accepted, and {why} before its end was seen"
+        reason = f"it was accepted, and {why} before it was seen to complete"
     elif write is not None and not general and (error := write.error) is not None:
-        return failed(job, None, error, wave=wave, write=write)
+        return failed(item, None, error, wave=wave, write=write)
     elif write is not None and (write.outcome_unknown or (general and write.accepted)):
-        known |= {"token": write.resume_token(), "vm_id": job.vm_id or write.made}
-        how = "accepted" if write.accepted else "sent, and no answer told whether it was accepted"
+        known |= {"token": write.resume_token(), "vm_id": item.vm_id or write.made}
+        how = "accepted" if write.accepted else "sent, but it is unknown whether it was accepted"
         reason = f"{why}; its {write.operation} was {how}"
     elif general and running:
-        reason = f"{why} in the midst of it"
+        reason = f"{why} while it was running"
     else:
-        return Ended(outcome(job, "not_started", wave=wave, reason=why), untouched=True)
-    return Ended(outcome(job, "unknown", reason=reason, **known))
+        return Ended(outcome(item, "not_started", wave=wave, reason=why), untouched=True)
+    return Ended(outcome(item, "unknown", reason=reason, **known))
 
 
 def _light(error: Exception) -> Exception:
-    """Return our own error without its traceback: that would keep alive all that it went through.
+    """Remove the traceback of this package's errors, which would keep all its frames in memory.
 
-    Thousands of them are kept in a report, and they say what is to be known without it.
+    A report may hold thousands of errors, and their text suffices.
     """
     at: BaseException | None = error
     while isinstance(at, VMAPIError):

@@ -1,7 +1,4 @@
-"""How a bulk call goes about its machines: how many at once, in which waves, and when to stop.
-
-Pure: values and sums.
-"""
+"""The plan of a bulk call: concurrency, waves, and when to stop. Pure."""
 
 import math
 import re
@@ -15,35 +12,34 @@ from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    # A plan can be made, by the command line say, without what carries it out.
+    # So that the command line can create a plan without importing tasks.
     from async_vmapi.tasks.task import Task
 
 __all__ = ["BulkEvent", "BulkPlan", "Share", "count_of", "wave_sizes"]
 
 Share: TypeAlias = int | str
-"""A number of machines, or a percentage of a fleet like ``"5%"`` or ``"0.5%"``."""
+"""A number of VMs, or a percentage of a fleet like ``"5%"`` or ``"0.5%"``."""
 
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
 
 
 @attrs.frozen(kw_only=True)
 class BulkEvent:
-    """Something that happened in a bulk call.
+    """An event of a bulk call.
 
     Attributes:
-        kind: ``started`` (a wave begins, or an item's request is about to be sent), ``accepted``
-            (the API took it), ``finished`` (with its `outcome`) or ``stopped`` (nothing new
-            starts from now on; see `reason`).
-        item: What it is about: a machine's id, or the name of one to be created; empty if the
-            event is about all of them.
+        kind: ``started`` (an item's request is about to be sent), ``accepted`` (the API accepted
+            it), ``finished`` (with its `outcome`) or ``stopped`` (nothing new starts; see
+            `reason`).
+        item: The VM's id, or the name of a VM to create; empty if the event is not about one item.
         index: The item's number, from 0.
         wave: The wave's number, from 1.
-        vm_id: The machine's id, where it is known.
-        task: What was accepted, to look at its `Task.history`; awaiting it is the call's affair.
-        outcome: What became of the item.
-        reason: Why it stopped.
-        in_flight: How many operations are under way.
-        done: How many have ended, by what became of them.
+        vm_id: The VM's id, if known.
+        task: The accepted task, for its `Task.history`; the call itself awaits it.
+        outcome: The item's outcome.
+        reason: Why the call stopped.
+        in_flight: Number of operations in progress.
+        done: Number of finished items by status.
     """
 
     kind: Literal["started", "accepted", "finished", "stopped"]
@@ -75,16 +71,16 @@ def _share(argument: str, value: Any, *, minimum: int) -> Share:
 
 
 def count_of(share: Share, total: int, *, up: bool = False) -> int:
-    """Return how many a share of so many is; of a percentage the whole part, or one more."""
+    """Return a share of `total` as a number; a percentage is rounded down, or `up`."""
     if isinstance(share, int):
         return share
-    # In millionths, for 0.1 x 30 is not 3 in binary fractions.
+    # In millionths: in binary floating point, 0.1 x 30 is not 3.
     exact = round((_percentage(share) or 0.0) * 1_000_000) * total
     return -(-exact // 100_000_000) if up else exact // 100_000_000
 
 
 def wave_sizes(waves: Sequence[Share], total: int | None) -> Iterator[float]:
-    """Iterate over the sizes of the waves; the last batch's size holds for all after it."""
+    """Iterate over the sizes of the waves; the last size applies to all further waves."""
     size: float = math.inf
     for share in waves:
         size = max(1, count_of(share, total or 0, up=True))
@@ -93,41 +89,41 @@ def wave_sizes(waves: Sequence[Share], total: int | None) -> Iterator[float]:
         yield size
 
 
-def _batches(value: Sequence[Share] | None) -> tuple[Share, ...] | None:
+def _checked_waves(value: Sequence[Share] | None) -> tuple[Share, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise validation.refuse(
             "waves", cast(object, value), "a sequence of numbers or percentages"
         )
-    return tuple(_share(f"waves[{n}]", batch, minimum=1) for n, batch in enumerate(value))
+    return tuple(_share(f"waves[{n}]", wave, minimum=1) for n, wave in enumerate(value))
 
 
 @attrs.frozen(kw_only=True)
 class BulkPlan:
-    """How a bulk call goes about its machines.
+    """The plan of a bulk call.
 
     Args:
-        limit: How many operations are in flight at once at most, each from its request to its
-            seen end. How many requests are on the wire is the client's ``max_connections``.
-        max_failures: How many items may end as failed or unknown; with one more, nothing new is
-            sent, and what was sent is watched to its end. A percentage is of the whole fleet
-            given; of an iterable without a length, of the items started so far. None for no
-            limit.
-        waves: Sizes of waves, like ``[1, "10%", "100%"]``; percentages are of the whole fleet,
-            rounded up, and the last size holds for all further waves. The next wave starts only
-            when the last one has ended well: the first, the canary, without any failure; the
-            others without any, or within `max_failures` if that is given.
-        min_online: How many of the given machines are never fewer online by what this call does
-            (reboot, reset, resize, shutdown, power_off, delete). Who is online is asked for once,
-            at the start, by a list, which may lag behind; a machine counts again when its task
-            has ended with it online, an ``assumed`` end included.
-        dry_run: Whether to say what would be done, and write nothing.
-        on_event: Called with each `BulkEvent`, in the event loop. What it raises is logged, once
-            for each kind of exception, and changes nothing.
+        limit: Maximum number of operations in flight, each from its request to its completion. The
+            client's ``max_connections`` limits the requests in flight.
+        max_failures: Failure budget: how many items may end as failed or unknown. If it is
+            exceeded, nothing new is sent, and operations in progress are watched to completion. A
+            percentage refers to all items given or, for an iterable without a length, to the items
+            started so far. None for no limit.
+        waves: Sizes of waves, like ``[1, "10%", "100%"]``. Percentages refer to all items and are
+            rounded up; the last size applies to all further waves. A wave starts only if the
+            previous one succeeded: the first, the canary, without any failure; later ones without
+            any, or within `max_failures` if that is given.
+        min_online: Minimum number of the given VMs that this call keeps online while it takes
+            others down (reboot, reset, resize, shutdown, power_off, delete). The online VMs are
+            listed once, at the start, and the list may lag. A VM counts as online again when its
+            task completes with it online, even if by ``assumed`` evidence.
+        dry_run: Whether to report what would be done, and write nothing.
+        on_event: Called with each `BulkEvent`, in the event loop. Exceptions that it raises are
+            logged, once for each type, and otherwise ignored.
 
     Raises:
-        InvalidArgument: If one of them is not as said above.
+        InvalidArgument: If an argument is wrong.
     """
 
     limit: int = 50
@@ -143,18 +139,18 @@ class BulkPlan:
         for name in ("max_failures", "min_online"):
             if (share := getattr(self, name)) is not None:
                 _share(name, share, minimum=0)
-        object.__setattr__(self, "waves", _batches(self.waves))
+        object.__setattr__(self, "waves", _checked_waves(self.waves))
         if self.on_event is not None and not callable(self.on_event):
             raise validation.refuse("on_event", self.on_event, "a callable")
 
     def require_length(self, total: int | None) -> None:
-        """Refuse waves in percent of nobody knows what.
+        """Reject percentage waves if the total is unknown.
 
         Raises:
-            InvalidArgument: If they are so.
+            InvalidArgument: If a wave is a percentage, and `total` is None.
         """
-        if total is None and any(isinstance(batch, str) for batch in self.waves or ()):
+        if total is None and any(isinstance(wave, str) for wave in self.waves or ()):
             raise InvalidArgument(
-                "waves in per cent take a fleet with a length, such as a list",
+                "percentage waves need items with a length, such as a list",
                 argument="waves",
             )

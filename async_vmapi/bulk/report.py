@@ -1,4 +1,4 @@
-"""What became of many operations: `Outcome` for each, `BulkReport` for all. Pure."""
+"""The results of a bulk call: an `Outcome` for each item, and a `BulkReport` for all. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,28 +18,29 @@ _FORMAT: Final = "async_vmapi bulk report 1"
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """What became of one item of a bulk call.
+    """The outcome of one item of a bulk call.
 
     Attributes:
-        index: The item's number in what was given, from 0.
-        item: The machine's id, or the name of the one to be created; of a general `run`, the
-            item's number.
-        status: ``succeeded``; ``failed`` (refused, or seen to fail); ``unknown`` (nobody can tell
-            whether the request was carried out, or the end was not seen); ``not_started``.
-        vm_id: The machine's id, where it is known.
+        index: The item's number, from 0.
+        item: The VM's id, or the name of a VM to create; for `run` with a function, the item's
+            number.
+        status: ``succeeded``; ``failed`` (refused, or seen to fail); ``unknown`` (the request may
+            have been carried out, or the operation was not seen to complete); ``not_started``.
+        vm_id: The VM's id, if known.
         wave: The wave's number, from 1.
-        seconds: From the request's start to the seen end, of a success, in the call that saw it.
-        evidence: How the end is known, of a success; see `Evidence`.
-        adopted: Whether the API's answer was lost and the task found all the same.
-        token: A text to go on with by ``client.reconcile``; it holds no secret.
-        accepted: Of an unknown one, whether the API accepted it, so that its end can be watched
-            for; else nobody knows whether it did.
-        reason: Why it did not succeed, in words; of a delete that did, whether the VM was gone
-            already.
+        seconds: For a success, the duration from the request to the observed completion, in the
+            call that observed it.
+        evidence: For a success, how completion is known; see `Evidence`.
+        adopted: Whether the API's response was lost and its effect was found by reconciling.
+        token: A token for ``client.reconcile``; it holds no secret.
+        accepted: For an unknown outcome, whether the API accepted the request, so that its task can
+            be watched.
+        reason: Why the item did not succeed; for a successful delete, whether the VM was already
+            gone.
         error: The error's class name.
-        value: What the task returned, for instance the machine. Not in JSON.
-        exception: The error itself. Not in JSON.
-        source: The item itself. Not in JSON, for it may hold secrets.
+        value: What the task returned, for instance the VM. Not in JSON.
+        exception: The error. Not in JSON.
+        source: The item as given. Not in JSON, because it may hold secrets.
     """
 
     index: int
@@ -60,7 +61,7 @@ class Outcome:
 
 
 class OutcomeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An outcome as it is written down."""
+    """An outcome, serialized."""
 
     index: Annotated[int, msgspec.Meta(ge=0)]
     item: str
@@ -77,12 +78,12 @@ class OutcomeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
 
 def line_of(outcome: Outcome) -> OutcomeLine:
-    """Return an outcome as it is written down."""
+    """Return an outcome in its serialized form."""
     return msgspec.convert(outcome, OutcomeLine, from_attributes=True)
 
 
 def outcome_of(line: OutcomeLine) -> Outcome:
-    """Return the outcome that was written down."""
+    """Return the outcome from its serialized form."""
     return Outcome(**msgspec.structs.asdict(line))
 
 
@@ -105,20 +106,20 @@ _decode: Final = msgspec.json.Decoder(_Saved).decode
 
 @attrs.frozen(kw_only=True)
 class BulkReport:
-    """What became of every item of a bulk call: each is in exactly one of the four kinds.
+    """The report of a bulk call; each item has exactly one of the four statuses.
 
     Attributes:
-        operation: What was asked for, for instance ``"shutdown"``; ``"run"`` for a general one.
-        arguments: With which arguments, the same for all.
-        origin: The endpoint that it was asked of.
-        outcomes: One for each item, in the order of their numbers.
-        dry_run: Whether nothing was to be written.
-        complete: Whether all that was given was taken up; False if an iterable without a length
-            was left off in the middle.
-        stopped: Why nothing new was started from some moment on; None if all was.
-        seconds: From the start to the end.
-        requests: How many requests the client sent in that time, by the call's name in WIRE §2;
-            those of others who used it then are among them.
+        operation: The operation, for instance ``"shutdown"``; ``"run"`` for a function.
+        arguments: Its arguments, the same for all items.
+        origin: The client's endpoint.
+        outcomes: The outcome of each item, in the order of their numbers.
+        dry_run: Whether it was a dry run.
+        complete: Whether all items were taken; False if an iterable without a length was not
+            exhausted.
+        stopped: Why the call stopped starting items; None if it did not.
+        seconds: The duration of the call.
+        requests: Number of requests that the client sent in that time, by the call's name in WIRE
+            §2, including requests outside this call.
     """
 
     operation: str
@@ -136,40 +137,40 @@ class BulkReport:
 
     @property
     def succeeded(self) -> list[Outcome]:
-        """What was seen to end well."""
+        """The items that were seen to succeed."""
         return self._of("succeeded")
 
     @property
     def failed(self) -> list[Outcome]:
-        """What was refused, or was seen to fail."""
+        """The items that were refused, or seen to fail."""
         return self._of("failed")
 
     @property
     def unknown(self) -> list[Outcome]:
-        """What may have been carried out, or may yet end well."""
+        """The items that may have been carried out, or may still succeed."""
         return self._of("unknown")
 
     @property
     def not_started(self) -> list[Outcome]:
-        """Of what nothing was sent."""
+        """The items for which nothing was sent."""
         return self._of("not_started")
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are of each kind."""
+        """The number of items by status."""
         found = Counter(outcome.status for outcome in self.outcomes)
         return {kind: found[kind] for kind in _KINDS}
 
     @property
     def median_seconds(self) -> float | None:
-        """How long half of the successes took at most; None if there are none."""
+        """The median duration of the successes; None if there are none."""
         taken = self._durations()
         half = len(taken) // 2
         return (taken[half] + taken[~half]) / 2 if taken else None
 
     @property
     def p95_seconds(self) -> float | None:
-        """How long 95 % of the successes took at most; None if there are none."""
+        """The 95th percentile of the durations of the successes; None if there are none."""
         taken = self._durations()
         return taken[-(-95 * len(taken) // 100) - 1] if taken else None
 
@@ -182,7 +183,7 @@ class BulkReport:
         return f"{self.operation} of {len(self.outcomes)}: {counts or 'nothing to do'}{stopped}"
 
     def raise_on_failure(self) -> None:
-        """Raise if something failed or is unknown.
+        """Raise if an item failed or is unknown.
 
         Raises:
             ExceptionGroup: With the error of each item that failed or is unknown.
@@ -196,7 +197,7 @@ class BulkReport:
             raise ExceptionGroup(str(self), errors)
 
     def to_json(self) -> str:
-        """Return it as JSON, without secrets and without the values and items themselves."""
+        """Return the report as JSON, without secrets, values and items as given."""
         saved = _Saved(
             format=_FORMAT,
             operation=self.operation,
@@ -214,10 +215,10 @@ class BulkReport:
 
     @classmethod
     def from_json(cls, text: str) -> "BulkReport":
-        """Read what `to_json` returned.
+        """Read a report from the JSON that `to_json` returned.
 
         Raises:
-            InvalidArgument: If it is damaged, or no report.
+            InvalidArgument: If the JSON is damaged, or is not a report.
         """
         try:
             saved = _decode(text)
@@ -244,7 +245,7 @@ class BulkReport:
         indexes = [outcome.index for outcome in report.outcomes]
         if report.counts != saved.counts or indexes != sorted(set(indexes)):
             raise InvalidArgument(
-                "report is damaged: its counts do not fit its outcomes", argument="report"
+                "report is damaged: its counts do not match its outcomes", argument="report"
             )
         return report
 

@@ -1,4 +1,4 @@
-"""Whether the API lets a worker in: at its start, and when it refuses something later."""
+"""Check a worker's API credentials: at its start, and after a refusal."""
 
 import asyncio
 import math
@@ -13,11 +13,11 @@ __all__ = ["Access"]
 _log: Final = logger_of(__name__)
 
 _PATIENCE: Final = 15.0
-"""Seconds that the API gets to answer whether it lets a worker in."""
+"""Timeout of the check in seconds."""
 
 
 class Access:
-    """Asks the API for a list, which every key may have.
+    """Checks the credentials by listing VMs, which every key may do.
 
     Args:
         client: The worker's client.
@@ -25,50 +25,50 @@ class Access:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._asking = asyncio.Lock()
-        self._let_in_at = -math.inf
+        self._lock = asyncio.Lock()
+        self._accepted_at = -math.inf
         self.refusal: AuthenticationError | None = None
-        """Why this worker has to stop; None while it may go on."""
+        """Why this worker has to stop; None while its credentials are accepted."""
 
     async def begin(self) -> None:
-        """Fail now with credentials that the API refuses, and not every item that comes here.
+        """Check the credentials at the start, so that refused ones do not fail every item.
 
         Raises:
-            AuthenticationError: If it refuses them.
+            AuthenticationError: If the API refuses them.
         """
         try:
             await self._ask()
         except AuthenticationError:
             raise
         except (VMAPIError, TimeoutError) as error:
-            # If it is down, workers wait for it.
-            about = {"vmapi_error": type(error).__name__}
-            told = error or "no answer in time"
-            _log.warning("the API does not answer yet: %s", told, extra=about)
+            # If the API is down, keep waiting.
+            fields = {"vmapi_error": type(error).__name__}
+            reason = error or "timeout"
+            _log.warning("the API does not respond yet: %s", reason, extra=fields)
 
     async def is_refused(self) -> bool:
-        """Return whether the API lets this worker do nothing any more.
+        """Return whether the API refuses this worker's credentials altogether.
 
-        To be asked after a refusal (401, 403), which may be of one call alone: a quota's, say.
+        Call it after a refusal (401, 403), which may concern one call only, for instance a quota.
         """
         loop = asyncio.get_running_loop()
         since = loop.time()
-        # One list that was asked for after their refusals is enough for all that wait for it.
-        async with self._asking:
-            if self.refusal is not None or self._let_in_at >= since:
+        # One list after their refusals suffices for all concurrent callers.
+        async with self._lock:
+            if self.refusal is not None or self._accepted_at >= since:
                 return self.refusal is not None
             asked = loop.time()
             try:
                 await self._ask()
             except AuthenticationError as error:
                 self.refusal = error
-                about = {"vmapi_error": type(error).__name__}
-                told = "the API refuses this worker, which stops; others go on with what it had: %s"
-                _log.error(told, error, extra=about)
+                fields = {"vmapi_error": type(error).__name__}
+                message = "the API refuses this worker, which stops; others resume its items: %s"
+                _log.error(message, error, extra=fields)
             except (VMAPIError, TimeoutError):
-                pass  # that proves nothing
+                pass  # inconclusive
             else:
-                self._let_in_at = asked
+                self._accepted_at = asked
         return self.refusal is not None
 
     async def _ask(self) -> None:

@@ -1,28 +1,32 @@
-"""One job under way: the rules of `Rollout`, applied to items that any worker may take.
+"""One job in progress: a `Rollout` whose items run on any worker.
 
-A job's coordinator runs on one worker. It puts an item's workflow into the queue when the rules
-let the item start, and tells the rules of its end. If its worker dies, another one goes through
-all items again, in the same order: those that have ended do so at once, those under way are
-waited for, and as the rules are the same, they come to the same place.
+A job's coordinator runs on one worker. It enqueues an item's workflow when the rollout starts the
+item, and returns the workflow's result to the rollout. If its worker dies, another coordinator
+repeats the rollout with all items in the same order: finished items end immediately, and items in
+progress are awaited, so it reaches the same state.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Final
+from typing import Any, Final, Protocol
 
 import attrs
+import msgspec
 from dbos import DBOS, WorkflowStatus
 
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended, outcome
 from async_vmapi.bulk.plan import BulkEvent
-from async_vmapi.bulk.report import Outcome
+from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.bulk.scheduler import Rollout
+from async_vmapi.client import Client
 from async_vmapi.durable.events import STREAM, written
 from async_vmapi.durable.operation import CANCELLED
-from async_vmapi.durable.spec import Spec, decode_ended, encode
+from async_vmapi.durable.rows import decoding
+from async_vmapi.durable.spec import Spec, decode_ended, decode_spec, encode
 from async_vmapi.durable.store import (
     ENDED,
     OPERATION_WORKFLOW,
@@ -33,25 +37,27 @@ from async_vmapi.durable.store import (
     job_id,
     operation_id,
 )
+from async_vmapi.errors import AuthenticationError, VMAPIError
+from async_vmapi.models import ONLINE
 from async_vmapi.telemetry.logs import logger_of
 
-__all__ = ["Coordinator"]
+__all__ = ["Coordinator", "run_job"]
 
 _log: Final = logger_of(__name__)
 
-# For items that may start at once to be put into the queue together.
-_TOGETHER: Final = 0.02
+# Seconds to wait for more items, to enqueue them together.
+_BATCH_DELAY: Final = 0.02
 
 
 class Coordinator:
-    """Takes a job through its items.
+    """Runs a job's items.
 
     Args:
-        database: Where its items' workflows are.
+        database: The fleet's database.
         name: The job's name.
-        spec: What it is to do.
-        online: Which machines were online when it began, where so many are to stay so.
-        polling_interval: Seconds between two looks at what has ended.
+        spec: The job's operation, plan and items.
+        online: The VMs that were online when it began, for ``min_online``.
+        polling_interval: Seconds between two polls for finished items.
     """
 
     def __init__(
@@ -71,41 +77,41 @@ class Coordinator:
         self._waiting: dict[int, asyncio.Future[Ended]] = {}
         self._ended: dict[int, Ended] = {}
         self._events: list[BulkEvent] = []
-        self._more = asyncio.Event()
+        self._new_work = asyncio.Event()
         self._progress: dict[str, object] = {}
-        self._begun: set[int] = set()
-        # When an item was put into the queue here.
+        self._started: set[int] = set()
+        # When this coordinator enqueued each item.
         self._queued: dict[int, float] = {}
         self._labels = spec.labels
         self._rollout = Rollout(
             spec.bulk_plan(on_event=self._events.append),
             spec.operation,
-            self._jobs(),
+            self._items(),
             len(self._labels),
         )
         if online is not None:
             self._rollout.keep_online(set(online), len(self._labels))
 
-    def _jobs(self) -> Iterator[BulkItem]:
+    def _items(self) -> Iterator[BulkItem]:
         for index in range(len(self._labels)):
-            yield self._job(index)
+            yield self._item(index)
 
-    def _job(self, index: int) -> BulkItem:
+    def _item(self, index: int) -> BulkItem:
         label = self._labels[index]
         vm_id = None if self._spec.operation == "create" else label
-        start = partial(self._elsewhere, index)
-        return BulkItem(index, label, start, vm_id, begun=index in self._begun)
+        start = partial(self._run_on_worker, index)
+        return BulkItem(index, label, start, vm_id, begun=index in self._started)
 
-    async def _elsewhere(self, index: int) -> Ended:
-        """Have some worker do an item's operation, and return how it ended."""
+    async def _run_on_worker(self, index: int) -> Ended:
+        """Run an item on any worker, and return how it ended."""
         if index in self._ended:
             return self._ended.pop(index)
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._waiting[index] = future
-        if index not in self._begun:
+        if index not in self._started:
             self._queued[index] = asyncio.get_running_loop().time()
             self._new.append(index)
-            self._more.set()
+            self._new_work.set()
         try:
             return await future
         finally:
@@ -113,27 +119,27 @@ class Coordinator:
 
     @property
     def stopped(self) -> str | None:
-        """Why nothing new was started from some moment on; None if all was."""
+        """Why the job stopped starting items; None if it did not."""
         return self._rollout.stopped
 
     async def run(self) -> tuple[Outcome, ...]:
-        """Return the outcomes of all items, in their order, when the last has ended."""
-        await self._patiently(self._recall)
-        await self._patiently(self._heed)
-        exchange = asyncio.get_running_loop().create_task(self._exchange())
+        """Run all items, and return their outcomes in order."""
+        await self._through_outages(self._load_started)
+        await self._through_outages(self._apply_controls)
+        sync = asyncio.get_running_loop().create_task(self._sync())
         collect = asyncio.get_running_loop().create_task(self._collect())
         try:
-            await asyncio.wait({exchange, collect}, return_when=asyncio.FIRST_COMPLETED)
-            if exchange.done():
-                # Another worker has taken the job over, or something is broken.
-                exchange.result()
+            await asyncio.wait({sync, collect}, return_when=asyncio.FIRST_COMPLETED)
+            if sync.done():
+                # Another worker has taken over the job, or there was an error.
+                sync.result()
         finally:
-            for task in (exchange, collect):
-                if task is exchange or not task.done():
+            for task in (sync, collect):
+                if task is sync or not task.done():
                     task.cancel()
-            await asyncio.wait({exchange, collect})
+            await asyncio.wait({sync, collect})
         kept = collect.result()
-        await self._patiently(self._publish)
+        await self._through_outages(self._publish)
         return tuple(sorted(kept, key=lambda outcome: outcome.index))
 
     async def _collect(self) -> list[Outcome]:
@@ -145,53 +151,53 @@ class Coordinator:
 
     # --- with the database ----------------------------------------------------------------------
 
-    async def _patiently(self, do: Callable[[], Awaitable[None]]) -> None:
-        """Do something with the database, as soon as it is there."""
+    async def _through_outages(self, do: Callable[[], Awaitable[None]]) -> None:
+        """Run a database operation, and retry it while the database is unavailable."""
         while True:
             try:
                 return await do()
             except Exception as error:
-                # Raised, it would be stored as this job's end.
+                # If raised, the error would be stored as this job's result.
                 if not is_outage(error):
                     raise
                 kind = type(error).__name__
-                about = {"vmapi_job": self._name, "vmapi_error": kind}
-                _log.warning("job %r waits for its database: %s", self._name, kind, extra=about)
+                fields = {"vmapi_job": self._name, "vmapi_error": kind}
+                _log.warning("job %r waits for its database: %s", self._name, kind, extra=fields)
                 await asyncio.sleep(self._interval)
 
-    async def _recall(self) -> None:
-        """Learn which items an earlier worker has started."""
+    async def _load_started(self) -> None:
+        """Load the items that an earlier coordinator has started."""
         for index, status in await self._database.operations_of(self._name):
-            self._begun.add(index)
+            self._started.add(index)
             if status.status in ENDED:
                 self._ended[index] = self._read(index, status)
 
-    async def _exchange(self) -> None:
+    async def _sync(self) -> None:
         while True:
-            self._more.clear()
-            await self._patiently(self._round)
+            self._new_work.clear()
+            await self._through_outages(self._sync_once)
             try:
                 async with asyncio.timeout(self._interval):
-                    await self._more.wait()
+                    await self._new_work.wait()
             except TimeoutError:
                 continue
-            await asyncio.sleep(_TOGETHER)
+            await asyncio.sleep(_BATCH_DELAY)
 
-    async def _round(self) -> None:
-        await self._heed()
-        # Their events are among those that are published, and so are never started by a worker
-        # that others have taken for dead: DBOS lets it write none.
+    async def _sync_once(self) -> None:
+        await self._apply_controls()
+        # Publish their events before enqueuing them: DBOS rejects events from an expired worker,
+        # which therefore starts no item.
         new = list(self._new)
         await self._publish()
         await self._enqueue(new)
-        await self._look()
+        await self._deliver_ended()
 
-    async def _heed(self) -> None:
-        """Do what was asked for since."""
+    async def _apply_controls(self) -> None:
+        """Pause, unpause or stop as requested in the database."""
         found = await self._database.find(job_id(self._name))
-        told = (found.attributes if found else None) or {}
-        self._rollout.pause(bool(told.get("paused")))
-        if told.get("cancelled"):
+        attributes = (found.attributes if found else None) or {}
+        self._rollout.pause(bool(attributes.get("paused")))
+        if attributes.get("cancelled"):
             self._rollout.stop(CANCELLED)
 
     async def _enqueue(self, new: list[int]) -> None:
@@ -203,8 +209,8 @@ class Coordinator:
             await self._database.enqueue(OPERATIONS, OPERATION_WORKFLOW, orders)
             del self._new[: len(new)]
 
-    async def _look(self) -> None:
-        """Tell the rules of what has ended."""
+    async def _deliver_ended(self) -> None:
+        """Return the results of finished workflows to the rollout."""
         waiting = {operation_id(self._name, index): index for index in self._waiting}
         for status in await self._database.ended(list(waiting)):
             index = waiting[status.workflow_id]
@@ -218,13 +224,13 @@ class Coordinator:
             reason += ", and its row was refused: this package did not write it"
         elif isinstance(status.output, str):
             return self._bounded(index, decode_ended(status.output).read())
-        # Else by DBOS's own tools, or by an error that should not be.
-        return Ended(outcome(self._job(index), "unknown", reason=reason))
+        # Otherwise it was ended by DBOS's own tools, or by an unexpected error.
+        return Ended(outcome(self._item(index), "unknown", reason=reason))
 
     def _bounded(self, index: int, ended: Ended) -> Ended:
-        """Let no item have taken longer than since it was put into the queue.
+        """Limit an item's duration to the time since it was enqueued.
 
-        If two workers had it, its duration is from the clock on the wall, which may have been set.
+        If two workers ran it, its duration is from the wall clock, which may have been set.
         """
         queued, seconds = self._queued.pop(index, None), ended.outcome.seconds
         if queued is None or seconds is None:
@@ -235,10 +241,10 @@ class Coordinator:
         )
 
     async def _publish(self) -> None:
-        """Write down what has happened, as the job's stream and for its status."""
+        """Write new events to the job's stream, and progress to its status."""
         events = list(self._events)
         if events:
-            # DBOS writes this only for the workflow's present owner.
+            # DBOS accepts this only from the workflow's current owner.
             await DBOS.write_stream_async(STREAM, written(events))
             del self._events[: len(events)]
         progress: dict[str, object] = {
@@ -250,3 +256,100 @@ class Coordinator:
         if progress != self._progress:
             await self._database.note(job_id(self._name), progress=progress)
             self._progress = progress
+
+
+class Host(Protocol):
+    """The worker, as a job needs it."""
+
+    client: Client
+
+    async def is_refused(self) -> bool:
+        """Return whether the API refuses this worker's credentials altogether."""
+        ...
+
+
+class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The start of a job: when, in seconds since the epoch, and with which VMs online."""
+
+    at: float
+    online: list[str] | None = None
+
+
+_decode_begun: Final = msgspec.json.Decoder(_Begun).decode
+
+
+async def run_job(
+    host: Host,
+    database: Database,
+    name: str,
+    text: str,
+    *,
+    polling_interval: float,
+    retry_delay: float,
+) -> str:
+    """Run a job's workflow, and return its report as JSON.
+
+    Args:
+        host: The worker.
+        database: The fleet's database.
+        name: The job's name.
+        text: The job's spec, encoded.
+        polling_interval: Seconds between two polls for finished items.
+        retry_delay: Seconds until a failed list of the online VMs is retried.
+    """
+    spec = decode_spec(text)
+    loop = asyncio.get_running_loop()
+    entered, here = loop.time(), False
+
+    async def begin() -> str:
+        nonlocal here
+        begun = _Begun(time.time(), await _online(host, spec, retry_delay))
+        here = True
+        return encode(begun)
+
+    def seconds() -> float:
+        # The wall clock may be set; it is used only if another process began the job.
+        taken = loop.time() - entered
+        return taken if here else max(taken, time.time() - begun.at)
+
+    begun = _decode_begun(await _recorded("begin", begin))
+    coordinator = Coordinator(database, name, spec, begun.online, polling_interval=polling_interval)
+
+    async def roll_out() -> str:
+        outcomes = await coordinator.run()
+        report = BulkReport(
+            operation=spec.operation,
+            arguments=spec.arguments,
+            origin=host.client.origin,
+            outcomes=outcomes,
+            dry_run=spec.plan.dry_run,
+            complete=True,
+            stopped=coordinator.stopped,
+            seconds=round(seconds(), 3),
+        )
+        return report.to_json()
+
+    return await _recorded("roll out", roll_out)
+
+
+async def _online(host: Host, spec: Spec, retry_delay: float) -> list[str] | None:
+    if not spec.keeps_online:
+        return None
+    given = set(spec.labels)
+    while True:
+        try:
+            vms = await host.client.vms.list()
+        except VMAPIError as error:
+            if isinstance(error, AuthenticationError) and await host.is_refused():
+                raise asyncio.CancelledError from None
+            # Nothing has started yet, so there is time to retry.
+            fields = {"vmapi_error": type(error).__name__}
+            _log.warning("cannot list the online VMs yet: %s", error, extra=fields)
+            await asyncio.sleep(retry_delay)
+        else:
+            return sorted(vm.id for vm in vms if vm.state == ONLINE and vm.id in given)
+
+
+async def _recorded(name: str, body: Callable[[], Coroutine[Any, Any, str]]) -> str:
+    with decoding(f"the result of step {name!r}"):
+        return await DBOS.run_step_async({"name": name}, body)

@@ -1,4 +1,4 @@
-"""What happens in a job, as it is written into DBOS's stream and read from it. Pure."""
+"""A job's events, as written to and read from a DBOS stream. Pure."""
 
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, Literal
@@ -29,7 +29,7 @@ _decode: Final = msgspec.json.Decoder(list[_Line]).decode
 
 
 def written(events: Iterable[BulkEvent]) -> str:
-    """Return some events as they are written down."""
+    """Return events in their serialized form."""
     lines = [
         _Line(
             kind=event.kind,
@@ -48,21 +48,21 @@ def written(events: Iterable[BulkEvent]) -> str:
 
 
 class Reader:
-    """Reads what was written down, and tells each event once.
+    """Reads serialized events, without duplicates.
 
-    A worker that goes on with a job goes through it from the start, and writes what it finds.
+    A worker that resumes a job repeats it from the start, and writes its events again.
     """
 
     def __init__(self) -> None:
-        self._told: set[Hashable] = set()
+        self._seen: set[Hashable] = set()
 
     def read(self, text: str) -> Iterator[BulkEvent]:
-        """Iterate over those events of a text that are new."""
+        """Iterate over the new events in a text."""
         for line in _decode(text):
-            which = (line.kind, line.index)
-            if which in self._told:
+            key = (line.kind, line.index)
+            if key in self._seen:
                 continue
-            self._told.add(which)
+            self._seen.add(key)
             fields = msgspec.structs.asdict(line)
             fields["outcome"] = None if line.outcome is None else outcome_of(line.outcome)
             yield BulkEvent(**fields)

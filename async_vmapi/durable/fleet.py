@@ -11,42 +11,43 @@ from async_vmapi.bulk.operations import Operations
 from async_vmapi.bulk.plan import BulkPlan, Share
 from async_vmapi.client import Client
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
-from async_vmapi.durable.ledger import WorkerStats, WorkerStatus
+from async_vmapi.durable.limits import Limits
 from async_vmapi.durable.secrets import Secrets, SecretStore
 from async_vmapi.durable.spec import decode_spec, encode, same_but_items, spec_of
 from async_vmapi.durable.store import UNDER_WAY, WORKFLOW, Database, job_id
-from async_vmapi.durable.worker import Limits, Worker
+from async_vmapi.durable.worker import Worker
+from async_vmapi.durable.worker_stats import WorkerStats, WorkerStatus
 from async_vmapi.errors import JobExists
 
 __all__ = ["DurableFleet", "Submission"]
 
 
 class DurableFleet:
-    """Jobs that outlive the process that submitted them and the machine that worked on them.
+    """Jobs that survive the loss of the process that submitted them and of the hosts running them.
 
-    Use it as an async context manager; leaving it stops the worker that it runs. Submitting and
-    asking needs the database alone; working needs the API's credentials too.
+    Use it as an async context manager; leaving it stops its worker. Submitting jobs and reading
+    their status needs only the database; a worker also needs the API's credentials.
 
     Args:
-        database_url: ``sqlite:///PATH`` for the workers of one machine, or
-            ``postgresql://USER@HOST/DATABASE``. What is missing in it is created.
-        client: Makes a worker's client.
-        secrets: Returns, on a worker, the secret of a `SecretRef` whose name does not begin with
-            ``env:``. It may be a coroutine function, which gets a minute; a plain one must not
-            wait, for it holds up all that the worker does.
-        secret_names: Environment variables of a worker that a `SecretRef` of ``env:NAME`` may
-            name, besides those that begin with ``VMAPI_SECRET_``. The API's credentials, the
-            database's address and PostgreSQL's own variables never may.
-        limit: How many operations are in flight at once at most, of all jobs on all workers; None
-            for no more than each job's plan says. Of workers that differ, the last one started
-            counts.
-        worker_limit: How many are in flight on one worker at most; None for no limit but `limit`.
-        lease_duration: Seconds after which others take over what a worker had begun that says
-            nothing.
-        polling_interval: Seconds between two looks into the database for what is new.
+        database_url: ``sqlite:///PATH`` for the workers of one host, or
+            ``postgresql://USER@HOST/DATABASE``. Missing tables are created.
+        client: Creates a worker's client.
+        secrets: Returns, on a worker, the secret of a `SecretRef` whose name does not start with
+            ``env:``. A coroutine function has a timeout of a minute; a plain function must not
+            block, because it would block the entire worker.
+        secret_names: Environment variables of a worker to which a `SecretRef` of ``env:NAME`` may
+            refer, in addition to those that start with ``VMAPI_SECRET_``. The API's credentials,
+            the database's address and PostgreSQL's own variables are never allowed.
+        limit: Maximum operations in flight, of all jobs on all workers; None for no limit other
+            than each job's plan. If workers differ, the last one started counts.
+        worker_limit: Maximum operations in flight on one worker; None for no limit other than
+            `limit`.
+        lease_duration: Seconds without a heartbeat after which a worker expires and others take
+            over its workflows.
+        polling_interval: Seconds between two polls of the database.
 
     Raises:
-        InvalidArgument: If one of them is wrong.
+        InvalidArgument: If an argument is wrong.
         DatabaseUnavailable: By ``async with``, if the database cannot be reached or used.
     """
 
@@ -67,8 +68,8 @@ class DurableFleet:
         self._database: Final = Database(database_url)
         self._client = client
         self._secrets = SecretStore(secrets, secret_names)
-        self._at_work: dict[asyncio.Event, asyncio.Event] = {}
-        self._ledger: Final = WorkerStats()
+        self._workers: dict[asyncio.Event, asyncio.Event] = {}
+        self._stats: Final = WorkerStats()
         self._limits = Limits(
             limit=None if limit is None else validation.whole("limit", limit, minimum=1),
             worker_limit=None
@@ -83,7 +84,7 @@ class DurableFleet:
 
     @property
     def database(self) -> str:
-        """Which database it is, without what may be a secret in its URL."""
+        """The database's URL without anything that may be secret."""
         return self._database.shown
 
     @overload
@@ -107,22 +108,22 @@ class DurableFleet:
     def submit(
         self, name: str, plan: BulkPlan | None = None, /, *, attach: bool = False, **fields: Any
     ) -> "Submission":
-        """Return what takes a job's operation: ``await fleet.submit(name, plan).shutdown(vms)``.
+        """Return a submission: ``await fleet.submit(name, plan).shutdown(vms)``.
 
-        Its methods are those of ``client.bulk(plan)``, and return the `DurableJob`. Submitting
-        the same once more returns the same job. A script that selects VMs, submits and is run again
-        after it was killed selects others the second time, for the job has begun: with ``attach``
-        it gets the job that is there.
+        Its methods are those of ``client.bulk(plan)``, and return the `DurableJob`. Submitting the
+        same job again returns the existing job. If a script that selects VMs and submits a job is
+        killed and run again, it may select other VMs, because the job has started; with ``attach``
+        it gets the existing job.
 
         Args:
             name: The job's name: letters, digits, ``_`` and ``-``.
-            plan: How to go about it, in one value.
-            attach: Whether a job of that name that is there is returned although its items are
-                others; its operation, arguments and plan must be the same.
-            fields: Or the fields of a `BulkPlan`, each by its name.
+            plan: The plan.
+            attach: Whether to return an existing job of that name even if its items differ; its
+                operation, arguments and plan must be the same.
+            fields: The fields of a `BulkPlan`, instead of `plan`.
 
         Raises:
-            InvalidArgument: If one of them is wrong.
+            InvalidArgument: If an argument is wrong.
         """
         validation.identifier("name", name)
         validation.boolean("attach", attach)
@@ -139,10 +140,10 @@ class DurableFleet:
         )
 
     async def job(self, name: str) -> DurableJob:
-        """Return the job of a name.
+        """Return the job with a name.
 
         Raises:
-            JobNotFound: If there is none.
+            JobNotFound: If it does not exist.
         """
         job = DurableJob(
             self._database,
@@ -153,15 +154,15 @@ class DurableFleet:
         return job
 
     async def jobs(self, *, ended: bool = True, limit: int | None = None) -> list[JobStatus]:
-        """Return how the jobs are now, the newest first.
+        """Return the status of the jobs, the newest first.
 
         Args:
-            ended: Whether those that have ended are wanted too.
-            limit: How many at most; None for all.
+            ended: Whether to include jobs that have ended.
+            limit: Maximum number of jobs; None for all.
 
         Raises:
-            InvalidArgument: If one of them is wrong.
-            DatabaseUnavailable: If the database is away.
+            InvalidArgument: If an argument is wrong.
+            DatabaseUnavailable: If the database is unavailable.
         """
         validation.boolean("ended", ended)
         found = await self._database.call(
@@ -176,36 +177,36 @@ class DurableFleet:
         return [status_of(status) for status in found]
 
     async def work(self, stop: asyncio.Event | None = None) -> None:
-        """Work on the jobs, on this event loop, until `stop` is set or this is cancelled.
+        """Run a worker on this event loop, until `stop` is set or this is cancelled.
 
-        Then requests that are on the wire get ten seconds to be answered, and what is left is
-        other workers', at once. There can be one worker in a process.
+        Then requests in flight get ten seconds for their responses, and other workers take over the
+        rest immediately. A process can run one worker.
 
         Args:
-            stop: To be set, by a handler of SIGTERM for instance.
+            stop: Set it to stop the worker, for instance in a handler of SIGTERM.
 
         Raises:
-            InvalidState: If another worker is at work in this process, or the database's workers
-                have another endpoint.
+            InvalidState: If another worker runs in this process, or the database's workers have
+                another endpoint.
             AuthenticationError: If the API refuses the client's credentials, at the start or
-                later. What this worker had is then other workers', as if it had been stopped.
+                later. Other workers then take over this worker's items, as if it had been stopped.
             DatabaseLost: If the database's file was deleted or replaced.
         """
         stop, ended = stop or asyncio.Event(), asyncio.Event()
-        self._at_work[stop] = ended
+        self._workers[stop] = ended
         try:
             while await self._worker().run(stop):
-                pass  # it was taken for dead, and begins again
+                pass  # it had expired; a new worker replaces it
         finally:
-            del self._at_work[stop]
+            del self._workers[stop]
             ended.set()
 
     def _worker(self) -> Worker:
-        return Worker(self._database, self._client, self._secrets, self._limits, self._ledger)
+        return Worker(self._database, self._client, self._secrets, self._limits, self._stats)
 
     def worker_status(self) -> WorkerStatus:
-        """Return what `work` has in hand here, and has done since this fleet was made."""
-        return self._ledger.status()
+        """Return what `work` is doing, and has done since this fleet was created."""
+        return self._stats.status()
 
     async def __aenter__(self) -> Self:
         await self._database.open()
@@ -217,21 +218,21 @@ class DurableFleet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for stop, ended in list(self._at_work.items()):
+        for stop, ended in list(self._workers.items()):
             stop.set()
             await ended.wait()
         await self._database.close()
 
 
 class Submission(Operations[DurableJob]):
-    """Submits a job; made by `DurableFleet.submit`. Its methods are those of ``client.bulk``.
+    """Submits a job; created by `DurableFleet.submit`. Its methods are those of ``client.bulk``.
 
     Args:
-        database: Where to.
+        database: The fleet's database.
         name: The job's name.
-        plan: How to go about it.
-        polling_interval: Seconds between two looks at it.
-        attach: Whether a job with other items may be there.
+        plan: The plan.
+        polling_interval: Seconds between two polls of the job.
+        attach: Whether an existing job may have other items.
     """
 
     def __init__(
@@ -252,35 +253,35 @@ class Submission(Operations[DurableJob]):
         """Submit an operation, given by its name, on many items.
 
         Args:
-            items: Machines, ids or requests. All are taken at once, for all are stored.
+            items: VMs, ids or requests. All are read at once, because they are stored.
             start: The operation's name; a function cannot be stored.
             keywords: The operation's arguments.
 
         Raises:
-            InvalidArgument: If something is wrong, or is a plain secret.
-            JobExists: If the job of that name was submitted with something else.
-            UntrustedData: If somebody else has written to the job of that name.
+            InvalidArgument: If an argument is wrong, or contains a plain secret.
+            JobExists: If the existing job of that name is different.
+            UntrustedData: If another program has written to the job of that name.
         """
         if isinstance(items, str | bytes | Mapping) or not isinstance(
             items, Iterable | AsyncIterable
         ):
             raise validation.refuse(
-                "items", cast(object, items), "an iterable of machines, ids or requests"
+                "items", cast(object, items), "an iterable of VMs, ids or requests"
             )
         given = [item async for item in items] if isinstance(items, AsyncIterable) else list(items)
         spec = spec_of(start, given, keywords, self._plan)
         text, workflow_id = encode(spec), job_id(self._job.name)
-        about = {"operation": spec.operation, "total": len(spec.items)}
-        await self._database.submit(workflow_id, text, about)
+        attributes = {"operation": spec.operation, "total": len(spec.items)}
+        await self._database.submit(workflow_id, text, attributes)
         stored = await self._database.find(workflow_id, whole=True)
         (kept,) = stored.input["args"] if stored is not None and stored.input else (None,)
         if kept == text:
             return self._job
         if not self._attach:
-            others = "operation, plan or items"
+            difference = "operation, plan or items"
         elif not isinstance(kept, str) or not same_but_items(decode_spec(kept), spec):
-            others = "operation or plan"
+            difference = "operation or plan"
         else:
             return self._job
         name = self._job.name
-        raise JobExists(f"there is a job {name!r} already, with another {others}", name=name)
+        raise JobExists(f"job {name!r} already exists with another {difference}", name=name)

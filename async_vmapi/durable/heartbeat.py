@@ -1,12 +1,11 @@
-"""Who of a fleet's workers is alive, so that others take over what a dead one had begun.
+"""Heartbeats of a fleet's workers, so that others take over the workflows of an expired one.
 
-DBOS takes up the workflows of an executor that comes back, and leaves it to a service of its
-own to tell which never will. Here each worker counts a number up in a table that all of them
-read. No clocks are compared: a worker counts as dead when another has read the same number so
-many times in a row, and reads that fail count for nothing, so a database that was away for an
-hour kills nobody. A worker that was declared dead learns of it at its next beat, and a worker
-that has not counted for most of a lease does not know that it was not; neither sends what must
-not be sent twice.
+DBOS resumes the workflows of an executor that returns; only a separate service of its own detects
+the ones that do not. Here each worker increments a number in a shared table. No clocks are
+compared: a worker expires when another one has read the same number several times in a row. Failed
+reads do not count, so a database outage expires no worker. An expired worker learns of it at its
+next heartbeat, and a worker that has not renewed its lease in time has to assume that it expired.
+Neither sends a request that must not be sent twice.
 """
 
 import asyncio
@@ -21,18 +20,18 @@ from sqlalchemy import exc
 from async_vmapi.durable.store import Database
 from async_vmapi.telemetry.logs import logger_of
 
-__all__ = ["BEATS", "Leases"]
+__all__ = ["HEARTBEATS", "Leases"]
 
 _log: Final = logger_of(__name__)
 
-BEATS: Final = 5
-"""So many times in a row the same number is read of a worker that is dead."""
+HEARTBEATS: Final = 5
+"""Heartbeats per lease: a worker expires after this many reads without a new one."""
 
 _SAFE: Final = 0.75
-"""The part of a lease for which a beat is good; others need more than the whole."""
+"""Fraction of a lease for which a worker trusts its heartbeat; others wait for a full lease."""
 
 _STUCK: Final = 10.0
-"""So many leases an event loop may be silent before its thread counts for it no more."""
+"""Leases after which the heartbeats of an unresponsive event loop stop."""
 
 _tables: Final = sa.MetaData()
 
@@ -55,12 +54,12 @@ _endpoint: Final = sa.Table(
 
 
 class Leases:
-    """The workers of a fleet, as one of them sees the others.
+    """One worker's lease, and its view of the other workers.
 
     Args:
-        database: Where they are told.
-        executor_id: This one.
-        lease_duration: Seconds after which one that says nothing is dead.
+        database: The fleet's database.
+        executor_id: This worker.
+        lease_duration: Seconds without a heartbeat after which a worker expires.
     """
 
     def __init__(self, database: Database, executor_id: str, lease_duration: float) -> None:
@@ -68,24 +67,24 @@ class Leases:
         self._own = executor_id
         self._lease = lease_duration
         self._seen: dict[str, tuple[int, int]] = {}
-        self._lost = False
-        self._counted = self._heard = (0.0, 0.0)
+        self._expired = False
+        self._renewed = self._loop_alive = (0.0, 0.0)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="async_vmapi lease", daemon=True)
 
     @property
-    def lost(self) -> bool:
-        """Whether others have declared this worker dead."""
-        return self._lost
+    def expired(self) -> bool:
+        """Whether others have expired this worker."""
+        return self._expired
 
     def holds(self) -> bool:
-        """Return whether it is sure that nobody has taken this worker for dead."""
-        return not self._lost and _since(self._counted) < _SAFE * self._lease
+        """Return whether this worker has certainly not expired."""
+        return not self._expired and _since(self._renewed) < _SAFE * self._lease
 
     async def endpoint(self, origin: str) -> str:
-        """Return the endpoint that this database's jobs are of: this one, if none was told before.
+        """Return the endpoint of this database's jobs; the first worker's is stored.
 
-        A job names machines, and zones for new ones, that are of one endpoint alone.
+        The VMs and zones of a job exist at one endpoint only.
         """
         await self._database.call(_create, self._database.engine)
         return await self._database.call(self._endpoint_of, origin)
@@ -98,36 +97,36 @@ class Leases:
             return str(connection.scalars(sa.select(_endpoint.c.origin)).one())
 
     async def begin(self) -> None:
-        """Create the table, if need be, and go on counting until the end.
+        """Create the table if necessary, and send heartbeats until `end`.
 
-        If the database goes away meanwhile, this can be called once more.
+        If the database becomes unavailable meanwhile, call this again.
         """
-        self._hear()
+        self._note_loop_alive()
         self._loop = asyncio.get_running_loop()
         await self._database.call(_create, self._database.engine)
         await self._database.call(self._enter)
         if self._thread.ident is None:
             self._thread.start()
 
-    def _hear(self) -> None:
-        self._heard = _now()
+    def _note_loop_alive(self) -> None:
+        self._loop_alive = _now()
 
     def _keep(self) -> None:
-        # A thread of its own: a busy event loop, or its busy threads, are not a dead worker.
-        while not self._end.wait(self._lease / BEATS):
+        # In a separate thread, so that a busy event loop or thread pool does not expire the worker.
+        while not self._end.wait(self._lease / HEARTBEATS):
             try:
-                self._loop.call_soon_threadsafe(self._hear)
+                self._loop.call_soon_threadsafe(self._note_loop_alive)
             except RuntimeError:
-                # The loop is closed; a worker that was left behind is a dead one.
+                # The loop is closed: an abandoned worker has to expire.
                 return
-            if _since(self._heard) > _STUCK * self._lease:
+            if _since(self._loop_alive) > _STUCK * self._lease:
                 continue
             try:
-                self.beat()
-            except Exception as error:  # noqa: BLE001 - who counts no more is dead, and takes on
+                self.heartbeat()
+            except Exception as error:  # noqa: BLE001 - the thread must not end, or the worker expires
                 kind = type(error).__name__
-                about = {"vmapi_worker": self._own, "vmapi_error": kind}
-                _log.warning("a worker could not be counted: %s", kind, extra=about)
+                fields = {"vmapi_worker": self._own, "vmapi_error": kind}
+                _log.warning("a worker could not send its heartbeat: %s", kind, extra=fields)
 
     def _enter(self) -> None:
         now = _now()
@@ -138,10 +137,10 @@ class Leases:
                     executor_id=self._own, heartbeat=1, expired=False, lease_duration=self._lease
                 )
             )
-        self._counted = now
+        self._renewed = now
 
-    def beat(self) -> None:
-        """Say that this worker is alive, unless others have said that it is not."""
+    def heartbeat(self) -> None:
+        """Renew this worker's lease, unless it has expired."""
         now = _now()
         own = (_workers.c.executor_id == self._own) & ~_workers.c.expired
         with self._database.engine.begin() as connection:
@@ -149,16 +148,16 @@ class Leases:
                 sa.update(_workers).where(own).values(heartbeat=_workers.c.heartbeat + 1)
             )
         if counted.rowcount:
-            self._counted = now
+            self._renewed = now
         else:
-            self._lost = True
+            self._expired = True
 
     def end(self) -> None:
-        """Count no more."""
+        """Stop the heartbeats."""
         self._end.set()
 
     async def leave(self) -> None:
-        """Say that this worker has ended, so that others need not wait; after `end`."""
+        """Expire this worker's lease now, so that others need not wait; call `end` before."""
         await self._database.call(self._leave)
 
     def _leave(self) -> None:
@@ -168,29 +167,29 @@ class Leases:
         with self._database.engine.begin() as connection:
             connection.execute(sa.update(_workers).where(own).values(expired=True))
 
-    async def dead(self) -> list[str]:
-        """Return who is gone or dead; to be called once for each beat.
+    async def expired_workers(self) -> list[str]:
+        """Return the workers that have left or expired; call this once per heartbeat.
 
-        Among them who has workflows and is not counted at all: one that had been declared dead
-        goes on taking some until its next beat tells it.
+        This includes executors with workflows but without a row: an expired worker continues to
+        dequeue until its next heartbeat.
         """
-        # In this order: who begins is counted before it takes any.
-        at_work = await self._database.executors()
+        # In this order: a new worker has a row before it dequeues.
+        executors = await self._database.executors()
         rows = await self._database.call(self._read)
-        seen = {who: beat for who, beat, *_ in rows}
+        seen = {worker: heartbeat for worker, heartbeat, *_ in rows}
         self._seen = {
-            who: (beat, self._seen[who][1] + 1)
-            if who in self._seen and self._seen[who][0] == beat
-            else (beat, 0)
-            for who, beat in seen.items()
+            worker: (heartbeat, self._seen[worker][1] + 1)
+            if worker in self._seen and self._seen[worker][0] == heartbeat
+            else (heartbeat, 0)
+            for worker, heartbeat in seen.items()
         }
-        # Each is given its own lease, for that is what it counts on.
-        dead = [
-            who
-            for who, _, gone, lease in rows
-            if gone or self._seen[who][1] >= BEATS * max(1.0, lease / self._lease)
+        # Each worker has its own lease duration, on which it relies.
+        found = [
+            worker
+            for worker, _, expired, lease in rows
+            if expired or self._seen[worker][1] >= HEARTBEATS * max(1.0, lease / self._lease)
         ]
-        return dead + sorted(at_work - seen.keys() - {self._own})
+        return found + sorted(executors - seen.keys() - {self._own})
 
     def _read(self) -> list[tuple[str, int, bool, float]]:
         others = sa.select(_workers).where(_workers.c.executor_id != self._own)
@@ -200,27 +199,27 @@ class Leases:
                 for row in connection.execute(others)
             ]
 
-    async def declare_dead(self, executor_id: str) -> bool:
-        """Declare a worker dead, unless it has counted on meanwhile; return whether it is."""
-        return await self._database.call(self._declare_dead, executor_id)
+    async def expire(self, executor_id: str) -> bool:
+        """Expire a worker unless it has sent a heartbeat meanwhile; return whether it expired."""
+        return await self._database.call(self._expire, executor_id)
 
-    def _declare_dead(self, executor_id: str) -> bool:
+    def _expire(self, executor_id: str) -> bool:
         own = _workers.c.executor_id == executor_id
-        beat, _ = self._seen.get(executor_id, (0, 0))
+        seen, _ = self._seen.get(executor_id, (0, 0))
         with self._database.engine.begin() as connection:
             connection.execute(
-                sa.update(_workers).where(own, _workers.c.heartbeat == beat).values(expired=True)
+                sa.update(_workers).where(own, _workers.c.heartbeat == seen).values(expired=True)
             )
             alive = connection.scalar(
                 sa.select(_workers.c.heartbeat).where(own, ~_workers.c.expired)
             )
         return alive is None
 
-    async def bury(self, executor_id: str) -> None:
-        """Forget a worker that is dead, and whose workflows were taken over."""
-        await self._database.call(self._bury, executor_id)
+    async def remove(self, executor_id: str) -> None:
+        """Delete the row of an expired worker whose workflows were taken over."""
+        await self._database.call(self._remove, executor_id)
 
-    def _bury(self, executor_id: str) -> None:
+    def _remove(self, executor_id: str) -> None:
         with self._database.engine.begin() as connection:
             connection.execute(sa.delete(_workers).where(_workers.c.executor_id == executor_id))
 
@@ -230,7 +229,7 @@ def _now() -> tuple[float, float]:
 
 
 def _since(moment: tuple[float, float]) -> float:
-    # The one clock may stand still while a machine is suspended, and the other may be set.
+    # The monotonic clock may stop while a host is suspended, and the wall clock may be set.
     return max(time.monotonic() - moment[0], time.time() - moment[1])
 
 
@@ -238,5 +237,5 @@ def _create(engine: sa.Engine) -> None:
     try:
         _tables.create_all(engine)
     except (exc.OperationalError, exc.ProgrammingError, exc.IntegrityError):
-        # Another worker has created it in the same moment; if not, this fails once more.
+        # Another worker may have created it concurrently; otherwise this fails again.
         _tables.create_all(engine)

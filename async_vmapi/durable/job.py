@@ -1,4 +1,4 @@
-"""`DurableJob`: a job that was submitted, to be asked for its state, events and report."""
+"""`DurableJob`: a submitted job, with its status, events and report."""
 
 import asyncio
 import contextlib
@@ -28,28 +28,28 @@ from async_vmapi.errors import InvalidState, JobNotFound
 __all__ = ["DurableJob", "JobState", "JobStatus", "status_of"]
 
 JobState: TypeAlias = Literal["waiting", "running", "paused", "cancelling", "finished", "broken"]
-"""How far a job is; what each word means says `JobStatus`."""
+"""A job's state; see `JobStatus`."""
 
 
 @attrs.frozen(kw_only=True)
 class JobStatus:
-    """A job as it is now.
+    """The current status of a job.
 
     Attributes:
-        name: Its name.
-        operation: Which, for instance ``"shutdown"``.
-        state: ``waiting`` (no worker has taken it up), ``running``, ``paused``, ``cancelling``
-            (nothing new starts, what is in flight is watched), ``finished`` (its report is there)
-            or ``broken`` (its workflow was ended from outside, by DBOS's own tools).
-        total: How many items it has.
-        done: How many have ended, by what became of them.
-        in_flight: How many operations are under way, or about to be.
-        wave: The number of the wave under way, from 1.
-        stopped: Why nothing new starts any more; None if it does.
-        submitted: When it was, in seconds since the epoch.
-        changed: When something was last heard of it, in seconds since the epoch.
-        waits_for: The version of worker that it waits for, where it was submitted by another
-            version of this package: workers of this one leave it alone. None otherwise.
+        name: The job's name.
+        operation: The operation, for instance ``"shutdown"``.
+        state: ``waiting`` (no worker has started it), ``running``, ``paused``, ``cancelling``
+            (nothing new starts; operations in progress are watched), ``finished`` (it has a report)
+            or ``broken`` (its workflow was ended by other means, such as DBOS's own tools).
+        total: The number of items.
+        done: The number of finished items by status.
+        in_flight: The number of operations in progress or enqueued.
+        wave: The number of the current wave, from 1.
+        stopped: Why the job stopped starting items; None if it did not.
+        submitted: When the job was submitted, in seconds since the epoch.
+        changed: When the job last changed, in seconds since the epoch.
+        waits_for: The version of worker that the job waits for, if another version of this package
+            submitted it; workers of this version ignore it. None otherwise.
     """
 
     name: str
@@ -67,24 +67,24 @@ class JobStatus:
 
 def status_of(found: WorkflowStatus) -> JobStatus:
     """Return a job's status from its workflow's."""
-    told: dict[str, Any] = found.attributes or {}
-    progress: dict[str, Any] = told.get("progress") or {}
+    attributes: dict[str, Any] = found.attributes or {}
+    progress: dict[str, Any] = attributes.get("progress") or {}
     state: JobState
     if found.status == "SUCCESS":
         state = "finished"
     elif found.status in ENDED:
         state = "broken"
-    elif told.get("cancelled"):
+    elif attributes.get("cancelled"):
         state = "cancelling"
-    elif told.get("paused"):
+    elif attributes.get("paused"):
         state = "paused"
     else:
         state = "running" if found.status == "PENDING" or progress else "waiting"
     return JobStatus(
         name=found.workflow_id.removeprefix(job_id("")),
-        operation=str(told.get("operation", "")),
+        operation=str(attributes.get("operation", "")),
         state=state,
-        total=int(told.get("total", 0)),
+        total=int(attributes.get("total", 0)),
         done=cast("dict[Status, int]", progress.get("done") or {}),
         in_flight=int(progress.get("in_flight", 0)),
         wave=int(progress.get("wave", 1)),
@@ -101,9 +101,9 @@ class DurableJob:
     """A job of a `DurableFleet`, from `DurableFleet.submit` or `DurableFleet.job`.
 
     Args:
-        database: Where it is.
-        name: Its name.
-        polling_interval: Seconds between two looks at it.
+        database: The fleet's database.
+        name: The job's name.
+        polling_interval: Seconds between two polls of the job.
     """
 
     def __init__(self, database: Database, name: str, *, polling_interval: float) -> None:
@@ -115,22 +115,22 @@ class DurableJob:
         return f"<DurableJob {self.name!r}>"
 
     async def status(self) -> JobStatus:
-        """Return how it is now."""
+        """Return the job's current status."""
         return status_of(await self._found())
 
     async def report(self, timeout: float | None = None) -> BulkReport:
-        """Wait for the job's end, and return what became of every item.
+        """Wait for the job to finish, and return its report.
 
-        Its ``requests`` are empty: workers count for all jobs together. Its outcomes have no
-        ``value``, ``exception`` and ``source``, like those of a report that was read from JSON.
+        The report's ``requests`` are empty, because workers do not count requests by job. Its
+        outcomes have no ``value``, ``exception`` and ``source``, as in a report read from JSON.
 
         Args:
-            timeout: Seconds to wait at most; None for no limit.
+            timeout: Maximum seconds to wait; None for no limit.
 
         Raises:
-            TimeoutError: If it has not ended in time; it goes on.
-            InvalidState: If its workflow was ended from outside, or by an error.
-            UntrustedData: If somebody else has written it.
+            TimeoutError: If the job has not finished in time; it continues.
+            InvalidState: If its workflow was ended by other means, or by an error.
+            UntrustedData: If another program has written the report.
         """
         limit = None if timeout is None else validation.seconds("timeout", timeout)
         async with asyncio.timeout(limit):
@@ -141,7 +141,7 @@ class DurableJob:
                         break
                 await asyncio.sleep(self._interval)
         if not isinstance(whole.output, str):
-            # Its text may hold anything.
+            # The error's text may contain secrets.
             error = whole.error
             why = f" ({error.name})" if isinstance(error, PortableWorkflowError) else ""
             raise InvalidState(
@@ -150,12 +150,12 @@ class DurableJob:
         return BulkReport.from_json(whole.output)
 
     async def events(self) -> AsyncIterator[BulkEvent]:
-        """Iterate over all that happens in it: what was before, then as it comes, to its end.
+        """Iterate over the job's events until it ends: past ones first, then new ones.
 
-        Each event is told once. There are none of the kind ``accepted``.
+        There are no duplicates, and no events of the kind ``accepted``.
 
         Raises:
-            UntrustedData: If somebody else has written one.
+            UntrustedData: If another program has written an event.
         """
         reader, offset = Reader(), 0
         while True:
@@ -180,34 +180,34 @@ class DurableJob:
         try:
             return list(reader.read(cast(str, text)))
         except (msgspec.DecodeError, TypeError):
-            raise UntrustedData(f"an event of job {self.name!r} is not readable") from None
+            raise UntrustedData(f"an event of job {self.name!r} cannot be decoded") from None
 
     async def pause(self) -> None:
-        """Start nothing new until `resume`; what is in flight goes on.
+        """Start nothing new until `resume`; operations in progress continue.
 
         Raises:
-            InvalidState: If it has ended or was cancelled.
+            InvalidState: If the job has ended or was cancelled.
         """
         await self._control(paused=True)
 
     async def resume(self) -> None:
-        """End a `pause`.
+        """Start items again after `pause`.
 
         Raises:
-            InvalidState: If it has ended or was cancelled.
+            InvalidState: If the job has ended or was cancelled.
         """
         await self._control(paused=False)
 
     async def cancel(self) -> None:
-        """Start nothing new for good; what is in flight is watched to its end.
+        """Start nothing new, permanently; operations in progress are watched to completion.
 
         Raises:
-            InvalidState: If it has ended.
+            InvalidState: If the job has ended.
         """
         await self._control(cancelled=True)
 
     async def _control(self, **flag: bool) -> None:
-        """Set a flag of its own: what others set in the same moment is neither read nor lost."""
+        """Set one flag; concurrent changes of others are kept."""
         state = (await self.status()).state
         if state in ("finished", "broken") or (state == "cancelling" and "paused" in flag):
             raise InvalidState(f"job {self.name!r} is {state}")

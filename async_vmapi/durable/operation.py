@@ -1,8 +1,8 @@
-"""One item of a durable job, on the worker that took it: prepare, send, watch.
+"""One item of a durable job, on the worker that dequeued it: prepare, send, watch.
 
-What is to be known after a crash is in the database before it matters: an intent before a write
-that must not be sent twice, and the task's token after it. See docs/durable.md for each moment
-at which a worker can die.
+Anything needed after a crash is stored before it matters: an intent before a write that must not be
+sent twice, and the task's token after it. See docs/durable.md for each moment at which a worker can
+die.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ _log: Final = logger_of(__name__)
 
 CANCELLED: Final = "the job was cancelled"
 
-_ROUNDS: Final = 3
-"""How often a create that may be retried is looked for, and sent when it surely is not there."""
+_ATTEMPTS: Final = 3
+"""Maximum attempts of a create that may be retried; each first reconciles the previous one."""
 
 _ONCE: Final = frozenset({"create", "reboot", "reset"})
 
@@ -48,42 +48,42 @@ class Host(Protocol):
     client: Client
     secrets: SecretStore
     unrecorded: dict[str, str]
-    """What steps returned that could not be written down, by the items' workflows."""
+    """Results of steps that could not be stored, by the items' workflows."""
 
     async def stopped(self, job: str) -> str | None:
-        """Return why nothing of a job is to start any more; None if it is."""
+        """Return why no item of a job may start any more; None if items may."""
         ...
 
     def holds_lease(self) -> bool:
-        """Return whether it is sure that nobody has taken over what this worker does."""
+        """Return whether certainly no other worker has taken over this worker's workflows."""
         ...
 
     async def lease_held(self) -> None:
-        """Wait until it is sure; cancel who waits if others have taken over."""
+        """Wait until this worker certainly holds its lease; cancel the caller if it expired."""
         ...
 
     async def has_begun_before(self) -> bool:
-        """Return whether the running workflow was another worker's, or this one's, before."""
+        """Return whether the running workflow was started before, by any worker."""
         ...
 
     async def is_refused(self) -> bool:
-        """Return whether the API lets this worker do nothing any more; then it stops."""
+        """Return whether the API refuses this worker's credentials altogether; then it stops."""
         ...
 
     def sending(self) -> contextlib.AbstractContextManager[None]:
-        """Mark what is not to be torn off while the worker drains."""
+        """Mark a section that is not to be cancelled while the worker drains."""
         ...
 
 
 class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a step leaves behind.
+    """The stored result of a step.
 
     Attributes:
-        token: Of the write that is intended, or of the task that was accepted.
-        ended: How the operation ended, where there is nothing more to do.
+        token: The token of the intent, or of the accepted task.
+        ended: How the operation ended, if there is nothing more to do.
         began: When it began, in seconds since the epoch.
-        refused: Whether the API let that worker do nothing any more, and refused the write, too.
-            Then whoever goes on with the item begins anew.
+        refused: Whether the API refused both the write and that worker's credentials altogether.
+            Then the worker that resumes the item starts it again.
     """
 
     token: str | None = None
@@ -95,16 +95,16 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 _decode: Final = msgspec.json.Decoder(_Step).decode
 
 
-class _KeptBack(VMAPIError):
-    """A request waited until it was not sure any more that it is this worker's to send."""
+class _NoLease(VMAPIError):
+    """The lease was no longer certain by the time that a queued request could be sent."""
 
 
 class Operation:
-    """Takes an item through its operation, from whichever step is the first not done.
+    """Runs an item's operation from its first unfinished step.
 
     Args:
-        host: The worker that it runs on.
-        order: What is to be done.
+        host: The worker.
+        order: The item's operation.
     """
 
     def __init__(self, host: Host, order: Order) -> None:
@@ -112,38 +112,38 @@ class Operation:
         self._order = order
         label = order.label
         vm_id = None if order.operation == "create" else label
-        self._job = BulkItem(order.index, label, _never, vm_id)
+        self._item = BulkItem(order.index, label, _never, vm_id)
         self._key = operation_id(order.job, order.index)
-        self._intended_here = False
+        self._prepared_here = False
         self._task: Task[Any] | None = None
         self._refused_here = False
-        # On this process's clock: when it took the item, and when it sent the request.
+        # The loop's time when this worker dequeued the item, and when it sent the request.
         self._taken = self._sent = 0.0
 
     @property
     def task(self) -> Task[Any] | None:
-        """What the API accepted, as far as this worker knows."""
+        """The accepted task, if this worker knows it."""
         return self._task
 
     async def run(self) -> str:
-        """Return how it ended, written down."""
+        """Run the operation, and return its result, encoded."""
         self._taken = _now()
-        turn, sent = 1, await self._intend_and_send("")
+        turn, sent = 1, await self._prepare_and_send("")
         while sent.refused:
             if self._refused_here:
-                # It is recorded that nothing was done; the item is for workers that are let in.
+                # It is stored that nothing was done; another worker runs the item.
                 raise asyncio.CancelledError
             turn += 1
-            sent = await self._intend_and_send(f" {turn}")
+            sent = await self._prepare_and_send(f" {turn}")
         if sent.ended is not None:
             return sent.ended
         return _written(await self._watch(sent.token or "", sent.began))
 
-    async def _intend_and_send(self, turn: str) -> _Step:
+    async def _prepare_and_send(self, turn: str) -> _Step:
         intent: str | None = None
         with self._host.sending():
             if self._order.operation in _ONCE:
-                intended = await _step(f"prepare{turn}", self._intend)
+                intended = await _step(f"prepare{turn}", self._prepare)
                 if intended.ended is not None:
                     return intended
                 intent = intended.token
@@ -153,10 +153,10 @@ class Operation:
 
     # --- steps ----------------------------------------------------------------------------------
 
-    async def _intend(self) -> _Step:
-        if (early := await self._given_up()) is not None:
+    async def _prepare(self) -> _Step:
+        if (early := await self._if_stopped()) is not None:
             return early
-        # Else one that was taken for dead, and does not know it yet, leaves others in doubt.
+        # An expired worker must not record an intent.
         await self._host.lease_held()
         vms, order = self._host.client.vms, self._order
         operation = cast(Literal["create", "reboot", "reset"], order.operation)
@@ -167,29 +167,29 @@ class Operation:
                 unique = bool(order.arguments.get("unique_name"))
                 token = await vms.prepare(operation, request_of(order.item), unique_name=unique)
         except VMAPIError as error:
-            await self._leave_to_others(error)
-            # What could be asked for nothing sends nothing.
+            await self._hand_over_if_refused(error)
+            # Preparing sends only reads.
             return self._failed(error)
-        # If this process dies now, the step runs again, and all that was sent is a read.
-        self._intended_here = True
+        # If this process dies now, the step runs again; only a read was sent.
+        self._prepared_here = True
         return _Step(token=token)
 
     async def _send(self, intent: str | None) -> _Step:
         if (kept := self._host.unrecorded.get(self._key)) is not None:
             return _decode(kept)
         began, self._sent = time.time(), _now()
-        if intent is not None and not self._intended_here:
+        if intent is not None and not self._prepared_here:
             return await self._reconcile(intent, began)
-        if intent is None and (early := await self._given_up()) is not None:
+        if intent is None and (early := await self._if_stopped()) is not None:
             return early
         writes: list[Write] = []
         WRITES.set(writes)
         try:
-            started = await self._start_or_go_on(intent)
+            started = await self._start_or_reconcile(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
             write = writes[-1] if writes else None
             if intent is None:
-                await self._leave_to_others(error)
+                await self._hand_over_if_refused(error)
             elif isinstance(error, AuthenticationError) and not (write and write.outcome_unknown):
                 self._refused_here = await self._host.is_refused()
                 if self._refused_here:
@@ -197,7 +197,7 @@ class Operation:
             return self._failed(error, write)
         if not is_task(started):
             seconds = _now() - self._sent
-            done = outcomes.succeeded(self._job, None, started, seconds=seconds, wave=1)
+            done = outcomes.succeeded(self._item, None, started, seconds=seconds, wave=1)
             return _Step(ended=_written(done))
         self._task = started
         return self._accepted(began)
@@ -205,11 +205,11 @@ class Operation:
     def _accepted(self, began: float) -> _Step:
         task = cast("Task[Any]", self._task)
         step = _Step(token=task.token(), began=began)
-        # If the database is away now, this worker begins the step again, and need not look.
+        # If the database is unavailable now, this worker repeats the step without reconciling.
         self._host.unrecorded[self._key] = encode(step)
         return step
 
-    async def _start_or_go_on(self, intent: str | None) -> Any:
+    async def _start_or_reconcile(self, intent: str | None) -> Any:
         try:
             started = await self._start(intent)
             missing = is_task(started) and started.was_missing
@@ -221,7 +221,7 @@ class Operation:
                 raise
             if not await self._host.has_begun_before():
                 raise
-        # The refusal may come of what an earlier worker sent; so it is asked with that in mind.
+        # The refusal may be due to an earlier worker's request; send it again with that known.
         marked = MAYBE_SENT.set(True)
         try:
             return await self._start(None)
@@ -229,24 +229,24 @@ class Operation:
             MAYBE_SENT.reset(marked)
 
     async def _start(self, intent: str | None, *, maybe_sent: bool = False) -> Any:
-        doubtful = MAYBE_SENT.get()
+        may_have_sent = MAYBE_SENT.get()
         while True:
             await self._host.lease_held()
-            marked = BEFORE_SENDING.set(self._keep_back)
-            perhaps = MAYBE_SENT.set(doubtful)
+            marked = BEFORE_SENDING.set(self._require_lease)
+            sent_before = MAYBE_SENT.set(may_have_sent)
             try:
                 return await self._make(intent, maybe_sent=maybe_sent)
-            except _KeptBack:
-                # One that is repeated may have been carried out before it was kept back.
-                doubtful = any(write.outcome_unknown for write in WRITES.get() or ())
+            except _NoLease:
+                # An earlier attempt may have been carried out before this one was held back.
+                may_have_sent = any(write.outcome_unknown for write in WRITES.get() or ())
             finally:
                 BEFORE_SENDING.reset(marked)
-                MAYBE_SENT.reset(perhaps)
+                MAYBE_SENT.reset(sent_before)
 
-    def _keep_back(self) -> None:
-        """Send nothing that another worker may be looking for by now."""
+    def _require_lease(self) -> None:
+        """Raise if another worker may have taken over the item by now."""
         if not self._host.holds_lease():
-            raise _KeptBack
+            raise _NoLease
 
     async def _make(self, intent: str | None, *, maybe_sent: bool) -> Any:
         order, vms = self._order, self._host.client.vms
@@ -254,7 +254,7 @@ class Operation:
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             return await method(order.item, **DEFAULTS.get(order.operation, {}) | order.arguments)
         request = await self._host.secrets.resolved(request_of(order.item))
-        rounds = _ROUNDS if order.arguments.get("on_unknown") == "retry" else 1
+        rounds = _ATTEMPTS if order.arguments.get("on_unknown") == "retry" else 1
         while True:
             try:
                 return await vms.create(
@@ -266,19 +266,19 @@ class Operation:
                     raise
 
     async def _reconcile(self, intent: str, began: float) -> _Step:
-        """Find out what became of a write that an earlier worker may have made."""
+        """Reconcile a write that an earlier worker may have made."""
         try:
             if self._order.arguments.get("on_unknown") == "retry":
                 self._task = await self._start(intent, maybe_sent=True)
             else:
                 self._task = await self._host.client.reconcile(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, without the token
-            await self._leave_to_others(error)
+            await self._hand_over_if_refused(error)
             if not isinstance(error, OutcomeUnknown):
                 why = str(error) if isinstance(error, VMAPIError) else type(error).__name__
                 error = OutcomeUnknown(
-                    f"a worker died in the {self._order.operation} of {self._job.item}, and what "
-                    f"became of it could not be looked for: {why}",
+                    f"a worker died during the {self._order.operation} of {self._item.label}, and "
+                    f"its outcome could not be reconciled: {why}",
                     operation=self._order.operation,
                     token=intent,
                 )
@@ -291,44 +291,44 @@ class Operation:
             task = self._task = task or self._host.client.resume(token)
             value: VirtualMachine | None = await task
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
-            await self._leave_to_others(error)
+            await self._hand_over_if_refused(error)
             if task is None:
                 error = OutcomeUnknown(f"it was accepted, but: {error}", token=token)
-            return outcomes.failed(self._job, task, error, wave=1)
+            return outcomes.failed(self._item, task, error, wave=1)
         seconds = self._seconds(began)
-        return outcomes.succeeded(self._job, task, value, seconds=seconds, wave=1)
+        return outcomes.succeeded(self._item, task, value, seconds=seconds, wave=1)
 
     def _seconds(self, began: float) -> float:
         """Return how long the operation took."""
         if self._sent:
             return _now() - self._sent
-        # Another process sent it: there is nothing but clocks on walls, which can be set. The
-        # coordinator, if it has been there all the time, knows how long it was at most.
+        # Another process sent it, so there is only the wall clock, which can be set. A coordinator
+        # that was running all the time limits the duration.
         return max(_now() - self._taken, time.time() - began)
 
-    # --- ends -----------------------------------------------------------------------------------
+    # --- results --------------------------------------------------------------------------------
 
-    async def _leave_to_others(self, error: Exception) -> None:
-        """Cancel what begins again on a worker that the API lets in, if it refuses this one."""
+    async def _hand_over_if_refused(self, error: Exception) -> None:
+        """Cancel the item if the API refuses this worker, so that another worker runs it."""
         if isinstance(error, AuthenticationError) and await self._host.is_refused():
             raise asyncio.CancelledError
 
-    async def _given_up(self) -> _Step | None:
+    async def _if_stopped(self) -> _Step | None:
         if (why := await self._host.stopped(self._order.job)) is None:
             return None
-        ended = Ended(outcomes.outcome(self._job, "not_started", reason=why), untouched=True)
+        ended = Ended(outcomes.outcome(self._item, "not_started", reason=why), untouched=True)
         return _Step(ended=_written(ended))
 
     def _failed(self, error: Exception, write: Write | None = None) -> _Step:
         if not isinstance(error, VMAPIError):
             kind = type(error).__name__
-            about = {"vmapi_operation": self._order.operation, "vmapi_error": kind}
-            _log.error("%s of an item raised %s", self._order.operation, kind, extra=about)
-        return _Step(ended=_written(outcomes.failed(self._job, None, error, wave=1, write=write)))
+            fields = {"vmapi_operation": self._order.operation, "vmapi_error": kind}
+            _log.error("%s of an item raised %s", self._order.operation, kind, extra=fields)
+        return _Step(ended=_written(outcomes.failed(self._item, None, error, wave=1, write=write)))
 
 
 async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
-    """Run a step, unless its result is in the database; it is when this returns."""
+    """Run a step unless its result is stored; afterwards it is."""
 
     async def run() -> str:
         return encode(await body())
@@ -346,4 +346,4 @@ def _now() -> float:
 
 
 async def _never() -> None:
-    """Stand in for a job's start, which is this module's."""
+    """Fill in for `BulkItem.start`, which is unused here."""

@@ -1,12 +1,12 @@
 """Filters the rows that DBOS reads, in the database's driver, before DBOS sees them.
 
-Each connection of this package has a row factory, through which every row of every query passes.
-It serves two ends for which DBOS has no setting:
+Each connection of this package has a row factory that processes every row of every query. It does
+two things for which DBOS has no setting:
 
-- DBOS decodes a value as the ``serialization`` column of its row says, and one of its decoders
-  (pickle) runs code. What it is given decides what it writes, not what it reads.
-- How many workflows of a queue a worker may have at once is a column of the queue's row, which all
-  workers share. Here each reads its own number, also 0 while it is to take nothing.
+- DBOS chooses the decoder of a value by its row's ``serialization`` column, and one of its decoders
+  (pickle) runs code. The configured serializer applies only to writes.
+- The concurrency limit of a queue per worker is a column of the queue's row, which all workers
+  share. Here each worker reads its own limit, which is 0 while it is not to dequeue.
 """
 
 import json
@@ -29,31 +29,31 @@ __all__ = ["REFUSED", "SERIALIZER", "Rows", "UntrustedData", "decoding"]
 
 _log: Final = logger_of(__name__)
 
-# DBOS's own default pickles, which neither a person nor a search for secrets can read.
+# DBOS pickles by default; JSON can be read, and searched for secrets.
 SERIALIZER: Final = DBOSPortableJSONSerializer()
 
 REFUSED: Final = "refused: this is not JSON that async_vmapi wrote"
-"""Stands in place of what was not decoded. It is not JSON, so DBOS cannot decode it either."""
+"""Replaces a refused value. It is not JSON, so DBOS cannot decode it either."""
 
 _TRUSTED: Final = (None, SERIALIZER.name())
 _PAYLOADS: Final = frozenset({"inputs", "output", "error", "value", "message"})
 _LOGGED: Final = 100
-"""Rows that were refused are logged once each, up to so many."""
+"""Maximum number of refused rows to log, each once."""
 
 _Change: TypeAlias = Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
 class UntrustedData(VMAPIError):
-    """Something in the fleet's database was not written by this package; it was not decoded.
+    """Data in the fleet's database was not written by this package, and was not decoded.
 
-    Somebody else has written to the database: find out who may. What the row belongs to (a job,
-    an item, an event) cannot be read any more.
+    Another program has written to the database: check who has access. The job, item or event that
+    the data belongs to can no longer be read.
     """
 
 
 @contextmanager
 def decoding(what: str) -> Generator[None]:
-    """Raise an `UntrustedData` where DBOS cannot decode what it has read."""
+    """Raise `UntrustedData` if DBOS cannot decode what it has read."""
     try:
         yield
     except json.JSONDecodeError:
@@ -64,8 +64,8 @@ class Rows:
     """The row factory of a connection, for SQLite and for PostgreSQL.
 
     Args:
-        concurrency: Returns how many workflows of a queue this worker may have at once, None for
-            no limit; without it the queue's row says so.
+        concurrency: Returns how many workflows of a queue this worker may run concurrently, None
+            for no limit; without it, the queue's row decides.
     """
 
     def __init__(self, concurrency: Callable[[str], int | None] | None = None) -> None:
@@ -74,17 +74,17 @@ class Rows:
         self._plan = lru_cache(maxsize=256)(self._change_of)
 
     def sqlite(self, cursor: "sqlite3.Cursor", row: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return a row of SQLite's; a ``Connection.row_factory``."""
+        """Return a filtered row; a ``row_factory`` of `sqlite3`."""
         change = self._plan(tuple(column[0] for column in cursor.description))
         return row if change is None else change(row)
 
     def psycopg(self, cursor: "psycopg.Cursor[Any]") -> _Change:
-        """Return what makes the rows of a result; psycopg's ``row_factory``."""
+        """Return the filter for a result's rows; a ``row_factory`` of psycopg."""
         columns = cursor.description or ()
         return self._plan(tuple(column.name for column in columns)) or tuple
 
     def _change_of(self, names: tuple[str, ...]) -> _Change | None:
-        """Return what is done to rows with these columns; None for nothing."""
+        """Return the change to rows with these columns; None for no change."""
         kinds = [index for index, name in enumerate(names) if "serialization" in name]
         if not kinds:
             return self._limit_of(names)
@@ -118,14 +118,14 @@ class Rows:
         if workflow_id in self._logged or len(self._logged) >= _LOGGED:
             return
         self._logged.add(workflow_id)
-        about = {"vmapi_workflow": workflow_id}
-        told = "refused a row of the database that is not JSON of this package: workflow %r"
-        _log.error(told, workflow_id, extra=about)
+        fields = {"vmapi_workflow": workflow_id}
+        message = "refused a row of the database that is not JSON of this package: workflow %r"
+        _log.error(message, workflow_id, extra=fields)
 
 
 def _refused(name: str, value: Any) -> Any:
     if "serialization" in name:
         return SERIALIZER.name()
-    # What a function of SQL returns has no name of its own.
+    # The column of an SQL function is named after the function.
     payload = name in _PAYLOADS or name.startswith("coalesce")
     return REFUSED if payload and value is not None else value

@@ -1,4 +1,4 @@
-"""Find the secrets that a `SecretRef` stands for, on the worker that sends them."""
+"""Resolve the secrets of a `SecretRef`, on the worker that sends them."""
 
 import asyncio
 import inspect
@@ -16,31 +16,32 @@ from async_vmapi.redaction import Secret
 __all__ = ["ENV_PREFIX", "SecretStore", "Secrets"]
 
 Secrets: TypeAlias = Callable[[str], str | Awaitable[str]]
-"""A function that returns the secret of a name, or an awaitable of it."""
+"""A function that returns the secret for a name, or an awaitable of it."""
 
 ENV_PREFIX: Final = "VMAPI_SECRET_"
-"""Environment variables of this prefix are meant to be referred to."""
+"""Jobs may refer to environment variables with this prefix."""
 
 _ENVIRONMENT: Final = "env:"
 
 _NEVER: Final = ("VMAPI_API_KEY", "VMAPI_API_SECRET", "VMAPI_DATABASE", "DATABASE_URL")
 _NEVER_PREFIXES: Final = ("PG", "DBOS_")
-"""The worker's own: whoever may submit jobs would get them into a VM of theirs."""
+"""The worker's own credentials: a job could otherwise copy them to a VM."""
 
 _PATIENCE: Final = 60.0
-"""Seconds that a coroutine function gets to find a secret."""
+"""Timeout of a coroutine function in seconds."""
 
 
 class SecretStore:
-    """Which secrets a worker gives to the jobs that it works on.
+    """The secrets that jobs may use on a worker.
 
     Args:
-        function: Returns the secret of a name that does not begin with ``env:``; None for none.
-        names: Environment variables that jobs may refer to, besides those that begin with
+        function: Returns the secret for a name that does not start with ``env:``; None if there
+            are no such secrets.
+        names: Environment variables that jobs may refer to, in addition to those that start with
             `ENV_PREFIX`.
 
     Raises:
-        InvalidArgument: If a name is none, or is one of the worker's own credentials.
+        InvalidArgument: If a name is invalid, or is one of the worker's own credentials.
     """
 
     def __init__(self, function: Secrets | None = None, names: Iterable[str] = ()) -> None:
@@ -59,15 +60,15 @@ class SecretStore:
                 )
 
     async def resolved(self, request: CreateRequest) -> CreateRequest:
-        """Return the request with its secrets in place of their references.
+        """Return the request with its references replaced by secrets.
 
         Raises:
-            InvalidArgument: If one is not allowed or not there; no secret is in its text.
+            InvalidArgument: If a secret is not allowed or missing; the text contains no secret.
         """
         boot = request.boot
         if not isinstance(boot, ImageBoot) or not boot.references:
             return request
-        # Still hidden: an `ImageBoot` takes them so, and no frame shows them if it refuses one.
+        # Still wrapped: `ImageBoot` accepts them, and no frame shows them if it refuses one.
         found: dict[str, Any] = {
             name: await self._find(getattr(boot, name)) for name in boot.references
         }
@@ -86,10 +87,10 @@ class SecretStore:
                 async with asyncio.timeout(_PATIENCE):
                     found = Secret(await cast("Awaitable[object]", found.reveal()))
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
-            # Its text may hold anything, and its frames do.
+            # The error's text may contain the secret, and its frames do.
             why = f"the function for secrets raised {type(error).__name__}"
         if not why and (kind := _unusable(found)):
-            # Without it, nobody could log in to the VM.
+            # Without a password, the VM would be inaccessible.
             why = f"the function for secrets returned no text, but {kind}"
         if why:
             raise _missing(name, why)
@@ -112,13 +113,13 @@ class SecretStore:
 
 
 def _is_own(name: str) -> bool:
-    # Windows knows no case in them.
+    # On Windows, they are case-insensitive.
     name = name.upper()
     return name in _NEVER or name.startswith(_NEVER_PREFIXES)
 
 
 def _unusable(found: Secret) -> str:
-    """Return what it is, if it is no secret text; else nothing."""
+    """Describe a value that is not a secret text; return an empty string for one that is."""
     value = found.reveal()
     if not isinstance(value, str):
         return f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""What a durable job is, written down: its operation, plan and items, and no secret. Pure."""
+"""The stored form of a durable job: its operation, plan and items, without secrets. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -41,7 +41,7 @@ class _Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 class _Image(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="image"
 ):
-    """The secrets are names of `SecretRef`, never the secrets themselves."""
+    """Secrets are stored as the names of a `SecretRef`."""
 
     os: str
     key_id: str | None = None
@@ -54,7 +54,7 @@ class _Cdrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cdrom
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A `CreateRequest`, written down."""
+    """A `CreateRequest`, serialized."""
 
     name: str
     cpus: int
@@ -64,10 +64,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a job is to do.
+    """A job's operation, arguments, plan and items.
 
     Attributes:
-        items: The machines' ids, or the requests of a create.
+        items: The VMs' ids, or the requests of a create.
     """
 
     format: str
@@ -78,21 +78,21 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def labels(self) -> list[str]:
-        """By what a report names the items."""
+        """The items' labels in a report."""
         return [item if isinstance(item, str) else item.name for item in self.items]
 
     @property
     def keeps_online(self) -> bool:
-        """Whether so many of the machines are to stay online."""
+        """Whether ``min_online`` applies."""
         lowers = self.operation in LOWERING and not self.plan.dry_run
         return self.plan.min_online is not None and lowers
 
     def bulk_plan(self, **fields: Any) -> BulkPlan:
-        """Return the plan, with further fields."""
+        """Return the plan with additional fields."""
         return BulkPlan(**msgspec.structs.asdict(self.plan), **fields)
 
     def order(self, job: str, index: int) -> "Order":
-        """Return what is to be done to one item."""
+        """Return the order for one item."""
         item, keywords = self.items[index], self.arguments
         if isinstance(item, str) and self.operation == "rename":
             keywords = {"name": self.arguments["names"][item]}
@@ -100,7 +100,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a worker is to do to one item of a job."""
+    """The operation on one item of a job."""
 
     job: str
     index: int
@@ -110,19 +110,19 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def label(self) -> str:
-        """By what a report names the item."""
+        """The item's label in a report."""
         return self.item if isinstance(self.item, str) else self.item.name
 
 
 class EndedLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How an item's operation ended, written down."""
+    """The result of an item, serialized."""
 
     outcome: OutcomeLine
     online: bool = False
     untouched: bool = False
 
     def read(self) -> Ended:
-        """Return what was written down."""
+        """Return the result from its serialized form."""
         return Ended(outcome_of(self.outcome), self.online, self.untouched)
 
 
@@ -132,20 +132,20 @@ decode_ended: Final = msgspec.json.Decoder(EndedLine).decode
 
 
 def encode(value: msgspec.Struct) -> str:
-    """Return the one text for a value: what is equal has equal texts."""
+    """Return a value's canonical text: equal values have equal texts."""
     return msgspec.json.encode(value, order="sorted").decode()
 
 
 def line_of_end(ended: Ended) -> EndedLine:
-    """Return how an operation ended, as it is written down."""
+    """Return the result of an item in its serialized form."""
     return EndedLine(line_of(ended.outcome), ended.online, ended.untouched)
 
 
 def same_but_items(one: Spec, other: Spec) -> bool:
-    """Return whether two jobs do the same, be it to other items."""
+    """Return whether two jobs are the same except for their items."""
 
     def rest(spec: Spec) -> Spec:
-        # A rename's new names go with its items.
+        # A rename's new names belong to its items.
         keywords = {name: value for name, value in spec.arguments.items() if name != "names"}
         return msgspec.structs.replace(spec, arguments=keywords, items=[])
 
@@ -155,10 +155,10 @@ def same_but_items(one: Spec, other: Spec) -> bool:
 def spec_of(
     operation: object, items: Sequence[Any], keywords: Mapping[str, Any], plan: BulkPlan
 ) -> Spec:
-    """Return what a job is to do, checked.
+    """Return the checked spec of a job.
 
     Raises:
-        InvalidArgument: If something is wrong, cannot be stored, or is a plain secret.
+        InvalidArgument: If an argument is wrong, cannot be stored, or is a plain secret.
     """
     if not isinstance(operation, str) or operation not in OPERATIONS:
         known = ", ".join(sorted(OPERATIONS))
@@ -174,8 +174,8 @@ def spec_of(
     labels = labels_of(operation, items)
     if len(set(labels)) < len(labels):
         raise InvalidArgument(
-            "a name is among the requests more than once: on doubt, workers could not tell which "
-            "of them a machine came of",
+            "the requests contain a duplicate name: if an outcome is unknown, workers could not "
+            "tell to which request a VM belongs",
             argument="items",
         )
     if operation == "rename":
@@ -207,7 +207,7 @@ def _written(item: Any) -> str | Request:
 def _reference(item: CreateRequest, name: str, value: str | SecretRef | None) -> str | None:
     if isinstance(value, str):
         raise InvalidArgument(
-            f"the {name} of {item.name!r} is a plain secret, which is not stored: give a "
+            f"the {name} of {item.name!r} is a plain secret, which is not stored: pass a "
             f"SecretRef('env:VMAPI_SECRET_NAME'), or a name that the workers resolve",
             argument=name,
         )
@@ -215,7 +215,7 @@ def _reference(item: CreateRequest, name: str, value: str | SecretRef | None) ->
 
 
 def request_of(request: Request) -> CreateRequest:
-    """Return the request that was written down, its secrets as references."""
+    """Return the request from its serialized form, with references to its secrets."""
     boot: ImageBoot | CdromBoot
     if isinstance(request.boot, _Cdrom):
         boot = CdromBoot(iso=request.boot.iso)

@@ -1,4 +1,4 @@
-"""Connections to SQLite that many workers can share, and which file they lead to."""
+"""SQLite connections that many workers can share, and the identity of the database's file."""
 
 import os
 import sqlite3
@@ -10,38 +10,38 @@ from async_vmapi.durable.rows import Rows
 __all__ = ["SQLiteConnection", "identity_of", "like_dbos"]
 
 _PATIENCE: Final = 30
-"""Seconds for which a lock of SQLite's is waited for; as long as DBOS waits."""
+"""Seconds to wait for an SQLite lock; as long as DBOS waits."""
 
 
 class SQLiteConnection(sqlite3.Connection):
-    """A connection that waits for others, and that tells parts of a second.
+    """A connection that waits for locks, and supports fractions of a second.
 
-    DBOS asks for those from Python 3.12 on, and SQLite knows them since 3.42. Older ones answer
-    NULL, and nothing can be put into a queue.
+    DBOS uses these from Python 3.12 on, and SQLite supports them since 3.42. Older versions return
+    NULL, and nothing can be enqueued.
     """
 
     def __init__(self, *args: Any, rows: Rows, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.row_factory = rows.sqlite
         try:
-            # Writers wait for each other, in place of failing.
+            # Writers wait for each other instead of failing.
             self.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE}")
             self._log_ahead()
         except sqlite3.Error:
-            # The file is no database, or cannot be written; SQLAlchemy would leave it open.
+            # The file is not a database, or not writable; SQLAlchemy would leave it open.
             self.close()
             raise
         if sqlite3.sqlite_version_info < (3, 42):
             self.create_function("unixepoch", 1, _unixepoch)
 
     def _log_ahead(self) -> None:
-        # Readers and the writer do not hold each other up; it stays with the file.
+        # With WAL, readers and the writer do not block each other. The mode persists in the file.
         until = time.monotonic() + _PATIENCE
         while True:
             try:
                 self.execute("PRAGMA journal_mode=WAL")
             except sqlite3.OperationalError as error:
-                # Of two that open a new file at once, SQLite refuses one without any patience.
+                # If two connections open a new file concurrently, SQLite refuses one immediately.
                 busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy or time.monotonic() > until:
                     raise
@@ -56,13 +56,13 @@ def _unixepoch(modifier: str) -> float:
 
 
 def like_dbos(connection: Any, _: object) -> None:
-    """Set a new connection up as DBOS sets up its own."""
+    """Configure a new connection as DBOS configures its own."""
     # Writers wait for each other from their first statement on.
     connection.isolation_level = "IMMEDIATE"
 
 
 def identity_of(path: str | None) -> tuple[int, int] | None:
-    """Return which file is at a path: device and inode; None if none is there."""
+    """Return the device and inode of the file at a path; None if there is none."""
     try:
         found = os.stat(path or "")
     except OSError:

@@ -1,4 +1,4 @@
-"""The database that a fleet's workers share: DBOS's client for it, called off the event loop."""
+"""The database that a fleet's workers share, by DBOS's client, called outside the event loop."""
 
 import asyncio
 import functools
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 APPLICATION: Final = "async_vmapi"
 VERSION: Final = "async_vmapi durable 1"
-"""Workers take what was written down by their own version; DBOS's application version."""
+"""DBOS's application version: workers run only the workflows of their own version."""
 
 JOBS: Final = "async_vmapi_jobs"
 OPERATIONS: Final = "async_vmapi_operations"
@@ -64,7 +64,7 @@ _THREADS: Final = 4
 _AT_ONCE: Final = 500
 
 IDLE_IN_TRANSACTION: Final = 10.0
-"""Seconds after which PostgreSQL takes the locks of a worker that is suspended in a transaction."""
+"""Seconds after which PostgreSQL ends a suspended worker's transaction, and releases its locks."""
 
 
 def job_id(name: str) -> str:
@@ -78,28 +78,28 @@ def operation_id(name: str, index: int) -> str:
 
 
 class DatabaseUnavailable(VMAPIError):
-    """The fleet's database cannot be reached or used just now. Workers wait for it."""
+    """The fleet's database cannot be reached or used at the moment. Workers wait for it."""
 
 
 class DatabaseLost(VMAPIError):
     """The file of the fleet's database was deleted, moved or replaced while it was in use.
 
-    Its jobs are not in the file that is there now. Restore it and start the workers again; look at
-    the VMs of what was in flight.
+    Its jobs are not in the present file. Restore it and restart the workers; check the VMs of
+    operations that were in flight.
     """
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether an error, of DBOS or of this module, means that the database is away."""
+    """Return whether an error of DBOS or this module means that the database is unavailable."""
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
-    # A transaction that stood still too long, and a server that only reads, are internal errors.
-    away = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
-    return isinstance(error, (DatabaseUnavailable, *away))
+    # Internal errors include a transaction that was idle for too long, and a read-only server.
+    outages = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError)
+    return isinstance(error, (DatabaseUnavailable, *outages))
 
 
 def is_refused(status: WorkflowStatus) -> bool:
-    """Return whether what a workflow's row holds was not written by this package."""
+    """Return whether a workflow's row was not written by this package."""
     return REFUSED in (status.input, status.output, status.error)
 
 
@@ -120,7 +120,7 @@ class Database:
             raise InvalidArgument("database_url is not a URL", argument="database_url") from None
         kind = parsed.get_backend_name()
         if kind not in ("sqlite", "postgresql") or parsed.database in (None, "", ":memory:"):
-            # Its value may hold a password.
+            # The value may contain a password.
             raise InvalidArgument(
                 "database_url is neither sqlite:///PATH nor postgresql://USER@HOST/DATABASE",
                 argument="database_url",
@@ -138,13 +138,13 @@ class Database:
 
     @property
     def shown(self) -> str:
-        """Its URL as far as it can hold no secret."""
-        # PostgreSQL takes a password as a parameter too.
+        """The database's URL without anything that may be secret."""
+        # PostgreSQL accepts a password as a parameter too.
         return self._parsed.set(query={}).render_as_string(hide_password=True)
 
     @property
     def engine(self) -> sa.Engine:
-        """Connections of its own, besides those of DBOS."""
+        """This package's own connections, separate from those of DBOS."""
         if self._engine is None:
             raise InvalidState("the fleet is not open: use it as an async context manager")
         return self._engine
@@ -157,17 +157,17 @@ class Database:
         return self._client
 
     def connect_args(self, rows: Rows) -> dict[str, Any]:
-        """Return what connections of DBOS take as well as those of this module."""
+        """Return the arguments for connections of DBOS and of this module."""
         if self.is_sqlite:
             return {"factory": functools.partial(SQLiteConnection, rows=rows)}
         return {"application_name": APPLICATION, "row_factory": rows.psycopg}
 
     async def call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
-        """Call a function that blocks in one of this database's own threads.
+        """Call a blocking function in one of this database's own threads.
 
         Raises:
-            DatabaseUnavailable: If the database is away.
-            DatabaseLost: If it is a file, and that is not there any more.
+            DatabaseUnavailable: If the database is unavailable.
+            DatabaseLost: If the database is a file that no longer exists.
         """
         try:
             return await self.in_thread(function, *args, **keywords)
@@ -175,17 +175,17 @@ class Database:
             if not is_outage(error):
                 raise
             raise DatabaseUnavailable(
-                f"the fleet's database is away ({type(error).__name__})"
+                f"the fleet's database is unavailable ({type(error).__name__})"
             ) from error
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
-        """Call a function in one of this database's own threads, and raise what it raises."""
-        # Not in the loop's own threads: DBOS replaces those, and ends them with a worker.
+        """Call a blocking function in one of this database's own threads."""
+        # Not in the loop's default executor: DBOS replaces it, and shuts it down with a worker.
         call = functools.partial(function, *args, **keywords)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def open(self) -> None:
-        """Connect, and create what the database lacks."""
+        """Connect, and create missing tables."""
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="async_vmapi database")
         await self.call(self._open)
 
@@ -209,12 +209,12 @@ class Database:
             system_database_engine=self._engine,
             serializer=SERIALIZER,
             application_name=APPLICATION,
-            # Waiting would hold one of few threads; whoever asks knows better what to do.
+            # A retry would block one of few threads; callers retry instead.
             retry_connection_errors=False,
         )
         self._file = identity_of(self._parsed.database) if self.is_sqlite else None
         if self._file is not None:
-            # SQLite goes on with a file that has no name any more, and nobody would notice.
+            # SQLite would silently continue with a deleted file.
             event.listen(self._engine, "checkout", self._check_file)
 
     def _check_file(self, *_: object) -> None:
@@ -228,7 +228,7 @@ class Database:
         """Disconnect."""
         threads, self._threads = self._threads, None
         if threads is not None:
-            # What was cancelled is still under way in them, and has connections.
+            # Cancelled calls may still be running in them, with open connections.
             await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
         if self._client is not None:
             self._client.destroy()
@@ -239,7 +239,7 @@ class Database:
     # --- workflows ------------------------------------------------------------------------------
 
     async def enqueue(self, queue: str, workflow: str, texts: Iterable[tuple[str, str]]) -> None:
-        """Put workflows into a queue in one transaction; those that are there already stay so.
+        """Enqueue workflows in one transaction; existing ones are left unchanged.
 
         Args:
             queue: The queue.
@@ -255,17 +255,17 @@ class Database:
                 self.client.enqueue_in_transaction(connection, options, text)
 
     async def submit(self, workflow_id: str, text: str, attributes: dict[str, Any]) -> None:
-        """Put a job's workflow into its queue, unless it is there."""
+        """Enqueue a job's workflow, unless it exists."""
         options = _options(JOBS, WORKFLOW, workflow_id)
         options["attributes"] = attributes
         await self.call(self.client.enqueue, options, text)
 
     async def find(self, workflow_id: str, *, whole: bool = False) -> WorkflowStatus | None:
-        """Return a workflow; None if there is none.
+        """Return a workflow; None if it does not exist.
 
         Args:
-            workflow_id: Which.
-            whole: Whether its argument and its result are wanted too, which may be long.
+            workflow_id: The workflow's id.
+            whole: Whether to load its argument and result too, which may be long.
 
         Raises:
             UntrustedData: If this package did not write them.
@@ -281,7 +281,7 @@ class Database:
         return found[0] if found else None
 
     async def ended(self, workflow_ids: Sequence[str]) -> list[WorkflowStatus]:
-        """Return those of some workflows that are at their end, with their results."""
+        """Return those of the given workflows that have ended, with their results."""
         found: list[WorkflowStatus] = []
         for start in range(0, len(workflow_ids), _AT_ONCE):
             found += await self.call(
@@ -293,17 +293,17 @@ class Database:
         return found
 
     async def operations_of(self, name: str) -> list[tuple[int, WorkflowStatus]]:
-        """Return the workflows of a job's items, each with its item's number, and results."""
+        """Return the workflows of a job's items with their results, each with its item's number."""
         prefix = operation_id(name, 0)[:-1]
         found = await self.call(
             self.client.list_workflows, workflow_id_prefix=prefix, load_input=False
         )
-        # In a pattern, what is "_" in a name stands for any character.
+        # In the pattern, a "_" in the name matches any character.
         own = [status for status in found if status.workflow_id.startswith(prefix)]
         return [(int(status.workflow_id.removeprefix(prefix)), status) for status in own]
 
     async def pending_of(self, executor_id: str) -> dict[str, str]:
-        """Return the queues of the workflows that a worker has, by their ids."""
+        """Return the queues of the pending workflows of a worker, by workflow id."""
         found = await self.call(
             self.client.list_workflows,
             executor_id=executor_id,
@@ -315,11 +315,11 @@ class Database:
         return {status.workflow_id: status.queue_name or JOBS for status in found}
 
     async def executors(self) -> set[str]:
-        """Return which workers have workflows, alive or not."""
+        """Return the workers that have pending workflows, expired or not."""
         return await self.call(self._executors)
 
     def _executors(self) -> set[str]:
-        # DBOS's client would return each workflow. The table is documented.
+        # DBOS's client would return every workflow. The table is documented.
         status = sa.table(
             "workflow_status",
             *map(sa.column, ("executor_id", "status", "application_version")),
@@ -334,7 +334,7 @@ class Database:
             )
 
     async def versions_waited_for(self) -> dict[str, int]:
-        """Return for which other versions of worker jobs wait, and how many for each."""
+        """Return how many jobs wait for each other version of worker."""
         return await self.call(self._versions_waited_for)
 
     def _versions_waited_for(self) -> dict[str, int]:
@@ -349,15 +349,15 @@ class Database:
         with self.engine.connect() as connection:
             return {str(name): int(count) for name, count in connection.execute(query)}
 
-    async def put_back(self, workflow_id: str, queue: str, executor_id: str) -> None:
-        """Let any worker take a workflow that its own has lost, if it is still that one's."""
-        # The one private use of DBOS: its public way (resume_workflow) would take the workflow from
-        # whoever has it by now. tests/durable/test_dbos.py tells what to do when this goes.
+    async def requeue(self, workflow_id: str, queue: str, executor_id: str) -> None:
+        """Requeue a workflow if it still belongs to the given worker."""
+        # The one private call of DBOS: its public one (resume_workflow) would take the workflow
+        # from its current worker. tests/durable/test_dbos.py says what to do if this is removed.
         back = self.client._sys_db.reenqueue_for_recovery  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         await self.call(back, workflow_id, [executor_id], queue)
 
     async def note(self, workflow_id: str, **attributes: Any) -> None:
-        """Set some of a workflow's attributes."""
+        """Set attributes of a workflow."""
         await self.call(self.client.update_workflow_attributes, workflow_id, attributes, merge=True)
 
 

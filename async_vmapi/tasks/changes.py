@@ -1,9 +1,8 @@
-"""What this client knows of VMs from its own operations. Pure.
+"""Track this client's own changes to VMs. Pure.
 
-What was read of a VM just after a request can be from before it (see
-`async_vmapi.tasks.completion`). It still counts for something where nothing had changed the VM;
-this is the client's own part of that.
-And a VM that this client has seen cannot be one that is yet to appear.
+A read soon after a request can show the VM before it (see `async_vmapi.tasks.completion`). Such a
+read is still evidence if nothing had changed the VM before the request; this module knows whether
+this client did. It also knows which VMs this client has seen: those cannot be yet to appear.
 """
 
 import math
@@ -23,8 +22,8 @@ class _Known:
     Attributes:
         until: Until when this client may have changed it.
         visible: Whether a read has shown it.
-        operation: The last one that began.
-        was_quiet: Whether nothing was changed for a while before that.
+        operation: The last operation.
+        was_quiet: Whether the VM was quiet before that operation.
     """
 
     until: float = -math.inf
@@ -34,10 +33,10 @@ class _Known:
 
 
 class OwnChanges:
-    """What is known of the VMs that this client changed, for a while after the last change.
+    """The VMs that this client changed recently.
 
     Args:
-        max_staleness: Seconds after which no read shows a value from before a change.
+        max_staleness: Maximum age of a read, in seconds.
     """
 
     def __init__(self, max_staleness: float) -> None:
@@ -46,12 +45,12 @@ class OwnChanges:
         self._room = 0
 
     def is_quiet(self, vm_id: str, now: float, *, besides: Operation | None = None) -> bool:
-        """Return whether this client changed nothing about a VM that a read may still show.
+        """Return whether no change by this client is recent enough to be missing from a read.
 
         Args:
             vm_id: The VM.
             now: The loop's time.
-            besides: An operation under way that does not count, since it is the one in question.
+            besides: An operation in progress to ignore, because it is the one in question.
         """
         known = self._known.get(vm_id)
         if known is None:
@@ -66,7 +65,7 @@ class OwnChanges:
         return known is not None and known.visible
 
     def begin(self, vm_id: str, operation: Operation, now: float, until: float) -> None:
-        """Note an operation; without an `end` it may change the VM until then."""
+        """Record an operation; it may change the VM until `until` or its `end`."""
         known = self._known.setdefault(vm_id, _Known())
         known.was_quiet = self.is_quiet(vm_id, now, besides=operation)
         known.operation = operation
@@ -74,16 +73,16 @@ class OwnChanges:
         self._tidy(now)
 
     def end(self, vm_id: str, now: float, *, visible: bool) -> None:
-        """Note that an operation was seen to be over, and whether the VM is there."""
+        """Record that an operation was seen to complete, and whether the VM exists."""
         self._known[vm_id] = _Known(now, visible)
 
     def move_to(self, now: float) -> None:
-        """Go on with another clock, by which each of them may have ended just now."""
+        """Switch to another clock; each operation may have completed just before."""
         for known in self._known.values():
             known.until = now
 
     def _tidy(self, now: float) -> None:
-        # As seldom as makes the cost of each entry constant.
+        # Rarely enough to keep the cost of each entry constant.
         if len(self._known) <= 2 * self._room + 1000:
             return
         old = now - APPEARS_WITHIN - self._max_staleness

@@ -1,54 +1,51 @@
 """Decide from observations whether an operation is complete. Pure: no clock, no network.
 
-The API answers "accepted" and nothing more (WIRE §4). A `Completion` takes each observation of the
-VM and returns a verdict: pending, done with its evidence, or failed. `RULES` says as data what each
-operation waits for. Times are seconds since the request was accepted.
+The API returns "accepted" and nothing more (WIRE §4). A `Completion` takes each observation of the
+VM and returns a verdict: pending, done with its evidence, or failed. `rules` has each operation's
+rule. Times are seconds since the request was accepted.
 
-One assumption about reads, and no other: **a response asked at time t shows each VM as it was at
-some moment from t - max_staleness until it was answered**; each read and each VM for itself, GET
-and list alike, in no order. D stands for max_staleness below. From it follows:
+There is one assumption about reads: **the response to a read sent at time t shows each VM as it was
+at some moment between t - max_staleness and the arrival of the response**. It holds for each read
+and each VM independently, for GET and list alike, in no order. With D for max_staleness:
 
-1. Asked at D or later, a read shows a moment after the request (t - D >= 0).
-2. Asked at least D after another read was answered, a read shows a later moment than that one.
-3. Asked before D, a read can show a moment before the request. It counts only where no older value
-   can look like it: a VM that did not exist has no older ``online``. Where this client changed
-   nothing for D before the request, it can be one side of a transition, never an end.
+1. A read sent at D or later shows a moment after the request (t - D >= 0).
+2. A read sent at least D after another's response arrived shows a later moment than that one.
+3. A read sent before D can show a moment before the request. It counts only if no older value can
+   look the same: a VM that did not exist has no older ``online``. If this client changed nothing
+   for D before the request, it can be one side of a transition, but never completes one.
 
-docs/completion.md derives each operation's rule; tests/simulation/test_exhaustion.py checks them
-against every small world.
+docs/completion.md derives each rule; tests/simulation/test_exhaustion.py checks all of them
+exhaustively on small worlds.
 """
 
 import enum
 import math
-from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import attrs
 
-from async_vmapi.models import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
+from async_vmapi.models import DELETING, OFFLINE, ONLINE
+from async_vmapi.tasks.rules import KNOWN_STATES, Rule, Target
 
 __all__ = [
     "APPEARS_WITHIN",
-    "RULES",
     "Completion",
     "Done",
     "Evidence",
     "Failed",
     "Observation",
     "Pending",
-    "Rule",
-    "Target",
     "Verdict",
 ]
 
 APPEARS_WITHIN: Final = 60.0
-"""Seconds after which a VM that was never visible does not appear any more (WIRE §4: "[?]")."""
+"""Seconds within which a new VM becomes visible, if ever (WIRE §4: "[?]")."""
 
 _FAILURE_HOLD: Final = 5.0
-"""Seconds for which a failing state must be shown before it is believed."""
+"""Seconds for which a failing state must persist."""
 
 _ODD_IN_A_ROW: Final = 3
-"""Observations in a row that make an unknown word a state, and not a slip of the server."""
+"""Consecutive observations after which an unknown state counts."""
 
 
 class Evidence(enum.StrEnum):
@@ -59,8 +56,7 @@ class Evidence(enum.StrEnum):
     INFERRED = "inferred"
     """The target state holds, but the transition to it was missed."""
     ASSUMED = "assumed"
-    """There was nothing to see, as where a reboot never left ``online``; its grace period is over.
-    """
+    """No transition was visible (a reboot may never leave ``online``); the grace period is over."""
 
 
 @attrs.frozen
@@ -68,9 +64,9 @@ class Observation:
     """The result of one poll, by GET or by list.
 
     Attributes:
-        asked: When the request was made, in seconds since the operation was accepted.
-        answered: When its response had arrived.
-        state: The state's word; None if the VM was absent.
+        asked: When the request was sent, in seconds since the operation was accepted.
+        answered: When the response had arrived.
+        state: The VM's state; None if it was absent.
         cores: Number of CPUs.
         ram: Memory in MB.
     """
@@ -84,12 +80,11 @@ class Observation:
 
 @attrs.frozen
 class Pending:
-    """Not decided yet.
+    """The operation is neither done nor failed yet.
 
     Attributes:
-        recheck_at: Asked at this time or later, an observation counts although it shows nothing
-            new. None if only a change counts.
-        waiting: Whether no observation asked earlier can complete the operation.
+        recheck_at: From then on, an unchanged observation counts too; None if only a change does.
+        waiting: Whether no observation before `recheck_at` can complete the operation.
     """
 
     recheck_at: float | None = None
@@ -105,11 +100,11 @@ class Done:
 
 @attrs.frozen
 class Failed:
-    """The operation cannot succeed any more.
+    """The operation can no longer succeed.
 
     Attributes:
-        reason: Why, in words.
-        gone: Whether the VM is no longer there.
+        reason: Why.
+        gone: Whether the VM no longer exists.
     """
 
     reason: str
@@ -120,129 +115,28 @@ Verdict: TypeAlias = Pending | Done | Failed
 
 _PENDING: Final = Pending()
 
-# WIRE §4: "any other word can come, failure words too". These mean nothing else in any API.
-_FAILURE_WORDS: Final = frozenset({"error", "failed", "failure"})
-
-
-@attrs.frozen(kw_only=True)
-class Rule:
-    """What an operation passes through and where it ends.
-
-    Attributes:
-        expected: The states that can be the end; empty where absence is.
-        passing: States known to lie on the way. Any word in none of the three sets is kept
-            and polled on, just as these are.
-        failing: States from which the end cannot come.
-        new_vm: The VM is new: nothing about it is older than the request, and absence is at
-            first "not yet" (WIRE §5.3).
-        cycle: The end is to leave ``online`` and to come back.
-        resized: The end has the requested cores and ram.
-        absences: Observations in a row that must show the VM absent.
-        grace: Seconds after which a cycle that did not show is assumed to be over.
-        timeout: Seconds to wait by default, besides the operation's own ``wait_for``.
-    """
-
-    expected: frozenset[str] = frozenset()
-    passing: frozenset[str] = frozenset()
-    failing: frozenset[str] = frozenset()
-    new_vm: bool = False
-    cycle: bool = False
-    resized: bool = False
-    absences: int = 8
-    grace: float = 0.0
-    timeout: float
-
-
-_LOST: Final = _FAILURE_WORDS | {DELETING}
-_KNOWN: Final = _LOST | {INSTALLING, ONLINE, OFFLINE}
-
-_GOES_OFF: Final = Rule(
-    expected=frozenset({OFFLINE}), passing=frozenset({ONLINE}), failing=_LOST, timeout=600.0
-)
-_COMES_BACK: Final = Rule(
-    expected=frozenset({ONLINE}),
-    passing=frozenset({OFFLINE}),
-    failing=_LOST,
-    cycle=True,
-    grace=60.0,
-    timeout=900.0,
-)
-
-RULES: Final[Mapping[Operation, Rule]] = {
-    "create": Rule(
-        expected=frozenset({ONLINE}),
-        passing=frozenset({INSTALLING, OFFLINE}),
-        failing=_LOST,
-        new_vm=True,
-        timeout=1800.0,
-    ),
-    "resize": Rule(
-        expected=frozenset({ONLINE, OFFLINE}), failing=_LOST, resized=True, timeout=1800.0
-    ),
-    "shutdown": _GOES_OFF,
-    "power_off": _GOES_OFF,
-    "power_on": Rule(
-        expected=frozenset({ONLINE}), passing=frozenset({OFFLINE}), failing=_LOST, timeout=600.0
-    ),
-    "reboot": _COMES_BACK,
-    "reset": _COMES_BACK,
-    # A wrong "deleted" costs less than a wrong "vanished": nothing else was wanted.
-    "delete": Rule(
-        passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), absences=5, timeout=900.0
-    ),
-}
-
-# WIRE §4 does not say whether a resized VM is started again. So `offline` with the new size must
-# last: for a restart where the size was seen to change while the VM was down, for the whole of the
-# change where it was not.
+# WIRE §4 does not say whether a resized VM is restarted, so `offline` with the new size must hold:
+# as long as a restart takes if the size was seen to change while the VM was down, else as long as
+# the entire change takes.
 _RESTART: Final = 60.0
 _CHANGE: Final = 120.0
-# Nor does it say whether the new size shows before the VM goes down, which it does after `wait_for`
-# at the latest. Then it takes this long to be back.
+# Nor does it say whether the new size shows before the VM shuts down, which it does after
+# `wait_for` at the latest. After that, it takes this long to return.
 _RESIZE_SLACK: Final = 60.0
-
-
-@attrs.frozen
-class Target:
-    """What was requested, as far as the end depends on it.
-
-    Attributes:
-        operation: The operation.
-        cores: The requested number of CPUs of a resize.
-        ram: The requested memory in MB of a resize.
-        wait_for: Minutes that the guest was given to go down.
-        was_missing: Whether a delete was refused because the VM is not there.
-    """
-
-    operation: Operation
-    cores: int | None = None
-    ram: int | None = None
-    wait_for: int = 0
-    was_missing: bool = False
-
-    @property
-    def rule(self) -> Rule:
-        """The operation's rule."""
-        return RULES[self.operation]
-
-    @property
-    def timeout(self) -> float:
-        """Seconds to wait for the end by default; what the guest is given comes on top."""
-        return self.rule.timeout + 60.0 * self.wait_for
 
 
 @attrs.define
 class Completion:
-    """Judges the observations of one VM for one operation; see the module.
+    """Decides from observations of one VM whether one operation is complete.
 
     Args:
         target: What was requested.
-        max_staleness: Seconds by which any read may be old.
-        visible_at: When some read had shown the VM; 0 for one that was visible before the request,
-            None for one that this client has never seen.
-        quiet: Whether this client changed nothing about the VM in the last `max_staleness`
-            seconds before the request.
-        rule: How the operation ends; by default that of `RULES`.
+        max_staleness: Maximum age of a read, in seconds.
+        visible_at: When a read first showed the VM; 0 if before the request, None if this client
+            has never seen it.
+        quiet: Whether this client changed nothing about the VM in the `max_staleness` seconds
+            before the request.
+        rule: The operation's rule; by default that of `RULES`.
     """
 
     target: Target
@@ -254,22 +148,22 @@ class Completion:
     )
     # Whether the VM was seen since the request.
     seen: bool = attrs.field(default=False, init=False)
-    # When the earliest observation of each kind was answered that counts; None before it.
-    # Before the transition: not at the end; of a cycle, online; of a resize, another size.
+    # The next three: when the response arrived of the earliest observation that counts.
+    # Before the transition: not in a target state; of a cycle, online; of a resize, another size.
     _before: float | None = attrs.field(default=None, init=False)
-    # Of a cycle or resize: not online. The first counts for `inferred`; of the second it is certain
-    # that it was after the request, and for a cycle after `_before`.
+    # Of a cycle or resize: not online. The first suffices for `inferred`. The second is certainly
+    # after the request, and for a cycle after `_before`.
     _away: float | None = attrs.field(default=None, init=False)
     _surely_away: float | None = attrs.field(default=None, init=False)
-    # Of a resize: offline with the requested size, in a row; and whether the size changed while
-    # the VM was down.
+    # Of a resize: since when the VM has been offline with the requested size; and whether the size
+    # changed while the VM was down.
     _offline: float | None = attrs.field(default=None, init=False)
     _was_down_before: bool = attrs.field(default=False, init=False)
-    # Absences in a row, and when the first was asked.
+    # Consecutive absences, and when the first was requested.
     _absences: tuple[int, float] = attrs.field(default=(0, 0.0), init=False)
-    # The failing state of the observations in a row, and when the first was answered.
+    # The failing state of consecutive observations, and when the first one's response arrived.
     _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
-    # The unknown word of this observation, if it is one, and how often it came in a row.
+    # The unknown state of this observation, if it is one, and how many consecutive ones showed it.
     _odd: str | None = attrs.field(default=None, init=False)
     _odd_count: int = attrs.field(default=0, init=False)
 
@@ -279,7 +173,7 @@ class Completion:
         return self._away is not None
 
     def observe(self, seen: Observation) -> Verdict:
-        """Take one observation into account and return the verdict after it."""
+        """Process one observation and return the verdict after it."""
         if seen.state is None:
             return self._absent(seen)
         self.seen = True
@@ -304,11 +198,11 @@ class Completion:
         return self.rule.new_vm or seen.asked >= self.max_staleness
 
     def _is_later(self, seen: Observation, moment: float | None) -> bool:
-        """Return whether `seen` shows a later moment than an observation answered at `moment`."""
+        """Return whether `seen` is certainly later than an observation completed at `moment`."""
         return moment is not None and seen.asked >= moment + self.max_staleness
 
     def _counts(self, seen: Observation) -> bool:
-        """Return whether an observation can be one side of this operation's transition."""
+        """Return whether `seen` can be one side of this operation's transition."""
         return self._is_believed and (self.quiet or self._is_after_request(seen))
 
     @property
@@ -316,7 +210,7 @@ class Completion:
         return self._odd is None or self._odd_count >= _ODD_IN_A_ROW
 
     def _count_odd(self, state: str) -> None:
-        odd = None if state in _KNOWN else state
+        odd = None if state in KNOWN_STATES else state
         self._odd_count = self._odd_count + 1 if odd == self._odd else 1
         self._odd = odd
 
@@ -325,7 +219,7 @@ class Completion:
             self._before = seen.answered
 
     def _note_away(self, seen: Observation, *, after: float | None) -> None:
-        """Note that the VM is not online; `after` is when it was online, where that matters."""
+        """Record that the VM is not online; `after` is when it was online, if that matters."""
         if not self._counts(seen):
             return
         if self._away is None:
@@ -335,12 +229,12 @@ class Completion:
             self._surely_away = seen.answered
 
     def _not_yet(self, seen: Observation, side: float | None, *, certain_at: float) -> Pending:
-        """Return the verdict on a VM that is on the way.
+        """Return the verdict for an intermediate observation.
 
         Args:
             seen: The observation.
-            side: When the side of the transition that it may be was noted; None if it was not.
-            certain_at: From when on the same observation would be.
+            side: When this side of the transition was recorded; None if it was not.
+            certain_at: From when on the same observation would be recorded.
         """
         if side is not None:
             return _PENDING
@@ -351,7 +245,7 @@ class Completion:
     def _evidence(self, *, certain: bool) -> Evidence:
         return Evidence.OBSERVED if certain else Evidence.INFERRED
 
-    # --- the ends -------------------------------------------------------------------------------
+    # --- verdicts -------------------------------------------------------------------------------
 
     def _absent(self, seen: Observation) -> Verdict:
         deleting = not self.rule.expected
@@ -363,12 +257,12 @@ class Completion:
         since += self.max_staleness
         if seen.asked < since:
             self._absences = (0, 0.0)
-            # It may appear, which would be news.
+            # The VM may still appear.
             return Pending(recheck_at=since, waiting=deleting and self.visible_at is not None)
         count, first = self._absences
         count, first = count + 1, first if count else seen.asked
         self._absences = (count, first)
-        # So that one replica without it, or one wrong response, decides nothing.
+        # So that neither a lagging replica nor one wrong response decides.
         span, least = self.max_staleness / 2, self.rule.absences
         if count < least or seen.asked < first + span:
             next_at = first + span * min(1.0, count / (least - 1)) if least > 1 else first + span
@@ -380,7 +274,7 @@ class Completion:
     def _is_deleting(self, seen: Observation) -> Verdict:
         missing = self.target.was_missing and seen.state != DELETING
         if missing and self._is_believed and self._is_after_request(seen):
-            return Failed("the API said that the VM was not there, but it is; it is not deleted")
+            return Failed("the API reported the VM as missing, but it exists; it was not deleted")
         return _PENDING
 
     def _fails(self, seen: Observation, state: str) -> Verdict:
@@ -393,7 +287,7 @@ class Completion:
         return Failed(f"the VM is {state!r}")
 
     def _arrived(self, seen: Observation) -> Verdict:
-        """Judge an operation that is done when an expected state is reached."""
+        """Judge an operation that completes in an expected state."""
         if seen.state not in self.rule.expected:
             self._note_before(seen)
             return self._not_yet(seen, self._before, certain_at=self.max_staleness)
@@ -403,9 +297,9 @@ class Completion:
         return Done(self._evidence(certain=certain))
 
     def _cycled(self, seen: Observation) -> Verdict:
-        """Judge an operation that is done when the VM left ``online`` and came back."""
+        """Judge an operation that completes when the VM has left ``online`` and returned."""
         if seen.state != ONLINE:
-            # Without having been seen online, it cannot be seen to leave; that is inferred then.
+            # A VM that was not seen online cannot be seen to leave it: that is inferred.
             if self._before is None:
                 self._note_away(seen, after=math.inf)
                 return self._not_yet(seen, self._away, certain_at=self.max_staleness)
@@ -424,7 +318,7 @@ class Completion:
         return Done(self._evidence(certain=self._is_later(seen, self._surely_away)))
 
     def _resized(self, seen: Observation, state: str) -> Verdict:
-        """Judge a resize: the requested size, in a state that lasts."""
+        """Judge a resize: the requested size, in a state that holds."""
         if state != ONLINE:
             self._note_away(seen, after=None)
         if (seen.cores, seen.ram) != (self.target.cores, self.target.ram):
@@ -448,7 +342,7 @@ class Completion:
             end = self._offline + hold + self.max_staleness
         else:
             self._offline = None
-            # A guest that is still running goes down when its time is over, at the latest.
+            # A guest that is still running shuts down after `wait_for` at the latest.
             end = 60.0 * self.target.wait_for + _RESIZE_SLACK + self.max_staleness
             if self._away is not None:
                 end = min(end, self._away + self.max_staleness)

@@ -1,7 +1,8 @@
-"""Wait for operations: the one place in which all tasks of a client are awaited.
+"""Wait for operations: all tasks of a client are awaited here.
 
 The API has no events (WIRE §4), so waiting means polling, which the hub shares across all waiters.
-It runs only while a task is awaited, and belongs to no waiter, so cancelling one harms no other.
+Polling runs only while a task is awaited. It belongs to no waiter, so cancelling one waiter does
+not affect the others.
 """
 
 import asyncio
@@ -9,10 +10,10 @@ from functools import partial
 
 from async_vmapi.errors import InvalidState, VMAPIError
 from async_vmapi.tasks.changes import OwnChanges
-from async_vmapi.tasks.completion import Target
 from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.poller import Poller
 from async_vmapi.tasks.polls import Polls
+from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.tasks.watch import Waiter, Watch
@@ -27,19 +28,24 @@ class PollHub:
 
     Args:
         pipeline: Sends the requests.
-        rosters: Asks for lists too, of names.
+        vm_lists: Requests lists too, for name lookups.
         schedule: The intervals.
-        max_staleness: Seconds by which any read may be old.
+        max_staleness: Maximum age of a read, in seconds.
 
     Attributes:
         pending: The tasks that were returned and are not complete.
     """
 
     def __init__(
-        self, pipeline: Pipeline, rosters: VMListSource, schedule: Schedule, *, max_staleness: float
+        self,
+        pipeline: Pipeline,
+        vm_lists: VMListSource,
+        schedule: Schedule,
+        *,
+        max_staleness: float,
     ) -> None:
         self._pipeline = pipeline
-        self._rosters = rosters
+        self._vm_lists = vm_lists
         self._max_staleness = max_staleness
         self._schedule = schedule
         self._changes = OwnChanges(max_staleness)
@@ -48,12 +54,12 @@ class PollHub:
 
     @property
     def min_interval(self) -> float:
-        """Seconds between two polls of the same VM, at least."""
+        """Minimum seconds between two polls of the same VM."""
         return self._schedule.floor
 
     @property
     def observer(self) -> Observer | None:
-        """What observes the client; None for nothing."""
+        """The client's observer, if it has one."""
         return self._pipeline.observer
 
     def watch(
@@ -66,13 +72,13 @@ class PollHub:
         resumed: bool = False,
         reconciled: bool = False,
     ) -> Watch:
-        """Return what observes one operation.
+        """Return the watch of one operation.
 
         Args:
             vm_id: The VM.
             target: What was requested.
             elapsed: Seconds since the request was accepted.
-            visible: Whether some read has shown the VM until then.
+            visible: Whether a read has shown the VM.
             resumed: Whether the request was accepted some time ago.
             reconciled: Whether it may have been sent, and even carried out, before.
         """
@@ -91,25 +97,25 @@ class PollHub:
         )
 
     def may_have_changed(self, vm_id: str, target: Target) -> None:
-        """Note a write on a VM whose outcome is not known."""
+        """Record a write to a VM whose outcome is unknown."""
         now = asyncio.get_running_loop().time()
         self._changes.begin(vm_id, target.operation, now, now + target.timeout)
 
     async def wait(self, watch: Watch, *, until: float | None = None, news: bool = False) -> bool:
-        """Wait until a watch ends that has not ended.
+        """Wait for a watch to end.
 
-        Returns False if the time was over first. Before that the VM is polled once more: the
-        request is sent at that time or later, and gets a few seconds to be answered.
+        Return False if the deadline passes first. In that case the VM is polled once more, at the
+        deadline or later, with a few seconds for the response.
 
         Args:
-            watch: What to wait for.
-            until: The loop's time at which to give up; None for never. With a time that is past,
-                a poll that has been in flight since then is enough.
-            news: Whether to return as soon as anything new is seen of it.
+            watch: The watch; it has not ended.
+            until: The deadline, in the loop's time; None for no deadline. If it is in the past, a
+                poll sent since then suffices.
+            news: Whether to return on any change.
 
         Raises:
-            AuthenticationError: If the API does not let this client read.
-            InvalidState: If the client is in use in another event loop, or closed meanwhile.
+            AuthenticationError: If the API refuses reads with these credentials.
+            InvalidState: If the client is in use in another event loop, or is closed meanwhile.
         """
         self._pipeline.ensure_usable()
         loop = asyncio.get_running_loop()
@@ -117,10 +123,10 @@ class PollHub:
         waiters = watch.readers if news else watch.waiters
         waiter: Waiter = loop.create_future()
         timer = None
-        # A refresh: whoever takes what one poll shows is no awaiter that gives up.
-        in_passing = until is not None and until < loop.time()
+        # A refresh; it is not an awaiter that times out.
+        is_refresh = until is not None and until < loop.time()
         if until is not None:
-            # Of a whole fleet's timers none needs a copy of its waiter's context.
+            # In the poller's context: a copy of the waiter's for each timer would cost memory.
             timer = poller.polls.call_at(until, poller.poll_last, watch, waiter, until)
         waiters.append(waiter)
         if len(watch.waiters) + len(watch.readers) == 1:
@@ -132,26 +138,26 @@ class PollHub:
         finally:
             if timer is not None:
                 timer.cancel()
-            # `close` has removed it.
+            # `close` removes waiters itself.
             if waiter in waiters:
                 waiters.remove(waiter)
                 if not (watch.waiters or watch.readers):
                     poller.leave(watch)
-                    if not in_passing:
+                    if not is_refresh:
                         _report_leaving(watch, reported)
         if isinstance(result, VMAPIError):
             raise result
         return result
 
     def last_error(self, watch: Watch) -> str | None:
-        """Return the text of the last poll for `watch` that failed, if one did."""
+        """Return the error text of the last failed poll for `watch`, if any."""
         of_list = None if self._poller is None else self._poller.lists.last_error
         if of_list is not None and of_list[0] >= watch.started:
             return watch.last_error or of_list[1]
         return watch.last_error
 
     def close(self) -> None:
-        """End every wait with an `InvalidState`, and stop polling."""
+        """Fail every wait with `InvalidState`, and stop polling."""
         poller = self._poller
         if poller is None:
             return
@@ -163,7 +169,7 @@ class PollHub:
             self._start(poller.polls.loop)
             poller.close(problem)
         else:
-            # In that loop it stops by itself, once its waiters have left.
+            # In the other loop, polling stops once its waiters have left.
             poller.polls.release(problem)
 
     def _poller_on(self, loop: asyncio.AbstractEventLoop) -> Poller:
@@ -181,12 +187,12 @@ class PollHub:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> Poller:
         polls = Polls(self._pipeline, self._schedule, loop)
-        self._poller = Poller(polls, self._rosters, self._changes, self.pending)
+        self._poller = Poller(polls, self._vm_lists, self._changes, self.pending)
         return self._poller
 
 
 def _report_leaving(watch: Watch, result: VMAPIError | bool | None) -> None:
-    """Report why the last waiter left, if it was before the end."""
+    """Report why the last waiter left, if that was before completion."""
     if (observer := watch.observer) is None or result is True:
         return
     if isinstance(result, VMAPIError):

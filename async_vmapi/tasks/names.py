@@ -1,7 +1,7 @@
 """Recognize a name that the provider may have changed. Pure.
 
-A provider may change the case of a name, trim it, cut it, or store it in another Unicode normal
-form. Such a label proves nothing, but a VM that shows it can be what a create made.
+A provider may change the case of a name, trim or truncate it, or store it in another Unicode normal
+form. Such a label proves nothing, but its VM can be the result of a create.
 """
 
 import unicodedata
@@ -13,7 +13,7 @@ from async_vmapi.transport.codec import Named
 __all__ = ["Labels", "key"]
 
 _LONGEST: Final = 1024
-"""Characters of a name that are compared with cut labels."""
+"""Characters of a name that are compared with truncated labels."""
 
 _NOT_ALPHANUMERIC: Final = str.maketrans(
     "", "", "".join(c for c in map(chr, range(128)) if not c.isalnum())
@@ -21,7 +21,7 @@ _NOT_ALPHANUMERIC: Final = str.maketrans(
 
 
 def key(name: str) -> str:
-    """Return what is left of a name whatever a provider makes of case, accents and punctuation."""
+    """Return a name without what a provider may change: case, accents and punctuation."""
     if name.isascii():
         return name.lower().translate(_NOT_ALPHANUMERIC)
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
@@ -33,7 +33,7 @@ class Labels:
 
     Args:
         vms: The VMs.
-        among: All labels of the list that shows them.
+        among: All labels of the list that contains them.
 
     Attributes:
         vms: As above.
@@ -49,15 +49,15 @@ class Labels:
             self._by_key.setdefault(key(vm.label or ""), []).append(vm)
 
     def like(self, name: str) -> Iterable[Named]:
-        """Return the VMs whose label can be a changed form of a name; some of them repeatedly."""
-        # A label without letters and digits, or none, can be what is left of any name.
+        """Return the VMs whose label can be a changed form of a name, with duplicates."""
+        # A missing label, or one without letters and digits, can be the rest of any name.
         yield from self._by_key.get("", ())
         yield from self._by_key.get(key(name), ())
-        # Where another label is longer, the provider does not cut there.
+        # The provider does not truncate to this length if another label is longer.
         for length in range(1, min(len(name), _LONGEST)):
             cut = name[:length]
             if length >= self._longest or (
-                # Cut by bytes; the last character may be left out as it did not fit.
+                # Truncated by bytes; the last character may not have fitted.
                 not name.isascii()
                 and len(cut.encode()) + 3 >= max(self._longest, self._longest_bytes)
             ):

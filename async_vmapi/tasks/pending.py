@@ -1,7 +1,6 @@
 """The tasks of a client that were returned and are not complete yet. Pure.
 
-So that an id is known while it matters: a task whose caller was cancelled before it could keep it
-is found here, and can be awaited.
+A caller that is cancelled before it can store its task finds it here and can await it.
 """
 
 import weakref
@@ -13,43 +12,43 @@ from async_vmapi.tasks.watch import Watch
 __all__ = ["MOST_PENDING", "PendingTasks"]
 
 MOST_PENDING: Final = 10_000
-"""How many are kept; with one more, the oldest is dropped."""
+"""Maximum number of tasks to keep; beyond it, the oldest is dropped."""
 
 
 class PendingTasks:
     """Keeps what is needed to return each task again, whether or not the caller kept it.
 
-    It does not hold the tasks themselves, so that telemetry learns when no one holds one.
+    It holds no references to the tasks themselves: their release ends their telemetry.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Watch, tuple[weakref.ref[Any], Callable[[], Any] | None]] = {}
 
-    def add(self, watch: Watch, task: object, again: Callable[[], Any] | None) -> None:
+    def add(self, watch: Watch, task: object, recreate: Callable[[], Any] | None) -> None:
         """Keep a task until it is complete.
 
         Args:
-            watch: What it observes.
+            watch: The task's watch.
             task: The task.
-            again: Returns it again once no one holds it; None if it is to be dropped then.
+            recreate: Creates the task again once it is no longer referenced; None to drop it then.
         """
-        if again is None:
+        if recreate is None:
             self._kept[watch] = weakref.ref(task, lambda _: self.discard(watch)), None
         else:
-            self._kept[watch] = weakref.ref(task), again
+            self._kept[watch] = weakref.ref(task), recreate
         if len(self._kept) > MOST_PENDING:
             self.discard(next(iter(self._kept)))
 
     def discard(self, watch: Watch) -> None:
-        """Drop a task: it is complete, or was not returned to anyone."""
+        """Drop a task that is complete, or was not returned to a caller."""
         self._kept.pop(watch, None)
 
     def tasks(self) -> list[Any]:
         """Return the tasks, the oldest first."""
         found: list[Any] = []
-        for kept, again in list(self._kept.values()):
+        for kept, recreate in list(self._kept.values()):
             if (task := kept()) is not None:
                 found.append(task)
-            elif again is not None:
-                found.append(again())
+            elif recreate is not None:
+                found.append(recreate())
         return found

@@ -12,12 +12,12 @@ QUEUED     its GET waits for a free slot                 slot free → IN_FLIGHT
                                                          a list shows it → LISTED
 IN_FLIGHT  its GET was sent                              response or failure → LISTED or PLANNED;
                                                          last waiter leaves → ABANDONED
-ABANDONED  its GET was sent, and no task of it is        a waiter joins → IN_FLIGHT;
+ABANDONED  its GET was sent, but none of its tasks is    a waiter joins → IN_FLIGHT;
            awaited any more                              response or failure → LEFT
-LEFT       no task of it is awaited any more             (it is forgotten)
+LEFT       none of its tasks is awaited any more         (it is dropped)
 ========== ============================================= ==========================================
 
-From the first three, the last waiter that leaves makes it LEFT.
+In the first three states, the VM becomes LEFT when its last waiter leaves.
 """
 
 import enum
@@ -35,10 +35,10 @@ from async_vmapi.transport.codec import VMSnapshot
 __all__ = ["CLOCK", "NOT_LISTED", "TRANSITIONS", "PolledVM", "State", "give_up"]
 
 CLOCK: Final = 0.001
-"""Timers may go off this much early, by what the loop's clock can resolve."""
+"""Seconds by which timers may fire early: the resolution of the loop's clock."""
 
 NOT_LISTED: Final = VMSnapshot(id="", state="", cores=0, ram=0)
-"""Differs from what any list shows of a VM, and from its absence."""
+"""Differs from anything that a list shows of a VM, and from its absence."""
 
 
 class State(enum.Enum):
@@ -60,7 +60,7 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.ABANDONED: frozenset({State.IN_FLIGHT, State.LEFT}),
     State.LEFT: frozenset(),
 }
-"""The module's table. To enter the state that it is in restarts the plan."""
+"""The module's table. Entering the current state again resets the plan."""
 
 
 class _Timer(Protocol):
@@ -69,21 +69,21 @@ class _Timer(Protocol):
 
 @attrs.define(eq=False)
 class PolledVM:
-    """A VM that one watch or several wait for.
+    """A VM with one or more watches.
 
     Attributes:
-        timer: What runs until `due`, if anything does.
+        timer: The timer that fires at `due`, if one is set.
         due: The loop's time of its next GET; infinity if none is planned.
         listed: What the last list showed: None for absent, `NOT_LISTED` before the first.
         recheck_at: From then on, report unchanged lists too.
         waiting: Whether no poll before `recheck_at` can complete any operation.
-        last_polls: Waiters whose deadline has passed, and when: the next poll asked since then is
-            their last.
-        by_list: Whether only a list can show whether it is there: its GET was refused without
-            saying so.
-        is_unclear: Whether that GET can be any refusal, by its form.
-        absent_since: When the first of the GETs in a row was asked that showed it absent.
-        failures: GETs in a row that failed.
+        last_polls: Deadlines that have passed, each with its waiter, which is released by the next
+            poll sent since then.
+        by_list: Whether only a list can show if the VM exists, because its GET was refused
+            ambiguously.
+        is_unclear: Whether the form of that refusal may mean anything.
+        absent_since: When the first of the consecutive GETs that showed it absent was sent.
+        failures: Consecutive failed GETs.
     """
 
     vm_id: str
@@ -101,7 +101,7 @@ class PolledVM:
     failures: int = 0
 
     def move_to(self, state: State) -> None:
-        """Enter a state; whatever was planned is off."""
+        """Enter a state, and cancel the planned poll."""
         if state is not self.state and state not in TRANSITIONS[self.state]:
             raise RuntimeError(
                 f"{self.vm_id} is {self.state.name}, which {state.name} cannot follow"
@@ -112,14 +112,14 @@ class PolledVM:
         self.due, self.state = math.inf, state
 
     def join(self, watch: Watch) -> None:
-        """Serve one more watch, which has not seen what the last list showed."""
+        """Add a watch; it has not seen the last list."""
         if self.state is State.ABANDONED:
             self.move_to(State.IN_FLIGHT)
         self.watches += (watch,)
         self.listed = NOT_LISTED
 
     def leave(self, watch: Watch) -> None:
-        """Serve a watch no longer."""
+        """Remove a watch."""
         self.watches = tuple(other for other in self.watches if other is not watch)
         if not self.watches:
             self.last_polls.clear()
@@ -127,11 +127,15 @@ class PolledVM:
             self.move_to(State.ABANDONED if in_flight else State.LEFT)
 
     def plan(
-        self, now: float, schedule: Schedule, *, listing: bool, latest: float = math.inf
+        self, now: float, schedule: Schedule, *, list_mode: bool, latest: float = math.inf
     ) -> None:
-        """Note what the watches wait for, and choose when to poll next, `latest` by then.
+        """Plan the next poll from what the watches wait for.
 
-        Intervals count from `now`; `listing` says whether the mode is list mode.
+        Args:
+            now: The time from which intervals count.
+            schedule: The intervals.
+            list_mode: Whether list mode is on.
+            latest: The latest time for the next poll.
         """
         due = self.recheck_at = math.inf
         self.waiting = True
@@ -144,23 +148,23 @@ class PolledVM:
                 recheck = watch.started + verdict.recheck_at + CLOCK
                 self.recheck_at = min(self.recheck_at, recheck)
             self.waiting = self.waiting and verdict.waiting
-            if listing:
+            if list_mode:
                 continue
             if not verdict.waiting:
                 between = schedule.between_gets(watch.target.operation, now - watch.started)
                 recheck = min(recheck, now + between)
             due = min(due, max(recheck, now + schedule.floor))
-        self.move_to(State.LISTED if listing else State.PLANNED)
-        if not listing:
+        self.move_to(State.LISTED if list_mode else State.PLANNED)
+        if not list_mode:
             self.due = min(latest, max(due, now + schedule.after_failures(self.failures)))
 
     def missed(self, error: str) -> None:
-        """Report a poll that showed nothing."""
+        """Report a failed poll to the watches."""
         for watch in self.watches:
             watch.missed(error)
 
-    def answer_last_polls(self, asked: float) -> bool:
-        """Let waiters go whose last poll was asked at this time; return whether others remain."""
+    def release_last_polls(self, asked: float) -> bool:
+        """Release waiters whose last poll was sent at this time; return whether others remain."""
         for when, waiter in self.last_polls:
             if asked >= when:
                 give_up(waiter)
@@ -169,6 +173,6 @@ class PolledVM:
 
 
 def give_up(waiter: Waiter) -> None:
-    """Tell a waiter that its time is over."""
+    """Release a waiter whose deadline has passed."""
     if not waiter.done():
         waiter.set_result(False)

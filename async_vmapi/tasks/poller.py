@@ -1,7 +1,7 @@
 """Poll the awaited VMs on one event loop: a few by GET, many by one list.
 
-`async_vmapi.tasks.polled_vm` has the states that a VM passes through. Which mode costs less is
-chosen again as VMs come and go.
+`async_vmapi.tasks.polled_vm` has the states that a VM passes through. The cheaper mode is chosen
+again whenever VMs join or leave.
 """
 
 import math
@@ -17,17 +17,17 @@ from async_vmapi.tasks.list_poller import ListPoller
 from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.polled_vm import CLOCK, NOT_LISTED, PolledVM, State, give_up
 from async_vmapi.tasks.polls import Polls
-from async_vmapi.tasks.reads import GetResult, get_vm_raw
+from async_vmapi.tasks.reads import GetResult, fetch_vm
 from async_vmapi.tasks.vm_list import VMListSource
-from async_vmapi.tasks.watch import Condition, Waiter, Watch
+from async_vmapi.tasks.watch import Waiter, Watch
 
 __all__ = ["Poller"]
 
 _LAST_POLL: Final = 5.0
-"""Seconds that the poll at a deadline gets to be answered."""
+"""Timeout in seconds of the poll at a deadline."""
 
 _MOST_PATIENCE: Final = 1.0
-"""Seconds that the poll at a deadline waits for another of the same VM, at most."""
+"""Maximum seconds by which the poll at a deadline is delayed after another of the same VM."""
 
 _GETS_AT_ONCE: Final = 16
 
@@ -37,8 +37,8 @@ class Poller:
 
     Args:
         polls: The awaited VMs; none yet.
-        rosters: Asks for lists too, of names.
-        changes: Takes note of the operations that are complete.
+        vm_lists: Requests lists too, for name lookups.
+        changes: Records completed operations.
         pending: The tasks that are not complete.
 
     Attributes:
@@ -46,21 +46,21 @@ class Poller:
     """
 
     def __init__(
-        self, polls: Polls, rosters: VMListSource, changes: OwnChanges, pending: PendingTasks
+        self, polls: Polls, vm_lists: VMListSource, changes: OwnChanges, pending: PendingTasks
     ) -> None:
         self.polls = polls
         self._pending = pending
-        self.lists = ListPoller(polls, rosters, self._show, self._plan, self._list_done)
+        self.lists = ListPoller(polls, vm_lists, self._show, self._plan, self._list_done)
         self._changes = changes
-        # VMs whose GET waits for a slot, and those whose GET was sent, abandoned or not.
+        # VMs whose GET waits for a slot, and those whose GET is in flight, abandoned or not.
         self._queue: deque[PolledVM] = deque()
         self._in_flight: dict[str, PolledVM] = {}
-        # VMs of whose waiters the deadline has passed just now.
+        # VMs with a waiter whose deadline has just passed.
         self._deadlines: list[PolledVM] = []
         self._pumps_at = -math.inf
 
     def join(self, watch: Watch) -> None:
-        """Poll for a watch that was not awaited."""
+        """Start polling for a watch."""
         watch.move_to(self.polls.loop)
         vm = self.polls.vms.get(watch.vm_id)
         if vm is None:
@@ -72,14 +72,14 @@ class Poller:
         self.lists.cycling += watch.target.rule.cycle
         self._choose()
         if not self.lists.active and vm.state in (State.PLANNED, State.LISTED):
-            # From the last poll on, and never later than it was: else one that waits a little,
-            # again and again, would put the next poll off each time, for the others too.
+            # Count from the last poll, and never move the planned poll back: a caller that awaits
+            # briefly again and again would otherwise delay it each time, for all waiters.
             now = min(self.polls.now, watch.started + watch.elapsed)
             self._plan(vm, now, latest=vm.due)
-        self.lists.joined()
+        self.lists.watch_joined()
 
     def leave(self, watch: Watch) -> None:
-        """Stop polling for a watch that is not awaited any more."""
+        """Stop polling for a watch that is no longer awaited."""
         vm = self.polls.vms[watch.vm_id]
         self.lists.cycling -= watch.target.rule.cycle
         vm.leave(watch)
@@ -88,11 +88,11 @@ class Poller:
         del self.polls.vms[watch.vm_id]
         self._choose()
         if not self.polls.vms:
-            # Not at once: a reader of one event after the other is back in the same moment.
+            # Deferred: a reader of events leaves and rejoins in the same iteration of the loop.
             self.polls.loop.call_soon(self._stop_if_idle, context=self.polls.context)
 
     def close(self, problem: Callable[[], VMAPIError]) -> None:
-        """Stop for good, and end every wait; waiters of a dead loop cannot be woken any more."""
+        """Stop for good and fail every wait; waiters of a closed loop cannot be woken."""
         if not self.polls.loop.is_closed():
             self._stop()
             self.polls.release(problem)
@@ -111,7 +111,7 @@ class Poller:
         for waiting in (self._queue, self._in_flight, self._deadlines):
             waiting.clear()
         for vm in self.polls.vms.values():
-            # Timers that run on for last polls find none.
+            # So that running timers find no last polls.
             vm.last_polls.clear()
             if vm.timer is not None:
                 vm.timer.cancel()
@@ -123,9 +123,10 @@ class Poller:
         vm = self.polls.vms[watch.vm_id]
         now = self.polls.now
         vm.last_polls.append((min(until, now), waiter))
-        # Timed from here: a process that was stopped reads before it judges.
+        # Counted from now, not from the deadline: after a suspended process resumes, the poll runs
+        # before the wait times out.
         self.polls.call_at(now + _LAST_POLL, give_up, waiter)
-        # However short the waits are, a VM is polled no more often than usual.
+        # Short waits must not poll a VM more often than usual.
         last = max(watch.asked for watch in vm.watches)
         soonest = last + min(self.polls.schedule.floor, _MOST_PATIENCE)
         if soonest > now:
@@ -135,7 +136,7 @@ class Poller:
         self.polls.call_at(max(now, soonest) + 2 * _MOST_PATIENCE, self._poll_otherwise, vm)
 
     def _poll_otherwise(self, vm: PolledVM) -> None:
-        """Poll by the other means where the last poll of a VM hangs, or has to wait."""
+        """Poll by the other mode if a VM's last poll hangs or has to wait."""
         if not vm.last_polls:
             return
         if vm.state is State.IN_FLIGHT:
@@ -145,10 +146,10 @@ class Poller:
 
     def _poll_at_deadline(self, vm: PolledVM) -> None:
         if not self._deadlines:
-            # After all those of the same moment.
+            # After all deadlines of this iteration of the loop.
             self.polls.loop.call_soon(self._poll_at_deadlines, context=self.polls.context)
         self._deadlines.append(vm)
-        self.lists.needed_by(vm)
+        self.lists.include(vm)
 
     def _poll_at_deadlines(self) -> None:
         vms = [vm for vm in dict.fromkeys(self._deadlines) if vm.last_polls]
@@ -161,15 +162,15 @@ class Poller:
                 self._enqueue(vm, first=True)
 
     def _choose(self) -> None:
-        """Choose between lists and GETs by their cost."""
-        listing = self.lists.is_cheaper(len(self.polls.vms), listing=self.lists.active)
-        if listing is self.lists.active:
+        """Choose the cheaper of list mode and GET mode."""
+        list_mode = self.lists.is_cheaper(len(self.polls.vms), list_mode=self.lists.active)
+        if list_mode is self.lists.active:
             return
-        if not listing:
+        if not list_mode:
             self.lists.end_mode()
             self._plan_listed()
             return
-        # When the first GET would have come: what was accepted just now has no news yet.
+        # When the first GET was due: an operation accepted just now shows no change yet.
         due = min(vm.due for vm in self.polls.vms.values())
         for vm in self.polls.vms.values():
             if vm.state is not State.IN_FLIGHT:
@@ -186,17 +187,17 @@ class Poller:
     def _list_done(self) -> None:
         self._choose()
         if not self.lists.active:
-            # Those that only a list could show.
+            # The VMs that were waiting for a list.
             self._plan_listed()
 
     def _plan(self, vm: PolledVM, now: float, latest: float = math.inf) -> None:
-        vm.plan(now, self.polls.schedule, listing=self.lists.active, latest=latest)
-        self.lists.planned(vm)
+        vm.plan(now, self.polls.schedule, list_mode=self.lists.active, latest=latest)
+        self.lists.note_recheck(vm)
         if vm.due < math.inf:
             vm.timer = self.polls.call_at(vm.due, self._enqueue, vm)
 
     def _enqueue(self, vm: PolledVM, *, first: bool = False) -> None:
-        """Let a VM be polled as soon as there is a slot; at once where only a list shows it."""
+        """Queue a VM's GET, or request a list now if only a list can show it."""
         if vm.by_list and self.lists.is_readable:
             vm.move_to(State.LISTED)
             self.lists.poll_by(self.polls.now)
@@ -209,7 +210,7 @@ class Poller:
         self._pump()
 
     def _pump(self) -> None:
-        """Send the GETs that there are slots for."""
+        """Send queued GETs while there are free slots."""
         while self._queue and len(self._in_flight) < _GETS_AT_ONCE:
             hold = self.polls.hold_until
             if hold - self.polls.now > CLOCK:
@@ -218,7 +219,7 @@ class Poller:
                     self.polls.call_at(hold, self._pump)
                 return
             vm = self._queue.popleft()
-            # Else it has left, or a list came first.
+            # Otherwise it has left, or a list came first.
             if vm.state is State.QUEUED:
                 vm.move_to(State.IN_FLIGHT)
                 self._in_flight[vm.vm_id] = vm
@@ -231,7 +232,7 @@ class Poller:
         else:
             self._plan(vm, self.polls.now)
             if vm.last_polls and not vm.failures:
-                # This one was sent before their deadline.
+                # This GET was sent before their deadline.
                 self._poll_at_deadline(vm)
         self._choose()
         self._pump()
@@ -239,7 +240,7 @@ class Poller:
     async def _get(self, vm: PolledVM) -> None:
         asked = self.polls.now
         try:
-            look = await get_vm_raw(self.polls.pipeline, vm.vm_id)
+            result = await fetch_vm(self.polls.pipeline, vm.vm_id)
         except AuthenticationError:
             raise
         except VMAPIError as error:
@@ -249,36 +250,35 @@ class Poller:
             return
         self.polls.succeeded()
         vm.failures = 0
-        if look.size is not None:
-            self.polls.schedule.measured_get(look.size)
+        if result.size is not None:
+            self.polls.schedule.measured_get(result.size)
         if self.polls.pipeline.observer is not None:
             self.polls.pipeline.observer.looked("get", len(vm.watches))
-        vm.by_list = vm.is_unclear = look.unclear is not None
-        if look.unclear is not None:
-            vm.missed(look.unclear)
+        vm.by_list = vm.is_unclear = result.unclear is not None
+        if result.unclear is not None:
+            vm.missed(result.unclear)
             return
-        if look.glimpse is not None:
+        if result.snapshot is not None:
             vm.absent_since, self.polls.read_at = None, self.polls.now
         elif any(watch.absence_counts for watch in vm.watches):
             if vm.absent_since is None:
                 vm.absent_since = asked
             if self.polls.read_at < vm.absent_since:
-                # A server that says so of everything says nothing: a list must be readable.
+                # A server may return this for everything: wait until another read shows a VM.
                 vm.by_list = True
-                vm.missed("the API says that the VM is not there, and has shown no other since")
+                vm.missed("the API reports the VM as not found, but has shown no other VM since")
                 return
-        if look.glimpse is None or look.glimpse != vm.listed:
-            # One of the two is old: what the next list shows is news, new or not.
+        if result.snapshot is None or result.snapshot != vm.listed:
+            # One of the two is old: the next list counts, changed or not.
             vm.listed = NOT_LISTED
-        self._show(vm, look, asked, self.polls.now)
+        self._show(vm, result, asked, self.polls.now)
 
-    def _show(self, vm: PolledVM, look: GetResult, asked: float, answered: float) -> bool:
-        """Report what a poll showed to the watches; return whether all took it into account."""
-        shown = look.glimpse
-        seen = None if shown is None else Condition(shown.state, shown.cores, shown.ram)
+    def _show(self, vm: PolledVM, result: GetResult, asked: float, answered: float) -> bool:
+        """Report a poll's result to the watches; return whether all of them processed it."""
+        seen = result.snapshot
         all_took = True
         for watch in vm.watches:
-            took = watch.saw(asked, answered, seen, look.raw)
+            took = watch.saw(asked, answered, seen, result.raw)
             all_took = all_took and took
             verdict = watch.verdict
             if not took or isinstance(verdict, Pending):
@@ -286,11 +286,11 @@ class Poller:
             self._pending.discard(watch)
             evidence = verdict.evidence if isinstance(verdict, Done) else None
             if evidence is not Evidence.ASSUMED:
-                # What is assumed to be over may still go on.
+                # An operation that is assumed to be complete may still be running.
                 self._changes.end(vm.vm_id, answered, visible=seen is not None)
             if evidence is Evidence.OBSERVED:
                 self.polls.schedule.took(watch.target.operation, watch.elapsed)
-        if vm.answer_last_polls(asked) and vm.state is not State.IN_FLIGHT:
+        if vm.release_last_polls(asked) and vm.state is not State.IN_FLIGHT:
             # This list was sent before their deadline.
             self._poll_at_deadline(vm)
         return all_took

@@ -1,4 +1,4 @@
-"""The polls in flight on one event loop, and how failures hold them back."""
+"""The polls in flight on one event loop, and the backoff after failures."""
 
 import asyncio
 import contextvars
@@ -33,15 +33,15 @@ _log: Final = logger_of(__name__)
 
 @attrs.define(eq=False)
 class Polls:
-    """The VMs that are awaited on one event loop, and the requests that ask for them.
+    """The VMs awaited on one event loop, and the requests that poll them.
 
     Attributes:
         pipeline: Sends the requests.
         schedule: The intervals.
         loop: The event loop.
         vms: The awaited VMs by their ids.
-        read_at: The loop's time when a read last showed anything but an absence.
-        context: What callbacks run in: polling is no part of what its first waiter does.
+        read_at: The loop's time of the last read that showed a VM.
+        context: The context of callbacks; polling must not inherit its first waiter's.
     """
 
     pipeline: Pipeline
@@ -66,18 +66,18 @@ class Polls:
 
     @property
     def watches(self) -> Iterator[Watch]:
-        """What is awaited."""
+        """The awaited watches."""
         return (watch for vm in self.vms.values() for watch in vm.watches)
 
     def call_at(
         self, when: float, callback: Callable[[*_Args], object], *args: *_Args
     ) -> asyncio.TimerHandle:
-        """Set a timer."""
+        """Schedule a callback."""
         return self.loop.call_at(when, callback, *args, context=self.context)
 
     def send(self, poll: Coroutine[Any, Any, None], done: Callable[[], None]) -> None:
-        """Run a poll, and call `done` after it, unless `stop` has let go of it."""
-        # A copy: an eager task begins here, and a context cannot be entered twice.
+        """Run a poll, and call `done` after it unless `stop` cancelled it."""
+        # A copy: an eager task starts right here, and a context cannot be entered recursively.
         context = self.context.copy()
         request = self.loop.create_task(poll, name="async_vmapi poll", context=context)
         self._in_flight.add(request)
@@ -89,13 +89,13 @@ class Polls:
             return
         self._in_flight.discard(request)
         if error is not None:
-            self._broke_off(error)
-        # If "cancel all tasks" cancelled it, polling goes on for waiters that stay.
+            self._fail(error)
+        # If "cancel all tasks" cancelled it, polling continues for the remaining waiters.
         done()
 
-    def _broke_off(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException) -> None:
         if isinstance(error, AuthenticationError):
-            # The waiters have left by the time that the next poll would come.
+            # By the time of the next poll, the waiters have left.
             self._backoff_until = self.now + self.schedule.floor
             self.release(lambda: copy.copy(error))
             return
@@ -104,11 +104,11 @@ class Polls:
         self.release(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
 
     def succeeded(self) -> None:
-        """Note that the API can be read."""
+        """End the backoff: a read succeeded."""
         self._failures = 0
 
     def failed(self, error: VMAPIError) -> bool:
-        """Hold back if the server or the network fails, and return whether that is so."""
+        """Back off if the server or the network failed, and return whether it did."""
         if not isinstance(error, ServerError | RateLimited | TransportError):
             return False
         if self.now >= self._backoff_until:
@@ -117,12 +117,12 @@ class Polls:
         return True
 
     def release(self, problem: Callable[[], VMAPIError]) -> None:
-        """End every wait with an error, made by `problem` for each watch."""
+        """Fail every wait with an error, created by `problem` for each watch."""
         for watch in self.watches:
             watch.wake(problem())
 
     def stop(self) -> None:
-        """Cancel what is in flight."""
+        """Cancel the polls in flight."""
         requests, self._in_flight = self._in_flight, set()
         for request in requests:
             request.cancel()

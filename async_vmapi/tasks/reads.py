@@ -1,6 +1,6 @@
-"""Look at machines: one by GET, or all by one list, decoding no more than is needed.
+"""Read VMs: one by GET, or all by one list.
 
-A look tells the few fields that an operation's progress shows in, and keeps the rest undecoded.
+Only the fields that show an operation's progress are decoded; the rest is kept as bytes.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ from async_vmapi.transport.codec import SNAPSHOT, SNAPSHOTS, VMSnapshot, raw_vm,
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.rate_limit import Priority
 
-__all__ = ["GetResult", "ListResult", "get_vm_raw", "is_missing", "list_vms_raw"]
+__all__ = ["GetResult", "ListResult", "fetch_vm", "fetch_vms", "is_missing"]
 
 _PATH: Final = "/v2/virtual-machines"
 _LIST: Final = Call("list", "GET", _PATH, priority=Priority.POLLS, first=True, shared=True)
@@ -21,14 +21,17 @@ _LIST: Final = Call("list", "GET", _PATH, priority=Priority.POLLS, first=True, s
 
 @attrs.frozen
 class GetResult:
-    """What a GET showed; no `glimpse` for a VM that the API says is not there.
+    """The result of a GET.
 
     Attributes:
-        unclear: Not None if it was refused in a way that may mean "not found" or anything: the
-            text of the error. Then a list shows whether the VM is there.
+        snapshot: The VM; None if it was not found.
+        raw: The VM, undecoded.
+        size: The size of the response's body in bytes.
+        unclear: The error's text if the response may or may not mean "not found". Then a list
+            shows whether the VM exists.
     """
 
-    glimpse: VMSnapshot | None
+    snapshot: VMSnapshot | None
     raw: bytes | None = attrs.field(default=None, repr=False)
     size: int | None = None
     unclear: str | None = None
@@ -36,66 +39,66 @@ class GetResult:
 
 @attrs.frozen
 class ListResult:
-    """What a list showed: the machines in its order, and the body that they came in."""
+    """The result of a list: the VMs in its order, and the response's body."""
 
-    glimpses: list[VMSnapshot]
+    snapshots: list[VMSnapshot]
     body: bytes = attrs.field(repr=False)
 
     @property
     def size(self) -> int:
-        """The body's bytes."""
+        """The size of the body in bytes."""
         return len(self.body)
 
     def raws(self) -> list[msgspec.Raw]:
-        """Return the machines undecoded; where nothing has changed nobody needs them."""
+        """Return the VMs undecoded; needed only if something changed."""
         return raw_vms(self.body)
 
 
-async def list_vms_raw(pipeline: Pipeline) -> ListResult:
-    """Ask for the list; raises what `Pipeline.call` raises."""
-    glimpses, body = await pipeline.call_raw(_LIST, SNAPSHOTS)
-    return ListResult(glimpses, body)
+async def fetch_vms(pipeline: Pipeline) -> ListResult:
+    """Fetch the list of all VMs; raises what `Pipeline.call` raises."""
+    snapshots, body = await pipeline.call_raw(_LIST, SNAPSHOTS)
+    return ListResult(snapshots, body)
 
 
 async def is_missing(pipeline: Pipeline, vm_id: str, refusal: VMAPIError) -> bool:
-    """Return whether a call was refused because its VM is not there (WIRE §1).
+    """Return whether a call was refused because its VM does not exist (WIRE §1).
 
-    ``success: false`` on 200 says that of an unknown VM, or anything else: then the VM is read.
+    ``success: false`` on 200 is ambiguous; then the VM is read.
     """
     if isinstance(refusal, NotFound) or not isinstance(refusal, APIError):
         return isinstance(refusal, NotFound)
     if not 200 <= refusal.status < 300:
         return False
     try:
-        return (await get_vm_raw(pipeline, vm_id)).glimpse is None
+        return (await fetch_vm(pipeline, vm_id)).snapshot is None
     except VMAPIError:
         return False
 
 
-async def get_vm_raw(pipeline: Pipeline, vm_id: str) -> GetResult:
-    """Ask for one VM.
+async def fetch_vm(pipeline: Pipeline, vm_id: str) -> GetResult:
+    """Fetch one VM.
 
     Raises:
-        DecodingError: If the response shows another VM, besides its usual reasons.
+        DecodingError: If the response cannot be decoded, or shows another VM.
         VMAPIError: As `Pipeline.call` does.
     """
     call = Call("get", "GET", f"{_PATH}/{vm_id}", priority=Priority.POLLS, shared=True)
     try:
-        glimpse, body = await pipeline.call_raw(call, SNAPSHOT)
+        snapshot, body = await pipeline.call_raw(call, SNAPSHOT)
     except APIError as error:
         if isinstance(error, NotFound) and error.from_api:
             return GetResult(None)
         if isinstance(error, NotFound) or 200 <= error.status < 300:
-            # WIRE §1: a bare 404, a page, or `success: false` on 200. A proxy may say the same of
-            # every VM, so it is no absence by itself.
+            # WIRE §1: a bare 404, a page, or `success: false` on 200. A proxy may return the same
+            # for every VM, so this alone does not prove absence.
             return GetResult(None, unclear=str(error))
         raise
-    if glimpse.id != vm_id:
+    if snapshot.id != vm_id:
         del body  # error trackers keep the local variables of this frame
         raise DecodingError(
-            f"it shows another machine, {glimpse.id!r}",
+            f"it shows another VM, {snapshot.id!r}",
             where="$.virtual_machine.id",
             method=call.method,
             path=call.path,
         )
-    return GetResult(glimpse, bytes(raw_vm(body)), len(body))
+    return GetResult(snapshot, bytes(raw_vm(body)), len(body))

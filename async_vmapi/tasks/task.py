@@ -1,4 +1,4 @@
-"""`Task`: an operation that the API accepted, to be awaited until it is really finished."""
+"""`Task`: an operation that the API accepted; await it for its completion."""
 
 import asyncio
 import enum
@@ -17,8 +17,10 @@ from async_vmapi.errors import (
 )
 from async_vmapi.models import Operation, VirtualMachine
 from async_vmapi.tasks import token as tokens
-from async_vmapi.tasks.completion import Done, Evidence, Failed, Target
+from async_vmapi.tasks.completion import Done, Evidence, Failed
+from async_vmapi.tasks.events import Events
 from async_vmapi.tasks.hub import PollHub
+from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.token import DoubtToken, TaskToken
 from async_vmapi.tasks.watch import TaskEvent, Watch
 from async_vmapi.telemetry.hooks import OperationObserver
@@ -36,20 +38,20 @@ class _Default(enum.Enum):
 
 
 DEFAULT_TIMEOUT: Final = _Default.TIMEOUT
-"""Wait as long as the operation may take: see `Task.wait`."""
+"""The operation's default timeout: see `Task.wait`."""
 
 
 class Task(Generic[T_co]):
-    """An accepted operation on a machine.
+    """An accepted operation on a VM.
 
-    ``await task`` waits until the operation is really finished, and returns the machine as it
-    was seen at the end (a deletion returns None). Nothing is asked of the API while nobody
-    awaits, nor after the end; any number may await, at no further cost. Cancelling an await
-    stops the waiting, never the operation, and never another's waiting. `refresh` asks once.
+    ``await task`` waits until the operation is really complete, and returns the VM as last seen
+    (None for a delete). The client polls only while a task is awaited and not complete; any number
+    of callers can await a task with the same requests. Cancelling an await stops that wait, but
+    neither the operation nor other waits. `refresh` polls once.
 
-    A task is no coroutine, for it can be awaited any number of times: `asyncio.gather`,
-    `asyncio.wait_for` and `asyncio.ensure_future` take it; for `asyncio.create_task` and
-    `asyncio.TaskGroup` write ``create_task(task.wait())``.
+    A task can be awaited any number of times, so it is not a coroutine: pass it to
+    `asyncio.gather`, `asyncio.wait_for` or `asyncio.ensure_future`. With `asyncio.create_task` and
+    `asyncio.TaskGroup`, use ``create_task(task.wait())``.
 
     Tasks come from the methods of ``client.vms`` and from `Client.resume`.
     """
@@ -65,10 +67,10 @@ class Task(Generic[T_co]):
     )
 
     adopted: bool
-    """Whether the API's answer to the request was lost, and what it started was found by looking.
+    """Whether the response to the request was lost and its effect was found by reconciling.
 
-    Of a create: the machine that appeared. Of the others: what shows that the request was carried
-    out, or that a repetition was refused because the first one had been.
+    For a create, that is the VM that appeared. For other operations, it is evidence that the
+    request was carried out, or that a retry was refused because the first attempt had been.
     """
 
     def __init__(
@@ -94,60 +96,60 @@ class Task(Generic[T_co]):
         elif self.done():
             how = "failed"
         else:
-            # asyncio shows it in its error where a coroutine is expected.
+            # asyncio shows this in its error if it expects a coroutine.
             seen = self._last_state() or "never"
             how = f"pending, last seen {seen}; await it, or create_task(task.wait())"
         return f"<Task {self.operation} of {self.vm_id}: {how}>"
 
     @property
     def vm_id(self) -> str:
-        """The machine's id."""
+        """The VM's id."""
         return self._watch.vm_id
 
     @property
     def operation(self) -> Operation:
-        """What was asked of the machine."""
+        """The operation's name."""
         return self._watch.target.operation
 
     @property
     def was_missing(self) -> bool:
-        """Whether the API refused a delete with ``missing_ok`` because the VM is not there.
+        """Whether the API refused a delete with ``missing_ok`` because the VM does not exist.
 
-        Then nothing was deleted by this call. The task waits until reads show that it is gone.
+        Then this call deleted nothing. The task waits until reads confirm that the VM is gone.
         """
         return self._watch.target.was_missing
 
     @property
     def history(self) -> tuple[TaskEvent, ...]:
-        """Every change seen so far, the oldest first."""
+        """Every change observed so far, the oldest first."""
         return tuple(self._watch.history)
 
     @property
     def last_seen(self) -> VirtualMachine | None:
-        """The machine as it was when it was last seen to change; None if it never was seen."""
+        """The VM at its last observed change; None if it was never seen."""
         return next((e.vm for e in reversed(self._watch.history) if e.raw is not None), None)
 
     @property
     def evidence(self) -> Evidence | None:
-        """How it is known that the operation is done; None while it is not."""
+        """How the task knows that the operation is done; None while it is not."""
         verdict = self._watch.verdict
         return verdict.evidence if isinstance(verdict, Done) else None
 
     def done(self) -> bool:
-        """Return whether the operation has ended, well or not, as far as was seen.
+        """Return whether the operation was seen to succeed or fail.
 
-        That changes only while somebody awaits the task, or by `refresh`.
+        This changes only while the task is awaited, or by `refresh`.
         """
         return self._watch.ended
 
     def result(self) -> T_co:
-        """Return what awaiting returns, without waiting.
+        """Return the same as awaiting, without waiting.
 
         Raises:
-            InvalidState: If the task has not ended.
-            TaskFailed: If the machine was seen in a state that it does not come out of.
-            VMVanished: If the machine is gone, and that was not what was asked for.
-            DecodingError: If the API showed the machine in a form that cannot be read.
+            InvalidState: If the operation is not complete.
+            TaskFailed: If the VM is in a state from which the operation cannot succeed.
+            VMVanished: If the VM is gone and the operation is not a delete.
+            DecodingError: If the API returned the VM in a form that cannot be decoded.
         """
         verdict = self._watch.verdict
         if isinstance(verdict, Done):
@@ -160,23 +162,23 @@ class Task(Generic[T_co]):
         return self.wait().__await__()
 
     async def wait(self, timeout: float | _Default | None = DEFAULT_TIMEOUT) -> T_co:
-        """Wait until the operation is really finished.
+        """Wait until the operation is really complete.
+
+        If the wait is cancelled, the cancellation carries a note with the VM's id and the task's
+        token.
 
         Args:
-            timeout: Seconds that this call waits in all; None for no limit. By default as long
-                as the operation may take, which covers its ``wait_for``: half an hour for create
-                and resize, less for the others.
-
-        A cancellation that ends the waiting carries a note with the VM's id and the task's token.
+            timeout: Total seconds to wait; None for no limit. The default depends on the operation
+                and includes its ``wait_for``: half an hour for create and resize, less for others.
 
         Returns:
-            The machine as it was seen at the end; None for a deletion.
+            The VM as last seen; None for a delete.
 
         Raises:
-            TaskTimeout: If the end was not seen in time. The task can be awaited again.
-            TaskFailed: If the machine was seen in a state that it does not come out of.
-            VMVanished: If the machine is gone, and that was not what was asked for.
-            AuthenticationError: If the API does not let this client look. The task can be
+            TaskTimeout: If completion was not seen in time. The task can be awaited again.
+            TaskFailed: If the VM is in a state from which the operation cannot succeed.
+            VMVanished: If the VM is gone and the operation is not a delete.
+            AuthenticationError: If the API refuses reads with these credentials. The task can be
                 awaited again.
         """
         if timeout is DEFAULT_TIMEOUT:
@@ -191,23 +193,23 @@ class Task(Generic[T_co]):
                 cancellation.add_note(self._note())
                 raise
             if not (in_time or self._watch.ended):
-                raise self._error(TaskTimeout, f"not seen to be done within {limit:g} s")
+                raise self._error(TaskTimeout, f"not complete within {limit:g} s")
         return self.result()
 
     async def refresh(self) -> bool:
-        """Poll once, unless that was done just now, and return whether the operation has ended.
+        """Poll once unless the last poll is recent, and return whether the operation has ended.
 
-        Call it where somebody asks again and again and nothing awaits the task, as in a status
-        endpoint: ``if await task.refresh(): ...``. Keep the task for that, and not its token
-        alone: only a task knows how much time has passed and what was seen until now.
+        Use it where clients ask for the state repeatedly and nothing awaits the task, as in a
+        status endpoint: ``if await task.refresh(): ...``. Keep the task for that, not only its
+        token, which has the elapsed time and observations of the moment of its creation.
 
-        At most one request is sent, for all that refresh or await the same task at the same
-        moment; none if the last observation was asked less than ``min_poll_interval`` seconds ago,
-        or if the operation has ended. Many tasks are polled by one list. A poll that fails raises
-        nothing: it is retried as for any awaiter, and given up after five seconds.
+        Concurrent refreshes and awaits of a task share one request. No request is sent if the last
+        observation is less than ``min_poll_interval`` seconds old, or if the operation has ended.
+        Many tasks are polled by one list. A failed poll raises no error: it is retried as for any
+        awaiter, for up to five seconds.
 
         Raises:
-            AuthenticationError: If the API does not let this client read.
+            AuthenticationError: If the API refuses reads with these credentials.
             InvalidState: If the client is closed.
         """
         watch, loop = self._watch, running_loop()
@@ -218,13 +220,13 @@ class Task(Generic[T_co]):
         return watch.ended
 
     async def has_begun(self, *, within: float) -> bool:
-        """Wait until a reboot or reset is seen to have left ``online``; return whether it was.
+        """Wait until a reboot or reset is seen to leave ``online``; return whether it was.
 
         Args:
-            within: Seconds to wait at most.
+            within: Maximum seconds to wait.
 
         Raises:
-            AuthenticationError: If the API does not let this client look.
+            AuthenticationError: If the API refuses reads with these credentials.
         """
         watch = self._watch
         until = running_loop().time() + within
@@ -234,20 +236,20 @@ class Task(Generic[T_co]):
         return watch.left_online
 
     def events(self) -> AsyncIterator[TaskEvent]:
-        """Iterate over every change seen: those of the past first, then each as it comes.
+        """Iterate over all observed changes: past ones first, then each one as it is observed.
 
-        The last event has `TaskEvent.final` set; the iteration ends after it, also where the
-        operation failed. It has no timeout of its own.
+        The last event has `TaskEvent.final` set; the iteration ends after it, even if the operation
+        failed. It has no timeout.
 
         Raises:
-            AuthenticationError: If the API does not let this client look.
+            AuthenticationError: If the API refuses reads with these credentials.
         """
-        return _Events(self, self._hub, self._watch)
+        return Events(self._hub, self._watch, self._note)
 
     def token(self) -> str:
-        """Return a small text from which `Client.resume` makes this task again, anywhere.
+        """Return a short text from which `Client.resume` recreates this task in any process.
 
-        It names the endpoint, the machine and what was asked of it, and holds no secret.
+        It contains the endpoint, the VM and the operation, and no secret.
         """
         watch = self._watch
         return tokens.seal(
@@ -268,8 +270,8 @@ class Task(Generic[T_co]):
 
     def _note(self) -> str:
         return (
-            f"the {self.operation} of {self.vm_id} was accepted, and goes on; "
-            f"client.resume(token) waits for it, and its token is {self.token()}"
+            f"the {self.operation} of {self.vm_id} was accepted and is still running; "
+            f"client.resume(token) waits for it; its token is {self.token()}"
         )
 
     def _last_state(self) -> str | None:
@@ -278,9 +280,9 @@ class Task(Generic[T_co]):
     def _error(self, kind: type[E], reason: str) -> E:
         watch = self._watch
         state = self._last_state()
-        looks = f"; {watch.failed_looks} looks failed" if watch.failed_looks else ""
+        failed = f"; {watch.failed_polls} polls failed" if watch.failed_polls else ""
         return kind(
-            f"{self.operation} of {self.vm_id}: {reason} (last seen {state or 'never'}{looks})",
+            f"{self.operation} of {self.vm_id}: {reason} (last seen {state or 'never'}{failed})",
             vm_id=self.vm_id,
             operation=self.operation,
             last_state=state,
@@ -290,35 +292,9 @@ class Task(Generic[T_co]):
         )
 
 
-class _Events:
-    """Iterates over a watch's events; it awaits, and so is polled for, within ``anext`` alone."""
-
-    def __init__(self, task: Task[Any], hub: PollHub, watch: Watch) -> None:
-        self._task = task
-        self._hub = hub
-        self._watch = watch
-        self._next = 0
-
-    def __aiter__(self) -> AsyncIterator[TaskEvent]:
-        return self
-
-    async def __anext__(self) -> TaskEvent:
-        watch = self._watch
-        while self._next >= len(watch.history):
-            if watch.ended:
-                raise StopAsyncIteration
-            try:
-                await self._hub.wait(watch, news=True)
-            except asyncio.CancelledError as cancellation:
-                cancellation.add_note(self._task._note())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-                raise
-        self._next += 1
-        return watch.history[self._next - 1]
-
-
 def _vm_at_end(event: TaskEvent) -> VirtualMachine:
     if event.vm is None:
-        raise InvalidState("the machine was not there at the end")
+        raise InvalidState("the VM is gone")
     return event.vm
 
 
@@ -341,7 +317,7 @@ def start(
 ) -> Task[VirtualMachine]:
     """Return the task of an operation that the API accepted just now.
 
-    `visible` says whether some read has shown the VM before.
+    `visible` is whether a read has shown the VM before.
     """
     watch = hub.watch(vm_id, target, visible=visible, reconciled=adopted)
 
@@ -360,7 +336,7 @@ def start_delete(
     adopted: bool = False,
     was_missing: bool = False,
 ) -> Task[None]:
-    """Return the task of a deletion that the API accepted just now, or for which it was late."""
+    """Return the task of a delete that the API accepted just now, or whose VM was missing."""
     watch = hub.watch(vm_id, Target("delete", was_missing=was_missing), visible=visible)
 
     def make() -> Task[None]:
@@ -370,32 +346,32 @@ def start_delete(
 
 
 def _listed(hub: PollHub, watch: Watch, make: Callable[[], Task[T]]) -> Task[T]:
-    """Return a task that is pending until it is complete."""
+    """Create a task, and list it as pending until it is complete."""
     task = make()
     hub.pending.add(watch, task, make)
     return task
 
 
 def forget(task: Task[Any]) -> None:
-    """Note that a task is not returned to anyone."""
-    # No part of what users have of a task.
+    """Drop a task that is not returned to a caller."""
+    # Not a method: it is not for users of a task.
     task._hub.pending.discard(task._watch)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 def follow(task: Task[Any], observer: OperationObserver) -> None:
-    """Let somebody follow a task from here on."""
+    """Report a task's events to an observer."""
     observer.accepted(task.vm_id, adopted=task.adopted)
-    # Held by the task alone: when that is gone, no one follows the operation.
+    # Only the task references the observer, so both are released together.
     task._observer = observer  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     task._watch.observed_by(observer)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:
-    """Make a task again from its token; see `Client.resume`."""
+    """Recreate a task from its token; see `Client.resume`."""
     content = tokens.read(token, origin)
     if isinstance(content, DoubtToken):
         raise InvalidArgument(
-            "token is of a write in doubt, which has no task yet; hand it to client.reconcile",
+            "token is of a write whose outcome is unknown; pass it to client.reconcile",
             argument="token",
         )
     target = Target(
@@ -413,7 +389,7 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         resumed=True,
     )
     task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
-    # Only while someone holds it: whoever resumed it has its token.
+    # Pending only while it is referenced: the caller has its token.
     hub.pending.add(watch, task, None)
     if hub.observer is not None:
         followed = hub.observer.operation(

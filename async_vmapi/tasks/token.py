@@ -1,4 +1,4 @@
-"""Small texts to go on from, in this process or another: of tasks, and of writes in doubt. Pure.
+"""Tokens: short texts from which another process resumes a task or reconciles a write. Pure.
 
 A token is URL-safe text: base64url, without padding, of a version byte, a checksum and JSON. It
 names the endpoint that it belongs to and holds no secret.
@@ -51,10 +51,10 @@ class TaskToken(
     tag_field="y",
     tag="t",
 ):
-    """What a task is about, and how much of it is known.
+    """An accepted operation, and what is known of its progress.
 
     Attributes:
-        trace: What whoever observes the client refers to the task by.
+        trace: The observer's reference to the task.
     """
 
     origin: str
@@ -79,11 +79,11 @@ class DoubtToken(
     tag_field="y",
     tag="d",
 ):
-    """A write of which nobody knows whether it was carried out.
+    """A write whose outcome is unknown.
 
     Attributes:
-        known: Ids that bore a create's name before it; None if that was not known.
-        trace: What whoever observes the client refers to the write by.
+        known: IDs of the VMs that had a create's name before it; None if unknown.
+        trace: The observer's reference to the write.
     """
 
     origin: str
@@ -113,7 +113,7 @@ def read(text: object, origin: str) -> Token:
     """Read a token's text.
 
     Args:
-        text: What `seal` returned, here or elsewhere.
+        text: What `seal` returned, in this process or another.
         origin: The endpoint that it must belong to.
 
     Raises:
@@ -146,7 +146,7 @@ def read(text: object, origin: str) -> Token:
 
 
 def peek(text: str) -> Token | None:
-    """Return what a token says, whatever its endpoint; None if it cannot be read."""
+    """Return a token's content without checking its endpoint; None if it cannot be read."""
     content = _bytes_of(text)
     try:
         return None if content is None else _decode(content[_HEAD.size :])
@@ -159,10 +159,10 @@ def _text_of(content: bytes) -> str:
 
 
 def _bytes_of(text: str) -> bytes | None:
-    text = text.strip()  # a file's last line has an end
+    text = text.strip()  # a line of a file ends with a newline
     try:
         content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (binascii.Error, ValueError):
         return None
-    # Python skips what is not of the alphabet, and bits that are left over.
+    # Python ignores characters outside the alphabet, and leftover bits.
     return content if len(content) >= _HEAD.size and _text_of(content) == text else None

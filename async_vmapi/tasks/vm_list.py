@@ -1,8 +1,8 @@
-"""Which VMs there are, by name: one list for all who ask at the same time.
+"""The VMs that exist, by name: one list shared by all concurrent lookups.
 
-A create must know the VMs that were there before it, and one whose outcome is unknown must find
-what appeared. A list is expensive, so it serves all who ask, and no two are asked for within one
-polling interval, the poll hub's among them.
+A create has to know which VMs existed before it, and a create whose outcome is unknown has to find
+the VM that appeared. A list is expensive, so all lookups share it. There is at most one list per
+minimum polling interval, including the poll hub's.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from async_vmapi.transport.pipeline import Call, Pipeline
 __all__ = ["FRESH", "VMList", "VMListSource"]
 
 FRESH: Final = 5.0
-"""Seconds for which a list serves the creates that follow it."""
+"""Seconds for which a list serves subsequent creates."""
 
 _LIST: Final = Call("list", "GET", "/v2/virtual-machines", shared=True)
 
@@ -27,12 +27,12 @@ class VMList:
     """The VMs that a list showed.
 
     Args:
-        asked: The loop's time when the list was asked for.
+        asked: The loop's time when the list was requested.
         vms: The VMs, in the list's order.
 
     Attributes:
-        asked: As above. No VM is shown as it was earlier than ``max_staleness`` before.
-        vms: The VMs of each label. A list may show a VM more than once.
+        asked: As above. Each VM is shown as it was at most ``max_staleness`` before.
+        vms: The VMs of each label. A list may contain duplicates.
         ids: The ids of all VMs.
     """
 
@@ -46,18 +46,18 @@ class VMList:
         self._new: dict[int, tuple[frozenset[str], Labels]] = {}
 
     def named(self, name: str) -> Sequence[Named]:
-        """Return the VMs that have a name."""
+        """Return the VMs with a name."""
         return self.vms.get(name, ())
 
     def ids_named(self, name: str) -> frozenset[str]:
-        """Return the ids of the VMs that have a name: one set for all who ask."""
+        """Return the ids of the VMs with a name; all callers share one set."""
         if (ids := self._ids.get(name)) is None:
             ids = self._ids[name] = frozenset(vm.id for vm in self.named(name))
         return ids
 
     def new_since(self, baseline: frozenset[str]) -> Labels:
-        """Return the VMs that are not in the baseline, worked out once for all who share it."""
-        # The baseline is kept too, else another one could get its identity.
+        """Return the VMs that are not in the baseline; computed once for each baseline."""
+        # Keep the baseline, so that no other set can get its `id`.
         found = self._new.get(id(baseline))
         if found is None:
             vms = [vm for vms in self.vms.values() for vm in vms if vm.id not in baseline]
@@ -66,15 +66,15 @@ class VMList:
 
 
 class VMListSource:
-    """Asks for lists on behalf of all creates of a client.
+    """Fetches lists for all creates of a client.
 
     Args:
-        pipeline: What asks.
-        floor: Seconds between two lists, at least.
+        pipeline: Sends the requests.
+        floor: Minimum seconds between two lists.
 
     Attributes:
-        asked: The loop's time when a list was asked for last, by whomever.
-        size: The bytes of the last list of names; None where that is not known, or no news.
+        asked: The loop's time of the last request for a list, including the poll hub's.
+        size: The size of the last list in bytes; None if unknown, or already read.
     """
 
     def __init__(self, pipeline: Pipeline, *, floor: float) -> None:
@@ -87,70 +87,72 @@ class VMListSource:
         self.asked = -math.inf
         self.size: int | None = None
         self._latest: VMList | None = None
-        self._asking: asyncio.Task[VMList] | None = None
-        self._awaiting = 0
+        self._request: asyncio.Task[VMList] | None = None
+        self._waiters = 0
 
     def recent(self) -> VMList | None:
-        """Return the list of the last five seconds, if there is one; ask for nothing."""
+        """Return a list from the last five seconds, if there is one; sends no request."""
         loop = asyncio.get_running_loop()
-        self._settle_in(loop)
+        self._attach_to(loop)
         latest = self._latest
         return latest if latest is not None and latest.asked >= loop.time() - FRESH else None
 
-    def _settle_in(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _attach_to(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:
             self._loop = loop
             self._forget()
 
     async def get(self, since: float) -> VMList:
-        """Return a roster that was asked for at `since` or later; raises as a call does."""
+        """Return a list that was requested at `since` or later; raises as a call does."""
         loop = asyncio.get_running_loop()
-        self._settle_in(loop)
+        self._attach_to(loop)
         while True:
             if self._latest is not None and self._latest.asked >= since:
                 return self._latest
-            if self._asking is None:
-                self._asking = loop.create_task(self._ask(loop), name="async_vmapi list of names")
-                self._asking.add_done_callback(_retrieve)
-            asking = self._asking
-            self._awaiting += 1
+            if self._request is None:
+                self._request = loop.create_task(
+                    self._fetch(loop), name="async_vmapi list of names"
+                )
+                self._request.add_done_callback(_retrieve)
+            request = self._request
+            self._waiters += 1
             try:
-                await asyncio.wait({asking})
+                await asyncio.wait({request})
             finally:
-                self._awaiting -= 1
-                if self._asking is asking and (asking.done() or not self._awaiting):
-                    asking.cancel()
-                    self._asking = None
-            if asking.cancelled():
-                raise InvalidState("the client was closed while it was looking for names")
-            # It may have been asked for too early for this caller: then there is another round.
-            if (roster := asking.result()).asked >= since:
-                return roster
+                self._waiters -= 1
+                if self._request is request and (request.done() or not self._waiters):
+                    request.cancel()
+                    self._request = None
+            if request.cancelled():
+                raise InvalidState("the client was closed while a list of VMs was in flight")
+            # It may have been requested too early for this caller; then fetch another.
+            if (vm_list := request.result()).asked >= since:
+                return vm_list
 
-    async def _ask(self, loop: asyncio.AbstractEventLoop) -> VMList:
+    async def _fetch(self, loop: asyncio.AbstractEventLoop) -> VMList:
         if (early := self.asked + self._floor - loop.time()) > 0:
             await asyncio.sleep(early)
         self.asked = asked = loop.time()
         names, body = await self._pipeline.call_raw(_LIST, NAMES)
         self.size = len(body)
-        roster = VMList(asked, names)
-        self._latest = roster
-        # A whole fleet's names are not kept for longer than they are of use.
-        loop.call_later(FRESH, self._drop, roster)
-        return roster
+        vm_list = VMList(asked, names)
+        self._latest = vm_list
+        # Free the names of a large fleet as soon as they are of no use.
+        loop.call_later(FRESH, self._drop, vm_list)
+        return vm_list
 
-    def _drop(self, roster: VMList) -> None:
-        if self._latest is roster:
+    def _drop(self, vm_list: VMList) -> None:
+        if self._latest is vm_list:
             self._latest = None
 
     def close(self) -> None:
-        """Ask no more, and forget what lists showed."""
-        if self._asking is not None and self._loop is asyncio.get_running_loop():
-            self._asking.cancel()
+        """Cancel the request in flight, and drop all lists."""
+        if self._request is not None and self._loop is asyncio.get_running_loop():
+            self._request.cancel()
         self._forget()
 
 
-def _retrieve(asking: asyncio.Task[VMList]) -> None:
-    # Else it would be complained of where all who asked are gone.
-    if not asking.cancelled():
-        asking.exception()
+def _retrieve(request: asyncio.Task[VMList]) -> None:
+    # So that asyncio does not log the exception if all callers are gone.
+    if not request.cancelled():
+        request.exception()

@@ -22,9 +22,9 @@ from async_vmapi.errors import (
 )
 from async_vmapi.models import CreateRequest, VirtualMachine
 from async_vmapi.tasks import task as tasks
-from async_vmapi.tasks.completion import Target
 from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.reads import is_missing
+from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.token import DoubtToken, read, seal
 from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource

@@ -9,7 +9,7 @@ from sphinx.ext.graphviz import graphviz
 from sphinx.util.docutils import SphinxDirective
 
 from async_vmapi.models import DELETING
-from async_vmapi.tasks.completion import RULES, Rule
+from async_vmapi.tasks.rules import RULES, Rule
 
 # Legible on light and dark pages.
 _INK = "#6e7f91"

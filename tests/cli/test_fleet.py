@@ -168,7 +168,7 @@ class TestChanging:
         """It names the VMs that would not be changed."""
         program.fleet(2)
         dry = program("fleet", "reset", "--all", "--dry-run", "--min-online", "100%").stdout
-        assert "2: then fewer than 2 would be online" in dry
+        assert "2: fewer than 2 VMs would stay online" in dry
 
 
 class TestConfirmation:

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from async_vmapi.tasks.completion import Completion, Done, Observation, Target
+from async_vmapi.tasks.completion import Completion, Done, Observation
+from async_vmapi.tasks.rules import Target
 
 from .blocks import ROOT
 

@@ -12,7 +12,7 @@ from dbos import DBOS
 from sqlalchemy import exc
 
 from async_vmapi import AuthenticationError, InvalidState
-from async_vmapi.durable import DatabaseLost, DurableFleet, worker
+from async_vmapi.durable import DatabaseLost, DurableFleet, coordinator
 from async_vmapi.durable.store import OPERATIONS
 
 from .fleets import altered, at_work, client_of, ids_of, most_in_flight, opened, requests, until
@@ -140,7 +140,7 @@ class TestDurations:
         """One worker had it from beginning to end."""
         now = time.time()
         walls = itertools.chain([now], itertools.repeat(now + 1200))
-        monkeypatch.setattr(worker, "time", SimpleNamespace(time=lambda: next(walls)))
+        monkeypatch.setattr(coordinator, "time", SimpleNamespace(time=lambda: next(walls)))
         fleet = DurableFleet(sqlite_url, client_of(lively), **FAST)
         async with fleet, at_work(fleet):
             report = await (await fleet.submit("make").create(requests(1))).report(60)

@@ -20,7 +20,7 @@ PACKAGE = Path(durable.__file__).parent
 
 
 def test_there_is_one_private_use():
-    """`put_back` serves recovery and takeover; each further use adds a risk."""
+    """`requeue` serves recovery and takeover; each further use adds a risk."""
     uses = [
         (path.name, found)
         for path in sorted(PACKAGE.glob("*.py"))
@@ -30,7 +30,7 @@ def test_there_is_one_private_use():
 
 
 class TestPutBack:
-    """Gone? Write the UPDATE of `workflow_status` in `Database.put_back`, as it is described here.
+    """Gone? Write the UPDATE of `workflow_status` in `Database.requeue`, as it is described here.
 
     DBOS's public `resume_workflow` is no substitute: it takes a workflow from whoever has it.
     """
@@ -56,7 +56,7 @@ class TestPutBack:
         async with DurableFleet(database_url) as fleet, opened(database_url) as database:
             await fleet.submit("x").reboot(["a"])
             altered(database_url, job_id("x"), status=status, executor_id=owner, owner_xid="y")
-            await database.put_back(job_id("x"), JOBS, "gone")
+            await database.requeue(job_id("x"), JOBS, "gone")
             found = await database.find(job_id("x"))
         assert (found.status, found.queue_name) == (then, JOBS)
 

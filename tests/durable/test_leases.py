@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import exc
 
 from async_vmapi.durable import heartbeat as leases
-from async_vmapi.durable.heartbeat import BEATS, Leases
+from async_vmapi.durable.heartbeat import HEARTBEATS, Leases
 from async_vmapi.durable.rows import Rows
 from async_vmapi.durable.store import (
     OPERATION_WORKFLOW,
@@ -45,31 +45,34 @@ class TestLeases:
     async def test_a_worker_that_renews_its_lease_is_alive(self, both):
         """However often the other one checks."""
         one, other = both
-        for _ in range(3 * BEATS):
-            other.beat()
-            assert await one.dead() == []
+        for _ in range(3 * HEARTBEATS):
+            other.heartbeat()
+            assert await one.expired_workers() == []
 
     async def test_a_worker_without_heartbeats_expires_after_some_checks(self, both):
         """Its row is deleted then."""
         one, _ = both
-        assert [await one.dead() for _ in range(BEATS + 1)] == [*[[]] * BEATS, ["other"]]
-        await one.bury("other")
-        assert await one.dead() == []
+        assert [await one.expired_workers() for _ in range(HEARTBEATS + 1)] == [
+            *[[]] * HEARTBEATS,
+            ["other"],
+        ]
+        await one.remove("other")
+        assert await one.expired_workers() == []
 
     async def test_each_worker_has_its_own_lease_duration(self, both, database):
         """It sends as long as that allows, however much sooner the other one checks again."""
         _, other = both
         hasty = Leases(database, "hasty", 200.0)
-        for _ in range(3 * BEATS):
-            assert await hasty.dead() == []
+        for _ in range(3 * HEARTBEATS):
+            assert await hasty.expired_workers() == []
         assert other.holds()
-        assert await hasty.dead() == ["one", "other"]
+        assert await hasty.expired_workers() == ["one", "other"]
 
     async def test_a_worker_that_could_not_register_registers_again(self, both):
         """The database was unavailable in between; the worker is counted once."""
         _, other = both
         await other.begin()
-        other.beat()
+        other.heartbeat()
         assert other.holds()
 
     async def test_a_failed_heartbeat_does_not_end_the_thread(self, database, monkeypatch):
@@ -83,7 +86,7 @@ class TestLeases:
                 again.set()
             raise exc.InternalError("UPDATE", {}, Exception("terminated, as it stood still"))
 
-        monkeypatch.setattr(one, "beat", beat)
+        monkeypatch.setattr(one, "heartbeat", beat)
         await one.begin()
         assert await asyncio.to_thread(again.wait, 60)
         one.end()
@@ -93,30 +96,30 @@ class TestLeases:
         one, other = both
         other.end()
         await other.leave()
-        assert await one.dead() == ["other"]
+        assert await one.expired_workers() == ["other"]
 
     async def test_a_late_heartbeat_prevents_expiry(self, both):
         """The worker was only slow."""
         one, other = both
-        for _ in range(BEATS + 1):
-            dead = await one.dead()
-        other.beat()
-        assert not await one.declare_dead(*dead)
-        assert await one.dead() == []
+        for _ in range(HEARTBEATS + 1):
+            dead = await one.expired_workers()
+        other.heartbeat()
+        assert not await one.expire(*dead)
+        assert await one.expired_workers() == []
         assert other.holds()
 
     async def test_an_expired_worker_learns_of_it(self, both):
         """At its next heartbeat, and for ever."""
         one, other = both
-        for _ in range(BEATS + 1):
-            await one.dead()
-        assert await one.declare_dead("other")
-        other.beat()
-        assert other.lost
+        for _ in range(HEARTBEATS + 1):
+            await one.expired_workers()
+        assert await one.expire("other")
+        other.heartbeat()
+        assert other.expired
         assert not other.holds()
-        await one.bury("other")
-        other.beat()
-        assert other.lost
+        await one.remove("other")
+        other.heartbeat()
+        assert other.expired
 
     async def test_items_dequeued_by_an_expired_worker_are_not_lost(self, both, database):
         """It resumes, dequeues, and only then learns that it expired."""
@@ -124,10 +127,10 @@ class TestLeases:
         await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}"), ("op:a:1", "{}")])
         taken_by(database.url, "ghost", "op:a:0")
         taken_by(database.url, "other", "op:a:1")
-        assert await one.dead() == ["ghost"]
-        assert await one.declare_dead("ghost")
+        assert await one.expired_workers() == ["ghost"]
+        assert await one.expire("ghost")
         taken_by(database.url, "other", "op:a:0")
-        assert await one.dead() == []
+        assert await one.expired_workers() == []
 
     async def test_a_heartbeat_is_valid_for_less_than_a_lease(self, both, monkeypatch):
         """By either clock, as one of them may stand still."""
@@ -164,11 +167,11 @@ class TestLeases:
         """An unavailable database expires no worker."""
         one, other = both
         with failing("SELECT async_vmapi_workers"):
-            for _ in range(2 * BEATS):
+            for _ in range(2 * HEARTBEATS):
                 with pytest.raises(DatabaseUnavailable):
-                    await one.dead()
-        other.beat()
-        assert await one.dead() == []
+                    await one.expired_workers()
+        other.heartbeat()
+        assert await one.expired_workers() == []
 
 
 class TestDatabase:
@@ -225,9 +228,9 @@ class TestDatabase:
         """Another worker may have one by now."""
         await database.enqueue(OPERATIONS, OPERATION_WORKFLOW, [("op:a:0", "{}")])
         taken_by(database.url, "other", "op:a:0")
-        await database.put_back("op:a:0", OPERATIONS, "one")
+        await database.requeue("op:a:0", OPERATIONS, "one")
         assert await database.pending_of("other") == {"op:a:0": OPERATIONS}
-        await database.put_back("op:a:0", OPERATIONS, "other")
+        await database.requeue("op:a:0", OPERATIONS, "other")
         assert await database.pending_of("other") == {}
         found = await database.find("op:a:0")
         assert (found.status, found.queue_name) == ("ENQUEUED", OPERATIONS)

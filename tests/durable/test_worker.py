@@ -8,8 +8,8 @@ import pytest
 
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import DurableFleet
-from async_vmapi.durable.heartbeat import BEATS
-from async_vmapi.durable.ledger import WorkerStats
+from async_vmapi.durable.heartbeat import HEARTBEATS
+from async_vmapi.durable.limits import Limits
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.recovery import Recovery
 from async_vmapi.durable.secrets import SecretStore
@@ -20,7 +20,8 @@ from async_vmapi.durable.store import (
     DatabaseUnavailable,
     operation_id,
 )
-from async_vmapi.durable.worker import Limits, Worker
+from async_vmapi.durable.worker import Worker
+from async_vmapi.durable.worker_stats import WorkerStats
 
 from .fleets import altered, at_work, client_of, failing, opened, requests, until
 
@@ -39,7 +40,7 @@ class FakeDatabase:
     async def pending_of(self, executor_id):
         return dict.fromkeys(self.pending, OPERATIONS)
 
-    async def put_back(self, workflow_id, queue, executor_id):
+    async def requeue(self, workflow_id, queue, executor_id):
         self.back.append(workflow_id)
 
     async def find(self, workflow_id):
@@ -70,27 +71,27 @@ class TestLostWorkflows:
     ):
         """DBOS has given it up; once back, counting starts again."""
         database.pending = ["op:a:0"]
-        for _ in range(BEATS - 1):
-            await recovery.put_back_what_is_lost()
+        for _ in range(HEARTBEATS - 1):
+            await recovery.requeue_lost()
         assert database.back == []
-        await recovery.put_back_what_is_lost()
+        await recovery.requeue_lost()
         assert database.back == ["op:a:0"]
-        for _ in range(BEATS - 1):
-            await recovery.put_back_what_is_lost()
+        for _ in range(HEARTBEATS - 1):
+            await recovery.requeue_lost()
         assert database.back == ["op:a:0"]
 
     async def test_workflows_among_thousands_are_not_lost(self, database, recovery):
         """A few at each heartbeat are begun or recorded."""
-        for beat in range(8 * BEATS):
+        for beat in range(8 * HEARTBEATS):
             database.pending = [f"op:a:{n}" for n in range(beat, 100)]
-            await recovery.put_back_what_is_lost()
+            await recovery.requeue_lost()
         assert database.back == []
 
     async def test_a_lost_workflow_is_found_though_others_come_and_go(self, database, recovery):
         """In the end nothing else can be the reason."""
-        for beat in range(20 * BEATS):
+        for beat in range(20 * HEARTBEATS):
             database.pending = ["op:a:0", f"op:b:{beat}"]
-            await recovery.put_back_what_is_lost()
+            await recovery.requeue_lost()
         assert set(database.back) == {"op:a:0"}
 
 

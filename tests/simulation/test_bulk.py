@@ -276,7 +276,7 @@ class TestWaves:
         vms = await fleet_of(client, 10)
         report = await client.bulk(waves=[1, 100], max_failures=5).reboot(["no", *vms])
         assert report.counts == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 10}
-        assert report.stopped == "wave 1 did not end well"
+        assert report.stopped == "wave 1 had failures"
 
     async def test_later_waves_continue_within_the_budget(self, client):
         """With a budget they continue after a failure; without one they stop."""
@@ -396,7 +396,7 @@ class TestInterruption:
         with anyio.move_on_after(1):
             await bulk.create(requests(4), unique_name=True)
         report = BulkReport.from_json(bulk.report.to_json())
-        with pytest.raises(InvalidArgument, match="hand them in"):
+        with pytest.raises(InvalidArgument, match="pass them"):
             await bulk.resume(report)
         with pytest.raises(InvalidArgument, match="in the report"):
             await bulk.resume(report, requests(4, "x-{}"))
@@ -637,7 +637,7 @@ class TestArguments:
         bulk = client.bulk()
         running = asyncio.create_task(bulk.create(requests(1)))
         await asyncio.sleep(1)
-        with pytest.raises(InvalidState, match="at work"):
+        with pytest.raises(InvalidState, match="running another call"):
             await bulk.create(requests(1))
         assert (await running).counts["succeeded"] == 1
 

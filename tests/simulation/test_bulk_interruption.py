@@ -162,7 +162,7 @@ class TestSecondCancellation:
             runner.run(main())
         tokens = [outcome.token for outcome in bulks[0].report.unknown]
         assert len(set(tokens)) == 30
-        (warning,) = (r for r in caplog.records if "on the wire" in r.getMessage())
+        (warning,) = (r for r in caplog.records if "in flight" in r.getMessage())
         assert all(token in warning.getMessage() for token in tokens)
         assert warning.vmapi_operation == "create"
 

@@ -378,7 +378,7 @@ class TestResuming:
             ("1", "not_started"),
         ]
         sent = api.requests.copy()
-        with pytest.raises(InvalidArgument, match="hand them in"):
+        with pytest.raises(InvalidArgument, match="pass them"):
             await through_json(client.bulk(), report)
         report = await through_json(client.bulk(), report, ["no-0", 5])
         assert report.outcomes[1].error == "InvalidArgument"
@@ -498,7 +498,7 @@ class TestOnline:
         with pytest.raises(Exception, match="internal trouble"):
             await bulk.reboot(vms)
         assert bulk.report.counts["not_started"] == 4
-        assert "who is online is not known" in bulk.report.stopped
+        assert "cannot list the online VMs" in bulk.report.stopped
         api.faults = FaultPlan()
         assert (await bulk.resume(before)).counts["succeeded"] == 4
 

@@ -18,16 +18,8 @@ from collections import Counter
 import attrs
 import pytest
 
-from async_vmapi.tasks.completion import (
-    RULES,
-    Completion,
-    Done,
-    Evidence,
-    Failed,
-    Observation,
-    Pending,
-    Target,
-)
+from async_vmapi.tasks.completion import Completion, Done, Evidence, Failed, Observation, Pending
+from async_vmapi.tasks.rules import RULES, Target
 
 STEP = 20.0
 """Seconds from one moment of the grid to the next."""

@@ -322,7 +322,7 @@ class TestTrouble:
             api.handle = lying
             with pytest.raises(TimeoutError) as caught:
                 await task.wait(timeout=100)
-            assert "another machine" in caught.value.last_poll_error
+            assert "another VM" in caught.value.last_poll_error
 
     async def test_a_bug_in_the_poller_does_not_hang_awaiters(
         self, memory_client, request_for, monkeypatch, caplog

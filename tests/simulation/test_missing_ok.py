@@ -97,7 +97,7 @@ class TestOneVM:
             vm = await (await client.vms.create(request_for()))
             began = asyncio.get_running_loop().time()
             task = await client.vms.delete(vm, missing_ok=True)
-            with pytest.raises(TaskFailed, match="it is not deleted"):
+            with pytest.raises(TaskFailed, match="it was not deleted"):
                 await task
             assert asyncio.get_running_loop().time() - began < 20
             report = await client.bulk().delete([vm])
@@ -111,7 +111,7 @@ class TestOneVM:
             vm_id = (await client.vms.create(request_for())).vm_id
             task = await client.vms.delete(vm_id, missing_ok=True)
             assert task.was_missing
-            with pytest.raises(TaskFailed, match="it is not deleted"):
+            with pytest.raises(TaskFailed, match="it was not deleted"):
                 await task
         assert vm_id in api.cloud.vms
 

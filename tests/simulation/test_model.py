@@ -28,15 +28,8 @@ from async_vmapi import (
 from async_vmapi.emulator import Cloud, CloudAPI, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.emulator.vm import Refused
-from async_vmapi.tasks.completion import (
-    Completion,
-    Done,
-    Evidence,
-    Failed,
-    Observation,
-    Pending,
-    Target,
-)
+from async_vmapi.tasks.completion import Completion, Done, Evidence, Failed, Observation, Pending
+from async_vmapi.tasks.rules import Target
 
 ZONE = next(iter(ZONES.values()))
 JumpingLoop = looptime.make_event_loop_class(asyncio.SelectorEventLoop)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from async_vmapi import BulkPlan
 from async_vmapi.bulk.item import BulkItem
-from async_vmapi.bulk.scheduler import TRANSITIONS, Rollout, State
+from async_vmapi.bulk.scheduler import Rollout
+from async_vmapi.bulk.states import TRANSITIONS, State
 
 ITEMS = 12
 EVENTS = st.lists(

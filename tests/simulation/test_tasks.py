@@ -211,7 +211,7 @@ class TestFailures:
         """Unreadable responses are skipped, and reported if the time runs out."""
         task = await memory_client.vms.create(request_for())
         handle, cloud_api.handle = cloud_api.handle, garbled(cloud_api.handle)
-        with pytest.raises(TaskTimeout, match="looks failed") as caught:
+        with pytest.raises(TaskTimeout, match="polls failed") as caught:
             await task.wait(timeout=300)
         assert "cannot decode the response" in caught.value.last_poll_error
         assert cloud_api.requests["get"] < 60

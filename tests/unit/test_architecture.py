@@ -24,7 +24,7 @@ from async_vmapi.cli import vms as cli_vms
 from async_vmapi.emulator import Settings
 from async_vmapi.emulator.vm import Kind
 from async_vmapi.models import Operation
-from async_vmapi.tasks.completion import RULES
+from async_vmapi.tasks.rules import RULES
 from async_vmapi.vms import VirtualMachines
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ class TestTime:
             *("cli/jobs.py", "durable/sqlite.py", "durable/heartbeat.py"),
             # Output continues where the loop does not.
             *("cli/live.py", "cli/running.py", "cli/writer.py"),
-            *("durable/operation.py", "durable/worker.py"),
+            *("durable/coordinator.py", "durable/operation.py"),
             "transport/pipeline.py",
         }
 
@@ -101,8 +101,8 @@ class TestTime:
     def test_vms_are_read_by_two_modules_alone(self):
         """The hub reads states; VM lists for names are shared."""
         # A refused delete is checked once.
-        assert modules_that_call("get_vm_raw") == {"tasks/poller.py", "tasks/reads.py"}
-        assert modules_that_call("list_vms_raw") == {"tasks/list_poller.py"}
+        assert modules_that_call("fetch_vm") == {"tasks/poller.py", "tasks/reads.py"}
+        assert modules_that_call("fetch_vms") == {"tasks/list_poller.py"}
         assert modules_that_call("self._vm_lists.get") == {"writes/lookup.py", "writes/writes.py"}
 
 

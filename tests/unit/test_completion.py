@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_vmapi.tasks.changes import OwnChanges
-from async_vmapi.tasks.completion import (
-    RULES,
-    Completion,
-    Done,
-    Evidence,
-    Failed,
-    Observation,
-    Pending,
-    Target,
-)
+from async_vmapi.tasks.completion import Completion, Done, Evidence, Failed, Observation, Pending
+from async_vmapi.tasks.rules import RULES, Target
 
 D = 10.0
 TARGETS = {

@@ -8,10 +8,12 @@ import re
 import pytest
 
 from async_vmapi.tasks import polled_vm
-from async_vmapi.tasks.completion import Pending, Target
+from async_vmapi.tasks.completion import Pending
 from async_vmapi.tasks.polled_vm import NOT_LISTED, TRANSITIONS, PolledVM, State
+from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.schedule import Schedule
-from async_vmapi.tasks.watch import Condition, Watch
+from async_vmapi.tasks.watch import Watch
+from async_vmapi.transport.codec import VMSnapshot
 
 pytestmark = pytest.mark.looptime
 
@@ -55,7 +57,7 @@ def documented():
     for name, text in texts.items():
         for targets in re.findall(r"→ ([A-Z_]+(?: or [A-Z_]+)*)", text):
             found |= {(State[name], State[target]) for target in targets.split(" or ")}
-    assert "the first three, the last waiter that leaves makes it LEFT" in rest
+    assert "In the first three states, the VM becomes LEFT when its last waiter leaves" in rest
     return found | {(state, LEFT) for state in list(State)[:3]}
 
 
@@ -102,19 +104,19 @@ class TestTransitions:
         vm.join(joined)
         assert (vm.state, vm.watches, vm.listed) == (after, (joined,), NOT_LISTED)
 
-    @pytest.mark.parametrize("listing", [True, False])
+    @pytest.mark.parametrize("list_mode", [True, False])
     @pytest.mark.parametrize("state", list(State))
-    async def test_the_mode_decides_how_it_is_polled(self, schedule, state, listing):
+    async def test_the_mode_decides_how_it_is_polled(self, schedule, state, list_mode):
         """From each state that allows it."""
         vm = awaited(watch(), state=state)
-        after = LISTED if listing else PLANNED
+        after = LISTED if list_mode else PLANNED
         if after is not state and after not in TRANSITIONS[state]:
             with pytest.raises(RuntimeError):
-                vm.plan(0.0, schedule, listing=listing)
+                vm.plan(0.0, schedule, list_mode=list_mode)
             return
-        vm.plan(0.0, schedule, listing=listing)
+        vm.plan(0.0, schedule, list_mode=list_mode)
         assert vm.state is after
-        assert (vm.due == math.inf) is listing
+        assert (vm.due == math.inf) is list_mode
 
 
 class TestPlan:
@@ -141,12 +143,12 @@ class TestPlan:
         """By the times of the verdicts, in seconds from now."""
         vm = awaited(*map(watch, verdicts))
         now = asyncio.get_running_loop().time() + 100
-        vm.plan(now, schedule, listing=False)
+        vm.plan(now, schedule, list_mode=False)
         least, most = due
         assert least <= vm.due - now <= most
         assert vm.recheck_at - now == pytest.approx(recheck_at, abs=0.01)
         assert vm.waiting is waiting
-        vm.plan(now, schedule, listing=True)
+        vm.plan(now, schedule, list_mode=True)
         assert (vm.due, vm.waiting) == (math.inf, waiting)
         assert vm.recheck_at - now == pytest.approx(recheck_at, abs=0.01)
 
@@ -155,7 +157,7 @@ class TestPlan:
         vm, dues = awaited(watch(Pending(1.0))), []
         now = asyncio.get_running_loop().time()
         for vm.failures in range(6):
-            vm.plan(now, schedule, listing=False)
+            vm.plan(now, schedule, list_mode=False)
             dues.append(vm.due - now)
         assert dues == sorted(dues)
         assert 12 < dues[-1] <= 15
@@ -164,17 +166,17 @@ class TestPlan:
         """Where a GET was planned already."""
         vm = awaited(watch())
         now = asyncio.get_running_loop().time() + 100
-        vm.plan(now, schedule, listing=False, latest=now + 3)
+        vm.plan(now, schedule, list_mode=False, latest=now + 3)
         assert vm.due == now + 3
 
     async def test_a_completed_watch_is_not_polled(self, schedule):
         """Its waiters are about to leave."""
         ended = watch()
         at = ended.started + 20
-        ended.saw(at, at, Condition("online", 1, 1024), b"")
+        ended.saw(at, at, VMSnapshot("vm-1", "online", 1, 1024), b"")
         assert ended.ended
         vm = awaited(ended)
-        vm.plan(at, schedule, listing=False)
+        vm.plan(at, schedule, list_mode=False)
         assert (vm.state, vm.due) == (PLANNED, math.inf)
 
 
@@ -185,9 +187,9 @@ class TestLastPolls:
         vm = PolledVM("vm-1")
         vm.last_polls += zip([5.0, 6.0, 7.0], waiters, strict=True)
         waiters[2].cancel()
-        assert vm.answer_last_polls(5.5)
+        assert vm.release_last_polls(5.5)
         assert [waiter.done() for waiter in waiters] == [True, False, True]
         assert waiters[0].result() is False
         assert vm.last_polls == [(6.0, waiters[1])]
-        assert not vm.answer_last_polls(6.0)
+        assert not vm.release_last_polls(6.0)
         assert waiters[1].result() is False

@@ -13,30 +13,30 @@ def schedule():
 class TestListOrGets:
     def test_a_few_vms_are_polled_by_get(self, schedule):
         """Before anything is measured, three VMs are not worth a list."""
-        assert not schedule.prefers_list(3, listing=False)
+        assert not schedule.prefers_list(3, list_mode=False)
 
     def test_many_vms_are_polled_by_one_list(self, schedule):
         """A thousand GETs cost more than a list of a thousand."""
-        assert schedule.prefers_list(1000, listing=False)
+        assert schedule.prefers_list(1000, list_mode=False)
 
     def test_a_large_account_makes_the_list_expensive(self, schedule):
         """Where the list is long, it pays only for more VMs."""
-        assert schedule.prefers_list(50, listing=False)
+        assert schedule.prefers_list(50, list_mode=False)
         schedule.measured_list(10_000 * 1000)
-        assert not schedule.prefers_list(50, listing=False)
-        assert schedule.prefers_list(500, listing=False)
+        assert not schedule.prefers_list(50, list_mode=False)
+        assert schedule.prefers_list(500, list_mode=False)
 
     def test_a_small_difference_does_not_switch_back(self, schedule):
         """A list stays in use while it costs less than twice as much."""
-        fewest = next(n for n in range(1, 1000) if schedule.prefers_list(n, listing=False))
-        assert schedule.prefers_list(fewest - 1, listing=True)
-        assert not schedule.prefers_list(fewest // 2 - 1, listing=True)
+        fewest = next(n for n in range(1, 1000) if schedule.prefers_list(n, list_mode=False))
+        assert schedule.prefers_list(fewest - 1, list_mode=True)
+        assert not schedule.prefers_list(fewest // 2 - 1, list_mode=True)
 
     def test_one_vm_alone_is_polled_by_get(self, schedule):
         """It costs less, and proves more, also where a list is in use."""
         schedule.measured_list(2000)
-        assert schedule.prefers_list(2, listing=True)
-        assert not schedule.prefers_list(1, listing=True)
+        assert schedule.prefers_list(2, list_mode=True)
+        assert not schedule.prefers_list(1, list_mode=True)
 
 
 class TestIntervals:

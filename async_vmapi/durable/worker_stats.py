@@ -1,4 +1,4 @@
-"""What a worker has in hand and has done, to be shown while it works."""
+"""A worker's items in progress and finished, for its status."""
 
 import asyncio
 from collections import Counter
@@ -16,16 +16,16 @@ __all__ = ["WorkerItem", "WorkerStats", "WorkerStatus"]
 
 @attrs.frozen(kw_only=True)
 class WorkerItem:
-    """An item that a worker has in hand.
+    """An item in progress on a worker.
 
     Attributes:
         job: The job's name.
-        operation: Which, for instance ``"shutdown"``.
-        item: On what: a machine's id, or the name of one to be created.
-        vm_id: The machine's id, where it is known.
-        seconds: For how long this worker has had it.
+        operation: The operation, for instance ``"shutdown"``.
+        item: The VM's id, or the name of a VM to create.
+        vm_id: The VM's id, if known.
+        seconds: How long this worker has had the item.
         accepted: Whether this worker knows that the API accepted the request.
-        state: As what this worker last saw the machine; None if it has not seen it yet.
+        state: The VM's state as last seen by this worker; None if it has not seen the VM yet.
     """
 
     job: str
@@ -39,11 +39,11 @@ class WorkerItem:
 
 @attrs.frozen(kw_only=True)
 class WorkerStatus:
-    """What a worker is doing now, and has done.
+    """The items of a worker.
 
     Attributes:
-        in_flight: What it has in hand, the longest first.
-        done: For each job how many items ended here, by what became of them.
+        in_flight: The items in progress, the longest-running first.
+        done: For each job, the number of items that this worker finished, by status.
     """
 
     in_flight: tuple[WorkerItem, ...]
@@ -51,32 +51,32 @@ class WorkerStatus:
 
 
 class WorkerStats:
-    """Keeps what the operations of this process's worker tell of themselves."""
+    """Records the items of this process's worker."""
 
     def __init__(self) -> None:
-        self._in_hand: dict[Operation, tuple[Order, float]] = {}
+        self._in_flight: dict[Operation, tuple[Order, float]] = {}
         self._done: dict[str, Counter[Status]] = {}
 
     @contextmanager
     def holding(self, order: Order, operation: Operation) -> Generator[None]:
-        """Have an item in hand."""
-        self._in_hand[operation] = (order, asyncio.get_running_loop().time())
+        """Record an item as in progress."""
+        self._in_flight[operation] = (order, asyncio.get_running_loop().time())
         try:
             yield
         finally:
-            del self._in_hand[operation]
+            del self._in_flight[operation]
 
     def ended(self, job: str, status: Status) -> None:
-        """Note that an item has ended here."""
+        """Record that an item has ended on this worker."""
         self._done.setdefault(job, Counter())[status] += 1
 
     def status(self) -> WorkerStatus:
-        """Return how it is now."""
+        """Return the current status."""
         now = asyncio.get_running_loop().time()
         return WorkerStatus(
             in_flight=tuple(
                 _item(order, operation, now - began)
-                for operation, (order, began) in self._in_hand.items()
+                for operation, (order, began) in self._in_flight.items()
             ),
             done={job: dict(counts) for job, counts in self._done.items()},
         )

@@ -1,0 +1,40 @@
+"""The states of a bulk call. Pure.
+
+=============== =========================================== ====================================
+state           what happens in it                          left by
+=============== =========================================== ====================================
+``RUNNING``     items start                                 ``pause``, ``stop``, completion
+``PAUSED``      no item starts; operations in progress      ``pause(False)``, ``stop``,
+                continue                                    completion
+``STOPPING``    no further item starts; operations in       completion
+                progress are awaited
+``INTERRUPTED`` the iteration was left early; operations    the workers' completion
+                in progress are no longer awaited
+``CLOSED``      nothing, and no event is reported
+=============== =========================================== ====================================
+"""
+
+import enum
+from typing import Final
+
+__all__ = ["TRANSITIONS", "State"]
+
+
+class State(enum.Enum):
+    """The state of a bulk call; see the module's table."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    INTERRUPTED = "interrupted"
+    CLOSED = "closed"
+
+
+TRANSITIONS: Final = {
+    State.RUNNING: {State.PAUSED, State.STOPPING, State.INTERRUPTED, State.CLOSED},
+    State.PAUSED: {State.RUNNING, State.STOPPING, State.INTERRUPTED, State.CLOSED},
+    State.STOPPING: {State.INTERRUPTED, State.CLOSED},
+    State.INTERRUPTED: {State.CLOSED},
+    State.CLOSED: set[State](),
+}
+"""The states that may follow each state; an event that leads to another one has no effect."""

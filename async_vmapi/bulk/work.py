@@ -1,0 +1,97 @@
+"""One item of a bulk call in progress: it sends the request, and awaits the task."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from async_vmapi.bulk import outcomes
+from async_vmapi.bulk.item import GENERAL, BulkItem
+from async_vmapi.bulk.outcomes import Ended
+from async_vmapi.tasks.task import Task
+from async_vmapi.writes.record import Write, is_task
+
+__all__ = ["Work"]
+
+
+@attrs.define(eq=False)
+class Work:
+    """An item in progress.
+
+    Attributes:
+        operation: The operation's name.
+        item: The item.
+        wave: The number of its wave, from 1.
+        began: The loop's time when it started.
+        was_online: Whether the VM was online then, for ``min_online``.
+        running: Whether its worker runs.
+        unaccepted: The timer that is set while the item counts as not accepted yet.
+        task: The accepted operation.
+        writes: The writes that the item made.
+    """
+
+    operation: str
+    item: BulkItem
+    wave: int
+    began: float
+    was_online: bool
+    running: bool = False
+    unaccepted: asyncio.TimerHandle | None = None
+    task: Task[Any] | None = None
+    writes: list[Write] = attrs.field(factory=list[Write])
+
+    @property
+    def write(self) -> Write | None:
+        """The item's last write."""
+        return self.writes[-1] if self.writes else None
+
+    async def run(self, accepted: Callable[[Task[Any]], None], why: Callable[[], str]) -> Ended:
+        """Run the operation to completion.
+
+        Args:
+            accepted: Called with the task of an accepted operation.
+            why: Returns why the item is cancelled.
+        """
+        try:
+            started = await self.item.start()
+            if is_task(started):
+                self.task = started
+                if self.operation != GENERAL:
+                    # From now on, the task has all that is known.
+                    self.writes.clear()
+                accepted(started)
+                started = await started
+            elif isinstance(started, Ended):
+                return self._ended_remotely(started)
+        except asyncio.CancelledError:
+            return self.cut_off(why())
+        except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
+            write = self.write
+            if self.operation == GENERAL and write is not None and not write.left:
+                # The function knows how this write ended; its own error decides.
+                write = None
+            return outcomes.failed(self.item, self.task, error, wave=self.wave, write=write)
+        return outcomes.succeeded(
+            self.item, self.task, started, seconds=self._seconds(), wave=self.wave
+        )
+
+    def cut_off(self, why: str) -> Ended:
+        """Return what is known now, if the item is no longer awaited."""
+        return outcomes.cut_off(
+            self.operation,
+            self.item,
+            self.task,
+            self.write,
+            wave=self.wave,
+            running=self.running,
+            seconds=self._seconds(),
+            why=why,
+        )
+
+    def _ended_remotely(self, ended: Ended) -> Ended:
+        known = {"index": self.item.index, "item": self.item.label, "source": self.item.source}
+        return attrs.evolve(ended, outcome=attrs.evolve(ended.outcome, wave=self.wave, **known))
+
+    def _seconds(self) -> float:
+        return asyncio.get_running_loop().time() - self.began

@@ -1,0 +1,114 @@
+"""The rules of completion as data: each operation's target states, transitions and timeout. Pure.
+
+`async_vmapi.tasks.completion` applies them.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from async_vmapi.models import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
+
+__all__ = ["KNOWN_STATES", "RULES", "Rule", "Target"]
+
+# WIRE §4: "any other word can come, failure words too". These are unambiguous.
+_FAILURE_WORDS: Final = frozenset({"error", "failed", "failure"})
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    """How an operation proceeds and completes.
+
+    Attributes:
+        expected: The target states; empty if the operation completes by absence.
+        passing: Known intermediate states. States in none of the three sets are handled like
+            these: polling continues.
+        failing: States that rule out completion.
+        new_vm: Whether the operation creates the VM: no observation can predate the request, and
+            an absent VM is at first "not yet" (WIRE §5.3).
+        cycle: Whether the VM has to leave ``online`` and return.
+        resized: Whether the VM must have the requested cores and ram.
+        absences: Consecutive observations that must show the VM absent.
+        grace: Seconds after which an unobserved cycle is assumed to be complete.
+        timeout: Seconds to wait by default, in addition to the operation's ``wait_for``.
+    """
+
+    expected: frozenset[str] = frozenset()
+    passing: frozenset[str] = frozenset()
+    failing: frozenset[str] = frozenset()
+    new_vm: bool = False
+    cycle: bool = False
+    resized: bool = False
+    absences: int = 8
+    grace: float = 0.0
+    timeout: float
+
+
+_LOST: Final = _FAILURE_WORDS | {DELETING}
+KNOWN_STATES: Final = _LOST | {INSTALLING, ONLINE, OFFLINE}
+
+_GOES_OFF: Final = Rule(
+    expected=frozenset({OFFLINE}), passing=frozenset({ONLINE}), failing=_LOST, timeout=600.0
+)
+_COMES_BACK: Final = Rule(
+    expected=frozenset({ONLINE}),
+    passing=frozenset({OFFLINE}),
+    failing=_LOST,
+    cycle=True,
+    grace=60.0,
+    timeout=900.0,
+)
+
+RULES: Final[Mapping[Operation, Rule]] = {
+    "create": Rule(
+        expected=frozenset({ONLINE}),
+        passing=frozenset({INSTALLING, OFFLINE}),
+        failing=_LOST,
+        new_vm=True,
+        timeout=1800.0,
+    ),
+    "resize": Rule(
+        expected=frozenset({ONLINE, OFFLINE}), failing=_LOST, resized=True, timeout=1800.0
+    ),
+    "shutdown": _GOES_OFF,
+    "power_off": _GOES_OFF,
+    "power_on": Rule(
+        expected=frozenset({ONLINE}), passing=frozenset({OFFLINE}), failing=_LOST, timeout=600.0
+    ),
+    "reboot": _COMES_BACK,
+    "reset": _COMES_BACK,
+    # Fewer absences: a wrong "deleted" costs less than a wrong "vanished".
+    "delete": Rule(
+        passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), absences=5, timeout=900.0
+    ),
+}
+
+
+@attrs.frozen
+class Target:
+    """The parts of a request that its completion depends on.
+
+    Attributes:
+        operation: The operation.
+        cores: The requested number of CPUs of a resize.
+        ram: The requested memory in MB of a resize.
+        wait_for: Minutes that the guest has to shut down.
+        was_missing: Whether a delete was refused because the VM does not exist.
+    """
+
+    operation: Operation
+    cores: int | None = None
+    ram: int | None = None
+    wait_for: int = 0
+    was_missing: bool = False
+
+    @property
+    def rule(self) -> Rule:
+        """The operation's rule."""
+        return RULES[self.operation]
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to wait by default, including the guest's ``wait_for``."""
+        return self.rule.timeout + 60.0 * self.wait_for
