@@ -94,7 +94,7 @@ async def on_emulator(console: Console, count: int, seed: int | None) -> ExitCod
         emulator.cloud.adjust(ignoring, acpi="ignore")
         emulator.cloud.adjust(failing, fail_state="error")
         console.print(f"emulator at {emulator.url}; all clocks run {_SPEED} times faster")
-        console.print(f"creating {failing} fails, and the guest of {ignoring} ignores ACPI")
+        console.print(f"{failing} will fail to create; the guest of {ignoring} ignores ACPI")
         return await _Demo(console, client, vm_names).run()
 
 
@@ -205,6 +205,7 @@ class _Demo:
             # Also if the phase was interrupted.
             if (report := bulk.report) is not None:
                 if is_live(self._console):
+                    self._console.print()
                     self._console.print(self._board)
                 show_report(self._console, report, labels)
         return report or BulkReport(operation=operation)

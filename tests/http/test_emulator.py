@@ -507,7 +507,7 @@ class TestLifecycle:
 
     async def test_it_runs_once_at_a_time(self, emulator):
         """A running emulator cannot be started again."""
-        with pytest.raises(RuntimeError, match="running already"):
+        with pytest.raises(RuntimeError, match="already running"):
             await emulator.__aenter__()
 
     async def test_a_port_that_is_taken(self, emulator):
