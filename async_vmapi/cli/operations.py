@@ -24,7 +24,7 @@ from async_vmapi.cli.output import (
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.cli.streams import on_loss
+from async_vmapi.cli.streams import Stream, on_loss
 
 if TYPE_CHECKING:
     from async_vmapi.bulk.executor import BulkExecutor
@@ -113,6 +113,8 @@ def confirm(
         confirmed = typer.confirm("Continue?", err=True)
     except typer.Abort:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+    if isinstance(sys.stderr, Stream):
+        sys.stderr.line_ended()
     if not confirmed:
         fail("nothing was changed")
 

@@ -1,4 +1,4 @@
-"""How machines, catalogues and reports are shown: as tables for people, as JSON for machines."""
+"""Show VMs, catalogues and reports, as tables or JSON."""
 
 import json
 import os

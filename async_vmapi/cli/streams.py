@@ -80,6 +80,10 @@ class Stream(io.TextIOBase):
             self.writer.put(self.raw, self.encoded(text))
         return len(text)
 
+    def line_ended(self) -> None:
+        """Note that input has moved the cursor to a new line; otherwise no frame is drawn."""
+        self.writer.put(self.raw, b"")
+
 
 class _Closed:
     """Stands in for a stream that was closed before the program started."""

@@ -142,7 +142,7 @@ class Writer:
         if self._shown is not None:
             self._write(raw, self._shown.erased(), text=False)
             self._shown = None
-        self._in_line = not text.endswith(b"\n")
+        self._in_line = bool(text) and not text.endswith(b"\n")
         self._write(raw, text, text=True)
 
     def _show(self, frame: Frame | None) -> None:

@@ -93,7 +93,7 @@ class TestChanging:
             ("none", "failed"),
         ]
         assert (
-            "line 1 is more than one id"
+            "line 1 has more than one ID"
             in program(
                 *("fleet", "shutdown", "--id-file", "-", "--yes"), given="a b", code=2
             ).stderr
@@ -211,4 +211,5 @@ class TestAsking:
             terminal.type("y\n")
             assert terminal.end() == 0
             assert "delete of 2: 2 succeeded" in terminal.shown
+            assert b"in flight" in terminal.raw
         assert cloud.cloud.vms == {}

@@ -150,7 +150,7 @@ class TestInterruption:
             process = program.popen(*CREATE, "--count", "3", "--json")
             eventually(lambda: len(cloud.cloud.vms) == 3)
             process.send_signal(signal.SIGINT)
-            while "once more" not in (line := process.stderr.readline()):
+            while "Ctrl-C again" not in (line := process.stderr.readline()):
                 assert line
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=8)  # less than an answer is waited for

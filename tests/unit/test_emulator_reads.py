@@ -605,7 +605,11 @@ class TestSettings:
             ({"replicas": 5}, TypeError, "replicas is a sequence of seconds, not 5"),
             ({"replicas": "5"}, TypeError, "replicas is a sequence of seconds, not '5'"),
             ({"replicas": (0, None)}, TypeError, "replicas .* None is not a number"),
-            ({"replicas": (0, -1)}, ValueError, "replicas must be finite seconds, 0 or more, not -1"),
+            (
+                {"replicas": (0, -1)},
+                ValueError,
+                "replicas must be finite seconds, 0 or more, not -1",
+            ),
             ({"replicas": (math.nan,)}, ValueError, "replicas .*nan"),
             ({"replica_choice": "fixed"}, ValueError, "replica_choice.*sticky.*'fixed'"),
             ({"absence": 1.1}, ValueError, "absence is a probability from 0 to 1, not 1.1"),
