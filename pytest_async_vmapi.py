@@ -1,8 +1,8 @@
-"""The pytest plugin of async_vmapi: a cloud for the tests of code that uses it.
+"""The pytest plugin of async_vmapi: a cloud for tests of code that uses the package.
 
-pytest loads this module in every run, so it stands outside the package and imports nothing of
-it before a test asks for a fixture. None of the fixtures is async: whoever drives the tests, be
-it pytest-asyncio, anyio or nobody, has nothing to do for them. See docs/testing.md.
+pytest loads this module in every run, so it is outside the package and imports it only when a
+fixture is used. No fixture is async, so they work with pytest-asyncio, anyio, or without either.
+See docs/testing.md.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def vm_virtual_time(request: pytest.FixtureRequest) -> bool:
-    """Whether the test's event loop has a clock that jumps, as looptime's.
+    """Whether the test's event loop has a clock that jumps, like looptime's.
 
-    It is found out for tests that looptime's marker or option is for, and for anyio's backend with
-    a ``loop_factory`` of looptime's. Override it where that is not so.
+    Detects looptime's marker and option, and a looptime ``loop_factory`` of anyio's backend.
+    Override it in other cases.
     """
     return _looptime_is_on(request.node) or _anyio_clock_jumps(request)
 
 
 @pytest.fixture
 def vm_settings() -> Settings | None:
-    """How the clouds of `vm_cloud` and `vm_server` behave; override it with your `Settings`."""
+    """The settings of `vm_cloud` and `vm_server`; override it to return your `Settings`."""
     return None
 
 
 @pytest.fixture
 def vm_cloud(vm_settings: Settings | None, vm_virtual_time: bool) -> VMCloud:
-    """A cloud in memory: adjust it, let its requests fail, and look at what is there."""
+    """A cloud in memory, to set up, inject faults into, and inspect."""
     from async_vmapi.testing import VMCloud
 
     return VMCloud(vm_settings, virtual_time=vm_virtual_time)
@@ -46,13 +46,13 @@ def vm_cloud(vm_settings: Settings | None, vm_virtual_time: bool) -> VMCloud:
 
 @pytest.fixture
 def vm_client(vm_cloud: VMCloud) -> Client:
-    """A client of `vm_cloud`. It needs no closing, and may be closed."""
+    """A client of `vm_cloud`. It does not have to be closed."""
     return vm_cloud.client()
 
 
 @pytest.fixture
 def vm_server(vm_settings: Settings | None) -> Iterator[VMServer]:
-    """A cloud over HTTP, for code that makes its own client, and for programs. In real time."""
+    """A cloud over HTTP in real time, for code that makes its own client, and for programs."""
     from async_vmapi.testing import VMServer
 
     with VMServer(vm_settings) as server:
@@ -60,7 +60,7 @@ def vm_server(vm_settings: Settings | None) -> Iterator[VMServer]:
 
 
 def _looptime_is_on(node: pytest.Item) -> bool:
-    """Return whether looptime's plugin lets this test's clock jump."""
+    """Return whether looptime is active for this test."""
     option: bool | None = node.config.getoption("looptime", None)
     markers = list(node.iter_markers("looptime"))
     on = bool(markers or option) and option is not False

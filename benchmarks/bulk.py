@@ -1,10 +1,10 @@
-"""What a bulk call costs: how long it takes against the ideal, and how much memory.
+"""The cost of a bulk call: its duration compared with the ideal one, and its memory.
 
-Run it with ``python benchmarks/bulk.py``, where the package and looptime are installed. All on
-the emulator in memory and a virtual clock. The first part creates a thousand machines of 30 to
-90 s each with a limit of 100, and compares with a greedy schedule that sees every end at once.
-The second creates a hundred thousand from a generator with a limit of 500, deletes each when it
-is there, and traces what memory the package keeps, the emulator's own left out.
+Run it with ``python benchmarks/bulk.py``, with the package and looptime installed. It uses the
+emulator in memory and a virtual clock. The first part creates 1,000 VMs, 30 to 90 s each, with a
+limit of 100, and compares the duration with a greedy schedule that sees every completion at once.
+The second part creates 100,000 VMs from a generator with a limit of 500, deletes each when it is
+online, and traces the memory kept by the package, without the emulator's.
 """
 
 import argparse
@@ -77,7 +77,7 @@ async def memory(count, limit=500):
             assert outcome.status == "succeeded", outcome
             await client.vms.delete(outcome.vm_id)
             ended += 1
-            # What an emulator remembers for ever is none of the client's memory, nor of interest.
+            # Exclude what the emulator keeps.
             api.cloud.gone.clear()
             api.cloud.operations.clear()
             if ended % (count // 10) == 0:

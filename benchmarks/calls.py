@@ -1,25 +1,25 @@
-"""What one call costs: ``vms.get``, against the same request by hand with other HTTP clients.
+"""The cost of one call: ``vms.get``, compared with the same request by other HTTP clients.
 
 Run it with ``python benchmarks/calls.py`` (dependency group ``benchmarks``). It leaves
 ``results/calls.json`` and a picture.
 
 The contenders:
 
-- ours: `Client.vms.get`, which hands out a `VirtualMachine` with typed fields;
-- aiohttp, bytes: a `ClientSession`, the signature written out by hand, the body as bytes;
-- aiohttp, json: the same, and `json.loads`;
-- httpx: an `AsyncClient`, signed likewise, the body as bytes;
-- requests in 50 threads, a `Session` for each, and `Response.json`;
-- the same with one `Session` for all, which is the way of this API's published Python client
-  (e24py); its pool keeps ten connections, so most of the 50 threads make theirs anew.
+- ours: `Client.vms.get`, which returns a `VirtualMachine` with typed fields;
+- aiohttp, bytes: a `ClientSession`, signed by hand, the body as bytes;
+- aiohttp, json: the same, with `json.loads`;
+- httpx: an `AsyncClient`, signed by hand, the body as bytes;
+- requests in 50 threads with a `Session` each, and `Response.json`;
+- the same with one `Session` for all, like this API's published Python client (e24py); its pool
+  keeps ten connections, so most of the 50 threads open a new one for each request.
 
-All others keep connections alive, and may have as many as there are calls at once; each signs
-each request anew. aiohttp gets the `DummyCookieJar` that ours has too. The emulator has a process
-of its own, whose own limit is measured first, and whose part is told beside each figure.
+All others keep connections alive and may have one for each concurrent call; all sign each request.
+aiohttp gets a `DummyCookieJar`, like ours. The emulator runs in a separate process; its limit is
+measured first, and its share is shown with each figure.
 
-The contenders take turns in short rounds, so that what else the machine does hits all alike, and
-ratios are taken within each round. CPU seconds of this process are told beside the time: where
-both cores are busy they are the steadier measure.
+The contenders take turns in short rounds, so that other load affects all of them, and ratios are
+computed within each round. This process's CPU seconds are shown with the time; they are more stable
+if both cores are busy.
 """
 
 import argparse
@@ -131,7 +131,7 @@ async def httpx_bytes(url, limit):
 
 
 class Threads:
-    """The contenders that know no event loop."""
+    """The contenders without an event loop."""
 
     def __init__(self, url, concurrency, *, shared):
         self._url = url
@@ -152,7 +152,7 @@ class Threads:
         return session.get(self._url + path, headers=headers, timeout=TIMEOUT).json()
 
     def run(self, ids):
-        # An iterator in C: threads may share it.
+        # An iterator in C, which threads can share.
         todo = iter(ids)
 
         def work(_):
@@ -179,7 +179,7 @@ async def run_async(get, ids, concurrency):
 
 
 def machine_in(answer):
-    """Return the id of the machine in any contender's answer."""
+    """Return the id of the VM in any contender's result."""
     if isinstance(answer, bytes):
         answer = json.loads(answer)
     if not isinstance(answer, dict):
@@ -194,7 +194,7 @@ def usage():
 
 
 def measured(served, run, ids):
-    """Run once, and tell what a call took."""
+    """Run once, and return the cost of a call."""
     gc.collect()
     emulator = served.cpu()
     (cpu, kernel), began = usage(), time.perf_counter()
@@ -213,7 +213,7 @@ def measured(served, run, ids):
 
 
 def compare(served, runner, concurrency, rounds, seconds):
-    """Let all contenders take turns at one concurrency; return each one's rounds."""
+    """Run all contenders in turns at one concurrency; return the rounds of each."""
     stack = contextlib.AsyncExitStack()
     gets = {
         name: runner.run(stack.enter_async_context(made(served.url, concurrency)))
@@ -237,7 +237,7 @@ def compare(served, runner, concurrency, rounds, seconds):
     endless = itertools.cycle(served.ids)
     counts = {}
     for name, go in run.items():
-        # The first opens the connections, the second tells how many calls fit into a round.
+        # The first run opens the connections, the second one determines the calls per round.
         for _ in range(2):
             first = measured(served, go, list(itertools.islice(endless, 2 * concurrency + 50)))
         counts[name] = max(2 * concurrency, int(first["calls_per_second"] * seconds))
@@ -263,7 +263,7 @@ def middle(rows, field, digits=1):
 
 
 def figures_of(found):
-    """Sum up the rounds at one concurrency."""
+    """Summarize the rounds at one concurrency."""
     contenders = {}
     for name, rows in found.items():
         contenders[name] = {
@@ -298,7 +298,7 @@ def quartiles(values):
 
 
 class _AtOnce:
-    """A transport that has the response already, so that only our own layers are timed."""
+    """A transport with a prepared response, to measure our own layers only."""
 
     def __init__(self, body):
         self._response = Response(200, {}, body)
@@ -311,7 +311,7 @@ class _AtOnce:
 
 
 async def _layers(url, vm_id):
-    """Return the least CPU microseconds that each part of a call took, the HTTP client left out."""
+    """Return the minimum CPU microseconds of each part of a call, without the HTTP client."""
     async with aiohttp_bytes(url, 1) as get:
         body = await get(vm_id)
     async with Client(url, api_key=KEY, api_secret=SECRET) as client:
@@ -360,7 +360,7 @@ async def _least(part, calls=400, rounds=80):
     return min(found)
 
 
-# --- what is told -----------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------
 
 
 def paint(figures):
@@ -412,10 +412,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.4, help="of a contender's round")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     parser.add_argument("--emulator-loop", choices=["asyncio", "uvloop"], default="asyncio")
-    parser.add_argument("--draw", action="store_true", help="draw the kept figures again")
-    parser.add_argument("--dry-run", action="store_true", help="keep and draw nothing")
+    parser.add_argument("--draw", action="store_true", help="only draw the saved figures")
+    parser.add_argument("--dry-run", action="store_true", help="save and draw nothing")
     options = parser.parse_args()
-    # That connections do not fit into the pool is what is measured.
+    # Expected: the pool is too small for the threads.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     if options.draw:
         paint(kept("calls"))

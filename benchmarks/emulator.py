@@ -1,8 +1,8 @@
-"""How much the emulator carries: requests a second, and the list of a large fleet.
+"""The capacity of the emulator: requests per second, and the list of a large fleet.
 
-Run it with ``python benchmarks/emulator.py``. The emulator has a process of its own, so that it
-is measured and not the client. The load is plain sockets with requests that were signed
-beforehand, from as many processes as it takes; ``Served`` and ``ceiling`` serve other benchmarks.
+Run it with ``python benchmarks/emulator.py``. The emulator runs in a separate process, to measure
+it without the client. The load comes from plain sockets with requests signed in advance, from as
+many processes as necessary. Other benchmarks use ``Served`` and ``ceiling``.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from async_vmapi.signing import Credentials, sign
 KEY, SECRET = "benchmark", "benchmark-secret"
 MACHINES = "/v2/virtual-machines"
 SIGNED_ANEW = 300.0
-"""Seconds after which signed requests are made anew; the emulator takes none of 15 minutes ago."""
+"""Seconds after which requests are signed again; the emulator rejects them after 15 minutes."""
 
 
 def loop_factory(name):
-    """Return what makes an event loop: asyncio's own, or uvloop's."""
+    """Return the event loop factory of asyncio or of uvloop."""
     if name == "uvloop":
         import uvloop
 
@@ -38,7 +38,7 @@ def loop_factory(name):
 
 
 def serve(pipe, fleet, loop="asyncio"):
-    """Serve a fleet that is online until told to stop; tell the process's CPU seconds if asked."""
+    """Serve a fleet that is online until stopped; send the process's CPU seconds on request."""
 
     async def run():
         api = CloudAPI(
@@ -59,15 +59,15 @@ def serve(pipe, fleet, loop="asyncio"):
 
 
 class Served:
-    """The emulator in a process of its own, as a context manager.
+    """The emulator in a separate process, as a context manager.
 
     Attributes:
-        url: Where it listens.
-        ids: The machines' ids.
+        url: Its base URL.
+        ids: The ids of the VMs.
     """
 
     def __init__(self, fleet, loop="asyncio"):
-        # Forked after threads or event loops, a process may hang.
+        # A process that is forked after threads or event loops were started may hang.
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         self._process = context.Process(target=serve, args=(there, fleet, loop), daemon=True)
@@ -90,7 +90,7 @@ class Served:
 
 
 def request_bytes(url, path):
-    """Return a whole signed GET, with the headers that aiohttp would send."""
+    """Return a signed GET as bytes, with the headers that aiohttp would send."""
     host = urlsplit(url).netloc
     headers = sign(Credentials(KEY, SECRET), "GET", host, path, b"", datetime.now(UTC))
     headers |= {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "User-Agent": "load"}
@@ -99,9 +99,9 @@ def request_bytes(url, path):
 
 
 def load(url, ids, seconds, connections, depth):
-    """Send GETs as fast as answers come: so many at once on each of so many connections.
+    """Send GETs as fast as responses come: so many at once on each of so many connections.
 
-    All machines look alike, so all answers are of one size and need not be parsed.
+    All VMs are alike, so all responses have the same size and need not be parsed.
     """
     address = (urlsplit(url).hostname, urlsplit(url).port)
     sockets = [socket.create_connection(address, timeout=30) for _ in range(connections)]
@@ -133,7 +133,7 @@ def load(url, ids, seconds, connections, depth):
 
 
 def ceiling(served, seconds=2.0, rounds=5):
-    """Return what the emulator carries at most, and what a request costs it.
+    """Return the maximum load of the emulator, and its cost of a request.
 
     ``kept_alive`` has one request in flight on each of 50 connections, ``pipelined`` sixteen.
     """
@@ -155,7 +155,7 @@ def ceiling(served, seconds=2.0, rounds=5):
 
 
 def listing(served):
-    """Return the seconds that a list of all machines takes, and its bytes."""
+    """Return the seconds and bytes of a list of all VMs."""
     times, size = [], 0
     host = urlsplit(served.url)
     for _ in range(5):

@@ -1,12 +1,12 @@
-"""What one operation costs in fleets of 100 to 100,000 machines: CPU, memory and requests.
+"""The cost of one operation in fleets of 100 to 100,000 VMs: CPU, memory and requests.
 
-Run it with ``python benchmarks/growth.py``, where the package and the dependency group
-``benchmarks`` are installed. All on the emulator in memory and a virtual clock, each fleet in a
-process of its own: all machines are created at once and awaited until they are online, one is asked
-for a thousand times, and all are powered off by one bulk call without a limit. CPU time is the
-client's alone: what the emulator takes for its answers is measured apart and left out. Memory is
-what is kept while all creates are awaited, by tracemalloc, without the emulator's own, in a further
-process, as tracing takes time. CPU time is the median of the rounds, each a process of its own.
+Run it with ``python benchmarks/growth.py``, with the package and the dependency group
+``benchmarks`` installed. It uses the emulator in memory and a virtual clock, with a separate
+process for each fleet: all VMs are created at once and awaited until they are online, one is read
+1,000 times, and all are powered off by one bulk call without a limit. CPU time is the client's; the
+emulator's is measured separately and subtracted. It is the median of rounds in separate processes.
+Memory is what is kept while all creates are awaited, by tracemalloc, without the emulator's, in
+another process, as tracing takes time.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from async_vmapi.emulator.catalogue import ZONES
 
 COUNTS = (100, 1_000, 10_000, 100_000)
 GETS = 1_000
-# A list of 100,000 has more than the usual 64 MiB.
+# A list of 100,000 is larger than the default limit of 64 MiB.
 OPTIONS = {"latency": 0.02, "seed": 1, "max_response_size": 1 << 30}
 EMULATOR = str(Path(async_vmapi.emulator.__file__).parent / "*")
 
@@ -38,7 +38,7 @@ answering = collecting = 0.0
 
 
 def timed(deliver):
-    """Return the emulator's way to answer, whose CPU time is summed up."""
+    """Return the emulator's `handle` with its CPU time added up."""
 
     def timed_deliver(*arguments, **keywords):
         global answering
@@ -52,7 +52,7 @@ def timed(deliver):
 
 
 def collect_timed():
-    """Sum up the CPU time of garbage collection."""
+    """Add up the CPU time of garbage collection."""
     began = 0.0
 
     def collected(stage, _):
@@ -67,10 +67,10 @@ def collect_timed():
 
 
 class Cost:
-    """Measures a stretch of work: CPU seconds without the emulator's, and requests.
+    """Measures a block: CPU seconds without the emulator's, and requests.
 
-    Garbage collection is told apart: it walks over all objects of the process again and again,
-    those of the emulator too, and in a small one hardly ever.
+    Garbage collection is measured separately: it visits all objects of the process, including the
+    emulator's, and hardly ever runs in a small fleet.
     """
 
     def __init__(self, client):
@@ -112,11 +112,11 @@ async def traced(count):
     """Return the bytes that each awaited create keeps."""
     wanted = requests(count + 1)
     async with Client.in_memory(CloudAPI(seed=1), **OPTIONS) as client:
-        # What the first one brings into memory is no part of what each keeps.
+        # Exclude what the first one loads.
         await online(client, wanted.pop())
         tracemalloc.start()
         creating = [asyncio.ensure_future(online(client, request)) for request in wanted]
-        # All are accepted and seen by then, and none is online.
+        # By then, all are accepted and polled, and none is online.
         await asyncio.sleep(25)
         assert client.requests["create"] == count + 1
         assert not any(task.done() for task in creating)
@@ -135,7 +135,7 @@ async def measured(count):
     async with Client.in_memory(api, **OPTIONS) as client:
         with Cost(client) as created:
             await asyncio.gather(*(online(client, request) for request in wanted))
-            # Until what it leaves in the loop, such as timers that are not needed, is cleared away.
+            # Until the loop has removed what is left, such as cancelled timers.
             await asyncio.sleep(3600)
         ids = list(api.cloud.vms)
         with Cost(client) as got:
@@ -235,7 +235,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="the largest fleet")
-    parser.add_argument("--draw", action="store_true", help="draw again what was kept")
+    parser.add_argument("--draw", action="store_true", help="only draw the saved figures")
     parser.add_argument("--measured", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--traced", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

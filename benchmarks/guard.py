@@ -1,11 +1,10 @@
-"""Guard the costs of what is done most, without a stopwatch.
+"""Detect regressions in the cost of frequent operations, without measuring time.
 
-Run it with ``python benchmarks/guard.py``, where the package and looptime are installed. It counts
-the bytecode instructions that Python executes, the emulator's and the test loop's left out, the
-requests, and the bytes that stay or are needed at most. These do not depend on the machine or on
-how busy it is, but on Python's version, so ``costs.json`` has them for each. It fails where one is
-more than a fifth above; ``--update`` writes down what is found, which belongs into the same commit
-as the reason for it.
+Run it with ``python benchmarks/guard.py``, with the package and looptime installed. It counts the
+bytecode instructions executed (without the emulator's and the test loop's), the requests, and the
+bytes kept or the peak of bytes. These do not depend on the computer or its load, but on the Python
+version, so ``costs.json`` has them for each version. It fails if a cost is more than 20 % above;
+``--update`` saves the current costs, to be committed with the change that causes them.
 """
 
 import _weakrefset
@@ -36,7 +35,7 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 MARGIN = 1.2
 UNCOUNTED = (
     str(Path(async_vmapi.emulator.__file__).parent),
-    # What a clock that jumps does while it does so.
+    # The code of the clock that jumps.
     str(Path(looptime.__file__).parent),
     selectors.__file__,
     selector_events.__file__,
@@ -68,7 +67,7 @@ class Instructions:
             if sys.version_info >= (3, 12)
             else (lambda: sys.settrace(self._called), lambda: sys.settrace(None))
         )
-        # Else when it collects depends on what was there before.
+        # Otherwise, collections depend on previous objects.
         gc.collect()
         gc.disable()
         start()
@@ -111,7 +110,7 @@ class Instructions:
 
 @contextmanager
 def emulator_uncounted():
-    """Leave out also what the emulator itself calls."""
+    """Also exclude what the emulator calls."""
     deliver = in_memory.deliver
 
     def delivered(*arguments, **keywords):
@@ -129,7 +128,7 @@ def emulator_uncounted():
 
 
 async def executed(work, per=1):
-    """Return the instructions that an awaitable takes, for each of so many."""
+    """Return the instructions of an awaitable, divided by `count`."""
     with Instructions().counting() as instructions:
         await work
     return round(instructions.count / per)
@@ -144,7 +143,7 @@ def requests(count):
 
 
 def cloud_of(count):
-    """Return a cloud of so many machines that are online."""
+    """Return a cloud of so many VMs that are online."""
     api = CloudAPI(seed=1)
     zone, template = next(iter(ZONES.values())), TEMPLATES[0]
     for number in range(count):
@@ -159,7 +158,7 @@ def client_of(api):
 
 
 async def warm_up():
-    """Do once what is imported or made by the first who needs it."""
+    """Trigger lazy imports and caches."""
     async with client_of(CloudAPI(seed=1)) as client:
         report = await client.bulk().create(requests(2))
         await client.vms.get(report.succeeded[0].vm_id)
@@ -171,7 +170,7 @@ async def online(client, request):
     return await (await client.vms.create(request))
 
 
-# --- what is guarded ------------------------------------------------------------------------------
+# --- scenarios ------------------------------------------------------------------------------------
 
 
 async def one_get():
@@ -217,7 +216,7 @@ async def a_tick_of_a_thousand_watchers():
         waiting = [asyncio.ensure_future(client.resume(token).wait()) for token in tokens]
         await asyncio.sleep(0)
         lists = client._hub._poller.lists
-        # By hand, so that what else goes on is no part of it.
+        # Called directly, to exclude everything else.
         lists._timer.cancel()
         for name in ("everything is new", "nothing has changed"):
             yield f"instructions, {name}", await executed(lists._poll())
@@ -268,7 +267,7 @@ SCENARIOS = (
 
 
 def measure(only=""):
-    """Return the costs of each scenario in whose name `only` is, by that and what is counted."""
+    """Return the costs of the scenarios whose name contains `only`, by scenario and unit."""
 
     async def collected(scenario):
         return {what: cost async for what, cost in scenario()}
@@ -287,7 +286,7 @@ def measure(only=""):
 
 
 def judge(found, known):
-    """Return in words what costs too much, and what nobody has a figure for."""
+    """Return messages on costs that are too high or unknown."""
     wrong = []
     for name, cost in found.items():
         if name not in known:
@@ -300,8 +299,10 @@ def judge(found, known):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--update", action="store_true", help="write down what is found")
-    parser.add_argument("--only", default="", metavar="WORDS", help="what has these in its name")
+    parser.add_argument("--update", action="store_true", help="save the current costs")
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="only scenarios whose name contains this"
+    )
     options = parser.parse_args(arguments)
     known = json.loads(FILE.read_text()) if FILE.exists() else {}
     found = measure(options.only)
@@ -316,7 +317,7 @@ def main(arguments=None):
     if VERSION not in known:
         sys.exit(f"costs.json has no figures for Python {VERSION}; make them with --update")
     if wrong := judge(found, known[VERSION]):
-        sys.exit("too dear:\n" + "\n".join(wrong))
+        sys.exit("too expensive:\n" + "\n".join(wrong))
 
 
 if __name__ == "__main__":

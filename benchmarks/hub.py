@@ -1,7 +1,7 @@
-"""What watching costs: requests against delay, and the hub's own work in a tick.
+"""The cost of polling: requests and delays, and the poller's work in a tick.
 
-Run it with ``python benchmarks/hub.py``, where the package and looptime are installed.
-Requests and delays are counted on a virtual clock; the last part measures the CPU's time.
+Run it with ``python benchmarks/hub.py``, with the package and looptime installed. Requests and
+delays are counted on a virtual clock; the last part measures CPU time.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from async_vmapi.transport.responses import open_envelope
 
 
 async def rollout(floor, count=1000):
-    """Create VMs, and return what it cost and how late their ends were seen."""
+    """Create VMs, and return the cost and the delay until their completion was observed."""
     api = CloudAPI(seed=1)
     async with client_of(api, min_poll_interval=floor, seed=1) as client:
         found, sent = await run_fleet(client, api, "create", count)
@@ -37,7 +37,7 @@ async def rollout(floor, count=1000):
 
 
 async def tick(count):
-    """Return the CPU milliseconds of a tick beyond decoding, by how much has changed."""
+    """Return the CPU milliseconds of a tick without decoding, by how much has changed."""
     api = CloudAPI()
     async with client_of(api) as client:
         template = (await client.vms.create(request(0))).token()

@@ -1,19 +1,18 @@
-"""A thousand machines, from their creates to seen online: async_vmapi beside its peers.
+"""1,000 VMs, from create until observed online: async_vmapi compared with its peers.
 
 Run it with ``python benchmarks/peers.py``, on Linux, with the dependency group ``benchmarks``
-installed. How each contender is set up, and by which of its documentation, says its module in
-``benchmarks/contenders``: once as documented, once tuned to look as often as all the others do.
-Ours is there a third time, with a limit of its rate, which the others do not have.
+installed. The modules in ``benchmarks/contenders`` describe the set-up of each contender and the
+documentation it follows: once as documented, and once tuned to the same polling interval for all.
+Ours also runs with a rate limit, which the others do not have.
 
-What is the same for all: the machines take 30 to 90 s each, drawn evenly; the emulator has a
-process of its own, a new one each time, and every contender too; all goes over HTTP, without a
-limit of the rate; 1,000 creates are begun at once. The contenders take turns, in an order that
-moves on by one each round, and what is told are medians over the rounds.
+For all contenders: each VM takes 30 to 90 s, uniformly distributed; the emulator and the contender
+run in new processes each time, over HTTP without a rate limit; 1,000 creates start at once. The
+contenders take turns in an order that rotates each round; figures are medians over the rounds.
 
-The cloud's clock goes faster than ours, so that a run ends in under a minute, and every interval,
-of all contenders alike, is shortened by as much. Delays (from the true end, which the emulator
-knows, until the code that awaits the machine goes on) and wall time are told in seconds of the
-cloud's clock; what a request takes on the wire therefore weighs more than it would.
+The cloud's clock runs faster, so that a run takes less than a minute, and all polling intervals are
+shortened by the same factor. Delays (from the actual completion in the emulator until the code that
+awaits the VM continues) and wall time are in seconds of the cloud's clock, so the latency of
+requests counts more than in reality.
 """
 
 import argparse
@@ -58,7 +57,7 @@ SMALL = {"count": 20, "speed": 60.0, "runs": 1, "interval": 6.0}
 
 
 def serve(pipe, seed, speed, count):
-    """Serve a cloud until told to stop, and then tell what came and what was true."""
+    """Serve a cloud until stopped, and then send its requests and the actual completion times."""
 
     async def run():
         api = CloudAPI(settings=Settings(create=(30, 90)), seed=seed, log=10_000 * count)
@@ -67,7 +66,7 @@ def serve(pipe, seed, speed, count):
             pipe.send((emulator.url, emulator.api_key, emulator.api_secret))
             await asyncio.to_thread(pipe.recv)
             cpu = time.process_time() - cpu
-            # The moment at which the cloud's clock was 0, on the one that all processes share.
+            # When the cloud's clock was 0, on the clock that all processes share.
             zero = time.monotonic() - emulator.now / speed
             api.cloud.advance(emulator.now)
             ends = {
@@ -89,7 +88,7 @@ def serve(pipe, seed, speed, count):
 
 
 def peak(moments):
-    """Return how many of these moments there are in 100 ms at most."""
+    """Return the maximum number of these times within 100 ms."""
     moments = sorted(moments)
     most = first = 0
     for number, moment in enumerate(moments):
@@ -100,18 +99,18 @@ def peak(moments):
 
 
 def percentile(values, share):
-    """Return the smallest value that so many are not above."""
+    """Return a percentile: the smallest value that this share of the values does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def figures(cost, truth, *, count, speed):
-    """Bring together what a contender's process and the emulator's have seen."""
+    """Combine the observations of the contender's and the emulator's processes."""
     seen, ends = cost["seen"], truth["ends"]
     if len(seen) != count or seen.keys() != ends.keys():
-        raise RuntimeError(f"{len(ends)} of {count} machines were made, and {len(seen)} seen")
+        raise RuntimeError(f"{len(ends)} of {count} VMs were created, {len(seen)} of them observed")
     early = sum(seen[vm_id] < ends[vm_id] for vm_id in seen)
     if early:
-        raise RuntimeError(f"{early} machines were seen online before they were")
+        raise RuntimeError(f"{early} VMs were reported online before they were")
     lags = [(seen[vm_id] - ends[vm_id]) * speed for vm_id in seen]
     came = truth["came"]
     wall = max(seen.values()) - cost["began"]
@@ -131,7 +130,7 @@ def figures(cost, truth, *, count, speed):
 
 
 def measure(contender, *, count, speed, interval, seed, rate=None):
-    """Let one contender do it once, and return its figures."""
+    """Run one contender once, and return its figures."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     server = context.Process(target=serve, args=(there, seed, speed, count), daemon=True)
@@ -165,7 +164,7 @@ def measure(contender, *, count, speed, interval, seed, rate=None):
 
 
 def medians(taken):
-    """Return the median of every figure, and how far the runs lie apart."""
+    """Return the median and the spread of every figure."""
     told = {}
     for name in (*COLUMNS, "emulator_busy"):
         values = [run[name] for run in taken]
@@ -175,7 +174,7 @@ def medians(taken):
 
 
 def compare(*, contenders, count, speed, runs, interval):
-    """Let all of them do it, in turns, and return the medians by contender and set-up."""
+    """Run all contenders in turns, and return the medians by contender and set-up."""
     setups = [(name, how) for name in contenders for how in SETUPS[name == "ours"]]
     taken = {setup: [] for setup in setups}
     for run in range(runs):
@@ -196,7 +195,7 @@ def compare(*, contenders, count, speed, runs, interval):
 
 
 def first_in(rows):
-    """Return, for every column, who is first among the rows, and by which factor."""
+    """Return the best row of every column, and by which factor it is better."""
     told = {}
     for column in COLUMNS:
         ours = [row for row in rows if row["contender"] == "ours"]
@@ -225,7 +224,7 @@ def table(rows):
 
 
 def paint(rows):
-    """Return what draws the looks against the delay."""
+    """Return a function that draws polls against delay."""
 
     def draw(axes, colours):
         (axis,) = axes
@@ -266,12 +265,12 @@ def show(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=1000, help="machines")
-    parser.add_argument("--runs", type=int, default=5, help="rounds to take medians of")
+    parser.add_argument("--runs", type=int, default=5, help="number of rounds, for medians")
     parser.add_argument("--speed", type=float, default=4.0, help="of the cloud's clock")
     parser.add_argument("--interval", type=float, default=10.0, help="of the tuned, cloud seconds")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--draw", action="store_true", help="draw anew what was measured before")
-    parser.add_argument("--small", action="store_true", help="a few machines; nothing is kept")
+    parser.add_argument("--draw", action="store_true", help="only draw the saved figures")
+    parser.add_argument("--small", action="store_true", help="a few VMs; save nothing")
     options = parser.parse_args()
     wanted = {name: getattr(options, name) for name in SMALL}
     if options.small:

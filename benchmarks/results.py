@@ -1,6 +1,6 @@
-"""What the benchmarks leave behind: figures as JSON, and pictures of them for light and dark pages.
+"""Save benchmark results: figures as JSON, and charts for light and dark pages.
 
-Pictures need matplotlib, of the dependency group ``benchmarks``.
+Charts require matplotlib, of the dependency group ``benchmarks``.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 FOLDER = Path(__file__).with_name("results")
 
-# Told apart without seeing colours too: they differ in lightness. Ours comes first.
+# They also differ in lightness, to be distinguishable without colours. Ours comes first.
 COLOURS = {
     "light": ["#0b62b8", "#e08214", "#7a8793", "#8c4799", "#3b9b6d", "#b5403a"],
     "dark": ["#58a6ff", "#ffb454", "#9aa7b3", "#c792ea", "#5fd19a", "#ff8379"],
@@ -22,7 +22,7 @@ _GRID = {"light": "#d0d7de", "dark": "#3d444d"}
 
 
 def machine() -> dict[str, Any]:
-    """Say on what the figures were measured."""
+    """Return the system on which the figures were measured."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 
 def keep(name: str, figures: Mapping[str, Any]) -> Path:
-    """Write figures to ``results/NAME.json``, with the machine they are of."""
+    """Write figures and the system to ``results/NAME.json``."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
@@ -45,7 +45,7 @@ def keep(name: str, figures: Mapping[str, Any]) -> Path:
 
 
 def kept(name: str) -> dict[str, Any]:
-    """Read figures back, to draw them again without measuring."""
+    """Read saved figures, to draw them again without measuring."""
     result: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
     return result
 
@@ -60,9 +60,9 @@ def draw(
     """Draw ``results/NAME-light.svg`` and ``results/NAME-dark.svg``.
 
     Args:
-        name: The picture's name.
-        paint: Draws on an array of axes, with the colours that it is given.
-        columns: How many axes stand side by side.
+        name: Name of the chart.
+        paint: Draws on an array of axes, with the given colours.
+        columns: Number of axes, side by side.
         size: Width and height, in inches.
     """
     import matplotlib as mpl

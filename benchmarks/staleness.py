@@ -1,16 +1,16 @@
-"""What ``max_staleness`` costs: how late each operation's end is seen, and with how many requests.
+"""The cost of ``max_staleness``: delay until completion is observed, and number of requests.
 
-Run it with ``python benchmarks/staleness.py``, where the package and looptime are installed. All
-on the emulator in memory, its default durations and a virtual clock, so that the figures do not
-depend on the machine. Each operation runs in fleets, started within 10 s, and on VMs alone, each
-with a seed of its own; with fresh reads, and with reads that are old by ``Settings(staleness=)``.
-Delays are from the true end to the waiter's waking. A false verdict is one before the true end, or
-a failure, since no operation fails. The command fails if there is one where the client was given
-the staleness that reads really have, or more.
+Run it with ``python benchmarks/staleness.py``, with the package and looptime installed. It uses the
+emulator in memory with its default durations and a virtual clock, so the figures do not depend on
+the computer. Each operation runs in fleets, started within 10 s, and on single VMs, each with its
+seed; with fresh reads, and with stale ones by ``Settings(staleness=)``. Delays are from the actual
+completion until the awaiting code continues. A false verdict is one before the actual completion,
+or a failure, as no operation fails. The command fails if a client with at least the actual
+staleness has one.
 
 ``--keep`` writes the figures to ``results/staleness.json`` and the tables into
-``docs/completion.md``. The figures to compare with are taken from the former, unless ``--before``
-names a commit: then its client is measured too, on today's emulator.
+``docs/completion.md``. They are compared with the figures in that file, or with ``--before COMMIT``
+with that commit's client, measured on the current emulator.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pathlib import Path
 import looptime
 from results import FOLDER, keep, kept
 
-# For the emulator of today beneath a client from before `async_vmapi.Response`.
+# For the current emulator with a client from before `async_vmapi.Response`.
 import async_vmapi.transport.transport
 
 if not hasattr(async_vmapi.transport.transport, "Response"):
@@ -55,7 +55,7 @@ SIZES = ("count", "fleets", "alone", "bulk")
 WITHIN = 10.0
 LATENCY = 0.02
 HAS_STALENESS = "max_staleness" in inspect.signature(Client).parameters
-"""Whether the client is one of today."""
+"""Whether the client is a current one."""
 
 
 # --- running operations ---------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def request(number):
 
 
 def cloud_of(count, *, settings=None, state="online", seed=1):
-    """Return a cloud of so many VMs that have been there for long."""
+    """Return a cloud with so many existing VMs."""
     api = CloudAPI(settings=settings, seed=seed)
     zone, template = next(iter(ZONES.values())), TEMPLATES[0]
     for number in range(count):
@@ -98,14 +98,14 @@ async def started(client, kind, number, vm):
 
 
 async def run_fleet(client, api, kind, count, seconds=WITHIN):
-    """Start an operation on so many VMs within so many seconds and await them.
+    """Start an operation on so many VMs within so many seconds, and await them.
 
-    Returns the operations, each with its delay and evidence, or the error in place of both; and
-    the requests by the call's name.
+    Returns the operations, each with its delay and evidence, or the error instead; and the
+    requests by call.
     """
     clock = asyncio.get_running_loop().time
     vms = [None] * count if kind == "create" else await client.vms.list()
-    # What was read before has nothing to do with what comes.
+    # Exclude the effect of earlier reads.
     await asyncio.sleep(60)
     before = Counter(client.requests)
     ended = {}
@@ -122,7 +122,7 @@ async def run_fleet(client, api, kind, count, seconds=WITHIN):
 
     await asyncio.gather(*(one(number) for number in range(count)))
     requests = Counter(client.requests) - before
-    # Until what ended too early has really ended.
+    # Until tasks that were completed too early are really complete.
     await asyncio.sleep(1000)
     api.cloud.advance(clock())
     found = []
@@ -140,7 +140,7 @@ def on_a_virtual_clock(body):
 
 async def one_run(row, count, *, max_staleness, staleness, seed):
     kind = row.partition(",")[0]
-    # Without `staleness` where it is 0: then it runs on an older emulator, too.
+    # Without `staleness` if it is 0, to run on older emulators too.
     behaviour = {"staleness": (0, staleness)} if staleness else {}
     settings = Settings(reboot_visible=row != UNSHOWN, **behaviour)
     state = "offline" if kind == "power_on" else "online"
@@ -212,7 +212,7 @@ async def bulk_power_off(count, limit, max_staleness):
 
 def measure(options):
     """Return all figures of the package that is imported."""
-    # Today's clients are told something; one from before `max_staleness` is not.
+    # Clients from before `max_staleness` do not take it.
     told = STALENESS if HAS_STALENESS else (None,)
     real = STALENESS if hasattr(Settings(), "staleness") else (0,)
     operations = {
@@ -234,13 +234,13 @@ def measure(options):
         }
         for limit in (limit for limit in LIMITS if limit <= options.bulk)
     }
-    # As they come back from a file.
+    # As if read from a file.
     figures = json.loads(json.dumps({"operations": operations, "bulk_power_off": bulk}))
     return {name: getattr(options, name) for name in SIZES} | figures
 
 
 def measure_commit(commit, arguments):
-    """Return the figures of another commit's client, on today's emulator."""
+    """Return the figures of another commit's client, on the current emulator."""
 
     def unpack(of, path, folder):
         command = ["git", "-C", str(ROOT), "archive", of, path]
@@ -265,7 +265,7 @@ def measure_commit(commit, arguments):
 
 
 def false_verdicts(figures):
-    """Return in words where a client was wrong that was given the staleness of its reads."""
+    """Return messages on false verdicts of clients that were given the actual staleness."""
     wrong = []
     for row, by_staleness in figures["operations"].items():
         for setting, sizes in by_staleness.items():
@@ -331,7 +331,7 @@ def stale_table(figures, before):
 
 
 def false_table(figures, before):
-    """Return false verdicts of all operations, by what clients were given and what reads are."""
+    """Return false verdicts of all operations, by the client's and the actual staleness."""
 
     def count(found, told, real):
         return sum(
@@ -433,10 +433,12 @@ def main():
     parser.add_argument("--alone", type=int, default=200, help="runs of a VM alone")
     parser.add_argument("--bulk", type=int, default=10_000, help="VMs of the bulk power off")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="OPERATION")
-    parser.add_argument("--before", metavar="COMMIT", help="measure this commit's client, too")
-    parser.add_argument("--json", action="store_true", help="print figures in place of tables")
-    parser.add_argument("--keep", action="store_true", help="write the figures and the tables")
-    parser.add_argument("--draw", action="store_true", help="write the kept figures' tables again")
+    parser.add_argument("--before", metavar="COMMIT", help="also measure this commit's client")
+    parser.add_argument("--json", action="store_true", help="print figures instead of tables")
+    parser.add_argument("--keep", action="store_true", help="save the figures and the tables")
+    parser.add_argument(
+        "--draw", action="store_true", help="only write the tables of the saved figures"
+    )
     options = parser.parse_args()
     if options.draw:
         write_into_page(tables(kept("staleness")["now"], kept("staleness")["before"]))

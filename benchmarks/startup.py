@@ -1,8 +1,8 @@
-"""How long a program waits before it can do anything: imports, the command's help, completion.
+"""Startup times: imports, ``--help``, completion.
 
-Run it with ``python benchmarks/startup.py``, where the package is installed with its extra ``cli``.
-All are measured in turns, each in a process of its own; the figures are medians. They are of a
-warm disk: a first round, which also compiles, is not counted.
+Run it with ``python benchmarks/startup.py``, with the package and its ``cli`` extra installed. All
+are measured in turns, each in a separate process; the figures are medians. The first round, which
+compiles and fills the disk cache, is not counted.
 """
 
 import argparse
@@ -37,7 +37,7 @@ COMPLETING = {
 
 
 def imported(program):
-    """Return the milliseconds that the modules of a program took, as ``-X importtime`` tells."""
+    """Return the import time of a program in milliseconds, from ``-X importtime``."""
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", program],
         capture_output=True,
@@ -50,7 +50,7 @@ def imported(program):
 
 
 def took(arguments, **variables):
-    """Return the milliseconds from a command's start to its end."""
+    """Return a command's duration in milliseconds."""
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, *arguments],
@@ -75,7 +75,7 @@ def measure(rounds):
                 times.clear()
     median = {name: round(statistics.median(times), 1) for name, times in imports.items()}
     beyond = {
-        # From one round to the other the machine differs; within one it is nearly the same.
+        # The computer's speed varies between rounds, but hardly within one.
         name: round(
             statistics.median(
                 ours - base for ours, base in zip(times, imports["aiohttp"], strict=True)
@@ -113,7 +113,7 @@ def paint(figures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--draw", action="store_true", help="draw again what was kept")
+    parser.add_argument("--draw", action="store_true", help="only draw the saved figures")
     options = parser.parse_args()
     figures = kept("startup") if options.draw else measure(options.rounds)
     if not options.draw:

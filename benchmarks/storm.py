@@ -1,8 +1,8 @@
-"""A storm: thousands of writes while every fifth request goes wrong, and what became of them.
+"""Thousands of writes while every fifth request fails, and their outcomes.
 
 Run it with ``python benchmarks/storm.py``: 2,000 creates, then 2,000 resizes, shutdowns and
-deletes, over HTTP, for three seeds; and the same with plain retries in place of the rule for
-creates, which is the control. What is counted must be 0 but for the control's duplicates.
+deletes, over HTTP, for three seeds; and as a control the same with plain retries of creates. All
+counts must be 0, except for duplicates in the control.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ZONE = next(iter(ZONES))
 
 
 def faults(share=SHARE, *, stall=5.0, huge=9 * 2**20, refuse=0.05):
-    """Return the faults: a quarter of them drops the connection after the request was done."""
+    """Return the faults: a quarter of them drop the connection after the request was executed."""
     others = [
         {"kind": "refuse", "seconds": refuse},
         {"kind": "drop_before"},
@@ -59,7 +59,7 @@ def faults(share=SHARE, *, stall=5.0, huge=9 * 2**20, refuse=0.05):
         {"kind": "unknown_state"},
         {"kind": "huge_body", "size": huge},
     ]
-    # A request is hit by the first fault that draws it, so each probability is of what is left.
+    # The first fault drawn wins, so each probability is of the remaining requests.
     weights = [(0.25, {"kind": "drop_after"}), *((0.75 / len(others), other) for other in others)]
     plan, left = [], 1.0
     for weight, fault in weights:
@@ -69,7 +69,7 @@ def faults(share=SHARE, *, stall=5.0, huge=9 * 2**20, refuse=0.05):
 
 
 def retry_plainly(client):
-    """Let creates be repeated on any error, as other SDKs do: the control."""
+    """Retry creates on any error, as other SDKs do: the control."""
 
     async def send(pending, call):
         call = attrs.evolve(call, idempotency=Idempotency.IDEMPOTENT)
@@ -79,7 +79,7 @@ def retry_plainly(client):
 
 
 class Storm:
-    """Drives a client through the storm, and compares what it says with what the cloud did."""
+    """Runs a client through the storm, and compares its results with the cloud's operations."""
 
     def __init__(self, client, cloud, *, seed, twins=0.05):
         self.client = client
@@ -127,9 +127,9 @@ class Storm:
             self.named_names.add(error.name)
             self.outcomes["create: unknown"] += 1
         except VMAPIError as error:
-            # An error that claims that nothing was made names nothing.
+            # This error says that nothing was created, so it has no id.
             self._count("create", error)
-        except Exception as error:  # noqa: BLE001 - that there is none is what is tested
+        except Exception as error:  # noqa: BLE001 - counted as a failure
             self.wrong["undocumented"] += 1
             print("undocumented:", repr(error))
         else:
@@ -154,7 +154,7 @@ class Storm:
         except VMAPIError as error:
             self._count(what, error)
             return
-        except Exception as error:  # noqa: BLE001 - that there is none is what is tested
+        except Exception as error:  # noqa: BLE001 - counted as a failure
             self.wrong["undocumented"] += 1
             print("undocumented:", repr(error))
             return
@@ -190,7 +190,7 @@ async def over_http(count, seed, *, plainly=False, speed=SPEED, window=30.0):
             connect_timeout=2.0,
             max_response_size=8 * 2**20,
             reconcile_timeout=window,
-            # The oldest list that a fault sends again.
+            # The age of the oldest list that a fault sends.
             max_staleness=5.0 / speed,
             min_poll_interval=0.1,
             max_poll_interval=1.0,

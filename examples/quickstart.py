@@ -1,6 +1,6 @@
-"""The life of one machine: create it, watch it being resized, delete it.
+"""Create a VM, resize it while watching its state, and delete it.
 
-Run it against a local cloud::
+Run it against the emulator::
 
     async-vmapi emulator --port 8024 --speed 5 > env.sh &
     sleep 2 && . ./env.sh
@@ -13,7 +13,7 @@ from async_vmapi import Client, ImageBoot
 
 
 async def main(client: Client) -> None:
-    """Do it, and tell about it."""
+    """Run the example, and print each step."""
     regions = await client.regions.list()
     zone = next(zone for region in regions for zone in region.zones if zone.available)
     template = (await client.templates.list())[0]
@@ -26,7 +26,7 @@ async def main(client: Client) -> None:
         boot=ImageBoot(os=template.id),
     )
     print(f"accepted as {task.vm_id}, with {template.label} in {zone.label}")
-    vm = await task  # until it is really online
+    vm = await task  # waits until it is online
     print(f"{vm.label} is {vm.state}, {task.evidence}")
 
     task = await client.vms.resize(vm, cores=2, ram=2048, wait_for=1)  # minutes
@@ -41,7 +41,7 @@ async def main(client: Client) -> None:
 
 
 async def run() -> None:
-    """Take the endpoint and the credentials from the environment."""
+    """Run it with the endpoint and credentials from the environment."""
     async with Client.from_env() as client:
         await main(client)
 

@@ -1,11 +1,11 @@
-"""Reboot many machines in waves, while most of them stay online; go on after an interruption.
+"""Reboot many VMs in waves while most of them stay online; can be resumed if interrupted.
 
     python examples/rolling_reboot.py "web-*" --min-online 80%
     python examples/rolling_reboot.py "web-*" --resume reboot.json
 
-One machine goes first. If it comes back, a tenth of them follows, and then the others, never more
-of them down at once than `--min-online` leaves. Ctrl-C starts no further machine and writes down
-what was done and what was not.
+The first VM is a canary. If its reboot succeeds, 10% of them follow, and then the rest, while
+`--min-online` of them stay online. Ctrl-C starts no more reboots and saves a report of what was
+done and what was not.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from async_vmapi import BulkEvent, BulkInterrupted, BulkPlan, BulkReport, Client
 async def reboot(
     client: Client, pattern: str, *, min_online: int | str, before: BulkReport | None = None
 ) -> BulkReport:
-    """Reboot the machines whose name fits, or what an interrupted run left of them.
+    """Reboot the VMs whose name matches, or resume an interrupted run.
 
     Args:
         client: The client.
         pattern: A name with ``*`` and ``?``.
-        min_online: How many stay online, a number or a percentage.
+        min_online: VMs to keep online, a number or a percentage.
         before: The report of the interrupted run.
     """
     bulk = client.bulk(
@@ -34,7 +34,7 @@ async def reboot(
             waves=[1, "10%", "100%"],
             max_failures="5%",
             min_online=min_online,
-            on_event=tell,
+            on_event=show,
         )
     )
     if before is not None:
@@ -43,36 +43,36 @@ async def reboot(
     return await bulk.reboot([vm for vm in vms if fnmatch.fnmatch(vm.label or "", pattern)])
 
 
-def tell(event: BulkEvent) -> None:
-    """Print how it goes."""
+def show(event: BulkEvent) -> None:
+    """Print the progress."""
     if event.outcome is not None:
-        print(f"  {event.item}: {event.outcome.status}, {event.in_flight} are under way")
+        print(f"  {event.item}: {event.outcome.status}, {event.in_flight} in flight")
     elif event.kind == "stopped":
         print(f"stopped: {event.reason}")
     elif event.kind == "started":
-        print(f"  {event.item}: reboots, in wave {event.wave}")
+        print(f"  {event.item}: rebooting, in wave {event.wave}")
 
 
 def main(
     arguments: Sequence[str] | None = None, make_client: Callable[[], Client] = Client.from_env
 ) -> None:
-    """Read the command line, do it, and keep the report whatever comes."""
+    """Parse the command line, run, and always save the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pattern", help="a name with * and ?")
-    parser.add_argument("--min-online", default="80%", help="how many stay online")
+    parser.add_argument("--min-online", default="80%", help="VMs to keep online, like 10 or 80%%")
     parser.add_argument("--report", type=Path, default=Path("reboot.json"))
-    parser.add_argument("--resume", type=Path, help="a report to go on from")
-    given = parser.parse_args(arguments)
-    least: str = given.min_online
-    kept: Path = given.resume or given.report
-    before = BulkReport.from_json(kept.read_text()) if given.resume else None
+    parser.add_argument("--resume", type=Path, help="report of an interrupted run")
+    options = parser.parse_args(arguments)
+    min_online: str = options.min_online
+    file: Path = options.resume or options.report
+    before = BulkReport.from_json(file.read_text()) if options.resume else None
 
     async def run() -> BulkReport:
         async with make_client() as client:
             return await reboot(
                 client,
-                given.pattern,
-                min_online=int(least) if least.isdecimal() else least,
+                options.pattern,
+                min_online=int(min_online) if min_online.isdecimal() else min_online,
                 before=before,
             )
 
@@ -80,10 +80,10 @@ def main(
         report = asyncio.run(run())
     except BaseException as error:
         if interrupted := BulkInterrupted.from_exception(error):  # Ctrl-C, a timeout, a task group
-            kept.write_text(interrupted.report.to_json())
-            print(f"{interrupted.report}; go on with --resume {kept}")
+            file.write_text(interrupted.report.to_json())
+            print(f"{interrupted.report}; resume with --resume {file}")
         raise
-    kept.write_text(report.to_json())
+    file.write_text(report.to_json())
     print(report)
     report.raise_on_failure()
 

@@ -1,4 +1,4 @@
-"""The command line, ``async-vmapi``. It needs the extra ``cli``."""
+"""The command line, ``async-vmapi``. Requires the ``cli`` extra."""
 
 import logging
 import sys
@@ -9,23 +9,23 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say what is missing for it."""
+    """Run the command line; if a dependency is missing, print how to install it."""
     with Streams() as streams, signals_raised():
         try:
             _call()
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except SystemExit as error:
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
         else:
             code = 0
-        code = streams.settle(code)
+        code = streams.finish(code)
     sys.exit(code)
 
 
 def _call() -> None:
     if logging.lastResort is not None:
-        # Warnings are the user's, and a terminal has nowhere else to tell them.
+        # Show warnings on the terminal.
         logging.getLogger("async_vmapi").addHandler(logging.lastResort)
     try:
         from async_vmapi.cli.app import app
@@ -38,6 +38,6 @@ def _call() -> None:
         if package not in {"typer", "rich", "platformdirs"}:
             raise
         sys.exit(
-            f"async-vmapi needs {package}, which is not installed; "
-            "install the command line with: pip install 'async-vmapi[cli]'"
+            f"async-vmapi requires {package}, which is not installed; "
+            "install it with: pip install 'async-vmapi[cli]'"
         )

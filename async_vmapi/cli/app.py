@@ -1,4 +1,4 @@
-"""The commands by their names. What they take and do stands in a module for each."""
+"""The commands by name; each is implemented in its own module."""
 
 import importlib
 from collections.abc import Mapping
@@ -12,28 +12,16 @@ __all__ = ["COMMANDS", "Later", "app"]
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "regions": ("catalogue:regions", "List the regions and their zones."),
-    "templates": ("catalogue:templates", "List the templates to create machines from."),
+    "templates": ("catalogue:templates", "List the templates to create VMs from."),
     "keys": ("catalogue:keys", "List the account's SSH keys."),
-    "wait": (
-        "wait:wait",
-        "Wait for the end of an operation, from the token of an outcome that was unknown.",
-    ),
-    "watch": (
-        "watch:watch",
-        "Show the machines and how their states change, until interrupted.",
-    ),
-    "worker": (
-        "worker:worker",
-        "Work on durable jobs until interrupted; others go on with what is left then.",
-    ),
-    "emulator": ("emulator:emulator", "Serve a local cloud until interrupted."),
-    "demo": (
-        "demo:demo",
-        "Take a fleet through its life, on a local cloud of its own whose clock runs faster.",
-    ),
-    "vms": ("vms:app", "Look at machines and change them, one at a time."),
-    "fleet": ("fleet:app", "Create and change many machines at once."),
-    "jobs": ("jobs:app", "Look at durable jobs and control them."),
+    "wait": ("wait:wait", "Wait for an operation to complete, given its token."),
+    "watch": ("watch:watch", "Watch VMs for changes, until interrupted."),
+    "worker": ("worker:worker", "Run a worker for durable jobs, until interrupted."),
+    "emulator": ("emulator:emulator", "Run the emulator, a local cloud, until interrupted."),
+    "demo": ("demo:demo", "Create, reboot and delete a fleet on the bundled emulator."),
+    "vms": ("vms:app", "List, show and change single VMs."),
+    "fleet": ("fleet:app", "Create and change many VMs at once."),
+    "jobs": ("jobs:app", "Show and control durable jobs."),
 }
 """Where each command is defined, and the first line of its help."""
 
@@ -41,12 +29,12 @@ _INTERRUPTED: Final = 130
 
 
 class Later(TyperCommand):
-    """The name of a command and what it does; the command itself is imported when it is called.
+    """A command whose module is imported only when it is called.
 
     Args:
-        name: The command's name.
-        home: Its module in this package, and what it is called there.
-        help: The first line of its help.
+        name: Command name.
+        home: ``module:attribute`` in this package.
+        help: First line of the command's help.
     """
 
     def __init__(self, name: str, home: str, help: str) -> None:  # noqa: A002 - Typer's word
@@ -54,7 +42,7 @@ class Later(TyperCommand):
         self._home = home
 
     def load(self) -> Any:
-        """Import the command, and return it as Click's; whose Click depends on Typer's version."""
+        """Import the command and return it as a Click command (Typer's or Click's own)."""
         module, _, attribute = self._home.partition(":")
         try:
             found = getattr(importlib.import_module(f"async_vmapi.cli.{module}"), attribute)
@@ -64,15 +52,15 @@ class Later(TyperCommand):
         if isinstance(found, typer.Typer):
             command = get_group(found)
         else:
-            alone = typer.Typer(add_completion=False)
-            alone.command()(found)
-            command = get_command(alone)
+            single = typer.Typer(add_completion=False)
+            single.command()(found)
+            command = get_command(single)
         command.name = self.name
         return command
 
 
 class _Root(TyperGroup):
-    """All commands; of one that is called or completed the options, of the others the names."""
+    """All commands; loads only the one that is called or completed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -87,9 +75,9 @@ class _Root(TyperGroup):
 app = typer.Typer(
     name="async-vmapi",
     cls=_Root,
-    help="Create, watch and change virtual machines, or run a local cloud to try it on.",
+    help="Manage e24cloud virtual machines (VMs), one at a time or as a fleet.",
     no_args_is_help=True,
-    # A traceback with the values of variables would show secrets.
+    # Tracebacks with local variables would leak secrets.
     pretty_exceptions_enable=False,
 )
 
@@ -101,9 +89,10 @@ def root(
         str | None,
         typer.Option(
             envvar="VMAPI_PROFILE",
-            help="A profile of profiles.toml; else the environment's VMAPI_* are used.",
+            help="Profile in profiles.toml. By default, VMAPI_* variables are used if set, "
+            "else the profile 'default'.",
         ),
     ] = None,
 ) -> None:
-    """Keep what all commands need."""
+    """Store the profile for all commands."""
     ctx.obj = profile

@@ -1,4 +1,4 @@
-"""``async-vmapi regions``, ``templates`` and ``keys``: what a create needs to know."""
+"""``async-vmapi regions``, ``templates`` and ``keys``: values for creating VMs."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def regions(ctx: typer.Context, json: JSON = False) -> None:
 
 @command
 def templates(ctx: typer.Context, json: JSON = False) -> None:
-    """List the templates to create machines from."""
+    """List the templates to create VMs from."""
     found = ask(client_for(ctx.obj), lambda client: client.templates.list())
     rows = [(t.label, t.id, ", ".join(t.supports), t.owner.name if t.owner else "") for t in found]
     _show(found, ("template", "id", "supports", "owner"), rows, json=json)

@@ -1,4 +1,4 @@
-"""``async-vmapi demo``: a fleet from its creation to its end, watched live."""
+"""``async-vmapi demo``: create, reboot and delete a fleet, shown live."""
 
 import asyncio
 import selectors
@@ -16,7 +16,7 @@ from async_vmapi.bulk.executor import BulkExecutor
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.live import is_live
-from async_vmapi.cli.operations import ask_first
+from async_vmapi.cli.operations import confirm
 from async_vmapi.cli.options import Yes, command
 from async_vmapi.cli.output import console_for, printable, show_report, style_of
 from async_vmapi.cli.profiles import client_for
@@ -39,63 +39,63 @@ _CELL: Final = 24
 def demo(
     ctx: typer.Context,
     *,
-    count: Annotated[int, typer.Option(min=4, max=400, help="How many machines.")] = 40,
+    count: Annotated[int, typer.Option(min=4, max=400, help="Number of VMs.")] = 40,
     real: Annotated[
-        bool, typer.Option("--real", help="On the endpoint of the profile or the environment.")
+        bool, typer.Option("--real", help="Use the configured endpoint. This costs money.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Makes the emulator repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the emulator.")] = None,
     yes: Yes = False,
 ) -> None:
-    """Take a fleet through its life, on a local cloud of its own whose clock runs faster.
+    """Create, reboot and delete a fleet on the bundled emulator.
 
-    With --real it runs on a real endpoint, after asking, and costs what machines cost.
+    All clocks run 20 times faster. With --real, the demo runs on the configured endpoint at normal
+    speed, after confirmation; the VMs are billed as usual.
     """
     console = console_for(json=False)
     if not real:
         raise typer.Exit(run(on_emulator(console, count, seed), FastLoop))
     client = client_for(ctx.obj)
-    ask_first(f"create, reboot and delete on {client!r}", names(count), yes=yes)
+    confirm(f"create, reboot and delete on {client!r}", names(count), yes=yes)
     raise typer.Exit(run(on_endpoint(console, client, count)))
 
 
-class _Hasty(selectors.DefaultSelector):
+class _FastSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         return super().select(timeout and timeout / _SPEED)
 
 
 class FastLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock runs twenty times faster.
+    """An event loop whose clock runs 20 times faster.
 
-    The cloud and the client both take their time from it, so each is as it always is.
+    The emulator and the client both use it, so both behave as usual.
     """
 
     def __init__(self) -> None:
-        super().__init__(_Hasty())
+        super().__init__(_FastSelector())
 
     def time(self) -> float:
-        """Return the loop's time."""
+        """Return the loop's time in seconds."""
         return super().time() * _SPEED
 
 
 def names(count: int) -> list[str]:
-    """Return the names of the demo's machines."""
+    """Return the names of the demo's VMs."""
     return [f"demo-{number:02}" for number in range(1, count + 1)]
 
 
 async def on_emulator(console: Console, count: int, seed: int | None) -> ExitCode:
-    """Run the demo on a cloud of its own, with a guest that ignores ACPI and one that fails."""
+    """Run the demo on an emulator in which one VM ignores ACPI and another one fails."""
     async with (
         Emulator(seed=seed) as emulator,
         Client(emulator.url, api_key=emulator.api_key, api_secret=emulator.api_secret) as client,
     ):
-        called = names(count)
-        emulator.cloud.adjust(called[count // 2], acpi="ignore")
-        emulator.cloud.adjust(called[count // 3], fail_state="error")
-        console.print(f"a local cloud at {emulator.url}, all clocks {_SPEED} times faster")
-        console.print(
-            f"there {called[count // 3]} fails, and the guest of {called[count // 2]} ignores ACPI"
-        )
-        return await _Demo(console, client, called).run()
+        vm_names = names(count)
+        ignoring, failing = vm_names[count // 2], vm_names[count // 3]
+        emulator.cloud.adjust(ignoring, acpi="ignore")
+        emulator.cloud.adjust(failing, fail_state="error")
+        console.print(f"emulator at {emulator.url}; all clocks run {_SPEED} times faster")
+        console.print(f"{failing} will fail to create; the guest of {ignoring} ignores ACPI")
+        return await _Demo(console, client, vm_names).run()
 
 
 async def on_endpoint(console: Console, client: Client, count: int) -> ExitCode:
@@ -104,15 +104,15 @@ async def on_endpoint(console: Console, client: Client, count: int) -> ExitCode:
         return await _Demo(console, client, names(count)).run()
 
 
-def _say_too(words: str, _: str) -> None:
-    say(words)
+def _print_to_stderr(message: str, _: str) -> None:
+    say(message)
 
 
 class _Board:
-    """All machines of the demo at a glance."""
+    """A grid of the demo's VMs and their states."""
 
-    def __init__(self, called: list[str]) -> None:
-        self._states: dict[str, str | None] = dict.fromkeys(called, "")
+    def __init__(self, vm_names: list[str]) -> None:
+        self._states: dict[str, str | None] = dict.fromkeys(vm_names, "")
         self._tasks: dict[str, Task[Any]] = {}
         self.names: dict[str, str] = {}
 
@@ -125,7 +125,7 @@ class _Board:
         for name, task in self._tasks.items():
             if task.history:
                 self._states[name] = task.history[-1].state
-        return Columns([_cell(*machine) for machine in self._states.items()], width=_CELL)
+        return Columns([_cell(*vm) for vm in self._states.items()], width=_CELL)
 
 
 def _cell(name: str, state: str | None) -> Text:
@@ -135,25 +135,25 @@ def _cell(name: str, state: str | None) -> Text:
 
 
 class _Demo:
-    def __init__(self, console: Console, client: Client, called: list[str]) -> None:
+    def __init__(self, console: Console, client: Client, vm_names: list[str]) -> None:
         self._console = console
         self._client = client
-        self._called = called
-        self._board = _Board(called)
+        self._vm_names = vm_names
+        self._board = _Board(vm_names)
 
     async def run(self) -> ExitCode:
         try:
-            await self._whole_life()
+            await self._run_phases()
         finally:
-            # Also after a failure or Ctrl-C: a machine that is left behind costs money.
+            # Also after a failure or Ctrl-C: a VM left behind costs money.
             left = await self._clean_up()
         requests = self._client.requests
         calls = ", ".join(f"{n} {call}" for call, n in sorted(requests.items()))
         self._console.print()
-        self._console.print(f"{sum(requests.values())} requests in all: {calls}", style="bold")
+        self._console.print(f"{sum(requests.values())} requests: {calls}", style="bold")
         return ExitCode.FAILED if left else ExitCode.OK
 
-    async def _whole_life(self) -> None:
+    async def _run_phases(self) -> None:
         requests = await self._requests()
         created = await self._phase(
             "create", len(requests), BulkPlan(), lambda bulk: bulk.create(requests)
@@ -161,14 +161,14 @@ class _Demo:
         online = [outcome.vm_id for outcome in created.succeeded if outcome.vm_id]
         waves = BulkPlan(limit=10, waves=[1, "25%", "100%"], min_online="75%", max_failures="5%")
         rebooted = await self._phase("reboot", len(online), waves, lambda bulk: bulk.reboot(online))
-        unseen = [o.item for o in rebooted.succeeded if o.evidence == "assumed"]
-        if unseen:
-            # The API cannot tell a guest that does not reboot from a reboot that does not show.
-            named = ", ".join(self._board.names[vm_id] for vm_id in unseen)
-            self._console.print(f"\n{named} never left online, so perhaps did not reboot: reset")
-            # One by one: a machine alone is looked at by GET, which shows more than a list.
+        assumed = [o.item for o in rebooted.succeeded if o.evidence == "assumed"]
+        if assumed:
+            # The API shows no difference between a missed reboot and a guest that ignored it.
+            named = ", ".join(self._board.names[vm_id] for vm_id in assumed)
+            self._console.print(f"\n{named} never left online and may not have rebooted: resetting")
+            # One at a time: a single VM is polled by GET, which misses less than lists.
             single = BulkPlan(limit=1)
-            await self._phase("reset", len(unseen), single, lambda bulk: bulk.reset(unseen))
+            await self._phase("reset", len(assumed), single, lambda bulk: bulk.reset(assumed))
 
     async def _requests(self) -> list[CreateRequest]:
         regions, templates = await asyncio.gather(
@@ -176,11 +176,11 @@ class _Demo:
         )
         zone = next((z for region in regions for z in region.zones if z.available), None)
         if zone is None or not templates:
-            raise VMAPIError("there is no available zone, or no template, to create from")
+            raise VMAPIError("no zone is available, or there are no templates")
         boot = ImageBoot(os=templates[0].id)
         return [
             CreateRequest(name=name, cpus=1, ram=1024, zone_id=zone.id, boot=boot)
-            for name in self._called
+            for name in self._vm_names
         ]
 
     async def _phase(
@@ -202,32 +202,33 @@ class _Demo:
             async with progress:
                 await call(bulk)
         finally:
-            # Also of a phase that is interrupted.
+            # Also if the phase was interrupted.
             if (report := bulk.report) is not None:
                 if is_live(self._console):
+                    self._console.print()
                     self._console.print(self._board)
                 show_report(self._console, report, labels)
         return report or BulkReport(operation=operation)
 
     async def _clean_up(self) -> bool:
-        """Delete all that the board knows; return whether something is left."""
-        ids = [*self._board.names, *(w.vm_id for w in self._client.unresolved if w.vm_id)]
-        there = list(dict.fromkeys(ids))
-        if not there:
+        """Delete all VMs of the demo; return whether any is left."""
+        known = [*self._board.names, *(w.vm_id for w in self._client.unresolved if w.vm_id)]
+        ids = list(dict.fromkeys(known))
+        if not ids:
             return False
-        left = set(there)
+        left = set(ids)
         try:
             report = await self._phase(
                 "delete",
-                len(there),
+                len(ids),
                 BulkPlan(),
-                lambda bulk: bulk.delete(there, delete_resources=True),
+                lambda bulk: bulk.delete(ids, delete_resources=True),
             )
             left -= {outcome.item for outcome in report.succeeded}
         finally:
-            # Also by a second Ctrl-C.
+            # Also after a second Ctrl-C.
             for vm_id in left:
-                words = f"NOT deleted, look at it yourself: {vm_id}"
-                self._console.print(words, style="red")
-                on_loss(partial(_say_too, words))
+                warning = f"NOT deleted, delete it yourself: {vm_id}"
+                self._console.print(warning, style="red")
+                on_loss(partial(_print_to_stderr, warning))
         return bool(left)

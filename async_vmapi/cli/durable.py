@@ -1,4 +1,4 @@
-"""The durable fleet that a command is about, and what is wrong with its database, in words."""
+"""Open the `DurableFleet` of a command, and explain database errors."""
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
@@ -24,11 +24,11 @@ def fleet_of(
     worker_limit: int | None = None,
     secret_names: Iterable[str] = (),
 ) -> "DurableFleet":
-    """Return the fleet of a database; exit where there is none, or no DBOS."""
+    """Return the fleet of a database; exit if there is no URL or DBOS is not installed."""
     if not database:
-        fail("a durable job takes --database, or VMAPI_DATABASE", ExitCode.USAGE)
+        fail("a durable job requires --database, or VMAPI_DATABASE", ExitCode.USAGE)
     try:
-        # Who never asks for it needs no DBOS.
+        # DBOS is optional.
         from async_vmapi.durable import DurableFleet
     except ModuleNotFoundError as error:
         if error.name != "dbos":
@@ -44,7 +44,7 @@ def fleet_of(
 
 
 def run_with(database: str, call: "Callable[[DurableFleet], Awaitable[T]]") -> T:
-    """Run something with the fleet of a database, and return what it returns."""
+    """Call a function with the fleet of a database, and return its result."""
     fleet = fleet_of(database)
 
     async def called() -> T:
@@ -56,7 +56,7 @@ def run_with(database: str, call: "Callable[[DurableFleet], Awaitable[T]]") -> T
 
 @asynccontextmanager
 async def opened(fleet: "DurableFleet") -> AsyncGenerator[None]:
-    """Have a fleet open; exit, and say why, where its database cannot be used."""
+    """Open a fleet; if its database cannot be used, print the reason and exit."""
     with _failures_explained(fleet):
         with _only_errors_of_dbos():
             await fleet.__aenter__()
@@ -68,7 +68,7 @@ async def opened(fleet: "DurableFleet") -> AsyncGenerator[None]:
 
 @contextmanager
 def _only_errors_of_dbos() -> Generator[None]:
-    # It warns that it does not know whether the database exists, and what follows says more.
+    # DBOS warns that the database may not exist; our own error says more.
     logger = logging.getLogger("dbos")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -87,13 +87,13 @@ def _failures_explained(fleet: "DurableFleet") -> Generator[None]:
     try:
         yield
     except exc.ArgumentError as error:
-        fail(f"{fleet.database} is no database's URL: {error}", ExitCode.USAGE)
+        fail(f"{fleet.database} is not a database URL: {error}", ExitCode.USAGE)
     except (DatabaseUnavailable, exc.SQLAlchemyError) as error:
         cause = error.__cause__ if isinstance(error, DatabaseUnavailable) else error
-        # The driver's own words, which name no password.
+        # The driver's message contains no password.
         why = " ".join(str(getattr(cause, "orig", None) or type(cause).__name__).split())
         if fleet.database.startswith("sqlite"):
-            what = "it is to be a file of its own, in a folder that is there and yours to write"
+            hint = "check that the folder exists and is writable, and that the file is a database"
         else:
-            what = "look whether the server runs, and whether its host, name, user and password fit"
-        fail(f"the database {fleet.database} cannot be used ({why}); {what}")
+            hint = "check that the server runs, and check host, database name, user and password"
+        fail(f"the database {fleet.database} cannot be used ({why}); {hint}")

@@ -1,4 +1,4 @@
-"""``async-vmapi emulator``: serve a local cloud to whoever speaks the API."""
+"""``async-vmapi emulator``: serve a local cloud to any client of the API."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,12 @@ __all__ = ["emulator"]
 
 
 def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes a loop of uvloop's.
+    """Return uvloop's event loop factory.
 
     Raises:
-        ImportError: If it is not installed.
+        ImportError: If uvloop is not installed.
     """
-    # By its name, for it is in no extra and has no types here.
+    # Imported by name: it is in no extra and has no types here.
     factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module(
         "uvloop"
     ).new_event_loop
@@ -38,30 +38,30 @@ def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 @command
 def emulator(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8024,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = 8024,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Allow a host that is not loopback.")
+        bool, typer.Option("--allow-remote", help="Allow addresses other than loopback.")
     ] = False,
-    speed: Annotated[float, typer.Option(help="How much faster its clock runs.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Makes what it does repeatable.")] = None,
-    faults: Annotated[
-        Path | None, typer.Option(help="A TOML file of faults to break it with.")
-    ] = None,
+    speed: Annotated[float, typer.Option(help="How many times faster its clock runs.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Random seed, for reproducible runs.")] = None,
+    faults: Annotated[Path | None, typer.Option(help="TOML file of faults to inject.")] = None,
     admin: Annotated[
-        bool, typer.Option("--admin", help="Let faults be set at /_emulator/faults.")
+        bool, typer.Option("--admin", help="Enable /_emulator/faults, to set faults.")
     ] = False,
     uvloop: Annotated[
-        bool, typer.Option("--uvloop", help="Run on uvloop, which must be installed.")
+        bool, typer.Option("--uvloop", help="Run on uvloop, if it is installed.")
     ] = False,
 ) -> None:
-    """Serve a local cloud until interrupted.
+    """Run the emulator, a local cloud, until interrupted.
 
-    Prints four lines for a shell to eval: where it is, how to sign, and that its reads are not
-    old (VMAPI_MAX_STALENESS=0). The credentials are those in the environment, or
-    else new ones.
+    Prints four 'export' lines to eval in a shell: the URL, the API key, the secret, and
+    VMAPI_MAX_STALENESS=0, as its reads are never stale. Uses the credentials in VMAPI_API_KEY and
+    VMAPI_API_SECRET, or generates new ones.
     """
-    # It brings an HTTP server with it.
+    # Imports an HTTP server.
     from async_vmapi.emulator import FaultPlan
 
     try:
@@ -86,7 +86,7 @@ def emulator(
                 )
             )
     except OSError as error:
-        hint = "; --port 0 takes any free one" if error.errno == errno.EADDRINUSE else ""
+        hint = "; use --port 0 for any free port" if error.errno == errno.EADDRINUSE else ""
         fail(f"{error}{hint}")
     except ValueError as error:
         fail(error)
@@ -102,13 +102,13 @@ async def _serve(
     faults: "FaultPlan | None",
     admin: bool,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, having printed where and with which credentials."""
+    """Print the URL and credentials, and serve until SIGINT or SIGTERM."""
     from async_vmapi.emulator import Emulator
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Where the loop knows no signals (Windows), Ctrl-C cancels instead.
+        # On Windows, the loop has no signal handlers; Ctrl-C cancels instead.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
     async with Emulator(
@@ -129,5 +129,5 @@ async def _serve(
             ("VMAPI_MAX_STALENESS", "0"),
         ):
             print(f"export {name}={shlex.quote(value)}", flush=True)
-        say("the cloud is there for whoever has these; Ctrl-C ends it, and its machines")
+        say("the emulator is running; Ctrl-C stops it and discards its VMs")
         await stop.wait()

@@ -1,4 +1,4 @@
-"""``async-vmapi fleet``: many machines at once, by `client.bulk`."""
+"""``async-vmapi fleet``: many VMs at once, by `client.bulk`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,14 +7,14 @@ import typer
 
 from async_vmapi.bulk.item import LOWERING, REPEATABLE
 from async_vmapi.bulk.report import BulkReport
-from async_vmapi.cli.jobs import Order, submit
-from async_vmapi.cli.operations import Work, ask_first, carry_out, some_of
+from async_vmapi.cli.jobs import JobRequest, submit
+from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
 from async_vmapi.cli.options import (
-    DurableHow,
+    DurableOptions,
     Fleet,
-    How,
     New,
-    Told,
+    Output,
+    RolloutOptions,
     WaitFor,
     Yes,
     command,
@@ -28,42 +28,47 @@ from async_vmapi.writes.requests import VMOrId
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Create and change many machines at once.", no_args_is_help=True)
+app = typer.Typer(help="Create and change many VMs at once.", no_args_is_help=True)
 
 
 @app.command()
 @command
 def create(
     ctx: typer.Context,
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")],
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of VMs.")],
     name: Annotated[
         str,
         typer.Option(
-            help="A pattern of their labels, like 'web-{:04}'; at most 255 characters each."
+            help="Label pattern with a number, like 'web-{:04}'; up to 255 characters each."
         ),
     ],
     new: New,
-    how: DurableHow,
-    told: Told,
+    options: DurableOptions,
+    output: Output,
     first: Annotated[
-        int, typer.Option(min=0, max=1_000_000_000, help="The first one's number.")
+        int, typer.Option(min=0, max=1_000_000_000, help="Number in the first label.")
     ] = 1,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on from this report of the same command.")
+        Path | None, typer.Option(help="Resume from this report of the same command.")
     ] = None,
 ) -> None:
-    """Create machines, and wait until all are online."""
-    how.check_place(ctx)
-    client, plan, names = client_for(ctx.obj), how.plan(), names_of(name, count, first)
+    """Create VMs, and wait until all are online."""
+    options.check_place(ctx)
+    client, plan, names = client_for(ctx.obj), options.plan(), names_of(name, count, first)
     earlier = None if resume is None else BulkReport.from_json(read_text(resume))
     if earlier is not None and (earlier.operation, len(earlier.outcomes)) != ("create", count):
-        told_of = f"{earlier.operation} of {len(earlier.outcomes)}"
-        fail(f"{resume} is of a {told_of}, not of a create of {count}", ExitCode.USAGE)
-    requests = looked_up(client, names, new, stored=how.durable is not None)
-    if how.durable is not None:
+        reported = f"{earlier.operation} of {len(earlier.outcomes)}"
+        fail(f"{resume} is the report of a {reported}, not of a create of {count}", ExitCode.USAGE)
+    requests = looked_up(client, names, new, stored=options.durable is not None)
+    if options.durable is not None:
         if earlier is not None:
-            fail("--resume is for what is no job: a job goes on by itself", ExitCode.USAGE)
-        submit(how, told, Order(operation="create", items=requests, keywords=new.keywords()))
+            fail(
+                "--resume and --durable exclude each other: jobs resume by themselves",
+                ExitCode.USAGE,
+            )
+        submit(
+            options, output, JobRequest(operation="create", items=requests, keywords=new.keywords())
+        )
     carry_out(
         client,
         Work(
@@ -75,8 +80,8 @@ def create(
                 else bulk.resume(earlier, requests)
             ),
             plan=plan,
-            json=told.json,
-            file=told.report,
+            json=output.json,
+            file=output.report,
         ),
     )
 
@@ -85,108 +90,114 @@ def create(
 @command
 def resize(
     ctx: typer.Context,
-    cores: Annotated[int, typer.Option(min=1)],
-    ram: Annotated[int, typer.Option(min=1, help="In MB.")],
-    which: Fleet,
-    how: DurableHow,
-    told: Told,
+    cores: Annotated[int, typer.Option(min=1, help="Number of cores.")],
+    ram: Annotated[int, typer.Option(min=1, help="Memory in MB.")],
+    fleet: Fleet,
+    options: DurableOptions,
+    output: Output,
     wait_for: WaitFor = 4,
     yes: Yes = False,
 ) -> None:
-    """Give machines other cores and memory; running ones are shut down for it."""
+    """Change the cores and memory of VMs; running VMs are shut down first."""
     keywords = {"cores": cores, "ram": ram, "wait_for": wait_for}
-    _operate(ctx, "resize", which, how, told, keywords, yes=yes)
+    _operate(ctx, "resize", fleet, options, output, keywords, yes=yes)
 
 
 @app.command()
 @command
 def shutdown(
     ctx: typer.Context,
-    which: Fleet,
-    how: DurableHow,
-    told: Told,
+    fleet: Fleet,
+    options: DurableOptions,
+    output: Output,
     wait_for: WaitFor = 4,
     yes: Yes = False,
 ) -> None:
-    """Ask the guests to shut down; turn off those that do not."""
-    _operate(ctx, "shutdown", which, how, told, {"wait_for": wait_for}, yes=yes)
+    """Shut down VMs; guests that do not shut down in time are powered off."""
+    _operate(ctx, "shutdown", fleet, options, output, {"wait_for": wait_for}, yes=yes)
 
 
 @app.command()
 @command
 def delete(
     ctx: typer.Context,
-    which: Fleet,
-    how: DurableHow,
-    told: Told,
+    fleet: Fleet,
+    options: DurableOptions,
+    output: Output,
     delete_resources: Annotated[
-        bool, typer.Option("--delete-resources", help="Delete their additional resources too.")
+        bool, typer.Option("--delete-resources", help="Also delete their additional resources.")
     ] = False,
     yes: Yes = False,
 ) -> None:
-    """Delete machines."""
+    """Delete VMs."""
     keywords = {"delete_resources": delete_resources}
-    _operate(ctx, "delete", which, how, told, keywords, yes=yes)
+    _operate(ctx, "delete", fleet, options, output, keywords, yes=yes)
 
 
 @app.command()
 @command
-def reboot(ctx: typer.Context, which: Fleet, how: DurableHow, told: Told, yes: Yes = False) -> None:
-    """Ask the guests to reboot."""
-    _operate(ctx, "reboot", which, how, told, {}, yes=yes)
+def reboot(
+    ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
+) -> None:
+    """Ask the guests of VMs to reboot."""
+    _operate(ctx, "reboot", fleet, options, output, {}, yes=yes)
 
 
 @app.command()
 @command
-def reset(ctx: typer.Context, which: Fleet, how: DurableHow, told: Told, yes: Yes = False) -> None:
-    """Turn machines off and on again, hard."""
-    _operate(ctx, "reset", which, how, told, {}, yes=yes)
+def reset(
+    ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
+) -> None:
+    """Power VMs off and on again, without asking the guests."""
+    _operate(ctx, "reset", fleet, options, output, {}, yes=yes)
 
 
 @app.command()
 @command
-def power_on(ctx: typer.Context, which: Fleet, how: DurableHow, told: Told) -> None:
-    """Start machines."""
-    _operate(ctx, "power_on", which, how, told, {})
+def power_on(ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output) -> None:
+    """Power on VMs."""
+    _operate(ctx, "power_on", fleet, options, output, {})
 
 
 @app.command()
 @command
 def power_off(
-    ctx: typer.Context, which: Fleet, how: DurableHow, told: Told, yes: Yes = False
+    ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
 ) -> None:
-    """Turn machines off, hard."""
-    _operate(ctx, "power_off", which, how, told, {}, yes=yes)
+    """Power off VMs, without asking the guests."""
+    _operate(ctx, "power_off", fleet, options, output, {}, yes=yes)
 
 
 @app.command()
 @command
 def resume(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A report; - for standard input.", allow_dash=True)],
-    how: How,
-    told: Told,
+    file: Annotated[
+        Path, typer.Argument(help="Report file, or - for standard input.", allow_dash=True)
+    ],
+    options: RolloutOptions,
+    output: Output,
     yes: Yes = False,
 ) -> None:
-    """Go on from a report: watch what was accepted, and start what was not.
+    """Resume from a report: watch accepted operations, and start those not started.
 
-    What names its end and is in doubt is sent again. A report of creates that has some not
-    started goes on by 'fleet create --resume', which tells what they are to be.
+    Idempotent operations whose outcome is unknown are sent again. If creates were not started, use
+    'fleet create --resume' instead, which has the options of the new VMs.
     """
-    client, plan = client_for(ctx.obj), how.plan()
+    client, plan = client_for(ctx.obj), options.plan()
     earlier = BulkReport.from_json(read_text(file))
     operation, rest = earlier.operation, [*earlier.unknown, *earlier.not_started]
     if operation == "create" and earlier.not_started:
-        fail(f"{file} has creates that were not started: fleet create --resume", ExitCode.USAGE)
-    machines = ask(client, lambda client: client.vms.list())
-    labels = {vm.id: vm.label or vm.id for vm in machines}
+        fail(f"{file} has creates not started: use 'fleet create --resume'", ExitCode.USAGE)
+    vms = ask(client, lambda client: client.vms.list())
+    labels = {vm.id: vm.label or vm.id for vm in vms}
     written = [
         who(o.item, labels.get(o.item))
         for o in rest
         if o.status == "not_started" or (operation in REPEATABLE and not o.accepted)
     ]
     if operation in LOWERING and not plan.dry_run:
-        ask_first(operation, written, yes=yes)
+        confirm(operation, written, yes=yes)
     carry_out(
         client,
         Work(
@@ -195,8 +206,8 @@ def resume(
             call=lambda bulk: bulk.resume(earlier),
             plan=plan,
             labels=labels,
-            json=told.json,
-            file=told.report,
+            json=output.json,
+            file=output.report,
         ),
     )
 
@@ -204,40 +215,42 @@ def resume(
 def _operate(
     ctx: typer.Context,
     operation: str,
-    which: Fleet,
-    how: DurableHow,
-    told: Told,
+    fleet: Fleet,
+    options: DurableOptions,
+    output: Output,
     keywords: dict[str, Any],
     *,
     yes: bool = False,
 ) -> None:
-    how.check_place(ctx)
-    client, plan, selection = client_for(ctx.obj), how.plan(), which.selection()
-    if not (which.everything or selection.has_conditions or selection.ids is not None):
+    options.check_place(ctx)
+    client, plan, selection = client_for(ctx.obj), options.plan(), fleet.selection()
+    if not (fleet.everything or selection.has_conditions or selection.ids is not None):
         fail(
-            "say which machines: --label, --group, --zone, --state, --id-file or --all",
+            "select VMs by --label, --group, --zone, --state or --id-file, or use --all",
             ExitCode.USAGE,
         )
 
-    meant, missing = selection.of(ask(client, lambda client: client.vms.list()))
-    # As machines, for a list has shown them: one that is absent later is gone.
-    found: dict[str, VMOrId] = {vm.id: vm for vm in meant}
-    labels = {vm.id: vm.label or vm.id for vm in meant}
+    selected, missing = selection.of(ask(client, lambda client: client.vms.list()))
+    # VMs that a list has shown: if one is absent later, it is gone.
+    found: dict[str, VMOrId] = {vm.id: vm for vm in selected}
+    labels = {vm.id: vm.label or vm.id for vm in selected}
     if missing and selection.has_conditions:
-        say(f"not in the list, and so left out: {some_of(missing)}")
+        say(f"not in the list, left out: {some_of(missing)}")
     else:
-        # The API says of each whether it is there; a list may lag behind.
+        # Lists may be stale: let the API decide for each.
         found |= {vm_id: vm_id for vm_id in missing}
         labels |= {vm_id: vm_id for vm_id in missing}
     if selection.ids is not None:
-        # A canary is the first one of the file, whether a list has it or not.
+        # Keep the file's order: its first VM is the canary.
         labels = {vm_id: labels[vm_id] for vm_id in selection.ids if vm_id in labels}
     items = [found[vm_id] for vm_id in labels]
     if operation in LOWERING and not plan.dry_run:
-        ask_first(operation, [who(*named) for named in labels.items()], yes=yes)
-    if how.durable is not None:
-        order = Order(operation=operation, items=list(labels), keywords=keywords, labels=labels)
-        submit(how, told, order)
+        confirm(operation, [who(*named) for named in labels.items()], yes=yes)
+    if options.durable is not None:
+        order = JobRequest(
+            operation=operation, items=list(labels), keywords=keywords, labels=labels
+        )
+        submit(options, output, order)
     carry_out(
         client,
         Work(
@@ -246,7 +259,7 @@ def _operate(
             call=lambda bulk: bulk.run(items, operation, **keywords),
             plan=plan,
             labels=labels,
-            json=told.json,
-            file=told.report,
+            json=output.json,
+            file=output.report,
         ),
     )

@@ -16,8 +16,8 @@ from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.cli.durable import fleet_of, opened, run_with
 from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, has_ended, job_table, print_lines
 from async_vmapi.cli.live import Live, is_live
-from async_vmapi.cli.operations import Result, exit_code, tell
-from async_vmapi.cli.options import JSON, Database, DurableHow, Told, command
+from async_vmapi.cli.operations import Result, exit_code, present
+from async_vmapi.cli.options import JSON, Database, DurableOptions, Output, command
 from async_vmapi.cli.output import console_for, print_json, printable
 from async_vmapi.cli.progress import Joined, Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
@@ -27,29 +27,29 @@ from async_vmapi.errors import InvalidState, VMAPIError
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, DurableJob, JobStatus
 
-__all__ = ["Order", "app", "submit"]
+__all__ = ["JobRequest", "app", "submit"]
 
-app = typer.Typer(help="Look at durable jobs and control them.", no_args_is_help=True)
+app = typer.Typer(help="Show and control durable jobs.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Job name.")]
 Follow = Annotated[
-    bool, typer.Option("--follow", help="Then follow the job to its end, like 'jobs watch'.")
+    bool, typer.Option("--follow", help="Then follow the job until it ends, like 'jobs watch'.")
 ]
 
-_LOOK: Final = 1.0
-# A worker that has nothing to do looks for jobs that often, and a bit.
+_POLL_INTERVAL: Final = 1.0
+# Polls before "waits for a worker" is shown; idle workers need almost that long to find a job.
 _WAITING: Final = 3
 
 
 @attrs.frozen(kw_only=True)
-class Order:
-    """What a job is to do.
+class JobRequest:
+    """The content of a new job.
 
     Attributes:
-        operation: The operation, as `BulkExecutor.run` calls it.
-        items: On what.
-        keywords: With which arguments.
-        labels: Labels of the machines by their ids.
+        operation: The operation, as `BulkExecutor.run` takes it.
+        items: VM ids or create requests.
+        keywords: Arguments of the operation.
+        labels: Labels of the VMs by id.
     """
 
     operation: str
@@ -58,20 +58,22 @@ class Order:
     labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
-def submit(how: DurableHow, told: Told, order: Order) -> NoReturn:
-    """Submit a job, and follow it to its end."""
-    plan = how.plan()
-    fleet = fleet_of(how.database)
-    shown = Result(operation=order.operation, labels=order.labels, json=told.json, file=told.report)
+def submit(options: DurableOptions, output: Output, order: JobRequest) -> NoReturn:
+    """Submit a job, and follow it until it ends."""
+    plan = options.plan()
+    fleet = fleet_of(options.database)
+    shown = Result(
+        operation=order.operation, labels=order.labels, json=output.json, file=output.report
+    )
     shown.check_file()
-    raise typer.Exit(run(_submit(fleet, how, plan, order, shown)))
+    raise typer.Exit(run(_submit(fleet, options, plan, order, shown)))
 
 
 async def _submit(
-    fleet: "DurableFleet", how: DurableHow, plan: BulkPlan, order: Order, shown: Result
+    fleet: "DurableFleet", options: DurableOptions, plan: BulkPlan, order: JobRequest, shown: Result
 ) -> ExitCode:
     async with opened(fleet):
-        submission = fleet.submit(how.durable or "", plan, attach=how.attach)
+        submission = fleet.submit(options.durable or "", plan, attach=options.attach)
         job = await submission.run(order.items, order.operation, **order.keywords)
         return await _follow(job, shown)
 
@@ -93,43 +95,43 @@ async def _follow(job: "DurableJob", shown: Result) -> ExitCode:
                     await noting
         report = await job.report()
     except asyncio.CancelledError:
-        say(f"the job goes on; follow it with: async-vmapi jobs watch {job.name}")
+        say(f"the job is still running; follow it with: async-vmapi jobs watch {job.name}")
         raise
-    return tell(console, shown, report)
+    return present(console, shown, report)
 
 
 async def _note_state(job: "DurableJob", progress: Progress) -> None:
-    """Note what a job's events do not tell: that it waits, or for what."""
+    """Show what a job's events do not: whether it waits, is paused or is cancelled."""
     waited = 0
     while True:
         try:
             status = await job.status()
         except VMAPIError as error:
-            progress.note(f"{error}; it is waited for")
+            progress.note(f"{error}; waiting for it")
         else:
             waited = waited + 1 if status.state == "waiting" else 0
             if waited == _WAITING:
-                say(f"job {job.name} waits for a worker: async-vmapi worker")
+                say(f"job {job.name} waits for a worker; start one with: async-vmapi worker")
             progress.note(_NOTES.get(status.state, "") if not 0 < waited < _WAITING else "")
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_POLL_INTERVAL)
 
 
 _NOTES: Final = {
     "waiting": "waits for a worker",
-    "paused": "paused: nothing new starts until 'jobs resume'",
-    "cancelling": "cancelled: what is in flight is watched to its end",
+    "paused": "paused: starts no operations until 'jobs resume'",
+    "cancelling": "cancelled: waiting for the operations in flight",
 }
 
 
 @app.command("list")
 @command
 def list_(database: Database, json: JSON = False) -> None:
-    """List all jobs, the newest first; 'jobs watch' shows how they go on."""
+    """List all jobs, newest first."""
 
-    async def look(fleet: "DurableFleet") -> "tuple[list[JobStatus], str]":
+    async def read(fleet: "DurableFleet") -> "tuple[list[JobStatus], str]":
         return await fleet.jobs(), fleet.database
 
-    found, where = run_with(database, look)
+    found, where = run_with(database, read)
     if json:
         print_json(found)
     elif found:
@@ -137,7 +139,7 @@ def list_(database: Database, json: JSON = False) -> None:
         for version, jobs in _by_version(found).items():
             say(f"{', '.join(jobs)}: {_WAITS.format(version)}")
     else:
-        say(f"there are no jobs in {where}; 'fleet ... --durable NAME' makes one")
+        say(f"there are no jobs in {where}; submit one with 'fleet ... --durable NAME'")
 
 
 _WAITS: Final = "submitted by another version; waits for a worker of {!r}"
@@ -154,7 +156,7 @@ def _by_version(found: "Sequence[JobStatus]") -> dict[str, list[str]]:
 @app.command()
 @command
 def show(name: Name, database: Database, json: JSON = False) -> None:
-    """Show how a job is now; 'jobs watch' shows how it goes on."""
+    """Show the status of a job."""
     _show(run_with(database, partial(_controlled, name, None)), json=json)
 
 
@@ -162,26 +164,26 @@ def show(name: Name, database: Database, json: JSON = False) -> None:
 @command
 def watch(
     database: Database,
-    told: Told,
+    output: Output,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The job's name; all jobs without it.")
+        str | None, typer.Argument(metavar="[NAME]", help="Job name; by default, all jobs.")
     ] = None,
 ) -> None:
-    """Follow a job to its end, and show its report; or all that are under way, to the last's end.
+    """Follow a job until it ends, and show its report; or follow all running jobs.
 
-    Of all jobs, a terminal shows a table; elsewhere there is a line for each change, with --json
-    in JSON.
+    All jobs are shown as a table on a terminal, and otherwise as one line per change (with --json,
+    one JSON object per line). Exits when the last one has ended.
     """
     if name is not None:
-        raise typer.Exit(run_with(database, partial(_follow_named, name, told)))
-    if told.report is not None:
-        fail("--report is of one job: give its NAME", ExitCode.USAGE)
-    raise typer.Exit(run_with(database, partial(_watch_all, json=told.json)))
+        raise typer.Exit(run_with(database, partial(_follow_named, name, output)))
+    if output.report is not None:
+        fail("--report is for a single job: give its NAME", ExitCode.USAGE)
+    raise typer.Exit(run_with(database, partial(_watch_all, json=output.json)))
 
 
-async def _follow_named(name: str, told: Told, fleet: "DurableFleet") -> ExitCode:
+async def _follow_named(name: str, output: Output, fleet: "DurableFleet") -> ExitCode:
     job = await fleet.job(name)
-    shown = Result(operation=(await job.status()).operation, json=told.json, file=told.report)
+    shown = Result(operation=(await job.status()).operation, json=output.json, file=output.report)
     shown.check_file()
     return await _follow(job, shown)
 
@@ -189,18 +191,18 @@ async def _follow_named(name: str, told: Told, fleet: "DurableFleet") -> ExitCod
 async def _watch_all(fleet: "DurableFleet", *, json: bool) -> ExitCode:
     console = console_for(json=json)
     jobs = Jobs(fleet)
-    changed = await jobs.look()
+    changed = await jobs.poll()
     if not changed:
-        say(f"no job is under way in {fleet.database}; 'jobs list' shows those that have ended")
+        say(f"no job is running in {fleet.database}; 'jobs list' shows those that have ended")
         return ExitCode.OK
-    await _watch_to_the_end(console, jobs, changed, json=json)
+    await _watch_until_ended(console, jobs, changed, json=json)
     found = list(jobs.seen.values())
     if not json:
         console.print(job_table(sorted(found, key=lambda status: -status.submitted)))
     return await _worst(fleet, found)
 
 
-async def _watch_to_the_end(
+async def _watch_until_ended(
     console: Console, jobs: Jobs, changed: "list[JobStatus]", *, json: bool
 ) -> None:
     view, lines = JobsView(console, jobs), Lines(console, 0.0)
@@ -214,7 +216,7 @@ async def _watch_to_the_end(
             if live is not None:
                 live.refresh()
             elif not json:
-                lines.tell(changed)
+                lines.update(changed)
             else:
                 names |= {status.name for status in changed}
                 if not behind(sys.stdout):
@@ -222,11 +224,11 @@ async def _watch_to_the_end(
                     names = set()
             if all(map(has_ended, jobs.seen.values())) or is_lost(sys.stdout):
                 return
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_INTERVAL)
             try:
-                changed, problem = await jobs.look(), ""
+                changed, problem = await jobs.poll(), ""
             except VMAPIError as error:
-                # One look that fails is no reason to look no more.
+                # Keep polling after a failed poll.
                 changed, problem = [], str(error)
                 if live is None and problem != view.problem:
                     say(problem)
@@ -234,7 +236,7 @@ async def _watch_to_the_end(
 
 
 async def _worst(fleet: "DurableFleet", found: "Sequence[JobStatus]") -> ExitCode:
-    """Return the exit code for what became of all these."""
+    """Return the worst exit code of these jobs."""
     codes = {ExitCode.OK}
     for status in found:
         if status.state == "broken":
@@ -247,33 +249,33 @@ async def _worst(fleet: "DurableFleet", found: "Sequence[JobStatus]") -> ExitCod
 @app.command()
 @command
 def pause(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
-    """Start nothing new of a job until it is resumed; what is in flight goes on."""
+    """Pause a job: start no more operations until it is resumed."""
     _control(name, "pause", database, follow=follow, json=json)
 
 
 @app.command()
 @command
 def resume(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
-    """End a pause."""
+    """Resume a paused job."""
     _control(name, "resume", database, follow=follow, json=json)
 
 
 @app.command()
 @command
 def cancel(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
-    """Start nothing new of a job for good; what is in flight is watched to its end."""
+    """Cancel a job: start no more operations, and wait for those in flight."""
     _control(name, "cancel", database, follow=follow, json=json)
 
 
 def _control(name: str, verb: str, database: str, *, follow: bool, json: bool) -> None:
     async def control(fleet: "DurableFleet") -> "JobStatus | ExitCode":
         status = await _controlled(name, verb, fleet)
-        return await _follow_named(name, Told(json=json), fleet) if follow else status
+        return await _follow_named(name, Output(json=json), fleet) if follow else status
 
-    became = run_with(database, control)
-    if isinstance(became, ExitCode):
-        raise typer.Exit(became)
-    _show(became, json=json)
+    result = run_with(database, control)
+    if isinstance(result, ExitCode):
+        raise typer.Exit(result)
+    _show(result, json=json)
 
 
 def _show(status: "JobStatus", *, json: bool) -> None:
@@ -285,7 +287,7 @@ def _show(status: "JobStatus", *, json: bool) -> None:
     if status.waits_for is not None:
         say(_WAITS.format(status.waits_for))
     if status.stopped:
-        console.print(f"nothing more is started: {printable(status.stopped)}")
+        console.print(f"no more operations are started: {printable(status.stopped)}")
 
 
 async def _controlled(name: str, verb: str | None, fleet: "DurableFleet") -> "JobStatus":
@@ -294,5 +296,5 @@ async def _controlled(name: str, verb: str | None, fleet: "DurableFleet") -> "Jo
         try:
             await getattr(job, verb)()
         except InvalidState as error:
-            fail(f"{error}: there is nothing to {verb}; see 'jobs watch {name}'")
+            fail(f"{error}; cannot {verb} it, see 'jobs watch {name}'")
     return await job.status()

@@ -1,4 +1,4 @@
-"""How durable jobs are shown: a table, a live view, lines of text, lines of JSON."""
+"""Views of durable jobs: a table, a live view, lines of text, lines of JSON."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ from async_vmapi.cli.streams import behind
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, JobStatus
 
-__all__ = ["Jobs", "JobsView", "Lines", "has_ended", "job_table", "print_lines", "told_counts"]
+__all__ = ["Jobs", "JobsView", "Lines", "counts_text", "has_ended", "job_table", "print_lines"]
 
 _STATES: Final[Mapping[str, str]] = {
     "waiting": "yellow",
@@ -34,12 +34,12 @@ _NEWEST: Final = 50
 
 
 def has_ended(status: "JobStatus") -> bool:
-    """Return whether nothing more will be heard of a job."""
+    """Return whether a job has ended."""
     return status.state in ("finished", "broken")
 
 
-def told_counts(counts: Mapping[Any, int]) -> str:
-    """Return in words how many ended how; nothing if none did."""
+def counts_text(counts: Mapping[Any, int]) -> str:
+    """Return the counts of outcomes as text, leaving out those that are zero."""
     return ", ".join(f"{counts[k]} {k.replace('_', ' ')}" for k in _KINDS if counts.get(k))
 
 
@@ -47,7 +47,7 @@ class Jobs:
     """The jobs that have not ended, and those that end from now on.
 
     Args:
-        fleet: Of which.
+        fleet: The fleet that has the jobs.
     """
 
     def __init__(self, fleet: "DurableFleet") -> None:
@@ -55,17 +55,17 @@ class Jobs:
         self._before: set[str] | None = None
         self.seen: dict[str, JobStatus] = {}
 
-    async def look(self) -> "list[JobStatus]":
-        """Look at them, and return those that are otherwise than before, the newest first.
+    async def poll(self) -> "list[JobStatus]":
+        """Read the jobs, and return those that have changed, newest first.
 
         Raises:
-            DatabaseUnavailable: If the database is away.
+            DatabaseUnavailable: If the database is unavailable.
         """
         if self._before is None:
             found = {status.name: status for status in await self._fleet.jobs()}
             self._before = {name for name, status in found.items() if has_ended(status)}
         else:
-            # Who looks on for months does not read what ended long ago again each time.
+            # Do not read all ended jobs at each poll.
             found = {status.name: status for status in await self._fleet.jobs(ended=False)}
             for status in await self._fleet.jobs(limit=_NEWEST):
                 found[status.name] = status
@@ -73,23 +73,23 @@ class Jobs:
                 n for n, old in self.seen.items() if n not in found and not has_ended(old)
             ]:
                 found[name] = await (await self._fleet.job(name)).status()
-        wanted = {name: status for name, status in found.items() if name not in self._before}
-        before, self.seen = self.seen, self.seen | wanted
+        current = {name: status for name, status in found.items() if name not in self._before}
+        before, self.seen = self.seen, self.seen | current
         return [
             status
-            for name, status in wanted.items()
+            for name, status in current.items()
             if (old := before.get(name)) is None
             or attrs.evolve(old, changed=status.changed) != status
         ]
 
 
 class JobsView:
-    """How they look on a terminal.
+    """A live table of jobs.
 
     Args:
-        console: Where to.
-        jobs: Which.
-        rows: Lines that are taken up by what is shown beside them.
+        console: The terminal to fit it to.
+        jobs: The jobs to show.
+        rows: Lines of the terminal to leave free.
     """
 
     def __init__(self, console: Console, jobs: Jobs, *, rows: int = 2) -> None:
@@ -101,14 +101,14 @@ class JobsView:
         self._first: dict[str, tuple[float, int]] = {}
 
     def __rich__(self) -> RenderableType:
-        # What goes on comes first.
+        # Jobs that have not ended come first.
         found = sorted(self._jobs.seen.values(), key=lambda s: (has_ended(s), -s.submitted))
         head = Text(f"{len(found)} job{'s' * (len(found) != 1)}", "bold")
         for state, count in Counter(status.state for status in found).most_common():
             head.append("  ").append(f"{count} {state}", _STATES.get(state, ""))
         room = max(1, self._console.height - self._rows - 2)
         if len(found) > room:
-            head.append(f"  and {len(found) - room} that do not fit", "dim")
+            head.append(f"  {len(found) - room} not shown", "dim")
         head.no_wrap, head.overflow = True, "ellipsis"
         problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
         columns = ("job", "operation", "state", "done", "failed", "unknown", "not started")
@@ -120,12 +120,14 @@ class JobsView:
 
     def _row(self, status: "JobStatus") -> list[str | Text]:
         done = sum(status.done.values())
-        carried_out = done - status.done.get("not_started", 0)
+        executed = done - status.done.get("not_started", 0)
         now = self._clock()
-        since, at_first = self._first.setdefault(status.name, (now, carried_out))
-        rate = (carried_out - at_first) / (now - since) if now > since else 0.0
-        going = rate > 0 and not has_ended(status)
-        left = duration((status.total - done) / rate) if going and status.state == "running" else ""
+        since, at_first = self._first.setdefault(status.name, (now, executed))
+        rate = (executed - at_first) / (now - since) if now > since else 0.0
+        active = rate > 0 and not has_ended(status)
+        left = (
+            duration((status.total - done) / rate) if active and status.state == "running" else ""
+        )
         return [
             status.name,
             status.operation,
@@ -133,7 +135,7 @@ class JobsView:
             f"{done}/{status.total}",
             *(_count(status, kind) for kind in ("failed", "unknown", "not_started")),
             str(status.in_flight),
-            rate_of(rate) if going else "",
+            rate_of(rate) if active else "",
             left,
         ]
 
@@ -148,7 +150,7 @@ def _count(status: "JobStatus", kind: Any) -> Text:
 
 
 def job_table(found: "Iterable[JobStatus]") -> Table:
-    """Return a table of jobs as they are at one moment."""
+    """Return a table of jobs."""
     columns = ("job", "operation", "state", "total", *_KINDS, "in flight", "submitted")
     rows: list[Sequence[str | Text]] = [
         (
@@ -168,11 +170,11 @@ def job_table(found: "Iterable[JobStatus]") -> Table:
 def print_lines(
     found: "Iterable[JobStatus]", here: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Print each job in JSON on a line.
+    """Print each job as JSON on one line.
 
     Args:
         found: The jobs.
-        here: What this worker has to do with each; None for who is no worker.
+        here: This worker's part of each job; None if this is not a worker.
     """
     for status in found:
         line = msgspec.to_builtins(status)
@@ -182,41 +184,43 @@ def print_lines(
 
 
 class Lines:
-    """Tells of jobs in lines: of a new state at once, of mere progress now and then.
+    """Prints changes of jobs as lines: a new state at once, progress less often.
 
     Args:
-        console: Where to.
-        every: Seconds between two lines of a job that only goes on.
+        console: Where to print.
+        every: Seconds between two lines of a job whose state is unchanged.
     """
 
     def __init__(self, console: Console, every: float) -> None:
         self._console = console
         self._every = every
         self._clock = asyncio.get_running_loop().time
-        self._told: dict[str, tuple[tuple[object, ...], float]] = {}
-        self._untold: dict[str, JobStatus] = {}
+        self._printed: dict[str, tuple[tuple[object, ...], float]] = {}
+        self._pending: dict[str, JobStatus] = {}
 
-    def tell(self, changed: "Iterable[JobStatus]") -> None:
-        """Take changes into account, and print what is due."""
-        self._untold |= {status.name: status for status in changed}
+    def update(self, changed: "Iterable[JobStatus]") -> None:
+        """Record changes, and print the lines that are due."""
+        self._pending |= {status.name: status for status in changed}
         if behind(self._console.file):
             return
         now = self._clock()
-        for name, status in list(self._untold.items()):
+        for name, status in list(self._pending.items()):
             state = (status.state, status.wave, status.stopped)
-            last, at = self._told.get(name, (None, 0.0))
+            last, at = self._printed.get(name, (None, 0.0))
             if state == last and now - at < self._every:
                 continue
-            del self._untold[name]
-            self._told[name] = (state, now)
+            del self._pending[name]
+            self._printed[name] = (state, now)
             self._console.print(_line(status))
 
 
 def _line(status: "JobStatus") -> str:
-    counts = told_counts(status.done)
+    counts = counts_text(status.done)
     parts = [f"{status.operation} of {status.total}", status.state]
     if status.wave > 1:
         parts.append(f"wave {status.wave}")
     parts += [f"{status.in_flight} in flight", *([counts] if counts else [])]
-    stopped = f"; nothing more is started: {printable(status.stopped)}" if status.stopped else ""
-    return f"job {status.name}: {', '.join(parts)}{stopped}"
+    line = f"job {status.name}: {', '.join(parts)}"
+    if status.stopped:
+        line += f"; no more operations are started: {printable(status.stopped)}"
+    return line

@@ -1,4 +1,4 @@
-"""A live view: what it shows is drawn anew where it stood, and nothing ever waits for that."""
+"""A live view: redrawn in place, without ever blocking the event loop."""
 
 import time
 from typing import Final, Self
@@ -12,26 +12,26 @@ from async_vmapi.cli.writer import Frame
 
 __all__ = ["Live", "is_live"]
 
-# Real seconds: the demo's own run faster.
+# In real seconds; the demo's clock runs faster.
 _SHORTEST: Final = 0.1
 
 
 def is_live(console: Console) -> bool:
-    """Return whether lines can be drawn anew where this console writes."""
+    """Return whether this console's output can be redrawn in place."""
     drawable = is_known_terminal() and not console.is_dumb_terminal and not console.legacy_windows
     return isinstance(console.file, Stream) and console.file.isatty() and drawable
 
 
 class Live:
-    """Shows a view on a terminal while its block lasts; `refresh` draws it.
+    """Shows a view on a terminal inside a ``with`` block; `refresh` draws it.
 
-    It is rendered by who calls `refresh`, so that nothing changes under the drawing, and written
-    by the stream's thread.
+    `refresh` renders in the caller's thread, so the view cannot change meanwhile; the stream's
+    thread writes.
 
     Args:
-        console: Where; `is_live` has said that it can.
-        view: What.
-        full_screen: Whether it has a screen of its own.
+        console: A console for which `is_live` is true.
+        view: What to show.
+        full_screen: Whether to use the terminal's alternate screen.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Live:
             stream.writer.draw(None)
 
     def refresh(self) -> None:
-        """Draw it as it is now."""
+        """Draw the current state, unless the last drawing was less than 0.1 s ago."""
         console, now = self._console, time.monotonic()
         stream = console.file
         if not isinstance(stream, Stream) or now - self._last < _SHORTEST:
@@ -59,7 +59,7 @@ class Live:
         self._last = now
         lines = console.render_lines(self._view, pad=False)
         if len(lines) > (height := console.height):
-            # One that is higher than the terminal could not be erased.
+            # A view higher than the terminal could not be erased.
             lines = [*lines[: height - 1], [Segment("…")]]
         segments: list[Segment] = []
         for line in lines:

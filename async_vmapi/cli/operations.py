@@ -1,4 +1,4 @@
-"""Carry an operation out on one machine or many: ask, do it, show it, tell the exit code."""
+"""Run an operation on one VM or many: confirm, execute, show the report, return an exit code."""
 
 import asyncio
 import sys
@@ -24,13 +24,13 @@ from async_vmapi.cli.output import (
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.cli.streams import on_loss
+from async_vmapi.cli.streams import Stream, on_loss
 
 if TYPE_CHECKING:
     from async_vmapi.bulk.executor import BulkExecutor
     from async_vmapi.client import Client
 
-__all__ = ["Result", "Work", "ask_first", "carry_out", "exit_code", "some_of", "tell"]
+__all__ = ["Result", "Work", "carry_out", "confirm", "exit_code", "present", "some_of"]
 
 _MOST_NAMED: Final = 20
 
@@ -43,14 +43,14 @@ def _as_typed(operation: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """How what becomes of an operation is shown.
+    """How the result of an operation is shown.
 
     Attributes:
-        operation: What is done, as the command line calls it.
-        labels: Labels of the machines by their ids.
-        only: What to call the only machine, of a command about one, which then is shown itself.
-        json: Whether it is shown as JSON.
-        file: Where the report is written to.
+        operation: Name of the operation on the command line.
+        labels: Labels of the VMs by id.
+        only: Name of the VM of a ``vms`` command, whose outcome is shown in place of a report.
+        json: Whether to print JSON.
+        file: File to write the report to.
     """
 
     operation: str = attrs.field(converter=_as_typed)
@@ -60,7 +60,7 @@ class Result:
     file: Path | None = None
 
     def check_file(self) -> None:
-        """Exit if the report could not be written down in the end."""
+        """Exit if the report file cannot be written."""
         if self.file is None:
             return
         try:
@@ -71,12 +71,12 @@ class Result:
 
 @attrs.frozen(kw_only=True)
 class Work(Result):
-    """A bulk call to be made.
+    """A bulk call to make.
 
     Attributes:
-        call: What to call.
-        total: To how many machines.
-        plan: How to go about it.
+        call: Makes it.
+        total: Number of VMs.
+        plan: Its plan.
     """
 
     call: Call
@@ -85,40 +85,42 @@ class Work(Result):
 
 
 def some_of(names: Sequence[str]) -> str:
-    """Return some names in words, and how many more there are."""
+    """Return the first names as text, and how many more there are."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(map(printable, names[:_MOST_NAMED])) + more
 
 
-def ask_first(
+def confirm(
     operation: str, names: Sequence[str] | Callable[[], Sequence[str]], *, yes: bool
 ) -> None:
-    """Ask whether to do that to these machines; exit if not, or if there is nobody to ask.
+    """Ask for confirmation; exit if it is refused, or if there is no terminal.
 
     Args:
-        operation: What is to be done.
-        names: To which; or what finds that out, called only if somebody is asked.
-        yes: Whether the answer is known.
+        operation: The operation.
+        names: Names of the VMs, or a function that returns them, called only to ask.
+        yes: Skip the confirmation.
     """
     if yes or not names:
         return
-    asked = sys.stdin is not None and sys.stdin.isatty()
+    interactive = sys.stdin is not None and sys.stdin.isatty()
     if callable(names):
-        names = names() if asked else [""]
-    what = f"{_as_typed(operation)} of {len(names)} machine{'s' * (len(names) > 1)}"
-    if not asked:
-        fail(f"{what} takes --yes where there is no terminal to ask at", ExitCode.USAGE)
+        names = names() if interactive else [""]
+    what = f"{_as_typed(operation)} of {len(names)} VM{'s' * (len(names) > 1)}"
+    if not interactive:
+        fail(f"{what} requires --yes if standard input is not a terminal", ExitCode.USAGE)
     typer.echo(f"{what}: {some_of(names)}", err=True)
     try:
-        agreed = typer.confirm("Go on?", err=True)
+        confirmed = typer.confirm("Continue?", err=True)
     except typer.Abort:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    if not agreed:
-        fail("nothing was done")
+    if isinstance(sys.stderr, Stream):
+        sys.stderr.line_ended()
+    if not confirmed:
+        fail("nothing was changed")
 
 
 def carry_out(client: "Client", work: Work) -> NoReturn:
-    """Make a bulk call with its progress, show what became of it, and exit."""
+    """Make a bulk call, show its progress and result, and exit."""
     work.check_file()
     raise typer.Exit(run(_carry_out(client, work)))
 
@@ -135,50 +137,50 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
             except asyncio.CancelledError:
                 if bulk.report is None:
                     raise
-                # Told while the client is still open: closing may be cut short.
+                # Shown while the client is open: closing may be cut short.
                 report, interrupted = bulk.report, True
-        code = tell(console, work, report)
+        code = present(console, work, report)
         return ExitCode.INTERRUPTED if interrupted else code
 
 
-def tell(console: Console, how: Result, report: BulkReport) -> ExitCode:
-    """Write the report down and show it; return the exit code for it.
+def present(console: Console, result: Result, report: BulkReport) -> ExitCode:
+    """Save and show the report; return its exit code.
 
-    Where it cannot be shown in the end, it goes into a file, and its tokens to standard error.
+    If standard output is lost, the report is written to a file, and its tokens to standard error.
     """
-    written = how.file is None or write_report(how.file, report)
-    file = how.file if written else keep_report(report)
+    written = result.file is None or write_report(result.file, report)
+    file = result.file if written else keep_report(report)
     if not written and file is not None:
         say(f"the report is in {file}")
 
     def rescue(why: str) -> None:
-        place = file or keep_report(report)
+        saved = file or keep_report(report)
         say(f"standard output: {why}; {report}")
-        say(f"the report: {report.to_json()}" if place is None else f"the report is in {place}")
+        say(f"the report: {report.to_json()}" if saved is None else f"the report is in {saved}")
         for outcome in report.unknown:
-            say(f"{outcome.item} is unknown; look on with: async-vmapi wait {outcome.token}")
+            say(f"{outcome.item}: outcome unknown; run: async-vmapi wait {outcome.token}")
 
     on_loss(rescue)
-    _show(console, how, report)
+    _show(console, result, report)
     return exit_code(report) or (ExitCode.OK if written else ExitCode.OUTPUT_LOST)
 
 
-def _show(console: Console, how: Result, report: BulkReport) -> None:
-    if how.only is None:
-        if how.json:
+def _show(console: Console, result: Result, report: BulkReport) -> None:
+    if result.only is None:
+        if result.json:
             print_json(msgspec.json.decode(report.to_json()))
         else:
-            show_report(console, report, how.labels)
+            show_report(console, report, result.labels)
         return
     (outcome,) = report.outcomes
-    if how.json:
-        print_json(outcome_json(how.operation, outcome))
+    if result.json:
+        print_json(outcome_json(result.operation, outcome))
     else:
-        show_outcome(console, how.operation, how.only, outcome)
+        show_outcome(console, result.operation, result.only, outcome)
 
 
 def exit_code(report: BulkReport) -> ExitCode:
-    """Return the exit code for what became of all."""
+    """Return the exit code of a report."""
     if report.dry_run:
         return ExitCode.OK
     if report.unknown:

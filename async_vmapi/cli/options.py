@@ -1,7 +1,7 @@
-"""The options that several commands share, in groups.
+"""Groups of options that several commands share.
 
-A group is an attrs class whose fields are options. Typer knows no groups, so `command` gives a
-function that takes such a class its fields as options of its own.
+A group is an attrs class whose fields are options. Typer has no groups, so `command` replaces a
+parameter of such a class with its fields.
 """
 
 import inspect
@@ -15,39 +15,39 @@ import attrs
 import typer
 
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
-from async_vmapi.cli.running import ExitCode, fail, failures_told
+from async_vmapi.cli.running import ExitCode, errors_shown, fail
 from async_vmapi.cli.selection import Selection
 from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
     "JSON",
     "Database",
-    "DurableHow",
+    "DurableOptions",
+    "Filters",
     "Fleet",
-    "How",
     "New",
-    "Told",
+    "Output",
+    "RolloutOptions",
     "Vm",
     "WaitFor",
-    "Which",
     "Yes",
     "command",
     "read_text",
 ]
 
-_WHICH: Final = "Which machines"
-_HOW: Final = "How to go about it"
-_NEW: Final = "The new machine"
-_DURABLE: Final = "Durable jobs"
+_SELECTION: Final = "VM selection"
+_ROLLOUT: Final = "Rollout options"
+_NEW: Final = "New VM options"
+_DURABLE: Final = "Durable job options"
 _PASSWORD: Final = re.compile(r"//[^/@]*:[^/@]+@|[?&]password=")
 
 
 def _without_password(ctx: typer.Context, param: typer.CallbackParam, value: str) -> str:
     if _is_argument(ctx, param.name or "") and _PASSWORD.search(value):
-        # Every user of the machine can read what is started with which arguments.
+        # Every local user can read the arguments of a process.
         raise typer.BadParameter(
-            "a password does not belong into an argument: leave it out, and set PGPASSWORD or "
-            "use a .pgpass file, or set VMAPI_DATABASE"
+            "do not pass a password as an argument: leave it out and use PGPASSWORD or a .pgpass "
+            "file, or set VMAPI_DATABASE"
         )
     return value
 
@@ -58,55 +58,57 @@ def _is_argument(ctx: typer.Context, name: str) -> bool:
 
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip confirmation.")]
 WaitFor = Annotated[
-    int, typer.Option(min=0, help="Minutes until a guest that does not go down is turned off.")
+    int, typer.Option(min=0, help="Minutes until a guest that does not shut down is powered off.")
 ]
 Database = Annotated[
     str,
     typer.Option(
         envvar="VMAPI_DATABASE",
         metavar="URL",
-        help="sqlite:///PATH, or postgresql://USER@HOST/NAME (its password in the environment).",
+        help="sqlite:///PATH, or postgresql://USER@HOST/NAME with the password in PGPASSWORD.",
         callback=_without_password,
         rich_help_panel=_DURABLE,
     ),
 ]
-Vm = Annotated[str, typer.Argument(metavar="VM", help="The machine's id, as vms list tells it.")]
+Vm = Annotated[str, typer.Argument(metavar="VM", help="VM ID, as shown by 'vms list'.")]
 
 
 @attrs.frozen(kw_only=True)
-class Which:
-    """Which machines a command is about."""
+class Filters:
+    """Select VMs; those that match all conditions given."""
 
     label: Annotated[
         list[str] | None,
-        typer.Option(help="A pattern like 'web-*'; may be repeated.", rich_help_panel=_WHICH),
+        typer.Option(
+            help="Label pattern like 'web-*'; can be repeated.", rich_help_panel=_SELECTION
+        ),
     ] = None
     group: Annotated[
         list[str] | None,
-        typer.Option(help="A group's name or id; may be repeated.", rich_help_panel=_WHICH),
+        typer.Option(help="Group name or ID; can be repeated.", rich_help_panel=_SELECTION),
     ] = None
     zone: Annotated[
         list[str] | None,
-        typer.Option(help="A zone's label or id; may be repeated.", rich_help_panel=_WHICH),
+        typer.Option(help="Zone label or ID; can be repeated.", rich_help_panel=_SELECTION),
     ] = None
     state: Annotated[
         list[str] | None,
-        typer.Option(help="A state, like 'online'; may be repeated.", rich_help_panel=_WHICH),
+        typer.Option(help="State like 'online'; can be repeated.", rich_help_panel=_SELECTION),
     ] = None
     id_file: Annotated[
         Path | None,
         typer.Option(
-            help="A file with an id on each line, and comments after #; - for standard input.",
+            help="File with one VM ID per line (# starts a comment), or - for standard input.",
             dir_okay=False,
             allow_dash=True,
-            rich_help_panel=_WHICH,
+            rich_help_panel=_SELECTION,
         ),
     ] = None
 
     def selection(self) -> Selection:
-        """Return the machines that are meant."""
+        """Return the selection."""
         ids = None if self.id_file is None else _ids(self.id_file)
         return Selection(
             labels=self.label or (),
@@ -118,56 +120,59 @@ class Which:
 
 
 @attrs.frozen(kw_only=True)
-class Fleet(Which):
-    """Which machines a fleet's command is about; never all of them by leaving something out."""
+class Fleet(Filters):
+    """Select the VMs of a ``fleet`` command, which selects all VMs only by ``--all``."""
 
     everything: Annotated[
-        bool, typer.Option("--all", help="All of the region.", rich_help_panel=_WHICH)
+        bool, typer.Option("--all", help="All VMs of the region.", rich_help_panel=_SELECTION)
     ] = False
 
 
 @attrs.frozen(kw_only=True)
-class Told:
-    """How a fleet's command tells what became of it."""
+class Output:
+    """RolloutOptions a ``fleet`` command reports its result."""
 
     json: JSON = False
     report: Annotated[
         Path | None,
-        typer.Option(help="Write the report there; 'fleet resume' goes on from it."),
+        typer.Option(help="Write the report to this file, for 'fleet resume'."),
     ] = None
 
 
 @attrs.frozen(kw_only=True)
-class How:
-    """How a fleet's command goes about its machines."""
+class RolloutOptions:
+    """The rollout options of a ``fleet`` command."""
 
     limit: Annotated[
-        int, typer.Option(min=1, help="How many in flight at once.", rich_help_panel=_HOW)
+        int, typer.Option(min=1, help="Maximum operations in flight.", rich_help_panel=_ROLLOUT)
     ] = 50
     max_failures: Annotated[
         str | None,
         typer.Option(
-            help="How many, or what part like 5%, may fail before nothing more is started.",
-            rich_help_panel=_HOW,
+            help="Failure budget, like 3 or 5%: start no more operations if more have failed.",
+            rich_help_panel=_ROLLOUT,
         ),
     ] = None
     waves: Annotated[
         str | None,
         typer.Option(
-            help="Waves, each begun when the last one ended well, like 1,10%,100%.",
-            rich_help_panel=_HOW,
+            help="Wave sizes, like 1,10%,100%; a wave starts after the previous one has passed.",
+            rich_help_panel=_ROLLOUT,
         ),
     ] = None
     min_online: Annotated[
         str | None,
-        typer.Option(help="How many, or what part, stay online at any time.", rich_help_panel=_HOW),
+        typer.Option(help="VMs to keep online, like 10 or 80%.", rich_help_panel=_ROLLOUT),
     ] = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what would be done.", rich_help_panel=_HOW)
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would be done; change nothing.", rich_help_panel=_ROLLOUT
+        ),
     ] = False
 
     def plan(self, on_event: Callable[[BulkEvent], object] | None = None) -> BulkPlan:
-        """Return it as a plan."""
+        """Return the bulk plan."""
         return BulkPlan(
             limit=self.limit,
             max_failures=None if self.max_failures is None else _share(self.max_failures),
@@ -181,14 +186,14 @@ class How:
 
 
 @attrs.frozen(kw_only=True)
-class DurableHow(How):
-    """How a fleet's command goes about its machines, here or as a job that outlives it."""
+class DurableOptions(RolloutOptions):
+    """The rollout options of a ``fleet`` command that can be submitted as a durable job."""
 
     durable: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Submit it as a job of this name, for workers to do, and follow that.",
+            help="Submit a job of this name to the workers, and follow it.",
             rich_help_panel=_DURABLE,
         ),
     ] = None
@@ -196,50 +201,51 @@ class DurableHow(How):
         bool,
         typer.Option(
             "--attach",
-            help="If a job of this name is there, follow it although it has other VMs.",
+            help="If this job exists already, follow it, even if it has other VMs.",
             rich_help_panel=_DURABLE,
         ),
     ] = False
     database: Database = ""
 
     def check_place(self, ctx: typer.Context) -> None:
-        """Exit if it is to be a job and nobody says where, or the reverse."""
+        """Exit if ``--durable`` is given without a database, or the reverse."""
         if self.durable is not None and not self.database:
-            fail("--durable takes --database, or VMAPI_DATABASE", ExitCode.USAGE)
+            fail("--durable requires --database, or VMAPI_DATABASE", ExitCode.USAGE)
         if self.durable is None and self.attach:
-            fail("--attach is for a job: give it a name with --durable NAME", ExitCode.USAGE)
+            fail("--attach requires --durable NAME", ExitCode.USAGE)
         if self.durable is None and _is_argument(ctx, "database"):
-            fail("--database is for a job: give it a name with --durable NAME", ExitCode.USAGE)
+            fail("--database requires --durable NAME", ExitCode.USAGE)
 
 
 @attrs.frozen(kw_only=True)
 class New:
-    """What a new machine is to be."""
+    """The options of a new VM."""
 
-    cpus: Annotated[int, typer.Option(min=1, rich_help_panel=_NEW)]
-    ram: Annotated[int, typer.Option(min=1, help="In MB.", rich_help_panel=_NEW)]
-    zone: Annotated[str, typer.Option(help="Its zone's label or id.", rich_help_panel=_NEW)]
+    cpus: Annotated[int, typer.Option(min=1, help="Number of cores.", rich_help_panel=_NEW)]
+    ram: Annotated[int, typer.Option(min=1, help="Memory in MB.", rich_help_panel=_NEW)]
+    zone: Annotated[str, typer.Option(help="Zone label or ID.", rich_help_panel=_NEW)]
     template: Annotated[
-        str | None, typer.Option(help="A template's label or id.", rich_help_panel=_NEW)
+        str | None, typer.Option(help="Template label or ID.", rich_help_panel=_NEW)
     ] = None
-    iso: Annotated[str | None, typer.Option(help="Or a CD image's name.", rich_help_panel=_NEW)] = (
-        None
-    )
+    iso: Annotated[
+        str | None,
+        typer.Option(help="CD image to boot from, not a template.", rich_help_panel=_NEW),
+    ] = None
     password_env: Annotated[
         str | None,
         typer.Option(
             metavar="VARIABLE",
-            help="The environment variable that holds the administrator's password.",
+            help="Environment variable with the administrator's password.",
             rich_help_panel=_NEW,
         ),
     ] = None
-    key: Annotated[
-        str | None, typer.Option(help="An SSH key's name or id.", rich_help_panel=_NEW)
-    ] = None
+    key: Annotated[str | None, typer.Option(help="SSH key name or ID.", rich_help_panel=_NEW)] = (
+        None
+    )
     user_data: Annotated[
         Path | None,
         typer.Option(
-            help="A file with the cloud-init text; - for standard input.",
+            help="cloud-init user data file, or - for standard input.",
             dir_okay=False,
             allow_dash=True,
             rich_help_panel=_NEW,
@@ -249,7 +255,7 @@ class New:
         str | None,
         typer.Option(
             metavar="VARIABLE",
-            help="Or the environment variable that holds it.",
+            help="Environment variable with cloud-init user data.",
             rich_help_panel=_NEW,
         ),
     ] = None
@@ -257,7 +263,7 @@ class New:
         bool,
         typer.Option(
             "--unique-name",
-            help="No other machine ever bears the name.",
+            help="Assert that no other VM ever has this label.",
             rich_help_panel=_NEW,
         ),
     ] = False
@@ -265,19 +271,20 @@ class New:
         bool,
         typer.Option(
             "--retry-unknown",
-            help="Send a create again if its outcome is unknown and no VM of its name appears.",
+            help="Retry a create of unknown outcome if no VM of its label appears; requires "
+            "--unique-name.",
             rich_help_panel=_NEW,
         ),
     ] = False
 
     def keywords(self) -> dict[str, Any]:
-        """Return the create's arguments besides the request."""
+        """Return the arguments of the create other than the request."""
         on_unknown = "retry" if self.retry_unknown else "raise"
         return {"unique_name": self.unique_name, "on_unknown": on_unknown}
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of the groups that it takes, and tell its failures."""
+    """Expand the option groups of a command into options, and report its errors."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, type] = {}
     hints = get_type_hints(function, include_extras=True)
@@ -302,20 +309,22 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             for field in attrs.fields(kind)
         ]
 
-    def gathered(**values: Any) -> None:
+    def call(**values: Any) -> None:
         for name, kind in groups.items():
             values[name] = kind(**{f.name: values.pop(f.name) for f in attrs.fields(kind)})
-        with failures_told():
+        with errors_shown():
             function(**values)
 
-    gathered.__name__, gathered.__doc__ = function.__name__, function.__doc__
-    gathered.__annotations__ = {p.name: p.annotation for p in parameters}
-    gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return gathered
+    # Typer keeps line breaks of all paragraphs but the first.
+    call.__doc__ = re.sub(r"(\S)\n *(?=\S)", r"\1 ", function.__doc__ or "")
+    call.__name__ = function.__name__
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text, or standard input's; exit where it cannot be read."""
+    """Return the text of a file, or of standard input for ``-``; exit if it cannot be read."""
     try:
         if str(path) != "-":
             content = HiddenBytes(path.read_bytes())
@@ -325,8 +334,8 @@ def read_text(path: Path) -> str:
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
-        problem = "is no text in UTF-8"
-    # Raised out here: it may be user data, and the error holds it.
+        problem = "is not UTF-8 text"
+    # Not inside the except block: the error holds the content, which may be user data.
     return fail(f"{path} {problem}", ExitCode.USAGE)
 
 
@@ -334,7 +343,7 @@ def _ids(path: Path) -> list[str]:
     lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
     for number, line in enumerate(lines, 1):
         if len(line.split()) > 1:
-            fail(f"{path}: line {number} is more than one id", ExitCode.USAGE)
+            fail(f"{path}: line {number} has more than one ID", ExitCode.USAGE)
     return [line for line in lines if line]
 
 

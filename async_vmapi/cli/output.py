@@ -1,4 +1,4 @@
-"""How machines, catalogues and reports are shown: as tables for people, as JSON for machines."""
+"""Show VMs, catalogues and reports, as tables or JSON."""
 
 import json
 import os
@@ -19,7 +19,6 @@ __all__ = [
     "STYLES",
     "console_for",
     "is_known_terminal",
-    "machine_table",
     "outcome_json",
     "print_json",
     "printable",
@@ -27,6 +26,7 @@ __all__ = [
     "show_report",
     "style_of",
     "table",
+    "vm_table",
     "who",
 ]
 
@@ -50,9 +50,9 @@ _GAP: Final = 2
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, without what would steer a terminal or what it cannot show.
+    """Return a text on one line, with control and unencodable characters escaped.
 
-    Labels and refusals are other people's words.
+    Labels and server messages are untrusted.
     """
     if text.isprintable() and (text.isascii() or _encodable(text)):
         return text
@@ -63,7 +63,7 @@ def printable(text: str) -> str:
 
 
 def _encodable(text: str) -> bool:
-    # Escaped here, and not when it is written, so that tables know how wide it is.
+    # Escape now, not when writing: tables need the width.
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -72,22 +72,22 @@ def _encodable(text: str) -> bool:
 
 
 def style_of(state: str | None) -> str:
-    """Return the colour of a state; of one that nobody knows, an alarming one."""
+    """Return the colour of a state; red if it is unknown."""
     return STYLES.get(state or "gone", "red")
 
 
 def who(item: str, label: str | None) -> str:
-    """Return how a machine is called: by its label and id, as far as they are known."""
+    """Return the label and id of a VM for display, or what is known of them."""
     return printable(item if label is None or label == item else f"{label} ({item})")
 
 
 def is_known_terminal() -> bool:
-    """Return whether something is known of the terminal, if there is one."""
+    """Return whether the terminal's type is known."""
     return sys.platform == "win32" or bool(os.environ.get("TERM"))
 
 
 def console_for(*, json: bool) -> Console:
-    """Return where to tell what happens: beside the JSON, or in its place."""
+    """Return the console for progress and results; on standard error if stdout has JSON."""
     stream = sys.stderr if json else sys.stdout
     return Console(
         file=stream,
@@ -96,13 +96,13 @@ def console_for(*, json: bool) -> Console:
         emoji=False,
         soft_wrap=True,
         color_system="auto" if is_known_terminal() or not stream.isatty() else None,
-        # What other programs read is not to be cut to anybody's screen.
+        # Do not wrap output that programs read.
         width=None if stream.isatty() else _UNBOUNDED,
     )
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """Print a value on standard output, in ASCII, whatever the terminal's encoding is."""
+    """Print a value as JSON on standard output, in ASCII for any terminal encoding."""
     sys.stdout.write(json.dumps(msgspec.to_builtins(value), indent=indent) + "\n")
     sys.stdout.flush()
 
@@ -114,15 +114,15 @@ def table(
     fold: bool = True,
     width: int | None = None,
 ) -> Table:
-    """Return a plain table; what does not fit is folded, or else shortened, the first one last.
+    """Return a plain table.
 
     Args:
-        columns: Their heads, the most important first.
-        rows: Their cells.
-        fold: Whether to fold what does not fit.
-        width: Leave out the last columns, down to three, that do not fit into so many characters.
+        columns: Column headers, the most important first.
+        rows: Cells of each row.
+        fold: Fold cells that do not fit; otherwise shorten them, the first column last.
+        width: Maximum width in characters; the last columns are left out, down to three.
     """
-    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    result = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
     widths: Sequence[int | None] = [None] * len(columns)
     if width is not None:
@@ -130,7 +130,7 @@ def table(
         columns, cells = columns[: len(widths)], [row[: len(widths)] for row in cells]
     first = max((row[0].cell_len for row in cells), default=0)
     for number, column in enumerate(columns):
-        made.add_column(
+        result.add_column(
             column,
             overflow="fold" if fold else "ellipsis",
             no_wrap=not fold,
@@ -138,12 +138,12 @@ def table(
             max_width=widths[number],
         )
     for row in cells:
-        made.add_row(*row)
-    return made
+        result.add_row(*row)
+    return result
 
 
 def _fitting(columns: Sequence[str], cells: Sequence[Sequence[Text]], width: int) -> list[int]:
-    """Return how wide the columns are that fit; the widest of the few that stay gives way."""
+    """Return the widths of the columns that fit; the widest of the last three is shortened."""
     widths = [
         max([len(column), *(row[number].cell_len for row in cells)])
         for number, column in enumerate(columns)
@@ -157,10 +157,10 @@ def _fitting(columns: Sequence[str], cells: Sequence[Sequence[Text]], width: int
     return widths
 
 
-def machine_table(
-    machines: Iterable[VirtualMachine], *, fold: bool = True, width: int | None = None
+def vm_table(
+    vms: Iterable[VirtualMachine], *, fold: bool = True, width: int | None = None
 ) -> Table:
-    """Return a table of machines; without folding, each has one line."""
+    """Return a table of VMs; without folding, each has one line."""
     return table(
         ("label", "id", "state", "cores", "ram MB", "address", "zone"),
         (
@@ -173,7 +173,7 @@ def machine_table(
                 ", ".join(vm.addresses),
                 vm.zone.name,
             )
-            for vm in machines
+            for vm in vms
         ),
         fold=fold,
         width=width,
@@ -181,7 +181,7 @@ def machine_table(
 
 
 def show_report(console: Console, report: BulkReport, labels: Mapping[str, str]) -> None:
-    """Print a report: the sums, what went wrong, and every token there is to go on with."""
+    """Print a report: counts, durations, failures, and the tokens of unknown outcomes."""
     console.print()
     console.print(Text(str(report), "bold"))
     if report.dry_run:
@@ -197,7 +197,7 @@ def show_report(console: Console, report: BulkReport, labels: Mapping[str, str])
     _show_some(console, "failed", report.failed, labels)
     _show_some(console, "not started", report.not_started, labels)
     if report.unknown:
-        console.print(Text("\nunknown; look on with: async-vmapi wait TOKEN", STYLES["unknown"]))
+        console.print(Text("\noutcome unknown; run: async-vmapi wait TOKEN", STYLES["unknown"]))
     for outcome in report.unknown:
         console.print(f"  {_told(outcome, labels)}")
         if outcome.token:
@@ -210,7 +210,7 @@ def _durations(report: BulkReport) -> str:
     if (adopted := sum(outcome.adopted for outcome in report.succeeded)) > 0:
         parts.append(f"{adopted} adopted")
     if (gone := sum(bool(outcome.reason) for outcome in report.succeeded)) > 0:
-        parts.append(f"{gone} gone already")
+        parts.append(f"{gone} already gone")
     if report.median_seconds is not None:
         parts.append(f"median {report.median_seconds:.1f} s")
         parts.append(f"95 % within {report.p95_seconds or 0.0:.1f} s")
@@ -218,8 +218,8 @@ def _durations(report: BulkReport) -> str:
 
 
 def _show_waves(console: Console, report: BulkReport) -> None:
-    told = Counter(outcome.reason for outcome in report.outcomes if outcome.reason)
-    for reason, count in told.items():
+    reasons = Counter(outcome.reason for outcome in report.outcomes if outcome.reason)
+    for reason, count in reasons.items():
         console.print(f"  {count}: {printable(reason)}")
     console.print("nothing was sent")
 
@@ -245,7 +245,7 @@ def _why(outcome: Outcome) -> str:
 
 
 def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) -> None:
-    """Print what became of the only item, and the machine as it was seen at the end."""
+    """Print the outcome of a ``vms`` command, and the VM as last observed."""
     how = f", {outcome.evidence}" if outcome.evidence else ""
     took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
     text = Text(f"{operation} of {who(outcome.vm_id or name, name)}: ")
@@ -254,13 +254,13 @@ def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) 
     if outcome.reason:
         console.print(f"  {_why(outcome)}")
     if outcome.token:
-        console.print(f"  look on with: async-vmapi wait {outcome.token}")
+        console.print(f"  run: async-vmapi wait {outcome.token}")
     if isinstance(outcome.value, VirtualMachine):
-        console.print(machine_table([outcome.value]))
+        console.print(vm_table([outcome.value]))
 
 
 def outcome_json(operation: str, outcome: Outcome) -> dict[str, Any]:
-    """Return what became of the only item, with the machine as it was seen at the end."""
+    """Return the outcome of a ``vms`` command, with the VM as last observed."""
     return {
         "operation": operation,
         "status": outcome.status,

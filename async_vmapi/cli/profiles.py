@@ -1,4 +1,4 @@
-"""Where the command connects and with which credentials: the environment, or a profile's file.
+"""The endpoint and credentials of a command, from the environment or a profile.
 
 A profile is a table of ``profiles.toml`` in the user's configuration folder::
 
@@ -6,9 +6,9 @@ A profile is a table of ``profiles.toml`` in the user's configuration folder::
     region = "eu-poland-1warszawa"     # or url = "https://..."
     api_key = "..."
     api_secret = "..."
-    max_requests_per_second = 10       # and other numbers that Client takes
+    max_requests_per_second = 10       # and other numeric arguments of Client
 
-The file is refused where anybody but its owner may read or change it.
+The file is rejected if users other than its owner can read or change it.
 """
 
 import os
@@ -51,17 +51,17 @@ _ADMINISTRATOR: Final = 0
 
 
 def profiles_path() -> Path:
-    """Return where the profiles are."""
+    """Return the path of the profiles file."""
     return user_config_path("async-vmapi", appauthor=False) / "profiles.toml"
 
 
 def client_for(profile: str | None) -> "Client":
-    """Return a client of a profile; without one, of the environment, or of ``default``.
+    """Return a client for a profile; by default for the environment, else for ``default``.
 
     Raises:
-        InvalidArgument: If there are no credentials, or a file or a value is wrong.
+        InvalidArgument: If there are no credentials, or the file or a value is invalid.
     """
-    # Help and completion make no client, and need not wait until aiohttp is in memory.
+    # Not needed for help and completion, and slow to import.
     from async_vmapi.client import Client
 
     path = profiles_path()
@@ -69,7 +69,7 @@ def client_for(profile: str | None) -> "Client":
         if not path.exists():
             raise InvalidArgument(
                 f"no credentials: set VMAPI_API_KEY, VMAPI_API_SECRET and VMAPI_REGION or "
-                f"VMAPI_URL, or write a profile into {path}",
+                f"VMAPI_URL, or add a profile to {path}",
                 argument="profile",
             )
         profile = _DEFAULT
@@ -77,13 +77,13 @@ def client_for(profile: str | None) -> "Client":
 
 
 def ask(client: "Client", call: "Callable[[Client], Awaitable[T]]") -> T:
-    """Ask something of the API, and return the answer; the client can be used again after it."""
+    """Call the API and return the result; the client can be used again afterwards."""
 
-    async def asked() -> T:
+    async def called() -> T:
         async with client:
             return await call(client)
 
-    return run(asked())
+    return run(called())
 
 
 def _client_of(path: Path, name: str) -> "Client":
@@ -94,16 +94,16 @@ def _client_of(path: Path, name: str) -> "Client":
 
     found = _read(path, name)
     if found is None:
-        raise refuse("there is none of that name")
+        raise refuse("no such profile")
     url, region, key = (_revealed(found.pop(key, None)) for key in ("url", "region", "api_key"))
     secret = found.pop("api_secret", Secret(None))
     if not key or not secret.reveal():
-        raise refuse("api_key and api_secret are to be in it")
+        raise refuse("api_key and api_secret are required")
     if (url is None) == (region is None):
-        raise refuse("either url or region is to be in it")
-    # The names alone: what stands beside a misspelt one may be the secret.
+        raise refuse("either url or region is required")
+    # Names only: the value of a misspelt name may be the secret.
     if unknown := sorted(found.keys() - _NUMBERS):
-        raise refuse(f"{', '.join(unknown)} is nothing that it can hold")
+        raise refuse(f"unknown settings: {', '.join(unknown)}")
     numbers = {name: _revealed(value) for name, value in found.items()}
     try:
         if region is not None:
@@ -118,28 +118,28 @@ def _revealed(value: Secret | None) -> Any:
 
 
 def _read(path: Path, name: str) -> dict[str, Secret] | None:
-    """Return what a profile holds, each value hidden; None if there is no such profile."""
+    """Return a profile's settings, each value hidden; None if there is no such profile."""
 
     def refuse(why: str) -> InvalidArgument:
         return InvalidArgument(f"{path} {why}", argument="profile")
 
     problem, settings = "", None
     try:
-        # Looked at when it is open, so that it is the one that is read.
+        # Check the open file, which is the one that is read.
         with path.open("rb") as file:
             if sys.platform != "win32":
                 status = os.fstat(file.fileno())
                 if status.st_uid not in (os.geteuid(), _ADMINISTRATOR):
-                    raise refuse("belongs to somebody else")
+                    raise refuse("belongs to another user")
                 if stat.S_IMODE(status.st_mode) & 0o077:
-                    raise refuse("is open to others: run chmod 600 on it")
+                    raise refuse("is accessible to other users: run chmod 600 on it")
             settings = tomllib.load(file).get(name)
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        problem = "is no TOML"
+        problem = "is not valid TOML"
     if problem:
-        # Raised out here: the message and the frames of the error could show a secret.
+        # Not inside the except block: the error's message and frames may hold a secret.
         raise refuse(problem)
     if not isinstance(settings, dict):
         return None

@@ -1,4 +1,4 @@
-"""How a bulk call goes, while it goes: a live view on a terminal, plain lines elsewhere."""
+"""The progress of a bulk call: a live view on a terminal, plain lines elsewhere."""
 
 import asyncio
 from collections import deque
@@ -28,29 +28,29 @@ _REMINDER: Final = 30.0
 _SLOWEST: Final = 5
 _WRONG: Final = 3
 _BAR: Final = 60
-# Within so many seconds of joining, what comes may have happened long before.
+# Seconds after joining in which events may be old.
 _JOINING: Final = 2.0
 
 
 def duration(seconds: float) -> str:
-    """Return a time as it stands on a clock."""
+    """Return seconds as ``m:ss`` or ``h:mm:ss``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def rate_of(rate: float) -> str:
-    """Return so many per second in words."""
+    """Return a rate (per second) as text, per minute if it is low."""
     return f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.0f}/min"
 
 
 @attrs.frozen(kw_only=True)
 class Joined:
-    """What was there already when somebody began to look on.
+    """The state of a job that is followed from some time after its start.
 
     Attributes:
-        seconds: For how long it had gone on.
-        done: How many had ended, by what became of them.
+        seconds: How long it has been running.
+        done: How many items have ended, by status.
     """
 
     seconds: float
@@ -59,39 +59,39 @@ class Joined:
 
 @attrs.define
 class _Flight:
-    """An operation under way."""
+    """An operation in flight."""
 
     name: str
     began: float
     earlier: bool = False
-    unseen: str = "sent, and not accepted yet"
+    unseen: str = "not accepted yet"
     task: "Task[Any] | None" = None
 
     @property
     def state(self) -> str | None:
-        """What the machine was last seen as."""
+        """The VM's last observed state."""
         history = self.task.history if self.task is not None else ()
         return next((event.state for event in reversed(history) if event.state), None)
 
-    def told(self) -> str:
-        """Return what is known of it, in words."""
+    def description(self) -> str:
+        """Return what is known of it as text."""
         if self.task is None:
             return self.unseen
         state = self.state
-        return f"last seen {printable(state)}" if state else "accepted, and not seen yet"
+        return f"last state: {printable(state)}" if state else "accepted, not polled yet"
 
 
 class Progress:
-    """Shows how a bulk call goes, as an async context manager; hand it `on_event`.
+    """Shows the progress of a bulk call inside an ``async with`` block; pass it `on_event`.
 
     Args:
-        console: Where to.
-        operation: What is done.
-        total: To how many.
-        labels: Labels of machines by their ids.
-        only: What to call the only item, where there is one; its end is not told then.
-        above: What a live view shows above.
-        joined: What was there already, where it is looked on from elsewhere.
+        console: Where to show it.
+        operation: The operation.
+        total: Number of items.
+        labels: Labels of VMs by id.
+        only: Name of the only item, if there is one; no line is printed when it ends.
+        above: Shown above the live view.
+        joined: The state of a job that was already running.
     """
 
     def __init__(
@@ -155,18 +155,17 @@ class Progress:
             if behind(self._console.file):
                 continue
             for flight in list(self._flights.values())[:_SLOWEST]:
-                # What hangs is named.
-                self._say(f"{flight.name}  {self._operation} under way: {flight.told()}")
+                self._say(f"{flight.name}  {self._operation} in flight: {flight.description()}")
 
-    # --- what happens ---------------------------------------------------------------------------
+    # --- events ---------------------------------------------------------------------------------
 
     def on_event(self, event: BulkEvent) -> None:
-        """Take an event into account."""
+        """Record an event."""
         self._done = event.done
         self._wave = max(self._wave, event.wave)
         if event.kind == "stopped":
             self._stopped = event.reason
-            self._say(f"nothing more is started: {event.reason}")
+            self._say(f"no more operations are started: {event.reason}")
         if event.index is None:
             return
         name = self._only or who(event.item, self._labels.get(event.item))
@@ -178,19 +177,19 @@ class Progress:
             if not self._only and event.vm_id is not None and event.vm_id != event.item:
                 flight.name = who(event.vm_id, event.item)
         elif event.outcome is not None:
-            flown = self._flights.pop(event.index, None)
-            self._finished(flown.name if flown else name, event.outcome)
+            ended = self._flights.pop(event.index, None)
+            self._finished(ended.name if ended else name, event.outcome)
 
     def _flight(self, name: str) -> _Flight:
         now = self._clock()
         if self._joined is None:
             return _Flight(name, now)
-        # Which worker has it, and what the API said, is not told.
+        # A job's events do not show which worker has it, or whether it was accepted.
         earlier = self._joined.seconds > 0 and now - self._entered < _JOINING
-        return _Flight(name, now, earlier, "with a worker, or about to be")
+        return _Flight(name, now, earlier, "queued, or with a worker")
 
     def note(self, text: str) -> None:
-        """Tell how all of it is, until that changes; nothing to say no more of it."""
+        """Show a note on the whole call until the next one; an empty text removes it."""
         if text != self._note:
             self._note = text
             if text:
@@ -229,40 +228,41 @@ class Progress:
                 kind = status.replace("_", " ")
                 counts.append(" · ").append(f"{count} {kind}", STYLES[kind])
         counts.append(f" · {len(self._flights)} in flight")
-        carried_out = _carried_out(self._done)
-        seen_for = self._clock() - self._entered
+        executed = _executed(self._done)
+        shown_for = self._clock() - self._entered
         if self._joined is not None:
-            # How fast it went before, nobody told.
-            carried_out -= _carried_out(self._joined.done)
-        if carried_out > 0 and seen_for > 0:
-            rate = carried_out / seen_for
+            # The rate before joining is unknown.
+            executed -= _executed(self._joined.done)
+        if executed > 0 and shown_for > 0:
+            rate = executed / shown_for
             counts.append(f" · {rate_of(rate)}")
             if not self._note:
                 counts.append(f" · {duration((self._total - done) / rate)} left")
         lines = [counts]
         if self._stopped:
-            lines.append(Text(f"nothing more is started: {printable(self._stopped)}", "yellow"))
+            text = f"no more operations are started: {printable(self._stopped)}"
+            lines.append(Text(text, "yellow"))
         for flight in list(self._flights.values())[:_SLOWEST]:
-            waits = ">" * flight.earlier + duration(self._clock() - flight.began)
+            since = ">" * flight.earlier + duration(self._clock() - flight.began)
             style = style_of(flight.state) if flight.state else ""
-            lines.append(Text(f"  {waits:>6}  {flight.name}  ").append(flight.told(), style))
+            lines.append(Text(f"  {since:>6}  {flight.name}  ").append(flight.description(), style))
         lines += [Text(line, "red") for line in self._wrong]
         for line in (head, *lines):
             line.no_wrap, line.overflow = True, "ellipsis"
         width = min(_BAR, self._console.width)
         filled = width * done // max(1, self._total)
-        # The rest is thinner, for those who see no colours.
+        # The rest is thinner, to be visible without colours.
         bar = Text("━" * filled, "green").append("─" * (width - filled), "bright_black")
         bar.no_wrap, bar.overflow = True, "crop"
         return Group(self._cut(self._console.height - len(lines) - 2), head, bar, *lines)
 
     def _cut(self, rows: int) -> RenderableType:
-        """Return of what is shown above as much as there is room for."""
+        """Return the first rows of what is shown above."""
         shown = self._console.render_lines(self._above, pad=False)
         if len(shown) <= rows:
             return self._above
         return Segments([s for line in shown[: max(0, rows)] for s in (*line, Segment.line())])
 
 
-def _carried_out(done: Mapping[Any, int]) -> int:
+def _executed(done: Mapping[Any, int]) -> int:
     return sum(done.values()) - done.get("not_started", 0)

@@ -1,4 +1,4 @@
-"""Files of reports: the one that was asked for, and where a report goes that cannot be shown."""
+"""Report files: that of ``--report``, and the fallback for a report that cannot be shown."""
 
 import errno
 import os
@@ -19,16 +19,16 @@ from async_vmapi.cli.running import say
 __all__ = ["check_file", "keep_report", "write_report"]
 
 _PATIENCE: Final = 5.0
-"""Seconds without a byte taken after which no program is taken to read a pipe or a terminal."""
+"""Seconds without progress after which writing to a pipe or terminal is given up."""
 
 _UNREAD: Final = "no program reads it"
 
 _pipes: Final = dict[Path, int]()
-"""Pipes that were checked, still open: a reader takes a pipe that is closed for its end."""
+"""Pipes that were checked, still open: closing one would end its reader."""
 
 
 def check_file(path: Path) -> None:
-    """Raise OSError if a report could not be written there; never wait for a pipe's reader."""
+    """Raise OSError if a report cannot be written there; never waits for a pipe's reader."""
     if not _is_special(path):
         path.open("a").close()
     elif path not in _pipes:
@@ -36,7 +36,7 @@ def check_file(path: Path) -> None:
 
 
 def write_report(path: Path, report: BulkReport) -> bool:
-    """Write a report into a file, and return whether it is there; say why if it is not."""
+    """Write a report to a file and return whether that succeeded; print the reason if not."""
     text = report.to_json()
     try:
         if _is_special(path):
@@ -50,13 +50,13 @@ def write_report(path: Path, report: BulkReport) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether it is a pipe, a terminal or another device, as /dev/stderr may be."""
+    """Return whether it is a pipe, a terminal or another device, like /dev/stderr."""
     return sys.platform != "win32" and path.exists() and not path.is_file()
 
 
 def _open(path: Path) -> int:
     try:
-        # Else it waits, perhaps forever, until a program opens the pipe to read it.
+        # Without O_NONBLOCK, this waits until a program opens the pipe for reading.
         return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         if error.errno == errno.ENXIO:
@@ -70,7 +70,7 @@ def _write_special(path: Path, text: bytes) -> None:
         descriptor = _open(path)
     try:
         while text:
-            # The event loop stands still meanwhile, but all work is done by now.
+            # This blocks the event loop, but all operations have ended.
             if not select.select([], [descriptor], [], _PATIENCE)[1]:
                 raise OSError(errno.ETIMEDOUT, _UNREAD)
             with suppress(BlockingIOError):
@@ -80,7 +80,7 @@ def _write_special(path: Path, text: bytes) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    # At once or not at all: it may be the report that this one goes on from.
+    # Atomically: it may be the report that this call resumed from.
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         new.write_text(text, encoding="utf-8")
@@ -88,12 +88,12 @@ def _replace(path: Path, text: str) -> None:
     except OSError:
         with suppress(OSError):
             new.unlink()
-        # The folder may be closed to us where the file is not.
+        # The file may be writable although its folder is not.
         path.write_text(text, encoding="utf-8")
 
 
 def keep_report(report: BulkReport) -> Path | None:
-    """Write a report where nobody asked for it, closed to others; return where, if anywhere."""
+    """Save a report that cannot be shown, readable by its owner only; return the path or None."""
     moment = time.strftime("%Y%m%dT%H%M%S")
     name = f"async-vmapi-{report.operation}-{moment}-{os.getpid()}.json"
     for folder in _folders():

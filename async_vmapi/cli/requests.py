@@ -1,4 +1,4 @@
-"""Make the requests for new machines from what a command was told."""
+"""Build create requests from a command's options."""
 
 import os
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_CHARACTERS", "check_name", "looked_up", "names_of"]
 
 MOST_CHARACTERS: Final = 255
-"""Of a name."""
+"""Maximum length of a name."""
 
 _SHOWN: Final = 60
 
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 
 def names_of(pattern: str, count: int, first: int) -> list[str]:
-    """Return the names of so many machines, from a pattern like ``web-{:04}``.
+    """Return the names of new VMs, from a pattern like ``web-{:04}``.
 
     Raises:
-        InvalidArgument: If the pattern is wrong, gives a name twice, or one that is too long.
+        InvalidArgument: If the pattern is invalid, or gives duplicate or too long names.
     """
     check_name(pattern)
     wide = False
     try:
-        # Formatting a number to a billion digits would take as long as it says.
+        # Formatting a number with a billion digits takes too long.
         wide = any(_is_wide(spec or "") for _, _, spec, _ in string.Formatter().parse(pattern))
         numbers = range(first, first + (0 if wide else count))
         names = [pattern.format(number) for number in numbers]
@@ -47,7 +47,7 @@ def names_of(pattern: str, count: int, first: int) -> list[str]:
         raise _too_long(pattern)
     if len(set(names)) < count:
         raise InvalidArgument(
-            f"name={pattern!r} gives one name to several machines; put a number like {{:04}} in it",
+            f"name={pattern!r} gives several VMs the same name; add a number like {{:04}}",
             argument="name",
         )
     check_name(max(names, key=len))
@@ -55,10 +55,10 @@ def names_of(pattern: str, count: int, first: int) -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raise if a name is longer than any that makes sense.
+    """Check the length of a name.
 
     Raises:
-        InvalidArgument: If it is.
+        InvalidArgument: If it has more than 255 characters.
     """
     if len(name) > MOST_CHARACTERS:
         raise _too_long(name)
@@ -78,23 +78,23 @@ def _too_long(name: str) -> InvalidArgument:
 def looked_up(
     client: "Client", names: Sequence[str], new: New, *, stored: bool = False
 ) -> list[CreateRequest]:
-    """Return the requests, having looked up the zone, the template and the key.
+    """Look up the zone, template and key, and return the create requests.
 
     Args:
-        client: Where to look; it can be used again.
-        names: The names of the machines.
-        new: What they are to be.
-        stored: Whether the requests are stored, and so hold the names of their secrets alone.
+        client: The client; it can be used again.
+        names: Names of the VMs.
+        new: Their options.
+        stored: Whether the requests will be stored; then they refer to secrets by name.
 
     Raises:
-        InvalidArgument: If there is none of them, it does not fit, or a secret is missing.
+        InvalidArgument: If one of them does not exist or does not fit, or a secret is missing.
     """
     secrets = _references(new) if stored else _secrets(new)
     return ask(client, lambda client: _requests(client, names, new, *secrets))
 
 
 def _secrets(new: New) -> tuple[Secret | None, Secret | None]:
-    """Return a new machine's password and cloud-init text, from where they were said to be."""
+    """Read a new VM's password and user data."""
     if new.user_data is not None and new.user_data_env is not None:
         raise InvalidArgument(
             "give either --user-data or --user-data-env", argument="user_data_env"
@@ -122,8 +122,8 @@ def _variable(argument: str, name: str | None) -> Secret | None:
 def _references(new: New) -> tuple[SecretRef | None, SecretRef | None]:
     if new.user_data is not None:
         raise InvalidArgument(
-            "a cloud-init text is a secret, and is not stored: put it into an environment "
-            "variable of the workers, and give --user-data-env",
+            "user data is a secret and is not stored: set it in an environment variable of the "
+            "workers, and use --user-data-env",
             argument="user_data",
         )
     password, user_data = (
@@ -160,15 +160,15 @@ async def _boot(
     if new.iso is not None and new.template is None:
         if password or user_data or new.key:
             raise InvalidArgument(
-                "--password-env, --key and --user-data go with --template", argument="iso"
+                "--password-env, --key and --user-data require --template", argument="iso"
             )
         return CdromBoot(iso=new.iso)
     if new.template is None or new.iso is not None:
         raise InvalidArgument("give either --template or --iso", argument="template")
     template = _find("template", await client.templates.list(), new.template, _names_of_template)
-    # What each is called in a template's list (WIRE §2).
-    wanted = {"password": password, "sshkey": new.key, "cloudinit": user_data}
-    for feature, value in wanted.items():
+    # By the names of features in the template list (WIRE §2).
+    features = {"password": password, "sshkey": new.key, "cloudinit": user_data}
+    for feature, value in features.items():
         if value is not None and feature not in template.supports:
             raise InvalidArgument(
                 f"template={new.template!r} does not support {feature}", argument="template"
@@ -191,9 +191,9 @@ def _names_of_template(template: Template) -> Sequence[str]:
 
 
 def _find(argument: str, found: Sequence[T], wanted: str, names: Callable[[T], Sequence[str]]) -> T:
-    matching = [thing for thing in found if wanted in names(thing)]
+    matching = [item for item in found if wanted in names(item)]
     if len(matching) == 1:
         return matching[0]
-    what = "names several" if matching else "is none of"
-    known = ", ".join(f"{names(thing)[1]} ({names(thing)[0]})" for thing in matching or found)
-    raise InvalidArgument(f"{argument}={wanted!r} {what}: {known or 'none'}", argument=argument)
+    problem = "is ambiguous" if matching else "was not found; available"
+    known = ", ".join(f"{names(item)[1]} ({names(item)[0]})" for item in matching or found)
+    raise InvalidArgument(f"{argument}={wanted!r} {problem}: {known or 'none'}", argument=argument)

@@ -1,4 +1,4 @@
-"""Run a command's coroutine: what Ctrl-C does, and which exit code an end has."""
+"""Run a command's coroutine: interruption, errors and exit codes."""
 
 import asyncio
 import enum
@@ -16,18 +16,18 @@ from async_vmapi.cli.output import printable
 from async_vmapi.cli.streams import hurry
 from async_vmapi.errors import ConnectError, InvalidArgument, VMAPIError
 
-__all__ = ["ExitCode", "fail", "failures_told", "run", "say"]
+__all__ = ["ExitCode", "errors_shown", "fail", "run", "say"]
 
 T = TypeVar("T")
 
-# A second Ctrl-C first lets the report be told, then cancels what is left.
+# Seconds to show the report after a second Ctrl-C, before all tasks are cancelled.
 _LEAVING: Final = 0.1
-# A loop that has not heard of a signal for so many seconds is stuck: the next one breaks it off.
+# If the loop has not handled a signal for this many seconds, the next one raises.
 _STUCK: Final = 1.0
 
 
 class ExitCode(enum.IntEnum):
-    """What the command's end means."""
+    """Exit codes of the commands."""
 
     OK = 0
     FAILED = 1
@@ -38,20 +38,20 @@ class ExitCode(enum.IntEnum):
 
 
 def say(message: str) -> None:
-    """Tell something on standard error."""
-    with suppress(OSError):  # perhaps nobody reads it any more
+    """Print a message on standard error."""
+    with suppress(OSError):  # it may be closed
         typer.echo(f"async-vmapi: {printable(message)}", err=True)
 
 
 def fail(message: object, code: ExitCode = ExitCode.FAILED) -> NoReturn:
-    """Tell what went wrong, and exit."""
+    """Print an error message and exit."""
     say(str(message))
     raise typer.Exit(code)
 
 
 @contextmanager
-def failures_told() -> Generator[None]:
-    """Tell what fails within in one line, and exit with the code that fits."""
+def errors_shown() -> Generator[None]:
+    """Print errors as one line, and exit with the matching code."""
     try:
         yield
     except InvalidArgument as error:
@@ -59,7 +59,7 @@ def failures_told() -> Generator[None]:
     except (VMAPIError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
-        # While no event loop runs.
+        # Raised while no event loop runs.
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
@@ -67,31 +67,31 @@ def run(
     body: Coroutine[Any, Any, T],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> T:
-    """Run a command's coroutine to its end; exit if it is interrupted."""
+    """Run a command's coroutine; exit if it is interrupted."""
     try:
-        with asyncio.Runner(loop_factory=loop_factory) as runner, _unreachable_told():
+        with asyncio.Runner(loop_factory=loop_factory) as runner, _connect_errors_shown():
             return runner.run(_interruptible(body))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-class _Unreachable(logging.Handler):
-    """Says once that no connection is made, which the client tries for a while yet."""
+class _ConnectErrorHandler(logging.Handler):
+    """Prints the first connection error, while the client retries."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._said = False
+        self._shown = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it, if that is what the record tells."""
-        if not self._said and getattr(record, "vmapi_error", "") == ConnectError.__name__:
-            self._said = True
+        """Print the first record of a connection error."""
+        if not self._shown and getattr(record, "vmapi_error", "") == ConnectError.__name__:
+            self._shown = True
             say(record.getMessage())
 
 
 @contextmanager
-def _unreachable_told() -> Generator[None]:
-    logger, handler = logging.getLogger("async_vmapi.transport.pipeline"), _Unreachable()
+def _connect_errors_shown() -> Generator[None]:
+    logger, handler = logging.getLogger("async_vmapi.transport.pipeline"), _ConnectErrorHandler()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
@@ -111,7 +111,7 @@ async def _interruptible(body: Coroutine[Any, Any, T]) -> T:
         nonlocal pressed
         pressed += 1
         if pressed == 1:
-            say("interrupted; what is on the wire is waited for, once more leaves at once")
+            say("interrupted; waiting for requests in flight (press Ctrl-C again to exit now)")
         else:
             loop.call_later(_LEAVING, _cancel_all)
         main.cancel()
@@ -128,30 +128,30 @@ def _cancel_all() -> None:
 @contextmanager
 def _handling(loop: asyncio.AbstractEventLoop, interrupt: Callable[[], None]) -> Generator[None]:
     if sys.platform == "win32":
-        # The loop knows no signals there; asyncio.run cancels on Ctrl-C by itself.
+        # No signal handlers in the loop there; asyncio.run cancels on Ctrl-C itself.
         yield
         return
-    # A connection that drops (SIGHUP) is no reason to lose what is in flight; nohup ignores it.
+    # Also SIGHUP, to keep what is in flight if the terminal is closed; nohup ignores it.
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    unheard: list[float] = []
+    unhandled: list[float] = []
 
-    def heard() -> None:
-        unheard.clear()
+    def handle() -> None:
+        unhandled.clear()
         interrupt()
 
     def received(*_: object) -> None:
-        # At once, also in the midst of what keeps the loop from hearing of it.
+        # Runs at once, also while the loop is blocked.
         hurry()
-        unheard.append(time.monotonic())
-        if unheard[-1] - unheard[0] >= _STUCK:
+        unhandled.append(time.monotonic())
+        if unhandled[-1] - unhandled[0] >= _STUCK:
             raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
-        # It wakes the loop, and would do nothing until that has its turn.
-        loop.add_signal_handler(number, heard)
+        # The loop's handler runs in its next iteration only, hence ours too.
+        loop.add_signal_handler(number, handle)
         signal.signal(number, received)
     try:
         yield

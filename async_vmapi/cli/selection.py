@@ -1,4 +1,4 @@
-"""Which machines a command is about: by label, group, zone, state, or a file of ids. Pure."""
+"""Select VMs by label, group, zone, state, or a file of ids. Pure."""
 
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -10,20 +10,20 @@ from async_vmapi.models import Reference, VirtualMachine
 __all__ = ["Selection"]
 
 
-def _each_once(ids: Iterable[str] | None) -> Collection[str] | None:
+def _without_duplicates(ids: Iterable[str] | None) -> Collection[str] | None:
     return None if ids is None else dict.fromkeys(ids)
 
 
 @attrs.frozen(kw_only=True)
 class Selection:
-    """Which machines are meant: those that fit each kind given, by any of its values.
+    """Selects VMs that match all conditions given, each by any of its values.
 
     Attributes:
-        labels: Patterns like ``web-*`` of labels.
+        labels: Label patterns like ``web-*``.
         groups: Names or ids of groups.
         zones: Names or ids of zones.
-        states: Words of states.
-        ids: Ids of machines; None for no such limit.
+        states: States.
+        ids: Ids of VMs; None for any.
     """
 
     labels: Sequence[str] = ()
@@ -32,17 +32,17 @@ class Selection:
     states: Sequence[str] = ()
     ids: Collection[str] | None = attrs.field(
         default=None,
-        # Each is there once, in the order given, and is found at once among thousands.
-        converter=_each_once,
+        # In the order given, with fast lookup.
+        converter=_without_duplicates,
     )
 
     @property
     def has_conditions(self) -> bool:
-        """Whether it takes a look at a machine to tell whether it is meant."""
+        """Whether there are conditions other than ids."""
         return any((self.labels, self.groups, self.zones, self.states))
 
     def matches(self, vm: VirtualMachine) -> bool:
-        """Return whether a machine is meant."""
+        """Return whether a VM is selected."""
         return (
             (self.ids is None or vm.id in self.ids)
             and (not self.labels or any(fnmatchcase(vm.label or "", glob) for glob in self.labels))
@@ -51,18 +51,18 @@ class Selection:
             and (not self.states or vm.state in self.states)
         )
 
-    def of(self, machines: Sequence[VirtualMachine]) -> tuple[list[VirtualMachine], list[str]]:
-        """Return the machines that are meant, and the ids that are not among them.
+    def of(self, vms: Sequence[VirtualMachine]) -> tuple[list[VirtualMachine], list[str]]:
+        """Return the selected VMs, and the ids that are not among ``vms``.
 
-        They are in the order of the ids, if any are given, and else sorted by label.
+        The VMs are in the order of the ids, if given, or sorted by label.
         """
-        known = {vm.id: vm for vm in machines}
+        known = {vm.id: vm for vm in vms}
         if self.ids is not None:
             listed = (known[vm_id] for vm_id in self.ids if vm_id in known)
-            meant = list(filter(self.matches, listed))
+            selected = list(filter(self.matches, listed))
         else:
-            meant = sorted(filter(self.matches, machines), key=lambda vm: (vm.label or "", vm.id))
-        return meant, [vm_id for vm_id in self.ids or () if vm_id not in known]
+            selected = sorted(filter(self.matches, vms), key=lambda vm: (vm.label or "", vm.id))
+        return selected, [vm_id for vm_id in self.ids or () if vm_id not in known]
 
 
 def _is_named(reference: Reference, names: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Standard output and standard error while the command runs, and what was lost of them."""
+"""Standard output and standard error of the command; detects output that was lost."""
 
 import codecs
 import errno
@@ -16,9 +16,9 @@ from async_vmapi.cli.writer import Writer
 __all__ = ["Stream", "Streams", "behind", "hurry", "is_lost", "on_loss", "signals_raised"]
 
 _ERRORS: Final = "async_vmapi.substitute"
-# Of the same width, so that what is laid out stays so.
+# Of the same width, to keep the layout.
 _SUBSTITUTES: Final = {"━": "#", "─": "-", "·": "-", "●": "*", "…": "."}
-# At the end, for so many seconds without a byte taken.
+# Seconds without progress after which output is given up at exit.
 _PATIENCE: Final = 5.0
 _MOST_PENDING: Final = 1 << 20
 _OUTPUT_LOST: Final = 4
@@ -36,12 +36,12 @@ codecs.register_error(_ERRORS, _substitute)
 
 
 class Stream(io.TextIOBase):
-    """A text stream whose writes are done by a `Writer`.
+    """A text stream that writes through a `Writer`.
 
     Args:
-        writer: Which.
-        raw: Where the bytes go.
-        encoding: The encoding of what is written.
+        writer: The writer.
+        raw: The raw file that gets the bytes.
+        encoding: The encoding.
     """
 
     def __init__(self, writer: Writer, raw: Any, encoding: str) -> None:
@@ -52,12 +52,12 @@ class Stream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The encoding; what it does not have is substituted."""
+        """The encoding; unencodable characters are substituted."""
         return self._encoding
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """How that is done."""
+        """The error handler that substitutes them."""
         return _ERRORS
 
     def isatty(self) -> bool:
@@ -65,24 +65,28 @@ class Stream(io.TextIOBase):
         return self.writer.terminal
 
     def writable(self) -> bool:
-        """Return that it can be written."""
+        """Return True."""
         return True
 
     def encoded(self, text: str) -> bytes:
-        """Return the bytes of a text."""
+        """Return a text as bytes."""
         return text.replace("\n", os.linesep).encode(self._encoding, _ERRORS)
 
     def write(self, text: str, /) -> int:
-        """Have a text written; what goes wrong with it is seen in the writer."""
+        """Queue a text for writing; the writer records errors."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if text:
             self.writer.put(self.raw, self.encoded(text))
         return len(text)
 
+    def line_ended(self) -> None:
+        """Note that input has moved the cursor to a new line; otherwise no frame is drawn."""
+        self.writer.put(self.raw, b"")
+
 
 class _Closed:
-    """What stands for a stream that was closed before the program began."""
+    """Stands in for a stream that was closed before the program started."""
 
     def write(self, _: object) -> int:
         raise OSError(errno.EBADF, "it is closed")
@@ -122,19 +126,19 @@ class Streams:
         try:
             status = os.fstat(stream.fileno())
         except (OSError, ValueError):
-            return None  # something else stands for it already, in a test or a debugger
+            return None  # already replaced, by a test or a debugger
         stream.flush()
-        # Both at one terminal, or in one file, keep their order.
+        # If both are the same terminal or file, one writer keeps their order.
         key = status.st_dev, status.st_ino, status.st_rdev
         terminal = stat.S_ISCHR(status.st_mode) and stream.isatty()
         writer = self._writers.setdefault(key, Writer(terminal=terminal))
         return Stream(writer, raw, "ascii" if terminal and _is_ascii() else stream.encoding)
 
-    def settle(self, code: int) -> int:
-        """Wait until what was printed is written; return the exit code, which says if it was not.
+    def finish(self, code: int) -> int:
+        """Wait until all output is written; return the exit code, or 4 if output was lost.
 
-        A terminal that takes nothing any more is given up after a while; a pipe is not, unless
-        the command was interrupted. What must not be lost goes elsewhere then.
+        A stopped terminal is given up after five seconds; a pipe only if the command was
+        interrupted. The rescue callbacks are then called.
         """
         with signals_raised():
             why = self._loss()
@@ -152,7 +156,7 @@ class Streams:
         return code
 
     def _loss(self) -> str:
-        """Return why some of standard output was lost; nothing if all was written."""
+        """Return why some of standard output was lost; empty if all was written."""
         if self.out is None:
             return ""
         writer = self.out.writer
@@ -161,7 +165,7 @@ class Streams:
         except KeyboardInterrupt:
             done = False
         if not done:
-            return "nobody reads it"
+            return "no program reads it"
         if writer.lost and writer.error is not None:
             return writer.error.strerror or str(writer.error)
         return ""
@@ -171,29 +175,29 @@ _current: Streams | None = None
 
 
 def on_loss(rescue: Callable[[str], object]) -> None:
-    """Have something called, with the reason, if what was printed is lost in the end."""
+    """Register a callback that is called with the reason if output is lost."""
     if _current is not None:
         _current.rescues.append(rescue)
 
 
 def hurry() -> None:
-    """Wait for nobody at the end, for the command was interrupted."""
+    """Do not wait long for readers at exit; the command was interrupted."""
     if _current is not None:
         _current.hurried = True
 
 
 def behind(stream: object) -> bool:
-    """Return whether much is waiting to be written there: who can, prints nothing more then."""
+    """Return whether more than 1 MiB waits to be written; callers should skip output then."""
     return isinstance(stream, Stream) and stream.writer.pending > _MOST_PENDING
 
 
 def is_lost(stream: object) -> bool:
-    """Return whether something that was printed there could not be written."""
+    """Return whether some output could not be written to a stream."""
     return isinstance(stream, Stream) and stream.writer.lost > 0
 
 
 def _is_ascii() -> bool:
-    """Return whether the user's locale has nothing but ASCII; Python takes it for UTF-8."""
+    """Return whether the locale is ASCII only, for which Python assumes UTF-8."""
     if sys.platform == "win32" or os.environ.get("PYTHONIOENCODING"):
         return False
     names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
@@ -201,17 +205,17 @@ def _is_ascii() -> bool:
 
 
 def _occupy_closed() -> None:
-    """Keep files that are opened later from becoming a closed standard stream."""
+    """Occupy the descriptors of closed standard streams, so that no file gets them."""
     while True:
         number = os.open(os.devnull, os.O_RDWR)
-        if number > 2:  # standard error's
+        if number > 2:  # above standard error
             os.close(number)
             return
 
 
 @contextmanager
 def signals_raised() -> Generator[None]:
-    """Let signals that end a program raise KeyboardInterrupt, so that it still can say things."""
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, so that the command can report."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -221,7 +225,7 @@ def signals_raised() -> Generator[None]:
     try:
         for name in names:
             number = getattr(signal, name, None)
-            # What nohup ignores stays ignored.
+            # nohup ignores SIGHUP; keep it so.
             if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
                 before[number] = signal.signal(number, interrupted)
         yield

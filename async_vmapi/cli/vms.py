@@ -1,4 +1,4 @@
-"""``async-vmapi vms``: one machine at a time."""
+"""``async-vmapi vms``: single VMs."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -6,15 +6,15 @@ import attrs
 import typer
 from rich.text import Text
 
-from async_vmapi.cli.operations import Work, ask_first, carry_out, some_of
-from async_vmapi.cli.options import JSON, New, Vm, WaitFor, Which, Yes, command
+from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
+from async_vmapi.cli.options import JSON, Filters, New, Vm, WaitFor, Yes, command
 from async_vmapi.cli.output import (
     console_for,
-    machine_table,
     print_json,
     printable,
     style_of,
     table,
+    vm_table,
     who,
 )
 from async_vmapi.cli.profiles import ask, client_for
@@ -27,51 +27,50 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at machines and change them, one at a time.", no_args_is_help=True)
+app = typer.Typer(help="List, show and change single VMs.", no_args_is_help=True)
 
 
 @app.command("list")
 @command
-def list_(ctx: typer.Context, which: Which, json: JSON = False) -> None:
-    """List the machines of the region."""
-    selection = which.selection()
-    machines, missing = selection.of(ask(client_for(ctx.obj), lambda client: client.vms.list()))
+def list_(ctx: typer.Context, filters: Filters, json: JSON = False) -> None:
+    """List the VMs of the region."""
+    selection = filters.selection()
+    vms, missing = selection.of(ask(client_for(ctx.obj), lambda client: client.vms.list()))
     if missing:
         say(f"not in the list: {some_of(missing)}")
     if json:
-        print_json(machines)
+        print_json(vms)
     else:
-        console_for(json=False).print(machine_table(machines))
+        console_for(json=False).print(vm_table(vms))
 
 
 @app.command()
 @command
 def show(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
-    """Show a machine."""
-    machine = ask(client_for(ctx.obj), lambda client: client.vms.get(vm))
+    """Show a VM."""
+    found = ask(client_for(ctx.obj), lambda client: client.vms.get(vm))
     if json:
-        print_json(machine)
+        print_json(found)
         return
     volumes = ", ".join(
-        f"{volume.size:g} GB{' (system)' * volume.system_disk}"
-        for volume in machine.storage_volumes
+        f"{volume.size:g} GB{' (system)' * volume.system_disk}" for volume in found.storage_volumes
     )
     fields = {
-        "label": machine.label or "",
-        "id": machine.id,
-        "cores": str(machine.cores),
-        "ram": f"{machine.ram} MB",
-        "system": machine.system.name,
-        "zone": machine.zone.name,
-        "addresses": ", ".join(machine.addresses),
+        "label": found.label or "",
+        "id": found.id,
+        "cores": str(found.cores),
+        "ram": f"{found.ram} MB",
+        "system": found.system.name,
+        "zone": found.zone.name,
+        "addresses": ", ".join(found.addresses),
         "volumes": volumes,
-        "networks": ", ".join(network.label or network.id for network in machine.networks),
-        "groups": ", ".join(group.name for group in machine.groups),
-        "owner": machine.owner.name,
-        "cost per hour": f"{machine.cost_per_hour:g}",
+        "networks": ", ".join(network.label or network.id for network in found.networks),
+        "groups": ", ".join(group.name for group in found.groups),
+        "owner": found.owner.name,
+        "cost per hour": f"{found.cost_per_hour:g}",
     }
     rows: list[tuple[str, str | Text]] = list(fields.items())
-    rows.insert(2, ("state", Text(printable(machine.state), style_of(machine.state))))
+    rows.insert(2, ("state", Text(printable(found.state), style_of(found.state))))
     console_for(json=False).print(table(("", ""), rows))
 
 
@@ -79,11 +78,11 @@ def show(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
 @command
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Option(help="The new machine's label.")],
+    name: Annotated[str, typer.Option(help="Label of the new VM.")],
     new: New,
     json: JSON = False,
 ) -> None:
-    """Create a machine, and wait until it is online."""
+    """Create a VM, and wait until it is online."""
     check_name(name)
     client = client_for(ctx.obj)
     requests = looked_up(client, [name], new)
@@ -103,13 +102,13 @@ def create(
 def resize(
     ctx: typer.Context,
     vm: Vm,
-    cores: Annotated[int, typer.Option(min=1)],
-    ram: Annotated[int, typer.Option(min=1, help="In MB.")],
+    cores: Annotated[int, typer.Option(min=1, help="Number of cores.")],
+    ram: Annotated[int, typer.Option(min=1, help="Memory in MB.")],
     wait_for: WaitFor = 4,
     yes: Yes = False,
     json: JSON = False,
 ) -> None:
-    """Give a machine other cores and memory; a running one is shut down for it."""
+    """Change the cores and memory of a VM; a running VM is shut down first."""
     _operate(ctx, "resize", vm, yes=yes, json=json, cores=cores, ram=ram, wait_for=wait_for)
 
 
@@ -118,35 +117,35 @@ def resize(
 def shutdown(
     ctx: typer.Context, vm: Vm, wait_for: WaitFor = 4, yes: Yes = False, json: JSON = False
 ) -> None:
-    """Ask the guest to shut down; turn it off if it does not."""
+    """Shut down a VM; a guest that does not shut down in time is powered off."""
     _operate(ctx, "shutdown", vm, yes=yes, json=json, wait_for=wait_for)
 
 
 @app.command()
 @command
 def reboot(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
-    """Ask the guest to reboot."""
+    """Ask the guest of a VM to reboot."""
     _operate(ctx, "reboot", vm, yes=yes, json=json)
 
 
 @app.command()
 @command
 def reset(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
-    """Turn a machine off and on again, hard."""
+    """Power a VM off and on again, without asking the guest."""
     _operate(ctx, "reset", vm, yes=yes, json=json)
 
 
 @app.command()
 @command
 def power_on(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
-    """Start a machine."""
+    """Power on a VM."""
     _operate(ctx, "power_on", vm, yes=True, json=json)
 
 
 @app.command()
 @command
 def power_off(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
-    """Turn a machine off, hard."""
+    """Power off a VM, without asking the guest."""
     _operate(ctx, "power_off", vm, yes=yes, json=json)
 
 
@@ -156,15 +155,15 @@ def delete(
     ctx: typer.Context,
     vm: Vm,
     delete_resources: Annotated[
-        bool, typer.Option("--delete-resources", help="Delete its additional resources too.")
+        bool, typer.Option("--delete-resources", help="Also delete its additional resources.")
     ] = False,
     missing_ok: Annotated[
-        bool, typer.Option("--missing-ok", help="Succeed if it is gone already.")
+        bool, typer.Option("--missing-ok", help="Succeed if the VM does not exist.")
     ] = False,
     yes: Yes = False,
     json: JSON = False,
 ) -> None:
-    """Delete a machine."""
+    """Delete a VM."""
     keywords = {"delete_resources": delete_resources, "missing_ok": missing_ok}
     _operate(ctx, "delete", vm, yes=yes, json=json, **keywords)
 
@@ -174,10 +173,10 @@ def delete(
 def rename(
     ctx: typer.Context,
     vm: Vm,
-    name: Annotated[str, typer.Argument(help="The new label.")],
+    name: Annotated[str, typer.Argument(help="New label.")],
     json: JSON = False,
 ) -> None:
-    """Give a machine another label."""
+    """Change the label of a VM."""
     check_name(name)
     _operate(ctx, "rename", vm, yes=True, json=json, names={vm: name})
 
@@ -185,7 +184,7 @@ def rename(
 @app.command()
 @command
 def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
-    """Open a machine's console, and print where it answers and its password."""
+    """Open the console of a VM, and print its host, port and password."""
     opened = attrs.asdict(ask(client_for(ctx.obj), lambda client: client.vms.console(vm)))
     if json:
         print_json(opened)
@@ -194,11 +193,11 @@ def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
 
 
 def _named(client: "Client", vm_id: str) -> str:
-    """Return what a VM is called and its state, for the question whether to change it."""
+    """Return a VM's label, id and state, for the confirmation."""
     try:
         vm = ask(client, lambda client: client.vms.get(vm_id))
     except VMAPIError as error:
-        return f"{vm_id} (not read: {error})"
+        return f"{vm_id} (cannot be read: {error})"
     return f"{who(vm.id, vm.label)}, {vm.state}"
 
 
@@ -206,7 +205,7 @@ def _operate(
     ctx: typer.Context, operation: str, vm: str, *, yes: bool, json: bool, **keywords: Any
 ) -> None:
     client = client_for(ctx.obj)
-    ask_first(operation, lambda: [_named(client, vm)], yes=yes)
+    confirm(operation, lambda: [_named(client, vm)], yes=yes)
     carry_out(
         client,
         Work(

@@ -1,4 +1,4 @@
-"""``async-vmapi wait``: for the end of one operation, from its token."""
+"""``async-vmapi wait``: wait for an operation, given its token."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,12 +21,13 @@ __all__ = ["wait"]
 @command
 def wait(
     ctx: typer.Context,
-    token: Annotated[str, typer.Argument(help="The token; - for standard input.")],
+    token: Annotated[str, typer.Argument(help="Token of the operation, or - for standard input.")],
     json: JSON = False,
 ) -> None:
-    """Wait for the end of an operation, from the token of an outcome that was unknown.
+    """Wait for an operation to complete, given its token.
 
-    It watches, and never sends the request again.
+    Reports print a token for each operation whose outcome is unknown. This command only polls; it
+    never sends the request of the operation again.
     """
     client = client_for(ctx.obj)
     text = (read_text(Path("-")) if token == "-" else token).strip()  # noqa: S105 - no secret
@@ -41,7 +42,7 @@ def wait(
 
 
 def _about(token: str) -> str:
-    """Return what a token is about; the client tells whether it is a good one."""
+    """Return the VM or name in a token, which may be invalid: the client checks it."""
     content = tokens.peek(token)
     name = content.name if isinstance(content, tokens.DoubtToken) else ""
     return (content.vm if content is not None else "") or name or "token"

@@ -1,4 +1,4 @@
-"""``async-vmapi watch``: the fleet's states as they change."""
+"""``async-vmapi watch``: show changes of VMs."""
 
 import asyncio
 import math
@@ -15,13 +15,13 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from async_vmapi.cli.live import Live, is_live
-from async_vmapi.cli.options import JSON, Which, command
+from async_vmapi.cli.options import JSON, Filters, command
 from async_vmapi.cli.output import (
     console_for,
-    machine_table,
     print_json,
     printable,
     style_of,
+    vm_table,
     who,
 )
 from async_vmapi.cli.profiles import client_for
@@ -36,29 +36,30 @@ if TYPE_CHECKING:
 
 __all__ = ["watch"]
 
-# The lines of a live view beside the machines' own.
+# Lines of the live view other than the VMs'.
 _FRAME: Final = 4
 
 
 @command
 def watch(
     ctx: typer.Context,
-    which: Which,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
+    filters: Filters,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between polls.")] = 5.0,
     json: JSON = False,
 ) -> None:
-    """Show the machines and how their states change, until interrupted.
+    """Watch VMs for changes, until interrupted.
 
-    On a terminal a table; elsewhere a line for each change, with --json in JSON.
+    Shows a table on a terminal, and otherwise prints one line per change (with --json, one JSON
+    object per line).
     """
     if not interval < math.inf:
-        fail(f"--interval {interval} is no time to wait", ExitCode.USAGE)
-    run(_watch(client_for(ctx.obj), which.selection(), interval, json=json))
+        fail(f"--interval {interval} is not a finite number", ExitCode.USAGE)
+    run(_watch(client_for(ctx.obj), filters.selection(), interval, json=json))
 
 
 @attrs.frozen
 class _Change:
-    """A machine that is new, gone, or otherwise than when it was looked at last."""
+    """A VM that is new, gone, or has changed since the last poll."""
 
     at: str
     vm_id: str
@@ -80,47 +81,47 @@ async def _watch(client: "Client", selection: Selection, interval: float, *, jso
         with shown:
             while True:
                 if behind(sys.stdout):
-                    # What changes meanwhile is told as one change.
+                    # Report all changes of this time as one.
                     await asyncio.sleep(interval)
                     continue
                 try:
-                    machines, _ = selection.of(await client.vms.list())
+                    vms, _ = selection.of(await client.vms.list())
                 except AuthenticationError:
                     raise
                 except VMAPIError as error:
-                    # One look that fails is no reason to look no more.
+                    # Keep polling after a failed poll.
                     view.problem = str(error)
                     if live is None:
                         console.print(printable(view.problem))
                 else:
-                    changes = view.look(machines)
+                    changes = view.update(vms)
                     if json:
                         for change in changes:
                             print_json(change, indent=None)
                     elif live is None:
                         for change in changes:
-                            console.print(_told(change))
+                            console.print(_line(change))
                 if live is not None:
                     live.refresh()
                 if is_lost(sys.stdout):
-                    return  # nobody reads on
+                    return
                 await asyncio.sleep(interval)
 
 
 class _View:
-    """What was seen last, and how it looks on a terminal."""
+    """A live table of the VMs last listed."""
 
     def __init__(self, console: Console) -> None:
         self.problem = ""
         self._console = console
-        self._seen: dict[str, VirtualMachine] = {}
+        self._vms: dict[str, VirtualMachine] = {}
 
-    def look(self, machines: Sequence[VirtualMachine]) -> list[_Change]:
-        """Take a list into account, and return what is other than before."""
+    def update(self, vms: Sequence[VirtualMachine]) -> list[_Change]:
+        """Record a list, and return the changes since the last one."""
         at = datetime.now().astimezone().isoformat(timespec="seconds")
-        before, self._seen, self.problem = self._seen, {vm.id: vm for vm in machines}, ""
+        before, self._vms, self.problem = self._vms, {vm.id: vm for vm in vms}, ""
         changes: list[_Change] = []
-        for vm in machines:
+        for vm in vms:
             old = before.pop(vm.id, None)
             if old is None or (old.state, old.cores, old.ram) != (vm.state, vm.cores, vm.ram):
                 state = old.state if old else None
@@ -131,22 +132,20 @@ class _View:
         return changes
 
     def __rich__(self) -> RenderableType:
-        machines = list(self._seen.values())
-        counts = Counter(vm.state for vm in machines)
-        head = Text(f"{len(machines)} machines", "bold")
+        vms = list(self._vms.values())
+        counts = Counter(vm.state for vm in vms)
+        head = Text(f"{len(vms)} VM{'s' * (len(vms) != 1)}", "bold")
         for state, count in counts.most_common():
             head.append("  ").append(f"{count} {printable(state)}", style_of(state))
         room = max(1, self._console.height - _FRAME)
-        if len(machines) > room:
-            head.append(f"  and {len(machines) - room} that do not fit", "dim")
+        if len(vms) > room:
+            head.append(f"  {len(vms) - room} not shown", "dim")
         head.no_wrap, head.overflow = True, "ellipsis"
         problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
-        return Group(
-            head, problem, machine_table(machines[:room], fold=False, width=self._console.width)
-        )
+        return Group(head, problem, vm_table(vms[:room], fold=False, width=self._console.width))
 
 
-def _told(change: _Change) -> str:
+def _line(change: _Change) -> str:
     name = who(change.vm_id, change.label)
     before = f"{printable(change.before)} -> " if change.before else ""
     size = f"  {change.cores} cores, {change.ram} MB" if change.state else ""

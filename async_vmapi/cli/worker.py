@@ -1,4 +1,4 @@
-"""``async-vmapi worker``: work on durable jobs, and show what is in hand."""
+"""``async-vmapi worker``: run a worker for durable jobs, and show what it does."""
 
 import asyncio
 import sys
@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from async_vmapi.cli.durable import fleet_of, opened
-from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, print_lines, told_counts
+from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, counts_text, print_lines
 from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.options import JSON, Database, command
 from async_vmapi.cli.output import STYLES, console_for, printable, style_of, who
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["worker"]
 
-_LOOK: Final = 1.0
+_POLL_INTERVAL: Final = 1.0
 _EVERY: Final = 30.0
 _SLOWEST: Final = 5
-# A worker's own lines in a live view: two and those of the slowest, and an empty one.
+# The worker's own lines in the live view: two, those of the slowest, and an empty one.
 _ROWS: Final = _SLOWEST + 3
 
 
@@ -38,25 +38,26 @@ def worker(
     ctx: typer.Context,
     database: Database,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Operations in flight, on all workers together.")
+        int | None, typer.Option(min=1, help="Maximum operations in flight on all workers.")
     ] = None,
     worker_limit: Annotated[
-        int | None, typer.Option(min=1, help="Operations in flight on this worker.")
+        int | None, typer.Option(min=1, help="Maximum operations in flight on this worker.")
     ] = None,
     secret: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="An environment variable that jobs may name as a secret, besides VMAPI_SECRET_*. "
-            "Can be repeated. Never the API's credentials or the database's address.",
+            help="Environment variable that jobs may refer to as a secret, besides VMAPI_SECRET_*; "
+            "can be repeated. API credentials and the database URL are not allowed.",
         ),
     ] = None,
     json: JSON = False,
 ) -> None:
-    """Work on durable jobs until interrupted; others go on with what is left then.
+    """Run a worker for durable jobs, until interrupted.
 
-    On a terminal it shows what it has in hand; elsewhere a line when a job's state changes, and
-    every half minute how it goes on; with --json a line for each change in JSON.
+    Other workers then continue its operations. Shows a live view on a terminal, and otherwise
+    prints a line when the state of a job changes, and its progress every 30 seconds (with --json,
+    one JSON object per change).
     """
     fleet = fleet_of(
         database,
@@ -74,7 +75,7 @@ async def _work(fleet: "DurableFleet", *, json: bool) -> None:
         async with opened(fleet):
             await _work_and_show(fleet, console, json=json)
     except asyncio.CancelledError:
-        # The first interruption is the end that is wanted; a second one leaves without it.
+        # The first interruption ends the worker normally, a second one at once.
         task = asyncio.current_task()
         if task is not None and task.cancelling() > 1:
             raise
@@ -88,7 +89,7 @@ async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool)
     if is_live(console) and not json:
         shown = live = Live(console, view)
     else:
-        console.print(f"worker: at work on {printable(fleet.database)}")
+        console.print(f"worker: running jobs of {printable(fleet.database)}")
     working = asyncio.get_running_loop().create_task(fleet.work())
     before: dict[str, dict[str, Any]] = {}
     names: set[str] = set()
@@ -96,10 +97,10 @@ async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool)
         with shown:
             while not working.done():
                 try:
-                    changed = await jobs.look()
+                    changed = await jobs.poll()
                     view.jobs.problem = ""
                 except VMAPIError as error:
-                    # Away, the database is waited for.
+                    # Keep polling until the database is available.
                     changed, view.jobs.problem = [], str(error)
                 if live is not None:
                     live.refresh()
@@ -111,12 +112,12 @@ async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool)
                         print_lines([s for n, s in jobs.seen.items() if n in names], here)
                         before, names = here, set()
                 else:
-                    lines.tell(changed)
-                await asyncio.wait({working}, timeout=_LOOK)
+                    lines.update(changed)
+                await asyncio.wait({working}, timeout=_POLL_INTERVAL)
         working.result()
     except asyncio.CancelledError:
         had = fleet.worker_status()
-        # What is on the wire is waited for, and the rest left.
+        # Waits for requests in flight; other workers continue the rest.
         working.cancel()
         await asyncio.wait({working})
         status = fleet.worker_status()
@@ -127,7 +128,7 @@ async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool)
 
 
 def _here(status: "WorkerStatus") -> dict[str, dict[str, Any]]:
-    """Return for each job what this worker has to do with it."""
+    """Return this worker's part of each job."""
     found: dict[str, dict[str, Any]] = {
         name: {"in_flight": 0, "done": counts} for name, counts in status.done.items()
     }
@@ -144,14 +145,14 @@ def _sums(status: "WorkerStatus") -> dict[Any, int]:
     return sums
 
 
-def _end(status: "WorkerStatus", in_hand: int) -> str:
-    counts = told_counts(_sums(status)) or "nothing done"
-    left = f", {in_hand} left for others to go on with" if in_hand else ""
-    return f"worker: has ended; {counts} here{left}"
+def _end(status: "WorkerStatus", left: int) -> str:
+    counts = counts_text(_sums(status)) or "nothing done"
+    rest = f", {left} left to other workers" if left else ""
+    return f"worker: ended; {counts} here{rest}"
 
 
 class _View:
-    """What the worker has in hand, and below it the jobs."""
+    """A live view of the worker's items, and below it the jobs."""
 
     def __init__(self, console: Console, fleet: "DurableFleet", jobs: Jobs) -> None:
         self.jobs = JobsView(console, jobs, rows=_ROWS)
@@ -170,18 +171,18 @@ class _View:
             if count := sums.get(kind):
                 words = kind.replace("_", " ")
                 counts.append(" · ").append(f"{count} {words}", STYLES[words])
-        carried_out = done - sums.get("not_started", 0)
-        if carried_out and elapsed > 0:
-            counts.append(f" · {rate_of(carried_out / elapsed)}")
-        lines = [head, counts, *map(_told, status.in_flight[:_SLOWEST])]
+        executed = done - sums.get("not_started", 0)
+        if executed and elapsed > 0:
+            counts.append(f" · {rate_of(executed / elapsed)}")
+        lines = [head, counts, *map(_line, status.in_flight[:_SLOWEST])]
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         return Group(*lines, "", self.jobs)
 
 
-def _told(item: "WorkerItem") -> Text:
+def _line(item: "WorkerItem") -> Text:
     name = who(item.vm_id or item.item, item.item)
     line = Text(f"  {duration(item.seconds):>6}  {printable(item.job)}  {name}  {item.operation} ")
     if item.state:
-        return line.append(f"last seen {printable(item.state)}", style_of(item.state))
-    return line.append("accepted, and not seen yet" if item.accepted else "not accepted yet")
+        return line.append(f"last state: {printable(item.state)}", style_of(item.state))
+    return line.append("accepted, not polled yet" if item.accepted else "not accepted yet")

@@ -1,7 +1,7 @@
-"""Writing in a thread, so that who prints never waits for whoever reads.
+"""Write output in a thread, so that printing never blocks.
 
-A stopped terminal (Ctrl-S), a slow line or a full pipe then delays the output and never the work. A
-live view hands over whole frames, of which the newest replaces one that is not written yet.
+A stopped terminal (Ctrl-S), a slow connection or a full pipe delays the output only. A live view
+passes complete frames; a new one replaces one that is not written yet.
 """
 
 import select
@@ -12,20 +12,20 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["Frame", "Writer"]
 
-# A terminal takes small pieces, so that a slow line shows that it takes anything at all.
+# Small, so that progress on a slow terminal is noticed.
 _PIECE_OF_TERMINAL: Final = 256
 _PIECE: Final = 65_536
 _MOST_HELD: Final = 100
 
 
 class Frame(NamedTuple):
-    """A picture of a live view.
+    """A rendered live view.
 
     Attributes:
-        raw: Where it is drawn.
+        raw: The raw file to draw it on.
         body: Its lines, without a newline after the last one.
-        rows: How many lines there are.
-        full_screen: Whether it has a screen of its own.
+        rows: Number of lines.
+        full_screen: Whether to use the terminal's alternate screen.
     """
 
     raw: Any
@@ -34,7 +34,7 @@ class Frame(NamedTuple):
     full_screen: bool
 
     def drawn(self, *, first: bool) -> bytes:
-        """Return what draws it where no other one stands."""
+        """Return the bytes that draw it where no other frame is shown."""
         start = b"\x1b[?25l" if first else b""
         if self.full_screen:
             start += b"\x1b[?1049h" if first else b""
@@ -42,15 +42,15 @@ class Frame(NamedTuple):
         return start + self.body
 
     def erased(self) -> bytes:
-        """Return what takes it off the terminal."""
+        """Return the bytes that erase it."""
         if self.full_screen:
             return b"\x1b[H\x1b[J"
-        # Line by line: some terminals keep what is cleared at a stroke in their history.
+        # Line by line: some terminals move what is cleared at once into their history.
         return b"\r\x1b[2K" + b"\x1b[1A\x1b[2K" * (self.rows - 1)
 
 
 class Writer:
-    """Writes to one terminal, pipe or file, in a thread of its own.
+    """Writes to one terminal, pipe or file in a thread.
 
     Args:
         terminal: Whether it is a terminal.
@@ -64,11 +64,11 @@ class Writer:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._texts: deque[tuple[Any, bytes]] = deque()
-        self._wanted: Frame | None = None
+        self._next_frame: Frame | None = None
         self._redraw = False
         self._busy = False
         self._moved = 0.0
-        # Known to the thread alone.
+        # Used only by the thread.
         self._shown: Frame | None = None
         self._first = True
         self._in_line = False
@@ -76,23 +76,23 @@ class Writer:
         self._held: deque[tuple[Any, bytes]] = deque(maxlen=_MOST_HELD)
 
     def put(self, raw: Any, text: bytes) -> None:
-        """Write a text when what came before it is written."""
+        """Queue a text for writing."""
         with self._changed:
             self._texts.append((raw, text))
             self.pending += len(text)
             self._wake()
 
     def draw(self, frame: Frame | None) -> None:
-        """Show this frame in place of the last one; None for no frame any more."""
+        """Replace the frame shown; None to remove it."""
         with self._changed:
-            self._wanted, self._redraw = frame, True
+            self._next_frame, self._redraw = frame, True
             self._wake()
 
     def drain(self, patience: float | None) -> bool:
-        """Wait until all is written, and return whether it is.
+        """Wait until all is written, and return whether it was.
 
         Args:
-            patience: Give up when nothing was taken for so many seconds; None to wait for ever.
+            patience: Seconds without progress before giving up; None to wait for ever.
         """
         with self._changed:
             began = time.monotonic()
@@ -100,13 +100,13 @@ class Writer:
                 waited = time.monotonic() - max(began, self._moved)
                 if patience is not None and waited >= patience:
                     return False
-                # In small steps: a signal is not heeded on every system while it waits.
+                # In short steps: on some systems, signals are not handled during a wait.
                 self._changed.wait(0.2)
             return True
 
     def _wake(self) -> None:
         if self._thread is None:
-            # A daemon: one that is stuck in a write does not keep the process.
+            # A daemon, so that a blocked write does not keep the process alive.
             self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
             self._thread.start()
         self._changed.notify_all()
@@ -121,7 +121,7 @@ class Writer:
                 while not self._texts and not self._redraw:
                     self._changed.wait()
                 self._busy = True
-                frame, text = self._wanted, None
+                frame, text = self._next_frame, None
                 if self._texts and not (self._redraw and self._leaves_screen(frame)):
                     text = self._texts.popleft()
                     self.pending -= len(text[1])
@@ -133,16 +133,16 @@ class Writer:
             elif self._shown is not None and self._shown.full_screen:
                 self._held.append(text)
             else:
-                self._tell(*text)
+                self._print(*text)
 
     def _leaves_screen(self, frame: Frame | None) -> bool:
         return frame is None and self._shown is not None and self._shown.full_screen
 
-    def _tell(self, raw: Any, text: bytes) -> None:
+    def _print(self, raw: Any, text: bytes) -> None:
         if self._shown is not None:
             self._write(raw, self._shown.erased(), text=False)
             self._shown = None
-        self._in_line = not text.endswith(b"\n")
+        self._in_line = bool(text) and not text.endswith(b"\n")
         self._write(raw, text, text=True)
 
     def _show(self, frame: Frame | None) -> None:
@@ -154,7 +154,7 @@ class Writer:
                 self._end(shown)
             return
         if self._in_line:
-            return  # the frame comes when the line has ended
+            return  # draw it after the line has ended
         before = shown.erased() if shown is not None and not shown.full_screen else b""
         self._write(frame.raw, before + frame.drawn(first=self._first), text=False)
         self._shown, self._first, self._last_raw = frame, False, frame.raw
@@ -164,7 +164,7 @@ class Writer:
         self._shown, self._first = None, True
         self._write(self._last_raw, leave + b"\x1b[?25h", text=False)
         while self._held:
-            self._tell(*self._held.popleft())
+            self._print(*self._held.popleft())
 
     def _write(self, raw: Any, data: bytes, *, text: bool) -> None:
         rest = memoryview(data)
@@ -173,7 +173,7 @@ class Writer:
             while rest:
                 taken = raw.write(rest[:size])
                 if taken is None:
-                    # Somebody who shares the terminal has made it non-blocking.
+                    # Another process has made the terminal non-blocking.
                     select.select([], [raw], [], 1.0)
                     continue
                 rest = rest[taken:]

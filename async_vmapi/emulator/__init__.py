@@ -1,7 +1,7 @@
-"""A local cloud that speaks the provider's API: over HTTP for any client, or in memory.
+"""The emulator: a local cloud with the provider's API, over HTTP for any client or in memory.
 
-It is a house of its own: written from the wire's description alone, it shares with the client
-no more than the form of a signature.
+It is written from the API's description (WIRE) only, independently of the client; they share the
+format of the signature, errors and the `Transport` types.
 """
 
 from async_vmapi.emulator.api import CloudAPI, Handled, Request, Response

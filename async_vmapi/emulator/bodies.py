@@ -1,4 +1,4 @@
-"""Read the bodies of requests: each function returns what is asked for, or raises `Refused`."""
+"""Read request bodies: each function returns a value or raises `Refused`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,42 +11,42 @@ from async_vmapi.emulator.vm import Refused
 __all__ = ["integer_of", "object_of", "template_of", "text_of"]
 
 
-def template_of(asked: dict[str, object], *, legacy: bool) -> catalogue.Template | None:
+def template_of(fields: dict[str, object], *, legacy: bool) -> catalogue.Template | None:
     """Return the template that a create boots from, or None for a CD (WIRE §2)."""
-    boot_type = text_of(asked, "boot_type")
+    boot_type = text_of(fields, "boot_type")
     extras = {
         "password": "password",
         "key_id": "sshkey",
         "user_data": "cloudinit",
     }
-    given = [name for name in extras if asked.get(name) is not None]
+    given = [name for name in extras if fields.get(name) is not None]
     if boot_type == "cdrom":
-        text_of(asked, "cdrom")
+        text_of(fields, "cdrom")
         if given:
-            raise Refused(400, f"{given[0]} is for boot_type image alone")
+            raise Refused(400, f"{given[0]} is for boot_type image only")
         return None
     if boot_type != "image":
         raise Refused(400, "boot_type must be image or cdrom")
-    os = text_of(asked, "os")
+    os = text_of(fields, "os")
     template = next((t for t in catalogue.TEMPLATES if t["id"] == os), None)
     if template is None:
-        raise Refused(400, "there is no such template")
+        raise Refused(400, "no such template")
     for name in given:
         if name == "key_id":
-            key = asked[name]
+            key = fields[name]
             if not (isinstance(key, str) or (legacy and type(key) is int)):
                 raise Refused(400, "key_id must be a string")
             if str(key) not in {str(known["id"]) for known in catalogue.KEYS}:
-                raise Refused(400, "there is no such SSH key")
+                raise Refused(400, "no such SSH key")
         else:
-            text_of(asked, name)
+            text_of(fields, name)
         if extras[name] not in template["supports"]:
             raise Refused(400, f"the template does not support {extras[name]}")
     return template
 
 
 def object_of(body: bytes) -> dict[str, object]:
-    """Return a body that is a JSON object."""
+    """Return the JSON object in a body."""
     try:
         return msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -54,16 +54,16 @@ def object_of(body: bytes) -> dict[str, object]:
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:
-    """Return a field that is a text."""
-    # The value may be a secret, so it is not repeated.
+    """Return a string field."""
+    # The value may be a secret, so keep it out of the message.
     value = fields.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise Refused(400, f"{name} must be a text that is not empty")
+        raise Refused(400, f"{name} must be a non-empty string")
     return value
 
 
 def integer_of(fields: Mapping[str, Any], name: str, least: int, most: int) -> int:
-    """Return a field that is an integer within limits."""
+    """Return an integer field within limits."""
     value = fields.get(name)
     if type(value) is not int or not least <= value <= most:
         raise Refused(400, f"{name} must be an integer from {least} to {most}")

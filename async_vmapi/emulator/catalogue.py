@@ -1,4 +1,4 @@
-"""What the emulated provider offers, and whose account it is: values seen in WIRE §2."""
+"""Regions, templates and the account of the emulated provider, with values as in WIRE §2."""
 
 from collections.abc import Mapping
 from typing import Final, NotRequired, TypedDict
@@ -95,7 +95,7 @@ ACCOUNT: Final = {
     "email": "owner@example.com",
     "sshkeys": list(KEYS),
     "groups": [{"id": "1", "name": "web"}],
-    # Not real, but as secret to a client as real ones (WIRE §2).
+    # Not real, but clients must treat them as secrets (WIRE §2).
     "api": [{"key": "EXAMPLE", "secret_key": "account-api-secret"}],
     "e24files": {"s3": {"access_key": "EXAMPLE", "secret_key": "account-s3-secret"}},
 }

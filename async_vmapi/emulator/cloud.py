@@ -1,9 +1,8 @@
-"""The cloud's VMs: what is asked of them, and what there is. A state machine on a clock.
+"""The cloud's VMs and operations: a state machine on a clock.
 
-Every method takes `now`, seconds on any clock that does not go back. What an operation does is a
-script (`async_vmapi.emulator.scripts`). The operations of a VM run one after the other (WIRE §4:
-they are queued); a delete goes before all others. What a read shows is in
-`async_vmapi.emulator.reads`.
+Every method takes `now`, seconds on any monotonic clock. Operations are scripts
+(`async_vmapi.emulator.scripts`); those of a VM are queued (WIRE §4), except that a delete cancels
+the others. `async_vmapi.emulator.reads` decides what reads show.
 """
 
 import fnmatch
@@ -25,18 +24,18 @@ _SHOWS_IN_JSON: Final = frozenset({"sparse", "names"})
 
 
 class Cloud:
-    """Machines on a clock.
+    """VMs on a clock.
 
     Args:
-        settings: How it behaves, until `adjust` says otherwise for some machines.
-        seed: Makes everything that is drawn repeatable.
-        epoch: The date of the clock's first moment, to the second, for the dates that the API
-            shows; UTC if it has no time zone. The wall clock's date if it is not given.
+        settings: Its behaviour, unless `adjust` changes it for some VMs.
+        seed: Random seed, to make it reproducible.
+        epoch: The date at which the clock starts, to the second, for dates in responses; UTC if it
+            has no time zone. The current date by default.
 
     Attributes:
-        vms: The machines that are there, by id.
-        gone: Those that were.
-        operations: All that was ever accepted.
+        vms: The existing VMs by id.
+        gone: The deleted VMs by id.
+        operations: All operations ever accepted.
     """
 
     def __init__(
@@ -57,18 +56,18 @@ class Cloud:
         self._epoch = epoch if epoch.tzinfo is not None else epoch.replace(tzinfo=UTC)
         self._adjusted: list[tuple[str, Mapping[str, object]]] = []
 
-    # --- what a test or a demo sets ------------------------------------------------------------
+    # --- set-up --------------------------------------------------------------------------------
 
     def adjust(self, pattern: str, **changes: object) -> None:
-        """Change the settings of some machines, of those there are and those to come.
+        """Change the settings of some VMs, existing and future ones.
 
         Args:
-            pattern: A machine's id, or a name with ``*`` and ``?``.
-            changes: Fields of `Settings`; what is under way keeps the durations drawn for it.
+            pattern: A VM id, or a name with ``*`` and ``?``.
+            changes: Fields of `Settings`; operations that have started keep their durations.
 
         Raises:
-            TypeError: If there is no such field, or a value is of the wrong type.
-            ValueError: If a value is not allowed.
+            TypeError: If there is no such field, or a value has the wrong type.
+            ValueError: If a value is invalid.
         """
         self.settings.changed(**changes)
         self._adjusted.append((pattern, changes))
@@ -82,16 +81,16 @@ class Cloud:
     # --- the clock -----------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
-        """Let everything happen that is due by `now`."""
+        """Run everything that is due by `now`."""
         self._timeline.advance(now)
 
     @property
     def now(self) -> float:
-        """The latest time that it was told, in seconds; 0 before the first."""
+        """The latest time passed to a method, in seconds; initially 0."""
         return self._timeline.now
 
     def second(self, now: float) -> tuple[datetime, tuple[float, float]]:
-        """Return the date of the cloud's clock, to the second, and when that begins and ends."""
+        """Return the date on the cloud's clock, and the start and end of its current second."""
         self._timeline.advance(now)
         began = self._timeline.began or 0.0
         passed = math.floor(now - began)
@@ -101,7 +100,7 @@ class Cloud:
     # --- reading -------------------------------------------------------------------------------
 
     def get(self, vm_id: str, now: float) -> bytes:
-        """Return a VM's JSON; raise `NotFound` where that is what a reader is shown."""
+        """Return a VM's JSON; raise `NotFound` if reads show it as absent."""
         self._timeline.advance(now)
         shown = self._reads.get(vm_id, self.vms.get(vm_id), now)
         if shown is None:
@@ -114,12 +113,12 @@ class Cloud:
         return self._reads.list(now)
 
     def settings_of(self, vm_id: str) -> Settings:
-        """Return how one VM behaves, also one that is gone or never was."""
+        """Return the settings of a VM, even if it is deleted or never existed."""
         vm = self.vms.get(vm_id) or self.gone.get(vm_id)
         return self.settings_for(vm_id) if vm is None else vm.settings
 
     def settings_for(self, label: str) -> Settings:
-        """Return how a machine to come, of a given name, would behave."""
+        """Return the settings for a new VM of a given name."""
         settings = self.settings
         for pattern, changes in self._adjusted:
             if fnmatch.fnmatchcase(label, pattern):
@@ -138,7 +137,7 @@ class Cloud:
         zone: Zone,
         template: Template | None,
     ) -> str:
-        """Accept a new machine and return its id."""
+        """Accept a create and return the new VM's id."""
         self.advance(now)
         settings = self.settings_for(label)
         if settings.quota is not None and len(self.vms) >= settings.quota:
@@ -161,7 +160,7 @@ class Cloud:
         template: Template | None,
         state: str = "online",
     ) -> CloudVM:
-        """Put a machine there that nobody asked for, as if it had been there all along."""
+        """Add an existing VM, without a create."""
         self.advance(now)
         vm = self._new(now, label, cores, ram, zone, template, self.settings_for(label))
         vm.state, vm.visible, vm.has_address = state, True, True
@@ -196,7 +195,7 @@ class Cloud:
     def operate(
         self, kind: Kind, vm_id: str, now: float, *, cores: int = 0, ram: int = 0, wait_for: int = 0
     ) -> None:
-        """Accept an operation on a machine; raise `Refused` where it is not possible."""
+        """Accept an operation on a VM; raise `Refused` if it is not possible."""
         vm = self._writable(vm_id, now)
         operation = CloudOperation(kind, vm_id, now, cores=cores, ram=ram, wait_for=wait_for)
         if kind == "delete":
@@ -205,7 +204,7 @@ class Cloud:
         self._accept(vm, operation, now)
 
     def rename(self, vm_id: str, label: str, now: float) -> None:
-        """Give a machine another label, at once."""
+        """Change a VM's label immediately."""
         self._scripts.change(self._writable(vm_id, now), now, label=label)
 
     def console(self, vm_id: str, now: float) -> dict[str, object]:

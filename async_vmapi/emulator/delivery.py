@@ -1,4 +1,4 @@
-"""Answer a request as a fault wants it: what is carried out, and what goes over the wire. Pure."""
+"""Apply faults: decide whether a request is executed, and what response is sent. Pure."""
 
 from datetime import datetime
 from typing import Final, cast
@@ -18,16 +18,16 @@ _BEFORE: Final = frozenset({"refuse", "drop_before", "rate_limited", "success_fa
 
 @attrs.frozen
 class Delivery:
-    """What goes over the wire.
+    """How a response is sent.
 
     Attributes:
-        response: The answer; None for a connection that is dropped.
+        response: The response; None to drop the connection.
         delay: Seconds before that.
-        refuse: Seconds for which no new connection is let in.
-        spread: Seconds that the body takes.
-        cut: Whether only half the body is sent, and then the connection closed.
-        close_after: Whether the connection is closed behind the answer.
-        padding: Bytes of white space behind the body.
+        refuse: Seconds for which new connections are refused.
+        spread: Seconds that sending the body takes.
+        cut: Whether to send half the body and close the connection.
+        close_after: Whether to close the connection after the response.
+        padding: Bytes of white space after the body.
     """
 
     response: Response | None
@@ -40,23 +40,23 @@ class Delivery:
 
 
 def deliver(api: CloudAPI, request: Request, *, now: float, today: datetime) -> Delivery:
-    """Answer a request, with the fault that hits it.
+    """Handle a request, with a fault if one applies.
 
     Args:
-        api: What answers.
-        request: What came.
+        api: Handles the request.
+        request: The request.
         now: Seconds on the cloud's clock.
-        today: The date, to judge the request's by.
+        today: The current date, to check the request's date.
     """
     if api.faults.is_empty:
         return Delivery(api.handle(request, now=now, today=today))
     call = api.call_of(request)
     fault = api.faults.pick(call, request.target.partition("?")[0])
-    carried_out = fault is None or not (
+    executed = fault is None or not (
         fault.kind in _BEFORE or (fault.kind == "server_error" and not fault.after)
     )
     response: Response | None = None
-    if carried_out:
+    if executed:
         response = api.handle(request, now=now, today=today)
         if call == "list" and response.status == 200:
             api.remember_list(now, response.body)
@@ -92,7 +92,7 @@ def _broken(
 def _distorted(
     api: CloudAPI, fault: Fault, request: Request, response: Response, now: float
 ) -> Delivery:
-    """Distort the answer to a request that was carried out."""
+    """Return the distorted response of a request that was executed."""
     seconds = fault.lasting
     match fault.kind:
         case "truncated":
@@ -118,8 +118,8 @@ def _distorted(
 
 
 def _headers(api: CloudAPI, content_type: str = "application/json") -> dict[str, str]:
-    # The time that `deliver` is given may be on a clock that only `CloudAPI.handle` translates.
-    # Where the request was not carried out, this is the time of the last one that was.
+    # Not `now` of `deliver`: `VMCloud.handle` translates it to another clock. If the request was
+    # not executed, this is the time of the last one that was.
     return api.headers(api.cloud.now, content_type)
 
 
@@ -133,7 +133,7 @@ def _refusal(api: CloudAPI, status: int, words: str, retry_after: int | None) ->
 def _with_unknown_states(response: Response) -> Response:
     content = msgspec.json.decode(response.body, type=dict[str, object])
     shown = content.get("virtual_machines", content.get("virtual_machine", []))
-    for machine in cast("list[object]", shown if isinstance(shown, list) else [shown]):
-        if isinstance(machine, dict):
-            machine["state"] = "frobnicating"
+    for vm in cast("list[object]", shown if isinstance(shown, list) else [shown]):
+        if isinstance(vm, dict):
+            vm["state"] = "frobnicating"
     return Response(response.status, response.headers, msgspec.json.encode(content))

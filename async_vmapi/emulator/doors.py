@@ -1,7 +1,7 @@
-"""Which ``Host`` a request may name, so that no web page reaches a local server by DNS rebinding.
+"""Check ``Host`` headers, to protect a local server against DNS rebinding. Pure.
 
-A page from ``evil.example`` can make that name resolve to 127.0.0.1, and is then of the same origin
-as whatever listens here. Its requests still carry the name in ``Host``. Pure.
+A page of ``evil.example`` can make that name resolve to 127.0.0.1 and then has the same origin as a
+local server. Its requests still have the name in ``Host``.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ _ABSOLUTE: Final = re.compile(r"http://([^/?#]*)", re.I)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a name or an address can be of nothing but this machine."""
+    """Return whether a name or an address always refers to this computer."""
     if host.lower() == "localhost":
         return True
     try:
@@ -25,12 +25,12 @@ def is_loopback(host: str) -> bool:
 
 
 def names_this_server(host: str | None, target: str, port: int) -> bool:
-    """Return whether a request names a server on this machine's loopback.
+    """Return whether a request is addressed to a loopback name or address and this port.
 
     Args:
-        host: Its ``Host`` header; None if there is none.
-        target: What its request line asks for: a path, or a whole URL (RFC 9112 §3.2.2).
-        port: The port that the server listens on.
+        host: The ``Host`` header; None if there is none.
+        target: The request target: a path, or an absolute URL (RFC 9112 §3.2.2).
+        port: The port of the server.
     """
     if not _is_local(host or "", port):
         return False

@@ -1,6 +1,6 @@
-"""Break the emulator on demand: which request is hit by which fault. Pure.
+"""Decide which requests get which faults. Pure.
 
-A `FaultPlan` decides; `async_vmapi.emulator.delivery` does it.
+`async_vmapi.emulator.delivery` applies the faults of a `FaultPlan`.
 """
 
 import fnmatch
@@ -51,36 +51,37 @@ _SECONDS: Final[Mapping[str, float]] = {
 class Fault(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """What goes wrong, and for which requests.
+    """A fault, and the requests that get it.
 
-    The kinds: ``refuse`` lets in no new connection for `seconds` (0.5) and drops the request
-    that it hits; ``drop_before`` and ``drop_after`` drop the connection before or after the
-    request was carried out; ``stall`` carries it out, and drops the connection after `seconds`
-    (60); ``rate_limited`` answers 429; ``server_error`` answers `status`, and for 502 and 504 a
-    proxy's page; ``truncated`` sends half the answer; ``html`` a page in its place;
-    ``success_false`` a refusal on status 200; ``slow_body`` takes `seconds` (2) for the answer;
-    ``wrong_content_type`` calls it ``text/html``; ``close_idle`` closes the connection behind
-    it; ``stale_list`` answers with a list up to `seconds` (5) old; ``not_found`` says so of a
-    machine that is there; ``unknown_state`` shows a word in place of each state; ``huge_body``
-    goes on with white space up to `size`. All but ``refuse``, ``drop_before``, ``rate_limited``,
-    ``server_error`` and ``success_false`` carry the request out.
+    The kinds: ``refuse`` refuses new connections for `seconds` (0.5) and drops the connection of
+    the request; ``drop_before`` and ``drop_after`` drop the connection before or after the request
+    is executed; ``stall`` executes it, and drops the connection after `seconds` (60);
+    ``rate_limited`` responds with 429; ``server_error`` responds with `status`, and with a proxy's
+    error page if that is 502 or 504; ``truncated`` sends half the response; ``html`` sends a page
+    instead; ``success_false`` sends a refusal with status 200; ``slow_body`` takes `seconds` (2) to
+    send the body; ``wrong_content_type`` sends it as ``text/html``; ``close_idle`` closes the
+    connection after the response; ``stale_list`` sends a list up to `seconds` (5) old;
+    ``not_found`` responds "not found" for an existing VM; ``unknown_state`` replaces each state by
+    an unknown one; ``huge_body`` pads the body with white space to `size`. All except ``refuse``,
+    ``drop_before``, ``rate_limited``, ``server_error`` and ``success_false`` execute the request.
 
     Attributes:
-        kind: What goes wrong.
-        probability: How likely a request is hit, above 0 and up to 1.
-        nth: Or which are hit, counting from 1 those that `call` and `path` fit.
-        call: The call's name, as in `CloudAPI.requests`; None for any.
-        path: A pattern with ``*`` for the path; None for any.
-        times: How many requests are hit at most; None for no limit.
-        seconds: See above, on the event loop's clock but for ``stale_list``; None for the
+        kind: The kind of fault.
+        probability: Probability that a request gets it, above 0 and up to 1.
+        nth: Or the numbers of the requests that get it, counting from 1 those that match `call` and
+            `path`.
+        call: Name of the call, as in `CloudAPI.requests`; None for any.
+        path: Pattern of the path, with ``*``; None for any.
+        times: Maximum number of requests that get it; None for no limit.
+        seconds: See above, on the event loop's clock (``stale_list``: the cloud's); None for the
             value in brackets.
-        retry_after: Seconds told with 429 and 503; None for not told.
-        status: Of a ``server_error``.
-        after: Whether a ``server_error`` comes after the request was carried out.
+        retry_after: Retry-After header of 429 and 503, in seconds; None for no header.
+        status: Status of a ``server_error``.
+        after: Whether a ``server_error`` is sent after the request is executed.
         size: Bytes of a ``huge_body``.
 
     Raises:
-        ValueError: If a field is not as said here.
+        ValueError: If a field is invalid.
     """
 
     kind: FaultKind
@@ -117,11 +118,11 @@ class Fault(
 
     @property
     def lasting(self) -> float:
-        """The seconds that it takes, which are its own or its kind's."""
+        """`seconds`, or the default of the kind."""
         return self.seconds if self.seconds is not None else _SECONDS.get(self.kind, 0.0)
 
     def fits(self, call: str, path: str) -> bool:
-        """Return whether it is for such a request at all."""
+        """Return whether it can apply to a request."""
         return (
             call in _ONLY_FOR.get(self.kind, (call,))
             and self.call in {None, call}
@@ -135,21 +136,21 @@ class _Plan(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FaultPlan:
-    """Faults, and what was drawn and counted for them.
+    """Faults to inject.
 
     Args:
-        faults: The faults; of several that hit a request the first one counts.
-        seed: Makes what is drawn repeatable.
+        faults: The faults; if several apply to a request, the first one is used.
+        seed: Random seed, to make it reproducible.
 
     Attributes:
         faults: As above.
-        injected: How many requests were hit, by the fault's kind.
+        injected: Number of faults injected, by kind.
     """
 
     def __init__(self, faults: Iterable[Fault] = (), *, seed: int | None = None) -> None:
         self.faults = tuple(faults)
         self.injected: Counter[str] = Counter()
-        self._random = random.Random(seed)  # noqa: S311 - a test's, not a secret
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
         self._seed = seed
         self._seen = [0] * len(self.faults)
         self._hits = [0] * len(self.faults)
@@ -157,11 +158,11 @@ class FaultPlan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing can be hit."""
+        """Whether there are no faults."""
         return not (self.faults or self._next)
 
     def pick(self, call: str, path: str) -> Fault | None:
-        """Return the fault that hits a request, if one does, and count it."""
+        """Return the fault for a request, if any, and count it."""
         picked = next((fault for fault in self._next if fault.fits(call, path)), None)
         if picked is not None:
             self._next.remove(picked)
@@ -169,7 +170,7 @@ class FaultPlan:
             if not fault.fits(call, path):
                 continue
             self._seen[number] += 1
-            # Drawn in any case, so that one fault's hits do not shift another's.
+            # Always drawn, so that faults do not change each other's sequence.
             if fault.probability is not None:
                 hit = self._random.random() < fault.probability
             else:
@@ -182,15 +183,15 @@ class FaultPlan:
         return picked
 
     def fail_next(self, call: str, kind: FaultKind = "drop_after", **fields: Any) -> None:
-        """Let the next request of a call be hit, once; several of them wait in a row.
+        """Inject a fault in the next request of a call; several calls of this method queue up.
 
         Args:
-            call: The call's name.
-            kind: What goes wrong.
+            call: Name of the call.
+            kind: The kind of fault.
             fields: Other fields of `Fault`.
 
         Raises:
-            ValueError: If a field is not allowed, or the kind is not for that call.
+            ValueError: If a field is invalid, or the kind is not for that call.
         """
         fault = Fault(kind=kind, call=call, probability=1.0, **fields)
         if not fault.fits(call, fault.path or ""):
@@ -198,16 +199,16 @@ class FaultPlan:
         self._next.append(fault)
 
     def clear(self) -> None:
-        """Take all faults away; what was counted stays."""
+        """Remove all faults; the counts stay."""
         self.faults, self._seen, self._hits = (), [], []
         self._next.clear()
 
     @classmethod
     def from_dict(cls, content: object) -> Self:
-        """Return the plan that a TOML or JSON document describes: ``fault`` and ``seed``.
+        """Return the plan in a decoded TOML or JSON document with ``fault`` and ``seed``.
 
         Raises:
-            ValueError: If it describes none.
+            ValueError: If it is not a valid plan.
         """
         try:
             plan = msgspec.convert(content, _Plan)
@@ -225,7 +226,7 @@ class FaultPlan:
         """Read a plan from a TOML file.
 
         Raises:
-            ValueError: If the file cannot be read or describes no plan; the text names it.
+            ValueError: If the file cannot be read or is not a valid plan; the message has its path.
         """
         try:
             return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""Send a client's requests straight to the emulator, without sockets.
+"""A transport that passes requests to the emulator in memory, without sockets.
 
-They are signed and they are bytes, as over HTTP. Time is the event loop's, so on a loop whose
-clock jumps an hour of the cloud passes in a moment.
+Requests are signed and encoded as over HTTP. Time is the event loop's, so an hour of the cloud
+takes no time on a loop whose clock jumps.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from async_vmapi.transport.transport import Response
 __all__ = ["InMemoryTransport"]
 
 _LARGEST: Final = 64 * 1024 * 1024
-"""Bytes of a body that is padded, at most: a larger one is refused and not built."""
+"""Maximum bytes of a padded body; a larger one is refused without building it."""
 
 
 class InMemoryTransport:
     """A `Transport` to a cloud in the same process; `Client.in_memory` uses it.
 
     Args:
-        cloud: What handles the requests.
-        latency: Seconds that each request takes; half of them pass before it arrives.
-        timeout: Seconds for a whole request.
+        cloud: Handles the requests.
+        latency: Seconds that each request takes; half of them pass before it is handled.
+        timeout: Maximum seconds for a request.
 
     Raises:
-        InvalidArgument: If one of them is not as said above.
+        InvalidArgument: If one of them is invalid.
     """
 
     def __init__(self, cloud: CloudAPI, *, latency: float = 0.0, timeout: float = 30.0) -> None:
@@ -46,7 +46,7 @@ class InMemoryTransport:
         for name, value in (("latency", latency), ("timeout", timeout)):
             if not 0 <= value < math.inf:
                 raise InvalidArgument(
-                    f"{name}={value!r} is not a finite number of seconds of at least 0",
+                    f"{name}={value!r} is not a finite number of seconds, 0 or more",
                     argument=name,
                 )
         self._cloud = cloud
@@ -57,7 +57,7 @@ class InMemoryTransport:
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> Response:
-        """Hand one request over and return the response; see `Transport.send`."""
+        """Send one request and return the response; see `Transport.send`."""
         loop = asyncio.get_running_loop()
         path = target.partition("?")[0]
         if self._refused_until is not None and loop.time() < self._refused_until:
@@ -92,4 +92,4 @@ class InMemoryTransport:
         return Response(response.status, response.headers, content)
 
     async def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Do nothing; there is nothing to release."""

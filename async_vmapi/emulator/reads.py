@@ -1,8 +1,7 @@
-"""What readers are shown of the VMs: what is so, or what was, or less, or more.
+"""Decide what reads show of the VMs: the current state, an old one, less, or more.
 
-The VMs change in `async_vmapi.emulator.cloud`; here it is only decided what a read shows. What
-is drawn for a read comes from a random source of its own, so that reads change nothing of what a
-seeded cloud does. Only the lag of lists is drawn with the change that it is for.
+The VMs themselves are in `async_vmapi.emulator.cloud`. Reads have a separate random source, so that
+they do not change what a seeded cloud does; only the lag of lists is drawn at the time of a change.
 """
 
 import functools
@@ -22,12 +21,12 @@ _GONE: Final = b""
 
 
 class Reads:
-    """What GETs and lists show.
+    """The responses to GETs and lists.
 
     Args:
         timeline: The cloud's clock.
-        draw: Draws a duration with the cloud's own random source.
-        seed: Makes what is drawn for reads repeatable.
+        draw: Draws a duration from the cloud's random source.
+        seed: Random seed of the reads, to make them reproducible.
     """
 
     def __init__(
@@ -35,27 +34,27 @@ class Reads:
     ) -> None:
         self._timeline = timeline
         self._draw = draw
-        self._random = random.Random(  # noqa: S311 - an emulator's, not a secret
+        self._random = random.Random(  # noqa: S311 - not for secrets
             None if seed is None else f"reads {seed}"
         )
         self._turn = -1
-        # What the list shows, by id, in the order of creation; and the joined body.
+        # VMs in the list by id, in the order of creation, and the encoded list.
         self._listing: dict[str, CloudVM] = {}
         self._list_body: bytes | None = None
-        # VMs whose reads differ from what is so, and those of them that are deleted, in the order
-        # of their deletion, until no stale read can show them.
+        # VMs whose reads may differ from their state, and the deleted ones of them, in the order of
+        # deletion, until no stale read can show them.
         self._odd: dict[str, CloudVM] = {}
         self._ghosts: dict[str, CloudVM] = {}
 
-    # --- what readers ask ----------------------------------------------------------------------
+    # --- reads ---------------------------------------------------------------------------------
 
     def get(self, vm_id: str, vm: CloudVM | None, now: float) -> bytes | None:
         """Return a VM's JSON, or None if it is shown as absent.
 
         Args:
-            vm_id: The id that was asked for.
-            vm: The VM, if there is one.
-            now: The time, to which the timeline has been advanced.
+            vm_id: The requested id.
+            vm: The VM, if it exists.
+            now: The time; the timeline has been advanced to it.
         """
         if self._odd and (odd := self._odd.get(vm_id)) is not None:
             self._turn += 1
@@ -78,7 +77,7 @@ class Reads:
     def _odd_list(self, now: float) -> bytes:
         self._forget(now)
         self._turn += 1
-        # One replica answers for the whole list.
+        # The whole list comes from one replica.
         lags: dict[tuple[tuple[float, ...], ReplicaChoice], float] = {}
         shown: list[bytes] = []
         repeated: list[bytes] = []
@@ -100,7 +99,7 @@ class Reads:
         return b"[" + b",".join(shown + repeated) + b"]"
 
     def _behind(self, replicas: tuple[float, ...], choice: ReplicaChoice, sticky: int) -> float:
-        """Return how many seconds the replica is behind that a read goes to."""
+        """Return how many seconds the replica of a read is behind."""
         if not replicas:
             return 0.0
         match choice:
@@ -112,7 +111,7 @@ class Reads:
                 return replicas[sticky % len(replicas)]
 
     def _seen(self, vm: CloudVM, moment: float, now: float, *, by_list: bool) -> bytes | None:
-        """Return what one read shows of a VM on a replica that has it as it was at `moment`."""
+        """Return what a read shows of a VM on a replica with the state of `moment`."""
         settings = vm.settings
         if settings.absence and self._random.random() < settings.absence:
             return None
@@ -125,10 +124,10 @@ class Reads:
         vm.views.prune(now - settings.max_staleness)
         return (vm.views.list if by_list else vm.views.get).at(moment)
 
-    # --- what happens to the VMs ---------------------------------------------------------------
+    # --- changes of VMs ------------------------------------------------------------------------
 
     def configure(self, vm: CloudVM) -> None:
-        """Follow the settings of a VM that is new, or whose settings have changed."""
+        """Apply the settings of a VM that is new, or whose settings have changed."""
         settings = vm.settings
         if vm.is_gone and vm.id not in self._ghosts:
             return
@@ -147,13 +146,12 @@ class Reads:
             self._odd.pop(vm.id, None)
 
     def keep(self, vm: CloudVM) -> None:
-        """Keep what a list that lags shows of a VM that is about to change."""
+        """Encode the current state of a VM before a change, for lists that lag."""
         if vm.settings.list_lag[1] > 0 and vm.id in self._listing:
-            # The list goes on showing what is true now, which nobody may have asked for yet.
             self._listed(vm)
 
     def show(self, vm: CloudVM, at: float) -> None:
-        """Show a VM as it is from `at` on."""
+        """Show the current state of a VM from `at` on."""
         vm.shown = None
         if not vm.visible:
             return
@@ -163,12 +161,12 @@ class Reads:
         self._list_later(vm, at, None)
 
     def place(self, vm: CloudVM, at: float) -> None:
-        """Show a VM that was not created, as if it had been there all along."""
+        """Show a VM that was added without a create."""
         self._publish(vm, None, at)
         self.configure(vm)
 
     def hide(self, vm: CloudVM, at: float) -> None:
-        """Show no longer, from `at` on, a VM that is gone."""
+        """Show a deleted VM as absent from `at` on."""
         if vm.views is not None:
             vm.views.get.add(at, None)
             self._ghosts[vm.id] = vm
@@ -178,7 +176,7 @@ class Reads:
         self._forget(at)
 
     def _forget(self, now: float) -> None:
-        """Forget deleted VMs that no read can show any longer."""
+        """Forget deleted VMs that no stale read can show any more."""
         while self._ghosts:
             vm = next(iter(self._ghosts.values()))
             if vm.views is not None:
@@ -200,7 +198,7 @@ class Reads:
 
     def _list_later(self, vm: CloudVM, at: float, content: bytes | None) -> None:
         due = max(vm.listed_until, at + self._draw(vm.settings.list_lag))
-        # What was put off to this very moment comes first, though it may not have come yet.
+        # Changes that are due at this same moment must be published first.
         if vm.listed_until < at == due:
             self._publish(vm, content, at)
         else:

@@ -1,6 +1,6 @@
-"""What operations do to VMs: a script for each, run one after the other for each VM. Pure.
+"""What operations do to VMs: one script for each; those of a VM run in sequence. Pure.
 
-A script yields how many seconds it waits, and is given the time when they are over.
+A script yields the seconds to wait, and receives the time afterwards.
 """
 
 import functools
@@ -20,44 +20,44 @@ class Scripts:
     """Runs the operations of all VMs of a cloud.
 
     Args:
-        seed: Makes everything that is drawn repeatable.
+        seed: Random seed, to make it reproducible.
 
     Attributes:
-        vms: The VMs that are there, by id.
-        gone: Those that were.
+        vms: The existing VMs by id.
+        gone: The deleted VMs by id.
         timeline: The cloud's clock.
-        reads: What readers are shown.
-        random: What durations are drawn with.
+        reads: Decides what reads show.
+        random: Random source of durations.
     """
 
     def __init__(self, seed: int | None) -> None:
         self.vms: dict[str, CloudVM] = {}
         self.gone: dict[str, CloudVM] = {}
         self.timeline = Timeline()
-        self.random = random.Random(seed)  # noqa: S311 - an emulator's, not a secret
+        self.random = random.Random(seed)  # noqa: S311 - not for secrets
         self.reads = Reads(self.timeline, self._draw, seed=seed)
 
     def start(self, vm: CloudVM, operation: CloudOperation, now: float) -> None:
-        """Run an operation, after those of its VM that are not over."""
+        """Run an operation after the unfinished ones of its VM."""
         vm.queue.append((operation, self._script(vm, operation)))
         if len(vm.queue) == 1:
             self._step(vm, vm.generation, now)
 
     def cancel(self, vm: CloudVM, now: float) -> None:
-        """End all operations of a VM that are not over."""
+        """Cancel all unfinished operations of a VM."""
         vm.generation += 1
-        for waiting, _ in vm.queue:
-            waiting.outcome, waiting.finished_at = "cancelled", now
+        for operation, _ in vm.queue:
+            operation.outcome, operation.finished_at = "cancelled", now
         vm.queue.clear()
         if not vm.visible:
-            # The create would have shown it; that is not cancelled.
+            # The cancelled create would have made it visible.
             self.timeline.at(vm.visible_at, functools.partial(self._appear, vm))
 
     def _draw(self, span: Span) -> float:
         return self.random.uniform(*span)
 
     def _step(self, vm: CloudVM, generation: int, at: float) -> None:
-        """Go on with the machine's first operation, and with the next where one ends."""
+        """Continue the VM's first operation; when it ends, start the next one."""
         if generation != vm.generation:
             return
         while vm.queue:
@@ -77,10 +77,10 @@ class Scripts:
             self.timeline.at(at + delay, functools.partial(self._step, vm, generation))
             return
 
-    # --- what changes --------------------------------------------------------------------------
+    # --- changes -------------------------------------------------------------------------------
 
     def change(self, vm: CloudVM, at: float, **changes: Any) -> None:
-        """Change a VM, for readers too."""
+        """Change a VM, and what reads show of it."""
         self.reads.keep(vm)
         for name, value in changes.items():
             setattr(vm, name, value)
@@ -130,10 +130,10 @@ class Scripts:
         self.timeline.at(address_at, functools.partial(self._get_address, vm))
 
     def _going_down(self, vm: CloudVM, operation: CloudOperation, honoured: float) -> Script:
-        """Let the guest go down by ACPI, or turn it off after what it is given."""
-        given, acpi = 60.0 * operation.wait_for, vm.settings.acpi
-        taken = given if acpi == "ignore" else honoured if acpi == "honour" else float(acpi)
-        now = yield min(taken, given)
+        """Shut the guest down by ACPI, or power it off after ``wait_for`` minutes."""
+        limit, acpi = 60.0 * operation.wait_for, vm.settings.acpi
+        needed = limit if acpi == "ignore" else honoured if acpi == "honour" else float(acpi)
+        now = yield min(needed, limit)
         self.change(vm, now, state="offline")
 
     def _shutting_down(self, vm: CloudVM, operation: CloudOperation) -> Script:
@@ -147,16 +147,16 @@ class Scripts:
         stale, third = self._draw(vm.settings.stale), self._draw(vm.settings.resize) / 3
         if vm.settings.early_size is not None:
             shown_at = operation.accepted_at + self._draw(vm.settings.early_size)
-            # One that had to wait for others does not get its size before its turn.
+            # Not before the operation starts, if it was queued.
             shown_at = max(shown_at, cast("float", operation.started_at))
             self.timeline.at(shown_at, functools.partial(self._size_early, vm, operation))
         yield stale
-        ran = vm.state == "online"
-        if ran:
+        was_online = vm.state == "online"
+        if was_online:
             yield from self._going_down(vm, operation, max(0.0, third - stale))
         now = yield third
         self.change(vm, now, cores=operation.cores, ram=operation.ram)
-        if ran and vm.settings.restart_after_resize:
+        if was_online and vm.settings.restart_after_resize:
             now = yield third
             self.change(vm, now, state="online")
 

@@ -1,4 +1,4 @@
-"""How the emulated cloud behaves: durations, guests, forms of its answers."""
+"""The behaviour of the emulated cloud: durations, guests, formats of responses."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ import attrs
 __all__ = ["NameChange", "NotFoundForm", "ReplicaChoice", "Settings", "Span"]
 
 Span: TypeAlias = tuple[float, float]
-"""Seconds, from and to; a duration is drawn evenly from between."""
+"""A range of seconds, from and to; durations are drawn uniformly from it."""
 
 ReplicaChoice: TypeAlias = Literal["random", "in_turn", "sticky"]
 NotFoundForm: TypeAlias = Literal["json", "bare", "html", "gone", "success_false"]
@@ -23,16 +23,16 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def _span(value: float | Sequence[float], name: str = "a span") -> Span:
     pair: Sequence[object] = value if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
-        raise ValueError(f"{name} has two ends, and {value!r} has {len(pair)}")
+        raise ValueError(f"{name} is a pair of seconds, but {value!r} has {len(pair)} values")
     low, high = pair
     if not (_is_number(low) and _is_number(high)):
         raise TypeError(f"{name} is a number of seconds or a pair of them, not {value!r}")
     if not 0 <= low <= high < math.inf:
-        raise ValueError(f"{name} goes up from 0 seconds at least, which {value!r} does not")
+        raise ValueError(f"{name} must be finite, 0 or more, and in ascending order, not {value!r}")
     return float(low), float(high)
 
 
-# attrs has converters that know their field's name; type checkers do not know them yet.
+# attrs has converters that get the field's name, but type checkers do not support them yet.
 def _staleness(value: float | Sequence[float]) -> Span:
     return _span(value, "staleness")
 
@@ -47,9 +47,9 @@ def _replicas(value: Iterable[float]) -> tuple[float, ...]:
     replicas: tuple[object, ...] = tuple(value)
     for behind in replicas:
         if not _is_number(behind):
-            raise TypeError(f"replicas is a sequence of seconds, and {behind!r} is no number")
+            raise TypeError(f"replicas is a sequence of seconds, but {behind!r} is not a number")
         if not 0 <= behind < math.inf:
-            raise ValueError(f"replicas are 0 seconds behind or more, not {behind!r}")
+            raise ValueError(f"replicas must be finite seconds, 0 or more, not {behind!r}")
     return tuple(map(float, value))
 
 
@@ -64,7 +64,7 @@ def _is_name_change(_: object, __: "attrs.Attribute[NameChange]", value: object)
     if value in ("verbatim", "lower", "strip", "nfc"):
         return
     if type(value) is not int or value < 1:
-        words = "'verbatim', 'lower', 'strip', 'nfc' or a number of characters from 1"
+        words = "'verbatim', 'lower', 'strip', 'nfc' or a number of characters, 1 or more"
         raise ValueError(f"names is {words}, not {value!r}")
 
 
@@ -77,12 +77,12 @@ def _is_acpi(_: object, __: object, value: object) -> None:
 
 def _is_quota(_: object, __: "attrs.Attribute[int | None]", value: object) -> None:
     if value is not None and (type(value) is not int or value < 0):
-        raise ValueError(f"quota is a number of machines or None, not {value!r}")
+        raise ValueError(f"quota is a number of VMs or None, not {value!r}")
 
 
 def _is_state(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{attribute.name} names states, which {value!r} is not")
+        raise ValueError(f"{attribute.name} takes states (non-empty strings), not {value!r}")
 
 
 def _is_state_or_none(_: object, attribute: "attrs.Attribute[str | None]", value: object) -> None:
@@ -91,7 +91,7 @@ def _is_state_or_none(_: object, attribute: "attrs.Attribute[str | None]", value
 
 
 def _states(value: Iterable[str]) -> tuple[str, ...]:
-    # A text is a sequence of texts too, and would show one state for each letter.
+    # A string is a sequence of strings too: one state for each letter.
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"extra_states is a sequence of states, not {value!r}")
     return tuple(value)
@@ -104,59 +104,57 @@ def _is_flag(_: object, attribute: "attrs.Attribute[bool]", value: object) -> No
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """How a cloud, or one machine of it, behaves.
+    """The behaviour of a cloud, or of one VM.
 
-    All times are seconds on the cloud's clock; a plain number is a fixed duration.
+    All times are seconds on the cloud's clock; a single number is a fixed duration.
 
     Attributes:
         create: From the accepted request to ``online``.
-        not_found: After a create, how long a get says "not found" and no list has the machine.
-        address: From ``online`` to the machine's address (WIRE §4: it can come later).
-        resize: From the accepted request to the machine running again, or resized.
-        shutdown: What a guest that honours ACPI takes to go down.
+        not_found: After a create, how long GETs return "not found" and lists do not have the VM.
+        address: From ``online`` to the VM having an address (WIRE §4: it can come later).
+        resize: From the accepted request to the VM running again, or being resized.
+        shutdown: Time that a guest that honours ACPI takes to shut down.
         power_on: From the accepted request to ``online``.
         power_off: From the accepted request to ``offline``.
         reboot: From the accepted request to ``online`` again.
-        reset: Likewise.
-        delete: From the accepted request to the machine's absence.
-        stale: How long after an accepted request nothing changes for any reader.
-        list_lag: How long the list goes on showing what was true before a change.
-        acpi: What the guest makes of a request to go down: ``"honour"`` it, ``"ignore"`` it
-            (so it is turned off after ``wait_for`` minutes, and never reboots), or honour it
-            after a number of seconds.
-        restart_after_resize: Whether a resized machine that ran is started again.
-        reboot_visible: Whether a reboot or reset shows in ``state``.
-        fail_state: The state that a create ends in, in place of ``online``.
-        extra_states: States shown one after the other between ``installing`` and ``online``.
-        get_shape: Whether a get answers with a list of one, or with the machine itself.
-        legacy_fields: Whether create takes ``zone_id`` and an integer ``key_id`` too.
-        sparse: Whether the fields that were seen to be absent or null are so.
-        quota: How many machines there can be in all; None for no limit. By `Cloud.adjust` it
-            holds for the creates of some names.
-        staleness: How old what a read shows is: each read, GET or list, shows each VM as it was
-            at a moment drawn for that read and VM. That covers all that a reader sees, presence
-            too: a new VM may be absent still, and a deleted one still be shown.
-        replicas: How many seconds each replica is behind; none by default. A read goes to one of
-            them, and the whole response shows the cloud as that replica has it. `staleness`
-            comes on top.
-        replica_choice: Which replica a read goes to: ``"random"``; ``"in_turn"``, one after the
-            other; or ``"sticky"``: the GETs of a VM always to the same one, by the VM's id, and
-            lists to the last one of `replicas`.
-        absence: How likely a read wrongly shows a VM as absent, from 0 to 1; drawn for each read
-            and VM.
-        not_found_form: What a call on an unknown VM gets: ``"json"``, a 404 with the API's
+        reset: Like `reboot`.
+        delete: From the accepted request to the VM being absent.
+        stale: How long reads show no change after an accepted request.
+        list_lag: How long lists still show the state before a change.
+        acpi: How the guest handles ACPI requests: ``"honour"``, ``"ignore"`` (it is powered off
+            after ``wait_for`` minutes, and never reboots), or a number of seconds after which it
+            honours them.
+        restart_after_resize: Whether a VM that was running is started again after a resize.
+        reboot_visible: Whether a reboot or reset changes ``state``.
+        fail_state: The state in which creates end, in place of ``online``.
+        extra_states: States shown between ``installing`` and ``online``, in this order.
+        get_shape: Whether a GET returns a list with one VM, or the VM itself.
+        legacy_fields: Whether create also takes ``zone_id`` and an integer ``key_id``.
+        sparse: Whether fields that were seen absent or null are so.
+        quota: Maximum number of VMs; None for no limit. With `Cloud.adjust`, it applies to creates
+            of matching names.
+        staleness: Age of reads: each read, GET or list, shows each VM as it was at a moment drawn
+            for that read and VM. This includes presence: a new VM may still be absent, and a
+            deleted one still be shown.
+        replicas: Seconds that each replica is behind; none by default. A read goes to one of them,
+            and its whole response shows that replica's state. `staleness` is added.
+        replica_choice: The replica that a read goes to: ``"random"``; ``"in_turn"``, round robin;
+            or ``"sticky"``: the GETs of a VM always to the same one, by the VM's id, and lists to
+            the last one of `replicas`.
+        absence: Probability, from 0 to 1, that a read wrongly shows a VM as absent; drawn for each
+            read and VM.
+        not_found_form: Response to a call on an unknown VM: ``"json"``, a 404 with the API's
             envelope; ``"bare"``, a 404 without a body; ``"html"``, a 404 with a page; ``"gone"``,
-            a 410 without a body; ``"success_false"``, a 200 with ``success: false`` (WIRE §1). By
-            `Cloud.adjust` with ``"*"`` it holds for ids that never were, too.
-        names: What the provider makes of the names that it is given: ``"verbatim"``,
-            ``"lower"``, ``"strip"`` (no white space at the ends, and single spaces inside),
-            ``"nfc"`` (Unicode's composed form), or a number of characters at which they are cut.
-            Reads show the changed name; `CloudVM.label` stays as given.
-        early_size: From the accepted request for a resize to the new size being shown, before
-            the guest goes down. None for when the resize is carried out.
-        repeat_ids: How likely a list shows a VM twice, from 0 to 1.
-        writes_before_visible: Whether a VM that was created and is not shown yet (`not_found`)
-            can be written to. A delete then does not keep it from being shown until it is gone.
+            a 410 without a body; ``"success_false"``, a 200 with ``success: false`` (WIRE §1). With
+            `Cloud.adjust` and ``"*"``, it also applies to ids that never existed.
+        names: How the provider changes names: ``"verbatim"``, ``"lower"``, ``"strip"`` (strip and
+            collapse white space), ``"nfc"`` (Unicode's composed form), or a number of characters to
+            which they are cut. Reads show the changed name; `CloudVM.label` has the original one.
+        early_size: From the accepted request for a resize to reads showing the new size, before the
+            guest is shut down. None to show it when the resize is executed.
+        repeat_ids: Probability, from 0 to 1, that a list has a VM twice.
+        writes_before_visible: Whether a new VM can be written to while it is not shown yet
+            (`not_found`). After a delete, it is then still shown until it is gone.
     """
 
     create: Span = attrs.field(default=(30, 90), converter=_span)
@@ -201,20 +199,20 @@ class Settings:
 
     @classmethod
     def hostile(cls, max_staleness: float = 10.0, **changes: object) -> Self:
-        """Return settings of a provider that is as bad as its readers must expect.
+        """Return settings of the worst provider that clients must expect.
 
-        Reads are up to `max_staleness` seconds old, each VM in each read for itself; "not found"
-        has no body; a resize may show its size before the guest goes down; lists repeat VMs; new
-        VMs can be written to before they are shown. All durations are the default ones. What
-        breaks the assumption about reads (`absence`) or is rare (`names`) is left to `changes`.
+        Reads are up to `max_staleness` seconds old, separately for each read and VM; "not found"
+        has no body; a resize may show its size before the guest is shut down; lists have
+        duplicates; new VMs can be written to before they are shown. Durations are the default ones.
+        To break the assumption about reads (`absence`), or for rare cases (`names`), use `changes`.
 
         Args:
-            max_staleness: The age of the oldest value that a read shows, in seconds.
-            changes: Other fields, or other values for those above.
+            max_staleness: Maximum age of what a read shows, in seconds.
+            changes: Other fields, or other values of those above.
 
         Raises:
-            TypeError: If there is no such field, or a value is of the wrong type.
-            ValueError: If a value is not allowed.
+            TypeError: If there is no such field, or a value has the wrong type.
+            ValueError: If a value is invalid.
         """
         return cls(
             staleness=(0, max_staleness),
@@ -226,25 +224,25 @@ class Settings:
 
     @property
     def max_staleness(self) -> float:
-        """The age of the oldest value that a read shows, in seconds; of a list, if they differ."""
+        """The maximum age of what a read shows, in seconds; that of lists, if they differ."""
         return self.staleness[1] + max(self.replicas, default=0.0) + self.list_lag[1]
 
     @property
     def has_stale_reads(self) -> bool:
-        """Whether GETs and lists can show old values."""
+        """Whether GETs and lists can be stale."""
         return self.staleness[1] > 0 or any(self.replicas)
 
     @property
     def has_odd_reads(self) -> bool:
-        """Whether a read can show anything but what is so."""
+        """Whether a read can differ from the actual state."""
         return self.has_stale_reads or self.absence > 0 or self.repeat_ids > 0
 
     def changed(self, **changes: object) -> Self:
         """Return these settings with some fields changed.
 
         Raises:
-            TypeError: If there is no such field, or a value is of the wrong type.
-            ValueError: If a value is not allowed.
+            TypeError: If there is no such field, or a value has the wrong type.
+            ValueError: If a value is invalid.
         """
         values: dict[str, Any] = dict(changes)
         return attrs.evolve(self, **values)

@@ -1,4 +1,4 @@
-"""A clock that is told the time, and what is due on it."""
+"""A clock that is advanced by its user, and the actions scheduled on it."""
 
 import heapq
 import itertools
@@ -8,15 +8,15 @@ from typing import TypeAlias
 __all__ = ["Action", "Timeline"]
 
 Action: TypeAlias = Callable[[float], None]
-"""What happens at a time. It is called with the time at which it was due."""
+"""A scheduled action. It is called with the time at which it was due."""
 
 
 class Timeline:
-    """Calls each action at its time, in the order of the times.
+    """Calls actions in the order of their times.
 
     Attributes:
-        now: The latest time that it was told, in seconds; 0 before the first.
-        began: The first time that it was told; None before.
+        now: The latest time passed to `advance`, in seconds; initially 0.
+        began: The first time passed to `advance`; initially None.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class Timeline:
         self._ties = itertools.count()
 
     def at(self, at: float, action: Action) -> None:
-        """Let `action` happen at `at`; of several at one time the first added comes first."""
+        """Schedule `action` at `at`; actions at the same time run in the order added."""
         heapq.heappush(self._due, (at, next(self._ties), action))
 
     def advance(self, now: float) -> None:
-        """Let everything happen that is due by `now`."""
+        """Run everything that is due by `now`."""
         if self.began is None:
             self.began = self.now = now
         self.now = max(self.now, now)

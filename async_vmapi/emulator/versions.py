@@ -1,4 +1,4 @@
-"""What reads of one VM showed over the last seconds, for reads that show old values."""
+"""What reads of one VM showed in the last seconds, for stale reads."""
 
 import bisect
 import math
@@ -9,10 +9,10 @@ __all__ = ["Versions", "ViewHistory"]
 
 
 class Versions:
-    """Contents, each from its time on; None while the VM is absent.
+    """Contents by time; None while the VM is absent.
 
     Args:
-        content: What is shown until something else is added.
+        content: The first content.
     """
 
     __slots__ = ("_contents", "_times")
@@ -26,33 +26,33 @@ class Versions:
 
     @property
     def since(self) -> float:
-        """The time from which on the latest content is shown."""
+        """The time from which the latest content is shown."""
         return self._times[-1]
 
     def add(self, at: float, content: bytes | None) -> None:
-        """Add what is shown from `at` on."""
+        """Add the content shown from `at` on."""
         self._times.append(at)
         self._contents.append(content)
 
     def at(self, moment: float) -> bytes | None:
-        """Return what was shown at `moment`."""
-        # What was dropped is older than any read may show, so the first that is left is right.
+        """Return the content shown at `moment`."""
+        # Pruned contents are older than any read may show, so the first one left is right.
         return self._contents[max(0, bisect.bisect_right(self._times, moment) - 1)]
 
     def prune(self, oldest: float) -> None:
-        """Drop what was over by `oldest`."""
+        """Drop contents that were replaced by `oldest`."""
         while len(self._times) > 1 and self._times[1] <= oldest:
             del self._times[0], self._contents[0]
 
 
 @attrs.frozen
 class ViewHistory:
-    """What GETs of a VM showed, and what lists did."""
+    """What GETs and lists showed of a VM."""
 
     get: Versions
     list: Versions
 
     def prune(self, oldest: float) -> None:
-        """Drop what was over by `oldest`."""
+        """Drop contents that were replaced by `oldest`."""
         self.get.prune(oldest)
         self.list.prune(oldest)

@@ -1,4 +1,4 @@
-"""What a machine of the emulated cloud is, what was asked of it, and how it looks as JSON."""
+"""A VM of the emulated cloud, its operations, and its JSON."""
 
 import math
 import unicodedata
@@ -27,11 +27,11 @@ Kind: TypeAlias = Literal[
     "create", "resize", "shutdown", "reboot", "reset", "delete", "power_on", "power_off"
 ]
 Script: TypeAlias = Generator[float, float, None]
-"""What an operation does: it yields how many seconds it waits, and is told the time after."""
+"""An operation: it yields the seconds to wait, and receives the time afterwards."""
 
 
 class Refused(Exception):
-    """The cloud does not do that. `status` is the HTTP status that fits."""
+    """The cloud refuses a request, with the HTTP status `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class NotFound(Refused):
-    """There is no such VM, or none that may be written to yet. `form` is how that is reported."""
+    """There is no such VM, or it cannot be written to yet; `form` is the format of the response."""
 
     def __init__(self, form: NotFoundForm) -> None:
         super().__init__(404, "virtual machine not found")
@@ -48,7 +48,7 @@ class NotFound(Refused):
 
 @attrs.frozen
 class Change:
-    """What a machine was from `at` on; a state of None means that it was gone."""
+    """The state and size of a VM from `at` on; the state is None if it is deleted."""
 
     at: float
     state: str | None
@@ -58,11 +58,11 @@ class Change:
 
 @attrs.define(eq=False)
 class CloudOperation:
-    """What was asked of a machine, and what came of it.
+    """An accepted operation and its outcome.
 
     Attributes:
-        outcome: ``done``; ``skipped`` where there was nothing to do; ``never`` for a reboot
-            that the guest ignored; ``failed``; ``cancelled`` by a delete; None under way.
+        outcome: ``done``; ``skipped`` if there was nothing to do; ``never`` for a reboot that the
+            guest ignored; ``failed``; ``cancelled`` by a delete; None until it ends.
     """
 
     kind: Kind
@@ -78,13 +78,13 @@ class CloudOperation:
 
 @attrs.define(eq=False)
 class CloudVM:
-    """A machine as it really is, whatever readers are shown.
+    """The actual state of a VM, which reads may not show.
 
     Attributes:
-        label: The name that it was given; reads may show a changed one (``Settings.names``).
-        visible: Whether reads can show it, which a new VM is not at first.
+        label: The name given at the create; reads may show a changed one (``Settings.names``).
+        visible: Whether reads can show it; not at first for a new VM.
         visible_at: When it becomes visible.
-        history: Every real change, the oldest first.
+        history: All changes, oldest first.
     """
 
     id: str
@@ -102,28 +102,28 @@ class CloudVM:
     has_address: bool = False
     deleting: bool = False
     history: list[Change] = attrs.field(factory=list[Change])
-    # The operation under way and those behind it; the number changes when a delete breaks in.
-    # A list, since an empty deque takes more room than all the rest of an idle machine.
+    # The running operation and the queued ones; a delete increments the generation. A list, as an
+    # empty deque takes more memory than all the rest of an idle VM.
     queue: list[tuple[CloudOperation, Script]] = attrs.field(
         factory=list[tuple[CloudOperation, Script]]
     )
     generation: int = 0
-    # What a get and the list show, encoded; None to be encoded anew.
+    # Encoded content of GETs and lists; None if it must be encoded again.
     shown: bytes | None = None
     listed: bytes | None = None
-    # Until when changes were put off in the list; a clock may start below 0.
+    # Until when changes are delayed in lists; a clock may start below 0.
     listed_until: float = -math.inf
-    # What reads showed lately, where they may show it again.
+    # What reads showed before, if reads can be stale.
     views: ViewHistory | None = None
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was deleted."""
+        """Whether it is deleted."""
         return bool(self.history) and self.history[-1].state is None
 
 
 def _name_shown(name: str, change: NameChange) -> str:
-    """Return what becomes of a name that is given to a provider that changes names."""
+    """Return a name as changed by the provider."""
     match change:
         case "verbatim":
             return name
@@ -138,7 +138,7 @@ def _name_shown(name: str, change: NameChange) -> str:
 
 
 def encode(vm: CloudVM) -> bytes:
-    """Return a machine as JSON (WIRE §3)."""
+    """Return a VM as JSON (WIRE §3)."""
     addresses: list[dict[str, object]] = []
     if vm.has_address:
         addresses.append(

@@ -1,7 +1,7 @@
-"""Send an answer that is at hand as a whole: head and body in one write.
+"""Send a complete response, head and body, in one write.
 
-`aiohttp.web.Response` is made for answers of any kind, and works each one's head out anew; that
-takes longer than all that the cloud does for a request.
+`aiohttp.web.Response` builds each head from scratch, which takes longer than the rest of handling a
+request.
 """
 
 import functools
@@ -19,37 +19,37 @@ _MOST: Final = 64 * 1024
 
 
 class _Whole(web.StreamResponse):
-    def __init__(self, answer: Response) -> None:
-        super().__init__(status=answer.status)
-        self._answer = answer
+    def __init__(self, response: Response) -> None:
+        super().__init__(status=response.status)
+        self._response = response
 
     @property
     def keep_alive(self) -> bool:
         return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        answer = self._answer
-        head = _head(answer.status, tuple(answer.headers.items()))
-        length = b"Content-Length: %d\r\n\r\n" % len(answer.body)
-        await request.writer.write(head + length + answer.body)
+        response = self._response
+        head = _head(response.status, tuple(response.headers.items()))
+        length = b"Content-Length: %d\r\n\r\n" % len(response.body)
+        await request.writer.write(head + length + response.body)
         return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing: all was sent."""
+        """Do nothing; everything was sent."""
 
 
-def whole(request: web.BaseRequest, answer: Response) -> web.StreamResponse:
-    """Return what sends `answer`, as fast as the request and the answer's size allow.
+def whole(request: web.BaseRequest, response: Response) -> web.StreamResponse:
+    """Return an aiohttp response that sends `response`, in one write if possible.
 
     Args:
-        request: What is answered.
-        answer: The answer; its headers have its date, and say nothing of its length.
+        request: The request.
+        response: The response; its headers have a Date but no Content-Length.
     """
     plain = request.version == HttpVersion11 and request.keep_alive and request.method != "HEAD"
-    # What is larger goes out as the client takes it.
-    if plain and len(answer.body) <= _MOST:
-        return _Whole(answer)
-    return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    # Larger bodies need flow control.
+    if plain and len(response.body) <= _MOST:
+        return _Whole(response)
+    return web.Response(status=response.status, headers=response.headers, body=response.body)
 
 
 @functools.lru_cache(maxsize=32)

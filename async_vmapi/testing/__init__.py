@@ -1,8 +1,8 @@
-"""A cloud for the tests of code that uses this package: in memory, or over HTTP.
+"""A cloud for tests of code that uses this package, in memory or over HTTP.
 
-pytest finds the fixtures `vm_cloud`, `vm_client` and `vm_server` by itself, where this package is
-installed; they are in ``pytest_async_vmapi.py``, which costs nothing until one of them is asked
-for. What they hand out is here, for use without pytest too. See docs/testing.md.
+The pytest plugin ``pytest_async_vmapi.py`` is loaded automatically and provides the fixtures
+`vm_cloud`, `vm_client` and `vm_server`. The classes behind them are here; they also work without
+pytest. See docs/testing.md.
 """
 
 from async_vmapi.testing.cloud import QUICK, VMCloud

@@ -1,4 +1,4 @@
-"""`VMCloud`: the emulator's cloud with what a test arranges beforehand and asks afterwards."""
+"""`VMCloud`: the emulator's cloud, with methods to set it up and inspect it in tests."""
 
 import asyncio
 import math
@@ -24,7 +24,7 @@ __all__ = ["QUICK", "VMCloud"]
 T = TypeVar("T")
 
 _LOG: Final = 1000
-"""How many of the latest requests are kept."""
+"""Number of latest requests to keep."""
 
 QUICK: Final = Settings().changed(
     create=0.05,
@@ -39,11 +39,11 @@ QUICK: Final = Settings().changed(
     delete=0.2,
     stale=0,
 )
-"""A cloud for real time: as quick as lets a client still see what happens."""
+"""Settings for tests in real time: as fast as possible with every state still observable."""
 
 _QUICK_CLIENT: Final[ClientOptions] = {
     "seed": 1,
-    # A quick cloud shows what is so: nothing is gained by waiting for what reads may hide.
+    # Reads of this cloud are never stale.
     "max_staleness": 0.0,
     "min_poll_interval": 0.005,
     "max_poll_interval": 0.02,
@@ -52,24 +52,24 @@ _QUICK_CLIENT: Final[ClientOptions] = {
 
 
 class VMCloud(CloudAPI):
-    """A cloud in memory, without sockets, to be adjusted, broken and looked into.
+    """A cloud in memory, without sockets, to set up, inject faults into, and inspect.
 
-    It may be used in any event loop, and in one after another: its own clock goes on where it
-    stopped. It is what `Client.in_memory` and `Emulator` take.
+    It can be used in several event loops, one after another; its clock continues where it stopped.
+    `Client.in_memory` and `Emulator` take it.
 
     Args:
-        settings: How it behaves. By default quick, see `QUICK`; lifelike, which is the emulator's
-            default, with `virtual_time`.
-        seed: Makes it repeatable: the same ids and durations in each test.
-        virtual_time: Whether the event loop's clock jumps (looptime), so that minutes cost
-            nothing.
+        settings: Its behaviour. The default is `QUICK`, or with `virtual_time` the emulator's
+            realistic defaults.
+        seed: Random seed: ids and durations are the same in each test.
+        virtual_time: Whether the event loop's clock jumps (looptime), so that waiting takes no
+            time.
 
     Attributes:
-        requests: How many requests it has answered, by the call's name. One that a fault kept
-            away from it is not among them, but is in ``faults.injected``.
-        log: The latest requests, the oldest first.
-        faults: What goes wrong for which requests: a `FaultPlan`, to be replaced at any time.
-        cloud: What is beneath: all that was ever accepted, and every machine's history.
+        requests: Number of requests handled, by call. Requests that a fault dropped before are
+            counted in ``faults.injected`` instead.
+        log: The latest requests, oldest first.
+        faults: Faults to inject, a `FaultPlan`; it can be replaced at any time.
+        cloud: The emulated cloud: all accepted operations and each VM's history.
     """
 
     def __init__(
@@ -83,40 +83,40 @@ class VMCloud(CloudAPI):
         super().__init__(settings=settings, seed=seed, log=_LOG, faults=FaultPlan(seed=seed))
         self._suited: ClientOptions = {"seed": 1} if virtual_time else _QUICK_CLIENT
         self._loop: asyncio.AbstractEventLoop | None = None
-        # From the clock of who asks to the cloud's own.
+        # From the running loop's clock to the cloud's clock.
         self._offset = 0.0
 
     def __repr__(self) -> str:
         shown = [f"{vm.label} {vm.state}" for vm in self.cloud.vms.values()]
-        return f"<VMCloud: {', '.join(shown) or 'no machines'}>"
+        return f"<VMCloud: {', '.join(shown) or 'no VMs'}>"
 
-    # --- what a test arranges --------------------------------------------------------------------
+    # --- set-up ----------------------------------------------------------------------------------
 
     def client(self, **options: Unpack[ClientOptions]) -> Client:
-        """Return a client of this cloud that looks as often as things happen here.
+        """Return a client of this cloud, with polling intervals that suit its speed.
 
-        In memory there is nothing that must be closed.
+        It does not have to be closed.
 
         Args:
-            options: What `Client.in_memory` takes, by keyword.
+            options: Keyword arguments of `Client.in_memory`.
         """
         return Client.in_memory(self, **(self._suited | options))
 
     @property
     def zone_id(self) -> str:
-        """A zone in which machines can be created."""
+        """A zone in which VMs can be created."""
         return _ZONE["id"]
 
     @property
     def template_id(self) -> str:
-        """A template that takes a password, an SSH key and user data."""
+        """A template that supports a password, an SSH key and user data."""
         return _TEMPLATE["id"]
 
     def create_request(self, name: str, *, cpus: int = 1, ram: int = 1024) -> CreateRequest:
-        """Return a request to create a machine that this cloud accepts.
+        """Return a create request that this cloud accepts.
 
         Args:
-            name: The machine's name.
+            name: The VM's name.
             cpus: Number of CPUs.
             ram: Memory in MB.
         """
@@ -129,11 +129,11 @@ class VMCloud(CloudAPI):
         )
 
     def add(self, name: str, *, state: str = "online", cores: int = 1, ram: int = 1024) -> CloudVM:
-        """Put a machine there, as if it had been there all along, and return it.
+        """Add an existing VM, and return it.
 
         Args:
             name: Its label.
-            state: Its state, any word.
+            state: Its state, any string.
             cores: Number of CPUs.
             ram: Memory in MB.
         """
@@ -150,38 +150,38 @@ class VMCloud(CloudAPI):
         )
 
     def adjust(self, pattern: str = "*", /, **changes: object) -> None:
-        """Change how some machines behave, of those there are and those to come.
+        """Change the behaviour of some VMs, existing and future ones.
 
         Args:
-            pattern: A machine's id, or a name with ``*`` and ``?``.
-            changes: Fields of `Settings`, by name; times are in seconds.
+            pattern: A VM id, or a name with ``*`` and ``?``.
+            changes: Fields of `Settings` by name; times are in seconds.
 
         Raises:
-            TypeError: If there is no such field, or a value is of the wrong type.
-            ValueError: If a value is not allowed.
+            TypeError: If there is no such field, or a value has the wrong type.
+            ValueError: If a value is invalid.
         """
         self._do(lambda _: self.cloud.adjust(pattern, **changes))
 
     def elapse(self, seconds: float) -> None:
-        """Let so much time pass in the cloud, at once; what was due in it has happened then.
+        """Advance the cloud's clock, and run everything that is due by then.
 
-        With long durations in its settings, the cloud does each step when the test says so, however
-        slow or busy the machine is. A client's own clock is not touched.
+        With long durations in its settings, a test decides when each step of an operation happens,
+        on slow computers too. A client's clock does not change.
 
         Args:
-            seconds: How much, 0 at least.
+            seconds: How far, 0 or more.
 
         Raises:
-            ValueError: If it is less.
+            ValueError: If it is negative or not finite.
         """
         if not 0 <= seconds < math.inf:
-            raise ValueError(f"seconds={seconds!r} is not a number from 0")
+            raise ValueError(f"seconds={seconds!r} is not a finite number, 0 or more")
 
-        def pass_by(now: float) -> None:
+        def advance(now: float) -> None:
             self._offset += seconds
             self.cloud.advance(now + seconds)
 
-        self._do(pass_by)
+        self._do(advance)
 
     def fail_next(
         self,
@@ -191,17 +191,17 @@ class VMCloud(CloudAPI):
         after_processing: bool | None = None,
         **fields: Any,
     ) -> None:
-        """Let the next request of a call go wrong, once; several of them wait in a row.
+        """Inject a fault in the next request of a call; several calls of this method queue up.
 
         Args:
-            call: The call's name in WIRE §2, like ``create`` or ``power_on``.
-            kind: What goes wrong, see `Fault`. By default the connection is lost.
-            after_processing: Of a lost connection or a ``server_error``: whether the cloud had
-                carried the request out before. By default it had not.
+            call: Name of the call in WIRE §2, like ``create`` or ``power_on``.
+            kind: The kind of fault, see `Fault`. By default the connection is dropped.
+            after_processing: For a dropped connection or a ``server_error``: whether the cloud
+                executes the request before. By default it does not.
             fields: Other fields of `Fault`.
 
         Raises:
-            ValueError: If there is no such call, or a field is not allowed or not for that call.
+            ValueError: If there is no such call, or a field is invalid or not for that call.
         """
         if call not in _CALLS:
             raise ValueError(f"call={call!r} is not one of {', '.join(sorted(_CALLS))}")
@@ -213,33 +213,32 @@ class VMCloud(CloudAPI):
             fields["after"] = after_processing
         self._do(lambda _: self.faults.fail_next(call, kind, **fields))
 
-    # --- what a test asks ------------------------------------------------------------------------
+    # --- inspection ------------------------------------------------------------------------------
 
     @property
     def vms(self) -> tuple[CloudVM, ...]:
-        """All machines as they really are by now, in the order of their creation.
+        """The actual state of all VMs, in the order of their creation.
 
-        That is more than a client is shown: a machine is here from the moment at which its create
-        was accepted.
+        Unlike reads of a client, this includes each VM as soon as its create is accepted.
         """
         return self._do(self._present)
 
     def vm(self, name: str) -> CloudVM:
-        """Return the one machine of a name, or of an id, as it really is by now.
+        """Return the actual state of the only VM with a name or an id.
 
         Raises:
-            LookupError: If there is none, or more than one; it says which there are.
+            LookupError: If there is none or more than one; the message lists the VMs.
         """
         found = [vm for vm in self.vms if name in (vm.label, vm.id)]
         if len(found) != 1:
-            count = f"{len(found)} machines are" if found else "no machine is"
-            raise LookupError(f"{count} called {name!r} in {self!r}")
+            count = f"{len(found)} VMs are" if found else "no VM is"
+            raise LookupError(f"{count} named {name!r} in {self!r}")
         return found[0]
 
     # --- the clock -------------------------------------------------------------------------------
 
     def handle(self, request: Request, *, now: float, today: datetime) -> Response:
-        """Answer a request; see `CloudAPI.handle`."""
+        """Handle a request; see `CloudAPI.handle`."""
         return super().handle(request, now=self._from(now), today=today)
 
     def _present(self, now: float) -> tuple[CloudVM, ...]:
@@ -247,7 +246,7 @@ class VMCloud(CloudAPI):
         return tuple(self.cloud.vms.values())
 
     def _do(self, act: Callable[[float], T]) -> T:
-        """Do something at the cloud's present time."""
+        """Call a function with the cloud's current time."""
         return act(self._now())
 
     def _now(self) -> float:
@@ -258,10 +257,10 @@ class VMCloud(CloudAPI):
         return self._from(loop.time())
 
     def _from(self, now: float) -> float:
-        """Return the cloud's time for a time of the running loop's clock."""
+        """Convert a time of the running loop's clock to the cloud's clock."""
         loop = asyncio.get_running_loop()
-        # Each loop's clock is its own, and looptime sets one back where a test begins; the
-        # cloud's must not jump, nor go back.
+        # Loops have different clocks, and looptime resets one for each test; the cloud's clock
+        # must not jump or go back.
         if loop is not self._loop or now + self._offset < self.cloud.now:
             self._loop, self._offset = loop, self.cloud.now - now
         return now + self._offset

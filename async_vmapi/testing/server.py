@@ -1,4 +1,4 @@
-"""`VMServer`: the emulator over HTTP in a thread of its own, whatever runs in the test's."""
+"""`VMServer`: the emulator over HTTP in a separate thread."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ __all__ = ["VMServer"]
 T = TypeVar("T")
 
 _PATIENCE: Final = 60.0
-"""Seconds in which the thread must answer, even on a machine that is very busy."""
+"""Seconds within which the thread must respond, even on a very busy computer."""
 
 _QUICK_CLIENT: Final[ClientOptions] = {
     "max_staleness": 0.0,
@@ -29,12 +29,12 @@ _QUICK_CLIENT: Final[ClientOptions] = {
 class VMServer:
     """A cloud that listens on a free port of 127.0.0.1, as a context manager.
 
-    It runs in a thread, in real time; so it serves async code, code that blocks and programs
-    alike, and no async fixture is needed for it.
+    It runs in a thread, in real time, so it works with async code, blocking code and other
+    programs, and does not need an async fixture.
 
     Args:
-        settings: How it behaves; quick by default, see `async_vmapi.testing.QUICK`.
-        seed: Makes it repeatable.
+        settings: Its behaviour; `async_vmapi.testing.QUICK` by default.
+        seed: Random seed, to make it reproducible.
     """
 
     def __init__(self, settings: Settings | None = None, *, seed: int | None = 1) -> None:
@@ -47,33 +47,33 @@ class VMServer:
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
-        return f"<VMServer {f'at {self._url}' if self._url else 'that is not running'}>"
+        return f"<VMServer {f'at {self._url}' if self._url else 'not running'}>"
 
     @property
     def cloud(self) -> VMCloud:
-        """What is behind it, to be adjusted, broken and looked into."""
+        """Its cloud, to set up, inject faults into, and inspect."""
         return self._cloud
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The base URL."""
         if not self._url:
             raise RuntimeError("the server is not running")
         return self._url
 
     @property
     def api_key(self) -> str:
-        """The only key that is let in."""
+        """The only valid API key."""
         return self._cloud.api_key
 
     @property
     def api_secret(self) -> str:
-        """The key's secret."""
+        """The secret of the key."""
         return self._cloud.api_secret
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment variables by which `Client.from_env` finds it, secret included."""
+        """Environment variables for `Client.from_env`, including the secret."""
         return {
             "VMAPI_URL": self.url,
             "VMAPI_API_KEY": self.api_key,
@@ -82,23 +82,23 @@ class VMServer:
         }
 
     def client(self, **options: Unpack[ClientOptions]) -> Client:
-        """Return a client that looks as often as things happen here. It is yours to close.
+        """Return a client with polling intervals that suit this cloud. The caller must close it.
 
         Args:
-            options: What `Client` takes, by keyword.
+            options: Keyword arguments of `Client`.
         """
         options = _QUICK_CLIENT | options
         return Client(self.url, api_key=self.api_key, api_secret=self.api_secret, **options)
 
     def __enter__(self) -> Self:
         if self._thread is not None:
-            raise RuntimeError("the server is running already")
+            raise RuntimeError("the server is already running")
         self._listening.clear()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="vm_server", daemon=True)
         self._thread.start()
         if not self._listening.wait(_PATIENCE):
-            raise RuntimeError(f"the server did not come up within {_PATIENCE:g} s")
+            raise RuntimeError(f"the server did not start within {_PATIENCE:g} s")
         if self._error is not None:
             self._thread.join(_PATIENCE)
             error, self._error, self._thread, self._url = self._error, None, None, ""
@@ -114,11 +114,11 @@ class VMServer:
         thread, self._thread, self._url = self._thread, None, ""
         if thread is None or self._loop is None:
             return
-        with contextlib.suppress(RuntimeError):  # its loop is closed: it ended by itself
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the thread has ended
             self._loop.call_soon_threadsafe(self._stop.set)
         thread.join(_PATIENCE)
         if thread.is_alive():
-            raise RuntimeError(f"the server did not end within {_PATIENCE:g} s")
+            raise RuntimeError(f"the server did not stop within {_PATIENCE:g} s")
         if self._error is not None:
             failure, self._error = self._error, None
             raise failure
@@ -127,7 +127,7 @@ class VMServer:
         try:
             with asyncio.Runner() as runner:
                 runner.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - whoever started it is told
+        except BaseException as error:  # noqa: BLE001 - raised in __enter__ or __exit__
             self._error = error
         finally:
             self._listening.set()
@@ -145,7 +145,7 @@ class VMServer:
 
 
 class _ServedCloud(VMCloud):
-    """A cloud that another thread serves, and that is touched in that thread alone."""
+    """A cloud that is served by another thread, and accessed only there."""
 
     _serving: asyncio.AbstractEventLoop | None = None
     _clock: Callable[[], float] | None = None
@@ -153,7 +153,7 @@ class _ServedCloud(VMCloud):
     def served(
         self, loop: asyncio.AbstractEventLoop | None, clock: Callable[[], float] | None
     ) -> None:
-        """Note which loop serves it by now, and what time it is there."""
+        """Set the loop that serves it, and the clock there; None if it is not served."""
         self._serving, self._clock = loop, clock
 
     def _do(self, act: Callable[[float], T]) -> T:

@@ -1,7 +1,6 @@
-"""Those who create machines and wait for them, one a module, for ``benchmarks/peers.py``.
+"""The contenders of ``benchmarks/peers.py``, which create VMs and wait for them, one per module.
 
-A module's docstring says how its contender is set up, and by which of its documentation. Each has
-``run(job)``; it calls ``job.saw(vm_id)`` at the moment when the code that awaits a machine goes
-on. Two modules know no contender: `work` is the process that one of them has to itself, and
-`signed` makes the requests of those that bring no client of this API along.
+A module's docstring describes the set-up and the documentation that it follows. Each module has
+``run(job)``, which calls ``job.saw(vm_id)`` when the code that awaits a VM continues. `work` is the
+process that runs a contender, and `signed` makes requests for those without a client of this API.
 """

@@ -1,13 +1,12 @@
-"""azure-core's `AsyncLROPoller`, as "Azure Core Library - Client library developer reference" says.
+"""azure-core's `AsyncLROPoller`, as in "Azure Core Library - Client library developer reference".
 
 An `AsyncPipelineClient` over azure-core's own transport (aiohttp), with the policies of that page:
-request id (which its polling repeats), user agent, headers, retries, and a `SansIOHTTPPolicy` for
-the authentication, which comes after the retries since each attempt is signed anew. The polling
-method is `AsyncLROBasePolling` with a `LongRunningOperation` of this API's in ``lro_algorithms``;
-since its "not found" of a machine that was created just now is no failure, ``update_status`` is
-overridden for that answer alone.
+request id (which its polling sends again), user agent, headers, retries, and a `SansIOHTTPPolicy`
+for authentication, after the retries as each attempt is signed separately. The polling method is
+`AsyncLROBasePolling` with a `LongRunningOperation` for this API in ``lro_algorithms``; as "not
+found" for a new VM is not a failure, ``update_status`` is overridden for that response only.
 
-As documented: ``timeout``, which is the polling interval, is left at its 30 s. Tuned: it is the
+As documented: ``timeout``, the polling interval, has its default of 30 s. Tuned: it is the
 interval.
 """
 
@@ -43,7 +42,7 @@ class Signature(SansIOHTTPPolicy):
 
 
 class Machine(LongRunningOperation):
-    """Tells from a machine's state how its creation goes."""
+    """Maps the state of a VM to the status of its create."""
 
     def __init__(self):
         self._url = ""
@@ -104,7 +103,7 @@ async def create_all(job):
         AsyncRetryPolicy(),
         Signature(Signer(job.url, job.key, job.secret)),
     ]
-    # The transport that it takes anyhow; named, its imports are made before the measuring.
+    # Its default transport; given explicitly, it is imported before the measurement.
     transport = AioHttpTransport()
     async with AsyncPipelineClient(job.url, policies=policies, transport=transport) as client:
         await asyncio.gather(*(create(job, client, name) for name in job.names))

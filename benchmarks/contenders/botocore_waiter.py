@@ -1,11 +1,10 @@
-"""botocore's waiter, on aiohttp: a fixed delay, at most so many attempts.
+"""botocore's waiter, on aiohttp: a fixed delay, and a maximum number of attempts.
 
-The waiter's model and what decides (acceptors, JMESPath) are botocore's own, `WaiterModel`; the
-loop is that of `botocore.waiter.Waiter.wait`, with its ``time.sleep`` awaited, which is how
-botocore is used from asyncio.
+The model and the acceptors (JMESPath) are botocore's `WaiterModel`; the loop is that of
+`botocore.waiter.Waiter.wait` with ``time.sleep`` replaced by an awaited sleep.
 
-As documented: the model is that of EC2's ``instance_running`` in botocore's data, a delay of 15 s
-and 40 attempts. Tuned: ``WaiterConfig``'s ``Delay`` is the interval, and the attempts suffice.
+As documented: the model of EC2's ``instance_running`` in botocore's data, with a delay of 15 s and
+40 attempts. Tuned: ``Delay`` of ``WaiterConfig`` is the interval, with enough attempts.
 """
 
 import asyncio

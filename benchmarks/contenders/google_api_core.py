@@ -1,11 +1,11 @@
 """google-api-core's `AsyncFuture`, on aiohttp: polling by `AsyncRetry`.
 
-Its documentation ("Futures", "Retry in AsyncIO") has a subclass implement ``done``, and polls it by
-an `AsyncRetry` whose predicate asks for another attempt while it is not done.
+By its documentation ("Futures", "Retry in AsyncIO"), a subclass implements ``done``, and an
+`AsyncRetry` polls it, with a predicate that retries while it is not done.
 
 As documented: the `DEFAULT_RETRY` of that module, which sleeps from 0 up to 1, 2, 4 ... 60 s,
-drawn evenly. Tuned: from 0 to one and a half intervals each time; of sleeps so drawn the mean
-delay is half an interval, as it is of even ones.
+uniformly distributed. Tuned: from 0 to 1.5 intervals each time, so that the mean delay is half an
+interval, as with a fixed interval.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Creation(AsyncFuture):
         self._api = api
         self._vm_id = vm_id
 
-    # Like that of AsyncOperation, it is called without arguments when it polls.
+    # Like AsyncOperation's, it is called without arguments.
     async def done(self, retry=None):  # noqa: ARG002 - the base's signature
         status, machine = await self._api.get(self._vm_id)
         if status == 404 or machine["state"] != ONLINE:

@@ -1,9 +1,9 @@
-"""async_vmapi, as its README says for many machines: ``client.bulk``, all of them in flight.
+"""async_vmapi, as its README shows for many VMs: ``client.bulk``, with all of them in flight.
 
-As documented: the defaults, which look once a second at most. Tuned: ``min_poll_interval`` and
-``max_poll_interval`` are the interval. Limited: the defaults, and ``max_requests_per_second``,
-which the README says to set to what the provider allows. Its retries, doubts and evidence are all
-in it.
+As documented: the defaults, which poll at most once a second. Tuned: ``min_poll_interval`` and
+``max_poll_interval`` are the interval. Limited: the defaults with ``max_requests_per_second``,
+which the README says to set to the provider's limit. Retries, reconciliation and evidence are
+included.
 """
 
 import asyncio

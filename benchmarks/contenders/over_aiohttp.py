@@ -1,4 +1,4 @@
-"""Two calls of this API on an aiohttp session, for the contenders that bring no HTTP along."""
+"""Two calls of this API on an aiohttp session, for contenders without an HTTP client."""
 
 import contextlib
 import json
@@ -9,8 +9,8 @@ from contenders.signed import MACHINES, Signer, create_body, machine_of
 
 
 class Calls:
-    """Creates and gets, on one session, as aiohttp's documentation asks for ("Don't create a
-    session per request"), with its own limit of 100 connections."""
+    """Creates and gets on one session, as aiohttp's documentation recommends ("Don't create a
+    session per request"), with its default limit of 100 connections."""
 
     def __init__(self, session, job):
         self._session = session
@@ -18,7 +18,7 @@ class Calls:
         self._signer = Signer(job.url, job.key, job.secret)
 
     async def create(self, name):
-        """Create a machine and return its id."""
+        """Create a VM and return its id."""
         body = create_body(name)
         headers = self._signer.headers("PUT", MACHINES, body)
         async with self._session.put(self._url + MACHINES, data=body, headers=headers) as response:
@@ -26,7 +26,7 @@ class Calls:
             return json.loads(await response.read())["virtual_machine"]["id"]
 
     async def get(self, vm_id):
-        """Return the status of the answer, and the machine if there is one."""
+        """Return the status of the response, and the VM if there is one."""
         path = f"{MACHINES}/{vm_id}"
         headers = self._signer.headers("GET", path)
         async with self._session.get(self._url + path, headers=headers) as response:
@@ -39,6 +39,6 @@ class Calls:
 
 @contextlib.asynccontextmanager
 async def calls(job):
-    """Open a session and make calls on it."""
+    """Open a session for calls."""
     async with aiohttp.ClientSession() as session:
         yield Calls(session, job)

@@ -1,4 +1,4 @@
-"""The requests of this API, written out by hand (WIRE §1, §2), for clients that know none of it."""
+"""Requests of this API, written by hand (WIRE §1, §2), for general HTTP clients."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ ONLINE = "online"
 
 
 class Signer:
-    """Makes the headers of a request."""
+    """Builds the headers of a request."""
 
     def __init__(self, url, key, secret):
         self._host = url.partition("://")[2]
@@ -46,6 +46,6 @@ def create_body(name):
 
 
 def machine_of(answer):
-    """Return the machine that an answer to a GET shows, in either form (WIRE §2)."""
+    """Return the VM in the response to a GET, in either form (WIRE §2)."""
     shown = answer["virtual_machine"]
     return shown[0] if isinstance(shown, list) else shown

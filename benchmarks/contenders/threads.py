@@ -1,14 +1,14 @@
-"""requests in 50 threads that sleep between looks: the way of the published Python client.
+"""requests in 50 threads that sleep between polls, like the published Python client.
 
-That client (e24py) is a synchronous wrapper over ``requests``. The guide in its repository
-("Reference & guide") says to create, to ``sleep(30)`` and then to look. Here every thread has a
-`requests.Session` of its own and the signature is a `requests.auth.AuthBase`, as Requests'
-documentation has it ("Advanced Usage": Session Objects, Custom Authentication).
+That client (e24py) is a synchronous wrapper of ``requests``. The guide in its repository
+("Reference & guide") says to create, to ``sleep(30)`` and then to poll. Here every thread has a
+`requests.Session`, and the signature is a `requests.auth.AuthBase`, as in Requests' documentation
+("Advanced Usage": Session Objects, Custom Authentication).
 
-All machines are created first; else 20 rounds of 50 machines would take twenty times as long. As
-documented: a `ThreadPoolExecutor` of 50 then waits for one machine after the other, with 30 s
-between looks. Tuned: every thread has its share of the machines, and looks at each of them once
-in an interval, for in turn most would be seen minutes late.
+All VMs are created first; otherwise 20 rounds of 50 VMs would take 20 times as long. As documented:
+a `ThreadPoolExecutor` of 50 then waits for one VM after the other, with 30 s between polls. Tuned:
+every thread polls its share of the VMs once per interval; one after the other, most would be
+observed minutes late.
 """
 
 import threading

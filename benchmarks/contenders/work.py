@@ -1,6 +1,6 @@
-"""A process that one contender has to itself; it takes a job as JSON and returns what it cost.
+"""A process that runs one contender; it takes a job as JSON and returns the cost.
 
-All that the contender imports is there before the measuring begins.
+The contender is imported before the measurement starts.
 """
 
 import importlib
@@ -14,15 +14,15 @@ sys.path[:1] = [str(HERE.parent), str(HERE.parents[1])]
 
 
 class Job:
-    """What is to be done, and what was seen of it.
+    """The input of a contender, and its observations.
 
     Attributes:
-        url: Where the API is.
+        url: Base URL of the API.
         key: The API key.
         secret: Its secret.
-        names: The machines to create.
-        interval: Seconds of the cloud's clock between two looks; None to do as documented.
-        rate: How many requests there may be in a second of ours; None for no limit.
+        names: Names of the VMs to create.
+        interval: Polling interval in seconds of the cloud's clock; None to use the documented one.
+        rate: Maximum requests per real second, of ours; None for no limit.
     """
 
     def __init__(self, *, url, key, secret, count, interval, speed, rate=None):
@@ -36,18 +36,18 @@ class Job:
         self.seen = {}
 
     def real(self, seconds):
-        """Return how long so many seconds of the cloud's clock are."""
+        """Convert seconds of the cloud's clock to real seconds."""
         return seconds / self._speed
 
     def saw(self, vm_id):
-        """Note that who awaits this machine goes on now."""
+        """Record that the code that awaits this VM continues now."""
         self.seen[vm_id] = time.monotonic()
 
 
 def memory():
     """Return this process's memory now and at its peak since `forget_peak`, in bytes.
 
-    Not `resource`'s, whose peak is also that of the process that this one was forked off.
+    The peak in `resource` includes that of the parent process.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     values = dict(line.split(":", 1) for line in lines)

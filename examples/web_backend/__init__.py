@@ -1,1 +1,1 @@
-"""A web service that creates and resizes machines on request; see docs/web-backend.md."""
+"""A web service that creates, resizes and deletes VMs; see docs/web-backend.md."""

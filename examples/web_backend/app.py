@@ -1,8 +1,8 @@
-"""The service's routes. What a worker remembers is a cache: any other worker can do without it.
+"""The service's routes. A worker's memory is only a cache: requests can go to any worker.
 
-The client is made when the application starts and closed when it ends; the answer to a request
-that takes time is 202 with a token: the SDK's own, with this service's signature. It holds no
-secret, and from it any worker, of this service or of the next deployment, resumes the task.
+The client is opened when the application starts and closed when it ends. The response to a write is
+202 with a token: the SDK's, signed by this service. It contains no secret, and any worker, also of
+the next deployment, can resume the task from it.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ STATUS: Final[dict[type[VMAPIError], int]] = {
     RateLimited: 503,
     TransportError: 504,
 }
-"""What of the SDK's errors is told by which status; of all others it is 502."""
+"""HTTP status by SDK error; 502 for all others."""
 
 
 class NewVM(BaseModel):
-    """What a user asks for: a name and a size."""
+    """The name and size of a new VM."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,61}$")
     cpus: int = Field(ge=1, le=16)
@@ -56,14 +56,14 @@ class NewVM(BaseModel):
 
 
 class Size(BaseModel):
-    """The size that a machine is to have."""
+    """The new size of a VM."""
 
     cores: int = Field(ge=1, le=16)
     ram: int = Field(ge=512, le=32_000, description="MB")
 
 
 class Backend:
-    """What the requests of one worker share."""
+    """The state shared by the requests of one worker."""
 
     def __init__(self, client: Client, seal: Seal) -> None:
         self.client = client
@@ -73,19 +73,19 @@ class Backend:
         self._place: tuple[str, str] | None = None
 
     async def place(self) -> tuple[str, str]:
-        """Return the zone and the template that new machines get."""
+        """Return the zone and the template for new VMs."""
         if self._place is None:
             regions = await self.client.regions.list()
             zones = [zone.id for region in regions for zone in region.zones if zone.available]
             templates = [template.id for template in await self.client.templates.list()]
             if not (zones and templates):
-                raise HTTPException(503, "no zone takes new machines at present")
+                raise HTTPException(503, "no zone is available at present")
             self._place = zones[0], templates[0]
         return self._place
 
 
 async def backend_of(request: Request) -> Backend:
-    """Return what the lifespan made."""
+    """Return the backend of the application."""
     backend: Backend = request.app.state.backend
     return backend
 
@@ -98,8 +98,8 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
     """Return the application.
 
     Args:
-        make_client: What makes the client; by default the environment says how, as it does for
-            the key that tokens are signed with.
+        make_client: Returns the client; by default, it is configured by the environment, like the
+            key that signs tokens.
     """
 
     @contextlib.asynccontextmanager
@@ -111,7 +111,7 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
             finally:
                 backend.tracker.close()
 
-    # No page for trying the API out: FastAPI's loads its scripts from elsewhere.
+    # No interactive docs: FastAPI's load scripts from other sites.
     app = FastAPI(
         title="VMs",
         lifespan=lifespan,
@@ -119,7 +119,7 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    # By any other name, a page of somebody else's could have the browser reach this service.
+    # Otherwise other sites could reach this service by DNS rebinding.
     hosts = os.environ.get("WEB_BACKEND_HOSTS", "localhost,127.0.0.1").split(",")
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_exception_handler(VMAPIError, refuse)
@@ -135,25 +135,25 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
 
 
 async def refuse_other_sites(request: Request) -> None:
-    """Refuse what another site's page has a browser send; browsers name that site."""
+    """Reject requests that a browser sends for another site's page, by their ``Origin``."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers["host"]:
-        raise HTTPException(403, "requests of other sites are refused")
+        raise HTTPException(403, "requests from other sites are not allowed")
 
 
 async def page() -> FileResponse:
-    """The page. It may load nothing that is not from here."""
+    """The page; it may only load resources of this service."""
     policy = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'"}
     return FileResponse(STATIC / "index.html", headers=policy)
 
 
 async def list_vms(backend: Shared) -> list[dict[str, Any]]:
-    """All machines as they are now."""
+    """List all VMs."""
     return [shown(vm) for vm in await backend.client.vms.list()]
 
 
 async def create(new: NewVM, backend: Shared, response: Response) -> dict[str, Any]:
-    """Accept a new machine: it is known, but not there yet."""
+    """Create a VM; the response comes before it exists."""
     zone, template = await backend.place()
     try:
         task = await backend.client.vms.create(
@@ -163,35 +163,35 @@ async def create(new: NewVM, backend: Shared, response: Response) -> dict[str, A
             zone_id=zone,
             boot=ImageBoot(os=template),
         )
-    except OutcomeUnknown as doubt:
-        # The machine may be there. This token, too, is for any worker, which looks for it.
-        token = backend.seal.close(doubt.token)
+    except OutcomeUnknown as unknown:
+        # The VM may exist. With this token, any worker can reconcile the create.
+        token = backend.seal.close(unknown.token)
         return accepted(response, token, operation="create", name=new.name)
     return accepted_task(backend, response, task, new.name)
 
 
 async def resize(vm_id: str, size: Size, backend: Shared, response: Response) -> dict[str, Any]:
-    """Accept another size for a machine."""
+    """Resize a VM."""
     task = await backend.client.vms.resize(vm_id, cores=size.cores, ram=size.ram)
     return accepted_task(backend, response, task)
 
 
 async def delete(vm_id: str, backend: Shared, response: Response) -> dict[str, Any]:
-    """Accept the end of a machine."""
+    """Delete a VM."""
     return accepted_task(backend, response, await backend.client.vms.delete(vm_id))
 
 
 async def status(
     token: str, backend: Shared, wait: Annotated[float, Query(ge=0.1, le=30)] = 2.0
 ) -> dict[str, Any]:
-    """What has become of a task, or will have in so many seconds."""
+    """Return the status of a task, after waiting up to `wait` seconds for its completion."""
     return await backend.tracker.status(token, wait)
 
 
 async def events(backend: Shared, task: Tokens = ()) -> StreamingResponse:
-    """The whole fleet whenever it changes, and each change that these tasks see."""
+    """Stream the fleet whenever it changes, and each change of these tasks."""
     for token in task:
-        # What is no token of this service is refused at once, before there is a stream.
+        # Reject invalid tokens before the stream starts.
         await backend.tracker.find(token, 0.01)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(
@@ -204,18 +204,18 @@ async def events(backend: Shared, task: Tokens = ()) -> StreamingResponse:
 def accepted_task(
     backend: Backend, response: Response, task: Task[Any], name: str | None = None
 ) -> dict[str, Any]:
-    """Return a task that has begun."""
+    """Return the response for an accepted task."""
     token = backend.seal.close(task.token())
     return accepted(response, token, operation=task.operation, vm_id=task.vm_id, name=name)
 
 
-def accepted(response: Response, token: str, **about: object) -> dict[str, Any]:
-    """Return what has begun, and where to ask about it."""
+def accepted(response: Response, token: str, **fields: object) -> dict[str, Any]:
+    """Return the response for an accepted write, with the URL of its status."""
     response.headers["Location"] = f"/api/tasks/{token}"
-    return {"token": token, **about}
+    return {"token": token, **fields}
 
 
 async def refuse(_: Request, error: Exception) -> JSONResponse:
-    """Tell the user why not, in the words of the SDK, which hold no secret."""
+    """Return the SDK's error message, which contains no secret."""
     found = (number for kind, number in STATUS.items() if isinstance(error, kind))
     return JSONResponse({"error": str(error)}, status_code=next(found, 502))

@@ -1,4 +1,4 @@
-"""What the machines look like, for any number of listeners at the price of one list a second."""
+"""The fleet's state, for any number of listeners at the cost of one list a second."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -8,57 +8,57 @@ from async_vmapi import Client, VirtualMachine, VMAPIError
 
 
 class Fleet:
-    """Looks at the fleet while somebody listens, and not otherwise.
+    """Polls the fleet while there are listeners.
 
     Args:
         client: The client.
-        interval: Seconds between two looks.
+        interval: Seconds between polls.
     """
 
     def __init__(self, client: Client, interval: float = 1.0) -> None:
         self._client = client
         self._interval = interval
         self._listeners = 0
-        self._looking: asyncio.Task[None] | None = None
-        self._seen: dict[str, Any] | None = None
-        self._news = asyncio.Event()
+        self._polling: asyncio.Task[None] | None = None
+        self._state: dict[str, Any] | None = None
+        self._updated = asyncio.Event()
 
     async def changes(self) -> AsyncGenerator[dict[str, Any], None]:
-        """Iterate over what is seen: the fleet as it is, then again whenever it has changed."""
+        """Yield the fleet's state at once, and then whenever it changes."""
         self._listeners += 1
-        if self._looking is None:
-            self._seen = None
-            self._looking = asyncio.create_task(self._look())
-        told = None
+        if self._polling is None:
+            self._state = None
+            self._polling = asyncio.create_task(self._poll())
+        last = None
         try:
             while True:
-                news = self._news
-                if self._seen is not None and self._seen != told:
-                    told = self._seen
-                    yield told
+                updated = self._updated
+                if self._state is not None and self._state != last:
+                    last = self._state
+                    yield last
                 else:
-                    await news.wait()
+                    await updated.wait()
         finally:
             self._listeners -= 1
             if not self._listeners:
-                self._looking.cancel()
-                self._looking = None
+                self._polling.cancel()
+                self._polling = None
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while True:
             try:
                 vms = await self._client.vms.list()
-                self._seen = {"vms": [shown(vm) for vm in vms]}
+                self._state = {"vms": [shown(vm) for vm in vms]}
             except VMAPIError as error:
-                # One look that fails is no reason to look no more, nor to show nothing.
-                self._seen = {**(self._seen or {"vms": []}), "problem": str(error)}
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+                # Keep polling, and show the last state with the error.
+                self._state = {**(self._state or {"vms": []}), "problem": str(error)}
+            updated, self._updated = self._updated, asyncio.Event()
+            updated.set()
             await asyncio.sleep(self._interval)
 
 
 def shown(vm: VirtualMachine) -> dict[str, Any]:
-    """Return what of a machine the page shows."""
+    """Return the fields of a VM that the page shows."""
     return {
         "id": vm.id,
         "name": vm.label,

@@ -1,4 +1,4 @@
-"""Sealed tokens: a token of the SDK, and a signature that only this service's workers can make."""
+"""Sealed tokens: a token of the SDK with a signature of this service."""
 
 import hashlib
 import hmac
@@ -11,10 +11,10 @@ LABEL: Final = b"async_vmapi web_backend tokens 1"
 
 
 class Seal:
-    """Seals tokens, and opens those that were sealed with the same key.
+    """Signs tokens, and verifies those signed with the same key.
 
     Args:
-        key: The key, the same for all workers.
+        key: The key, shared by all workers.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -22,10 +22,10 @@ class Seal:
 
     @classmethod
     def from_env(cls) -> "Seal":
-        """Return one with the key in ``WEB_BACKEND_KEY``.
+        """Return a seal with the key in ``WEB_BACKEND_KEY``.
 
-        If that is not set, the key is derived from ``VMAPI_API_SECRET``, which all workers share
-        and which outlives a restart.
+        If it is not set, the key is derived from ``VMAPI_API_SECRET``, which all workers share and
+        which stays the same after a restart.
 
         Raises:
             InvalidArgument: If neither is set.
@@ -40,11 +40,11 @@ class Seal:
         )
 
     def close(self, token: str) -> str:
-        """Return a token sealed; like the token it is URL-safe text."""
+        """Return the sealed token, which is URL-safe text too."""
         return f"{token}.{self._signature(token)}"
 
     def open(self, sealed: str) -> str:
-        """Return the SDK's token; raises `InvalidArgument` unless this service sealed it."""
+        """Return the SDK's token; raise `InvalidArgument` if this service did not seal it."""
         token, _, signature = sealed.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signature(token).encode()):
             raise InvalidArgument("token was not issued by this service", argument="token")

@@ -1,4 +1,4 @@
-"""Server-sent events: one stream for a page, of the fleet and of the tasks that it asked for."""
+"""Server-sent events: one stream for a page, with the fleet and the page's tasks."""
 
 import asyncio
 import contextlib
@@ -10,28 +10,28 @@ from web_backend.fleet import Fleet
 from web_backend.tracker import Tracker
 
 HEARTBEAT: Final = 15.0
-"""Seconds of silence after which a comment is sent, lest a proxy close the stream."""
+"""Seconds without an event after which a comment is sent, so that proxies keep the stream."""
 
 Message = tuple[str, dict[str, Any]]
 
 
 async def stream(fleet: Fleet, tracker: Tracker, tokens: list[str]) -> AsyncIterator[str]:
-    """Iterate over the stream's text. It ends when the listener goes.
+    """Yield the text of the stream until the listener disconnects.
 
-    A browser that loses it asks for another, of this worker or the next, and is told anew how all
-    things stand; so nothing has to be remembered for it.
+    A browser that reconnects, to this worker or another one, gets the current state first, so the
+    server does not need to remember what it has sent.
     """
-    news: asyncio.Queue[Message] = asyncio.Queue(100)
+    messages: asyncio.Queue[Message] = asyncio.Queue(100)
     sources = [
-        asyncio.create_task(tell_fleet(fleet, news)),
-        *(asyncio.create_task(tell_task(tracker, token, news)) for token in tokens),
+        asyncio.create_task(send_fleet(fleet, messages)),
+        *(asyncio.create_task(send_task(tracker, token, messages)) for token in tokens),
     ]
     try:
-        yield "retry: 500\n\n"  # milliseconds until a browser connects again
+        yield "retry: 500\n\n"  # milliseconds until a browser reconnects
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT):
-                    kind, content = await news.get()
+                    kind, content = await messages.get()
             except TimeoutError:
                 yield ": still here\n\n"
             else:
@@ -41,14 +41,14 @@ async def stream(fleet: Fleet, tracker: Tracker, tokens: list[str]) -> AsyncIter
             source.cancel()
 
 
-async def tell_fleet(fleet: Fleet, news: asyncio.Queue[Message]) -> None:
-    """Tell of the fleet."""
+async def send_fleet(fleet: Fleet, messages: asyncio.Queue[Message]) -> None:
+    """Send the changes of the fleet."""
     async with contextlib.aclosing(fleet.changes()) as changes:
-        async for seen in changes:
-            await news.put(("fleet", seen))
+        async for state in changes:
+            await messages.put(("fleet", state))
 
 
-async def tell_task(tracker: Tracker, token: str, news: asyncio.Queue[Message]) -> None:
-    """Tell of one task, to its end."""
-    async for seen in tracker.changes(token):
-        await news.put(("task", {"token": token, **seen}))
+async def send_task(tracker: Tracker, token: str, messages: asyncio.Queue[Message]) -> None:
+    """Send the changes of one task until it ends."""
+    async for status in tracker.changes(token):
+        await messages.put(("task", {"token": token, **status}))

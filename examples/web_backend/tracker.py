@@ -1,4 +1,4 @@
-"""The tasks that this worker was asked about. All of it comes from the tokens."""
+"""The tasks of this worker, resumed from their tokens."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,93 +9,91 @@ from async_vmapi import Client, OutcomeUnknown, Task, TaskError, VMAPIError
 from web_backend.seal import Seal
 
 MOST: Final = 1000
-"""How many tasks are kept in mind; one that is not is taken up again from its token."""
+"""Maximum number of tasks to keep; others are resumed from their tokens again."""
 
 
 class Tracker:
-    """Takes tasks up from their tokens, and remembers them for the next question.
+    """Resumes tasks from their tokens, and keeps them for the next request.
 
     Args:
         client: The client.
-        seal: Opens the tokens that come in, and seals those that go out.
+        seal: Verifies the tokens received, and signs those sent.
     """
 
     def __init__(self, client: Client, seal: Seal) -> None:
         self._client = client
         self._seal = seal
-        self._settling: OrderedDict[str, asyncio.Task[Task[Any]]] = OrderedDict()
+        self._reconciling: OrderedDict[str, asyncio.Task[Task[Any]]] = OrderedDict()
 
     async def find(self, sealed: str, within: float | None = None) -> Task[Any] | None:
-        """Return the task, or None if it is in doubt and was not found in so many seconds.
+        """Return the task, or None if it is not reconciled within so many seconds.
 
-        None, too, if this worker gave up looking.
+        Also returns None if this worker stopped reconciling it.
 
         Args:
             sealed: The sealed token.
-            within: Seconds; None for as long as the client looks.
+            within: Seconds; None for as long as the client takes.
 
         Raises:
-            InvalidArgument: If it is no token of this service and endpoint.
-            OutcomeUnknown: If it was looked for in vain. The next call looks again.
+            InvalidArgument: If it is not a token of this service and endpoint.
+            OutcomeUnknown: If it cannot be reconciled. The next call tries again.
         """
-        settling = self._begin(sealed)
-        # Who asks may go away; the others who asked the same still want to know.
-        done, _ = await asyncio.wait({settling}, timeout=within)
-        if not done:
+        reconciling = self._begin(sealed)
+        # If this request is cancelled, others still wait for the same token.
+        done, _ = await asyncio.wait({reconciling}, timeout=within)
+        if not done or reconciling.cancelled():  # cancelled: too many tasks, or shutdown
             return None
-        if settling.cancelled():  # one too many, or the end: whoever asks is not cancelled by it
-            return None
-        if settling.exception() is not None and self._settling.get(sealed) is settling:
-            del self._settling[sealed]
-        return settling.result()
+        if reconciling.exception() is not None and self._reconciling.get(sealed) is reconciling:
+            del self._reconciling[sealed]
+        return reconciling.result()
 
     def _begin(self, sealed: str) -> asyncio.Task[Task[Any]]:
-        settling = self._settling.get(sealed)
-        if settling is None:
-            # A forged token is refused here, before the SDK sees it.
-            settling = asyncio.create_task(self._client.reconcile(self._seal.open(sealed)))
-            self._settling[sealed] = settling
-            while len(self._settling) > MOST:
-                self._settling.popitem(last=False)[1].cancel()
-        self._settling.move_to_end(sealed)
-        return settling
+        reconciling = self._reconciling.get(sealed)
+        if reconciling is None:
+            # A forged token is rejected here, before the SDK gets it.
+            reconciling = asyncio.create_task(self._client.reconcile(self._seal.open(sealed)))
+            self._reconciling[sealed] = reconciling
+            while len(self._reconciling) > MOST:
+                self._reconciling.popitem(last=False)[1].cancel()
+        self._reconciling.move_to_end(sealed)
+        return reconciling
 
     async def status(self, sealed: str, wait: float) -> dict[str, Any]:
-        """Return what has become of a task, after so many seconds at most."""
+        """Return the status of a task, after waiting up to `wait` seconds for its completion."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         try:
             task = await self.find(sealed, wait)
         except OutcomeUnknown as error:
-            return told_doubt(error)
+            return unknown(error)
         if task is None:
-            return {"status": "in doubt"}
+            return {"status": "reconciling"}
         try:
             await task.wait(timeout=max(0.001, until - loop.time()))
-        except TaskError as error:  # a TaskTimeout among them: then it goes on
+        except TaskError as error:  # including TaskTimeout: then it is still running
             shown = self._shown(task)
             return {**shown, "error": str(error)} if task.done() else shown
         return self._shown(task)
 
     async def changes(self, sealed: str) -> AsyncIterator[dict[str, Any]]:
-        """Iterate over what becomes of a task, to its end."""
+        """Yield the status of a task whenever it changes, until it ends."""
         try:
             task = await self.find(sealed, 0.1)
             if task is None:
-                yield {"status": "in doubt"}
+                yield {"status": "reconciling"}
                 task = await self.find(sealed)
-            if task is None:  # given up: the page asks again, here or elsewhere
+            if task is None:  # this worker stopped; the page will reconnect
                 return
             yield self._shown(task)
             async for _ in task.events():
                 yield self._shown(task)
         except OutcomeUnknown as error:
-            yield told_doubt(error)
+            yield unknown(error)
         except VMAPIError as error:
             yield {"status": "unknown", "error": str(error)}
 
     def _shown(self, task: Task[Any]) -> dict[str, Any]:
-        """Return a task in words for a browser."""
+        """Return the status of a task for the page."""
         ended = "done" if task.evidence is not None else "failed"
         vm = task.last_seen
         return {
@@ -104,7 +102,7 @@ class Tracker:
             "vm_id": task.vm_id,
             "name": vm.label if vm else None,
             "evidence": task.evidence,
-            # With what was seen until now; the one that was asked by is good too.
+            # Includes what was observed so far; the previous token stays valid.
             "next_token": self._seal.close(task.token()),
             "history": [
                 {"elapsed": round(event.elapsed, 1), "state": event.state or "gone"}
@@ -113,13 +111,13 @@ class Tracker:
         }
 
     def close(self) -> None:
-        """Look for nothing any more."""
-        for settling in self._settling.values():
-            settling.cancel()
+        """Stop reconciling."""
+        for reconciling in self._reconciling.values():
+            reconciling.cancel()
 
 
-def told_doubt(error: OutcomeUnknown) -> dict[str, Any]:
-    """Return a doubt in words for a browser."""
+def unknown(error: OutcomeUnknown) -> dict[str, Any]:
+    """Return the status of a write whose outcome stays unknown."""
     return {
         "status": "unknown",
         "operation": error.operation,

@@ -40,13 +40,13 @@ class TestDemo:
         """A fleet is created, rebooted in waves and deleted; one fails, one ignores ACPI."""
         result = run("demo", "--count", "8", "--seed", "3")
         assert result.returncode == 0, result.stderr
-        assert "demo-03 fails, and the guest of demo-05 ignores ACPI" in result.stdout
+        assert "demo-03 will fail to create; the guest of demo-05 ignores ACPI" in result.stdout
         assert "create of 8: 7 succeeded, 1 failed" in result.stdout
         assert "reboot of 7: 7 succeeded" in result.stdout
         assert re.search(r"demo-05 .* reboot succeeded in 60\.\d s, assumed", result.stdout)
         assert re.search(r"demo-05.* never left online", result.stdout)
         assert "delete of 8: 8 succeeded" in result.stdout
-        assert re.search(r"\d+ requests in all: 8 create, 8 delete", result.stdout)
+        assert re.search(r"\d+ requests: 8 create, 8 delete", result.stdout)
 
     @pytest.mark.looptime
     async def test_the_demo_runs_on_an_endpoint(self, memory_client, cloud_api):
@@ -81,7 +81,7 @@ class TestDemo:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        named = re.findall(r"NOT deleted, look at it yourself: (\S+)", console.export_text())
+        named = re.findall(r"NOT deleted, delete it yourself: (\S+)", console.export_text())
         assert set(named) >= set(cloud_api.cloud.vms)
         assert named
 
@@ -92,7 +92,7 @@ class TestDemo:
         console = Console(record=True, width=120, file=io.StringIO())
         assert await demo.on_endpoint(console, memory_client, 4) == 1
         (left,) = cloud_api.cloud.vms
-        assert f"NOT deleted, look at it yourself: {left}" in console.export_text()
+        assert f"NOT deleted, delete it yourself: {left}" in console.export_text()
 
     def test_a_real_endpoint_needs_confirmation(self):
         """Without a terminal nothing is sent."""
@@ -152,14 +152,14 @@ class TestEmulator:
             rest, told = process.communicate(timeout=LONG)
         assert process.returncode == 0
         assert rest == ""
-        assert "Ctrl-C ends it" in told
+        assert "Ctrl-C stops it" in told
 
     def test_a_port_in_use(self):
         """The error says what to do."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             result = run("emulator", "--port", str(taken.getsockname()[1]))
         assert result.returncode == 1
-        assert "in use; --port 0 takes any free one" in result.stderr
+        assert "in use; use --port 0 for any free port" in result.stderr
 
     def test_credentials_of_the_environment_are_used(self, start):
         """Whatever characters they have."""

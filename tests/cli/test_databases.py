@@ -47,7 +47,7 @@ class TestDatabases:
     def test_a_url_that_the_driver_cannot_read(self, said):
         """It is wrong usage too."""
         url = "postgresql://me@/x?host=/none&port=y"
-        assert "is no database's URL" in said("jobs", "list", "--database", url, code=2)
+        assert "is not a database URL" in said("jobs", "list", "--database", url, code=2)
 
     def test_a_file_that_is_no_database(self, said, tmp_path):
         """The error has the reason, and what to check."""
@@ -58,7 +58,7 @@ class TestDatabases:
         )
         url = f"sqlite:///{tmp_path}/none/jobs"
         for command in (["jobs", "list"], ["jobs", "pause", "x"], ["worker"]):
-            assert "in a folder that is there" in said(*command, "--database", url, code=1)
+            assert "check that the folder exists" in said(*command, "--database", url, code=1)
 
     def test_an_unavailable_server(self, said, monkeypatch):
         """It is named, without its password, wherever that is in the URL."""
@@ -68,7 +68,7 @@ class TestDatabases:
         told = said("jobs", "list", code=1)
         assert "database postgresql://me:***@127.0.0.1:1/x cannot be used (" in told
         assert "refused" in told
-        assert "look whether the server runs" in told
+        assert "check that the server runs" in told
         assert "planted" not in told
         assert "Continuing" not in told
         for url in ("postgresql://me:planted@x/y", "postgresql:///x?password=planted"):
@@ -102,6 +102,6 @@ class TestDatabases:
         """It is named, for it may be the wrong one."""
         url = f"sqlite:///{tmp_path}/jobs"
         assert f"no jobs in {url}" in said("jobs", "list", "--database", url, code=0)
-        assert f"under way in {url}" in said("jobs", "watch", "--database", url, code=0)
+        assert f"no job is running in {url}" in said("jobs", "watch", "--database", url, code=0)
         assert "give its NAME" in said("jobs", "watch", "--report", "x", "--database", url, code=2)
         assert "no job 'x'" in said("jobs", "show", "x", "--database", url, code=2)

@@ -93,7 +93,7 @@ class TestChanging:
             ("none", "failed"),
         ]
         assert (
-            "line 1 is more than one id"
+            "line 1 has more than one ID"
             in program(
                 *("fleet", "shutdown", "--id-file", "-", "--yes"), given="a b", code=2
             ).stderr
@@ -140,12 +140,12 @@ class TestChanging:
         program.write_profile(max_retries=0)
         shutdown = ["fleet", "shutdown", "--all", "--yes", "--limit", "1", "--max-failures", "0"]
         first = program(*shutdown, "--report", str(report), code=3)
-        assert "nothing more is started: more than 0 failed" in first.stdout
+        assert "no more operations are started: more than 0 failed" in first.stdout
         assert "not started" in first.stdout
         cloud.api.faults.clear()
         refused = program("fleet", "resume", str(report), code=2)
         # The one with an unknown outcome is sent again too.
-        assert "shutdown of 3 machines takes --yes" in refused.stderr
+        assert "shutdown of 3 VMs requires --yes" in refused.stderr
         dry = program("fleet", "resume", str(report), "--dry-run").stdout
         assert "3: dry run: it would be started" in dry
         done = program("fleet", "resume", "-", "--yes", given=report.read_text()).stdout
@@ -177,11 +177,11 @@ class TestConfirmation:
         ids = program.fleet(2)
         for operation in ("shutdown", "power-off", "delete", "reboot", "reset"):
             refused = program("fleet", operation, "--all", code=2).stderr
-            assert f"{operation} of 2 machines takes --yes" in refused
+            assert f"{operation} of 2 VMs requires --yes" in refused
         closed = program.popen(
             "fleet", "reset", "--all", preexec_fn=lambda: os.close(0), stdin=None
         )
-        assert "takes --yes" in closed.communicate(timeout=LONG)[1]
+        assert "requires --yes" in closed.communicate(timeout=LONG)[1]
         for command in (["shutdown"], ["delete"], ["resize", "--cores", "1", "--ram", "1"]):
             operation, *options = command
             program("vms", operation, ids["web-01"], *options, code=2)
@@ -196,19 +196,20 @@ class TestConfirmation:
         """With the count and the names; a no changes nothing, a yes is enough."""
         program.fleet(2)
         with program.terminal("fleet", "delete", "--label", "web-*") as terminal:
-            shown = terminal.until("Go on? [y/N]")
-            assert "delete of 2 machines: web-01 (" in shown
+            shown = terminal.until("Continue? [y/N]")
+            assert "delete of 2 VMs: web-01 (" in shown
             terminal.type("n\n")
             assert terminal.end() == 1
-            assert "nothing was done" in terminal.shown
+            assert "nothing was changed" in terminal.shown
         assert len(cloud.cloud.vms) == 2
         with program.terminal("fleet", "delete", "--label", "web-*") as terminal:
-            terminal.until("Go on? [y/N]")
+            terminal.until("Continue? [y/N]")
             terminal.interrupt()
             assert terminal.end() == 130
         with program.terminal("fleet", "delete", "--label", "web-*") as terminal:
-            terminal.until("Go on? [y/N]")
+            terminal.until("Continue? [y/N]")
             terminal.type("y\n")
             assert terminal.end() == 0
             assert "delete of 2: 2 succeeded" in terminal.shown
+            assert b"in flight" in terminal.raw
         assert cloud.cloud.vms == {}

@@ -94,7 +94,7 @@ class TestJobs:
             report = durable.json("jobs", "watch", "make", code=1)
         assert report["counts"] == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 2}
         shown = durable("jobs", "show", "make").stdout
-        assert "nothing more is started: the job was cancelled" in shown
+        assert "no more operations are started: the job was cancelled" in shown
         assert "is finished" in durable("jobs", "pause", "make", code=1).stderr
 
     def test_live_views(self, durable, cloud):
@@ -103,7 +103,7 @@ class TestJobs:
         with durable.terminal("worker") as terminal:
             terminal.until("worker of sqlite:///", "0 in flight here", "0 jobs")
             process = durable.popen(*CREATE, "--json")
-            terminal.until("3 in flight here", "last seen installing", "1 running")
+            terminal.until("3 in flight here", "last state: installing", "1 running")
             eventually(lambda: len(cloud.cloud.vms) == 3)
             with durable.terminal("jobs", "watch") as watching:
                 watching.until("1 job", "make", "running", "0/3")
@@ -116,7 +116,7 @@ class TestJobs:
             process.communicate(timeout=LONG)
             terminal.interrupt()
             assert terminal.end() == 0
-        assert "worker: has ended; 3 failed here" in terminal.shown
+        assert "worker: ended; 3 failed here" in terminal.shown
 
     def test_watching_jobs(self, durable):
         """All jobs in lines and in JSON; one that is paused, then cancelled, in words."""
@@ -127,7 +127,7 @@ class TestJobs:
         assert words.stdout.readline() == "job make: create of 3, waiting, 0 in flight\n"
         assert json.loads(objects.stdout.readline())["state"] == "waiting"
         durable("jobs", "pause", "make")
-        while "paused: nothing new starts" not in (line := lines.stdout.readline()):
+        while "paused: starts no operations" not in (line := lines.stdout.readline()):
             assert line
         assert "paused" in words.stdout.readline()
         with worker(durable):
@@ -152,7 +152,7 @@ class TestWrongUsage:
         assert "planted" not in refused
         away = program("jobs", "list", VMAPI_DATABASE=secret, code=1).stderr
         assert "postgresql://me:***@127.0.0.1:1/x cannot be used" in away
-        assert "look whether the server runs" in away
+        assert "check that the server runs" in away
         assert "planted" not in away
 
     def test_a_worker_with_a_refused_key_ends(self, durable, cloud):
@@ -187,7 +187,7 @@ class TestWrongUsage:
         report = tmp_path / "report.json"
         durable(*CREATE[:-2], "--report", str(report))
         refused = durable(*CREATE, "--resume", str(report), code=2).stderr
-        assert "by itself" in refused
+        assert "by themselves" in refused
 
     def test_a_missing_extra_says_what_to_install(self):
         """Only durable jobs need it."""

@@ -70,28 +70,28 @@ class TestJobs:
         """An unchanged status is skipped, even if it was read again."""
         fleet = FakeFleet(status("a"), status("b"))
         jobs = Jobs(fleet)
-        assert [s.name for s in await jobs.look()] == ["b", "a"]
+        assert [s.name for s in await jobs.poll()] == ["b", "a"]
         fleet.put(attrs.evolve(status("a"), changed=9.0), status("b", succeeded=1))
-        assert await jobs.look() == [status("b", succeeded=1)]
+        assert await jobs.poll() == [status("b", succeeded=1)]
 
     async def test_jobs_completed_before_are_skipped(self):
         """They are not read again; a job that completes now is followed to its end."""
         fleet = FakeFleet(status("old", "finished"), status("a"))
         jobs = Jobs(fleet)
-        assert [s.name for s in await jobs.look()] == ["a"]
+        assert [s.name for s in await jobs.poll()] == ["a"]
         fleet.put(status("a", "finished", succeeded=10), status("short", "finished"))
-        assert {s.name for s in await jobs.look()} == {"a", "short"}
+        assert {s.name for s in await jobs.poll()} == {"a", "short"}
         assert {s.state for s in jobs.seen.values()} == {"finished"}
-        assert await jobs.look() == []
+        assert await jobs.poll() == []
         assert fleet.whole == 1
 
     async def test_a_job_that_is_not_among_the_newest(self):
         """Many jobs were submitted after it; its completion is reported."""
         fleet = FakeFleet(status("a"), *(status(f"n{n}") for n in range(60)))
         jobs = Jobs(fleet)
-        assert len(await jobs.look()) == 61
+        assert len(await jobs.poll()) == 61
         fleet.put(status("a", "broken"))
-        assert await jobs.look() == [status("a", "broken")]
+        assert await jobs.poll() == [status("a", "broken")]
 
 
 @pytest.mark.looptime
@@ -100,25 +100,28 @@ class TestLines:
         """A new state is reported at once, mere progress only now and then."""
         out = Console(file=io.StringIO(), width=200)
         lines = Lines(out, 1000.0)
-        lines.tell([status("a", "waiting")])
-        lines.tell([status("a", in_flight=3)])
-        lines.tell([status("a", in_flight=3, succeeded=1)])
-        lines.tell([])
-        lines.tell([status("a", "finished", failed=1, stopped="\x1b")])
+        lines.update([status("a", "waiting")])
+        lines.update([status("a", in_flight=3)])
+        lines.update([status("a", in_flight=3, succeeded=1)])
+        lines.update([])
+        lines.update([status("a", "finished", failed=1, stopped="\x1b")])
         assert out.file.getvalue().splitlines() == [
             "job a: reboot of 10, waiting, 0 in flight",
             "job a: reboot of 10, running, 3 in flight",
-            "job a: reboot of 10, finished, 0 in flight, 1 failed; nothing more is started: \\x1b",
+            (
+                "job a: reboot of 10, finished, 0 in flight, 1 failed; "
+                "no more operations are started: \\x1b"
+            ),
         ]
 
     async def test_progress_that_is_due(self):
         """It is reported at its time, though nothing has changed since."""
         out = Console(file=io.StringIO(), width=200)
         lines = Lines(out, 1000.0)
-        lines.tell([status("a")])
-        lines.tell([status("a", succeeded=1)])
+        lines.update([status("a")])
+        lines.update([status("a", succeeded=1)])
         await asyncio.sleep(1000)
-        lines.tell([])
+        lines.update([])
         assert "1 succeeded" in out.file.getvalue().splitlines()[1]
 
     async def test_json_lines(self, capsys):
@@ -138,11 +141,11 @@ class TestJobsView:
         fleet = FakeFleet(status("a", total=100, succeeded=40), status("b", "paused"))
         jobs, out = Jobs(fleet), console()
         view = JobsView(out, jobs)
-        await jobs.look()
+        await jobs.poll()
         assert "/s" not in shown(out, view)
         fleet.put(status("a", total=100, in_flight=4, succeeded=58, failed=2))
         await asyncio.sleep(10)
-        await jobs.look()
+        await jobs.poll()
         words = shown(out, view)
         assert "2 jobs" in words
         assert "1 running" in words
@@ -156,12 +159,12 @@ class TestJobsView:
         found = [status(f"f{n}", "finished", submitted=n) for n in range(9)]
         fleet = FakeFleet(status("on", submitted=-1.0))
         jobs, out = Jobs(fleet), console(height=7)
-        await jobs.look()
+        await jobs.poll()
         fleet.put(*found)
-        await jobs.look()
+        await jobs.poll()
         lines = shown(out, JobsView(out, jobs)).splitlines()
         assert "10 jobs" in lines[0]
-        assert "7 that do not fit" in lines[0]
+        assert "7 not shown" in lines[0]
         assert [line.split()[0] for line in lines[2:]] == ["on", "f8", "f7"]
 
 
@@ -195,8 +198,8 @@ class TestResumedViews:
         assert lines[3].startswith("   110.0 s  w2  reboot succeeded")
         assert len(lines) == 4
         assert "/min" not in before
-        assert ">0:10  w2  with a worker, or about to be" in before
-        assert "  0:00  w3  with a worker, or about to be" in before
+        assert ">0:10  w2  queued, or with a worker" in before
+        assert "  0:00  w3  queued, or with a worker" in before
         after = shown(console(), progress)
         progress.note("")
         assert "6/min · 1:10 left" in shown(console(), progress)

@@ -136,7 +136,7 @@ class TestReports:
         )
         shown = self.show(show_report, BulkReport(operation="delete", outcomes=outcomes), {})
         assert "delete of 2: 2 succeeded" in shown
-        assert "2 inferred, 1 gone already, median 2.0 s" in shown
+        assert "2 inferred, 1 already gone, median 2.0 s" in shown
         shown = self.show(show_outcome, "delete", "a", outcomes[0])
         assert "succeeded, inferred in 2.0 s\n  it was gone already" in shown
 

@@ -88,19 +88,22 @@ class TestWrongFiles:
         owner = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: owner)
         monkeypatch.setattr(profiles, "_ADMINISTRATOR", owner + 1)
-        with pytest.raises(InvalidArgument, match="somebody else"):
+        with pytest.raises(InvalidArgument, match="another user"):
             profiles.client_for(None)
 
     @pytest.mark.parametrize(
         ("text", "word"),
         [
-            (f'[default]\napi_secret = "{SECRET}', "no TOML"),
-            (b"\xff", "no TOML"),
-            ('[other]\napi_key = "k"', "none of that name"),
-            ('default = "k"', "none of that name"),
+            (f'[default]\napi_secret = "{SECRET}', "not valid TOML"),
+            (b"\xff", "not valid TOML"),
+            ('[other]\napi_key = "k"', "no such profile"),
+            ('default = "k"', "no such profile"),
             ('[default]\nregion = "a"\napi_key = "k"', "api_secret"),
             (f'[default]\napi_key = "k"\napi_secret = "{SECRET}"', "url or region"),
-            (GOOD.replace("max_requests_per_second", "max_requests"), "max_requests is nothing"),
+            (
+                GOOD.replace("max_requests_per_second", "max_requests"),
+                "unknown settings: max_requests",
+            ),
             (GOOD.replace("= 10", "= 0"), "max_requests_per_second"),
             (GOOD.replace('"http', f'"{SECRET}@http'), "base_url"),
             (GOOD.replace(f'"{SECRET}"', "5"), "api_secret"),

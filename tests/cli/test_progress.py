@@ -25,11 +25,11 @@ class TestLiveView:
         cloud.cloud.adjust("web-03", fail_state="error", create=0.1)
         cloud.cloud.adjust("web-12", create=1000)
         with program.terminal(*CREATE, "--count", "12", "--limit", "6") as terminal:
-            shown = terminal.until("create of 12", "in flight", "last seen installing")
+            shown = terminal.until("create of 12", "in flight", "last state: installing")
             assert re.search(r"\d+/12 done", shown)
-            words = ("11/12 done", "1 failed", "left", "last seen installing", "create failed")
+            words = ("11/12 done", "1 failed", "left", "last state: installing", "create failed")
             shown = terminal.until(*words)
-            assert re.search(r"web-12 \(\S+\)  last seen installing", shown)
+            assert re.search(r"web-12 \(\S+\)  last state: installing", shown)
             terminal.interrupt()
             assert terminal.end() == 130
         assert "create of 12: 10 succeeded, 1 failed, 1 unknown" in terminal.shown
@@ -150,7 +150,7 @@ class TestInterruption:
             process = program.popen(*CREATE, "--count", "3", "--json")
             eventually(lambda: len(cloud.cloud.vms) == 3)
             process.send_signal(signal.SIGINT)
-            while "once more" not in (line := process.stderr.readline()):
+            while "Ctrl-C again" not in (line := process.stderr.readline()):
                 assert line
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=8)  # less than a response is awaited
@@ -180,7 +180,7 @@ class TestWatch:
         """The VMs with their states, counted, and their changes."""
         ids = program.fleet(3)
         with program.terminal("watch", "--interval", "0.1") as terminal:
-            terminal.until("3 machines", "3 online", "web-02")
+            terminal.until("3 VMs", "3 online", "web-02")
             program("vms", "power-off", ids["web-02"], "--yes")
             terminal.until("2 online", "1 offline")
             cloud.api.faults = FaultPlan([Fault(kind="server_error", call="list", probability=1.0)])
@@ -192,7 +192,7 @@ class TestWatch:
         """The hidden ones are counted."""
         program.fleet(8)
         with program.terminal("watch", lines=10, columns=60) as terminal:
-            terminal.until("8 machines", "and 2 that do not fit", "web-06")
+            terminal.until("8 VMs", "2 not shown", "web-06")
             lines = [line for line in terminal.shown.splitlines() if "web-" in line]
             assert len(lines) == 6
 

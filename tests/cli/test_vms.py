@@ -98,16 +98,16 @@ class TestOperations:
         (vm_id,) = program.fleet(1).values()
         with program.terminal("vms", "delete", vm_id, columns=200) as terminal:
             shown = terminal.until("[y/N]")
-            assert f"delete of 1 machine: web-01 ({vm_id}), online" in shown
+            assert f"delete of 1 VM: web-01 ({vm_id}), online" in shown
             terminal.type("n\n")
             assert terminal.end() == 1
         assert cloud.cloud.vms
         with program.terminal("vms", "delete", "none", columns=200) as terminal:
-            assert "delete of 1 machine: none (not read: " in terminal.until("[y/N]")
+            assert "delete of 1 VM: none (cannot be read: " in terminal.until("[y/N]")
             terminal.type("n\n")
             assert terminal.end() == 1
         reads = cloud.api.requests["get"]
-        assert "takes --yes" in program("vms", "delete", vm_id, code=2).stderr
+        assert "requires --yes" in program("vms", "delete", vm_id, code=2).stderr
         assert cloud.api.requests["get"] == reads
 
     def test_a_failed_operation(self, program, cloud):

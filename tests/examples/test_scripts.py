@@ -113,7 +113,7 @@ class TestRollingReboot:
             rolling_reboot.main(["web-*", "--report", str(report)], interrupted_client)
         left = BulkReport.from_json(report.read_text())
         assert 0 < left.counts["succeeded"] < 20
-        assert f"go on with --resume {report}" in capsys.readouterr().out
+        assert f"resume with --resume {report}" in capsys.readouterr().out
         rolling_reboot.main(
             ["web-*", "--resume", str(report), "--min-online", "16"], vm_cloud.client
         )

@@ -99,8 +99,8 @@ class TestTasks:
         assert accepted.status_code == 202
         where = accepted.headers["Location"]
         looking = (await workers[1].get(where, params={"wait": 0.1})).json()
-        assert looking == {"status": "in doubt"}
-        while (told := (await workers[1].get(where)).json())["status"] == "in doubt":
+        assert looking == {"status": "reconciling"}
+        while (told := (await workers[1].get(where)).json())["status"] == "reconciling":
             pass
         assert (told["status"], told["name"], told["candidates"]) == ("unknown", "web-01", [])
         assert vm_cloud.requests["create"] == 0
@@ -122,8 +122,8 @@ class TestTasks:
         following = asyncio.create_task(collect(tracker.changes(token)))
         await asyncio.sleep(1)
         tracker.close()
-        assert await asking == {"status": "in doubt"}
-        assert await following == [{"status": "in doubt"}]
+        assert await asking == {"status": "reconciling"}
+        assert await following == [{"status": "reconciling"}]
 
     async def test_a_token_holds_no_secret(self, workers, vm_cloud):
         """It names the endpoint and the VM; the API secret is neither in it nor its signing key."""

@@ -168,10 +168,10 @@ class TestPage:
 
         rows.nth(2).get_by_role("combobox").select_option("2 2048")
         expect(newest).to_contain_text("resize")
-        expect(newest.locator(".way")).to_contain_text("online")
+        expect(newest.locator(".states")).to_contain_text("online")
         cloud.elapse(210)
         expect(rows.nth(2).locator(".state")).to_have_text("offline")
-        expect(newest).to_contain_text("under way")
+        expect(newest).to_contain_text("in progress")
         if shot := os.environ.get("PAGE_SCREENSHOT"):
             page.screenshot(path=shot)
         first.stop()
@@ -181,7 +181,7 @@ class TestPage:
         cloud.elapse(400)
         expect(rows.nth(2).locator(".size")).to_have_text("2 CPUs, 2 GB")
         expect(newest).to_contain_text("done")
-        expect(newest.locator(".way")).to_have_text(
+        expect(newest.locator(".states")).to_have_text(
             re.compile(r"^online \S+ s → offline \S+ s → online \S+ s$")
         )
         page.reload()

@@ -507,7 +507,7 @@ class TestLifecycle:
 
     async def test_a_running_emulator_cannot_be_started_again(self, emulator):
         """It is an error."""
-        with pytest.raises(RuntimeError, match="running already"):
+        with pytest.raises(RuntimeError, match="already running"):
             await emulator.__aenter__()
 
     async def test_a_port_in_use(self, emulator):

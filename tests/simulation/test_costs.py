@@ -58,7 +58,7 @@ class TestGuard:
         """A few more instructions for each watcher that a list updates."""
         result = guard("-c", SLOWER.format(benchmarks=str(BENCHMARKS), rounds=rounds))
         assert result.returncode == code, result.stdout + result.stderr
-        assert ("too dear:" in result.stderr) == (code == 1)
+        assert ("too expensive:" in result.stderr) == (code == 1)
         if code:
             assert "everything is new" in result.stderr
             assert "nothing has changed" not in result.stderr

@@ -76,12 +76,12 @@ class TestCloud:
 
     async def test_an_unknown_vm(self, vm_cloud):
         """The error lists the existing ones."""
-        assert repr(vm_cloud) == "<VMCloud: no machines>"
+        assert repr(vm_cloud) == "<VMCloud: no VMs>"
         vm_cloud.add("web-01")
         vm_cloud.add("web-01", state="offline")
-        with pytest.raises(LookupError, match=r"no machine is called 'db'.*web-01 online"):
+        with pytest.raises(LookupError, match=r"no VM is named 'db'.*web-01 online"):
             vm_cloud.vm("db")
-        with pytest.raises(LookupError, match="2 machines are called 'web-01'"):
+        with pytest.raises(LookupError, match="2 VMs are named 'web-01'"):
             vm_cloud.vm("web-01")
 
     @pytest.mark.looptime
@@ -233,7 +233,7 @@ class TestServer:
         with pytest.raises(RuntimeError, match="not running"):
             server.url  # noqa: B018
         with server:
-            with pytest.raises(RuntimeError, match="running already"), server:
+            with pytest.raises(RuntimeError, match="already running"), server:
                 pass
             server.cloud.add("web-01")
             url = server.url

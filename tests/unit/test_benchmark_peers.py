@@ -43,13 +43,13 @@ class TestFigures:
         """Its figures would be too good."""
         cost, truth = run([0.5, 0.5])
         del cost["seen"]["vm-1"]
-        with pytest.raises(RuntimeError, match="2 of 2 machines were made, and 1 seen"):
+        with pytest.raises(RuntimeError, match="2 of 2 VMs were created, 1 of them observed"):
             peers.figures(cost, truth, count=2, speed=1.0)
 
     def test_a_contender_that_reports_online_too_early_is_not_measured(self, peers):
         """Its figures would be too good."""
         cost, truth = run([0.5, -0.01])
-        with pytest.raises(RuntimeError, match="1 machines were seen online before they were"):
+        with pytest.raises(RuntimeError, match="1 VMs were reported online before they were"):
             peers.figures(cost, truth, count=2, speed=1.0)
 
     @pytest.mark.parametrize(

@@ -1,89 +1,89 @@
-// The page holds the tokens of what it asked for, in the browser's storage. So nothing is lost when
-// a server is restarted, when it is another one that answers, or when the page is closed.
+// The page keeps the tokens of its operations in the browser's storage, so they survive a restart of
+// the server, a switch to another server, and closing the page.
 
 const SIZES = [[1, 1024], [2, 2048], [4, 8192], [8, 16384]];
-const STORE = "machines.tasks";
-const KEPT = 20; // operations to remember
+const STORE = "vms.tasks";
+const KEPT = 20; // operations to keep
 
 const at = (id) => document.getElementById(id);
 const copyOf = (id) => at(id).content.firstElementChild.cloneNode(true);
 const sizeText = (cores, ram) =>
   `${cores} CPU${cores > 1 ? "s" : ""}, ${ram >= 1024 ? `${ram / 1024} GB` : `${ram} MB`}`;
 
-let tasks = JSON.parse(localStorage.getItem(STORE) ?? "[]"); // the newest first
+let tasks = JSON.parse(localStorage.getItem(STORE) ?? "[]"); // newest first
 let source = null;
 
-// --- asking ------------------------------------------------------------------------------------
+// --- requests ----------------------------------------------------------------------------------
 
-async function ask(method, path, body) {
-  const answer = await fetch(path, {
+async function send(method, path, body) {
+  const response = await fetch(path, {
     method,
     headers: body ? { "Content-Type": "application/json" } : {},
     body: body ? JSON.stringify(body) : undefined,
   });
-  const content = await answer.json();
-  if (!answer.ok) throw new Error(wordsOf(content));
+  const content = await response.json();
+  if (!response.ok) throw new Error(messageOf(content));
   return content;
 }
 
-function wordsOf(content) {
+function messageOf(content) {
   if (typeof content.error === "string") return content.error;
-  if (Array.isArray(content.detail)) return content.detail.map((one) => one.msg).join("; ");
-  return String(content.detail ?? "The service refused, and did not say why.");
+  if (Array.isArray(content.detail)) return content.detail.map((item) => item.msg).join("; ");
+  return String(content.detail ?? "The request failed without a reason.");
 }
 
 async function start(name, method, path, body) {
   at("refusal").hidden = true;
   try {
-    const accepted = await ask(method, path, body);
+    const accepted = await send(method, path, body);
     tasks.unshift({ status: "running", history: [], ...accepted, name });
     tasks.length = Math.min(tasks.length, KEPT);
     keep();
     listen();
   } catch (error) {
-    const lost = error instanceof TypeError; // what fetch says of a connection
+    const lost = error instanceof TypeError; // fetch's connection error
     at("refusal").textContent = lost
-      ? "The answer was lost. Look at the fleet before you try again."
+      ? "The response was lost. Check the fleet before you try again."
       : error.message;
     at("refusal").hidden = false;
   }
 }
 
-// --- listening ---------------------------------------------------------------------------------
+// --- events ------------------------------------------------------------------------------------
 
 function listen() {
   source?.close();
-  const asked = new URLSearchParams();
+  const query = new URLSearchParams();
   for (const task of tasks) {
     if (isOver(task)) continue;
-    // The newest token carries what was seen, for a server that never saw this task.
+    // The newest token includes what was observed, for a server that does not have this task.
     task.token = task.next_token ?? task.token;
-    task.before = wayOf(task);
+    task.before = statesOf(task);
     task.history = [];
-    asked.append("task", task.token);
+    query.append("task", task.token);
   }
-  source = new EventSource(`/api/events?${asked}`);
+  source = new EventSource(`/api/events?${query}`);
   source.addEventListener("fleet", (event) => showFleet(JSON.parse(event.data)));
   source.addEventListener("task", (event) => {
-    const { name, ...seen } = JSON.parse(event.data);
-    const task = tasks.find((one) => one.token === seen.token);
+    const { name, ...update } = JSON.parse(event.data);
+    const task = tasks.find(({ token }) => token === update.token);
     if (!task || isOver(task)) return;
-    Object.assign(task, seen, { name: task.name ?? name });
+    Object.assign(task, update, { name: task.name ?? name });
     keep();
   });
   source.onopen = () => showLink("live");
   source.onerror = () => {
     showLink("connecting");
-    // The browser would connect again by itself, but with the tokens of the first time.
+    // The browser would reconnect itself, but with the old tokens.
     source.close();
     setTimeout(listen, 500);
   };
 }
 
-// What was seen by all servers that were asked, one after the other.
-function wayOf({ before = [], history = [] }) {
-  const way = [...before, ...history];
-  return way.filter(({ state }, place) => state !== way[place - 1]?.state);
+// The states observed by all servers, one after another.
+function statesOf({ before = [], history = [] }) {
+  const all = [...before, ...history];
+  return all.filter(({ state }, index) => state !== all[index - 1]?.state);
 }
 
 const isOver = (task) => task.status === "done" || task.status === "failed";
@@ -93,7 +93,7 @@ function keep() {
   showTasks();
 }
 
-// --- showing -----------------------------------------------------------------------------------
+// --- rendering ---------------------------------------------------------------------------------
 
 function showLink(state) {
   at("link").dataset.state = state;
@@ -107,13 +107,13 @@ function showFleet({ vms, problem }) {
   const counts = Map.groupBy(vms, (vm) => vm.state);
   at("summary").textContent = [...counts].map(([state, all]) => `${all.length} ${state}`).join(", ");
   const rows = new Map([...at("fleet").children].map((row) => [row.dataset.id, row]));
-  vms.forEach((vm, place) => {
+  vms.forEach((vm, index) => {
     const row = rows.get(vm.id) ?? newRow(vm);
     rows.delete(vm.id);
     showRow(row, vm);
-    // Moving a row would close a menu that is open in it.
-    if (at("fleet").children[place] !== row) {
-      at("fleet").insertBefore(row, at("fleet").children[place] ?? null);
+    // Moving a row would close an open menu in it.
+    if (at("fleet").children[index] !== row) {
+      at("fleet").insertBefore(row, at("fleet").children[index] ?? null);
     }
   });
   for (const row of rows.values()) row.remove();
@@ -139,8 +139,8 @@ function newRow(vm) {
 }
 
 function showRow(row, vm) {
-  const set = (place, text) => {
-    const element = row.querySelector(place);
+  const set = (selector, text) => {
+    const element = row.querySelector(selector);
     if (element.textContent !== text) element.textContent = text;
   };
   set(".name", vm.name ?? vm.id);
@@ -158,9 +158,9 @@ function showTasks() {
   at("tasks").replaceChildren(...tasks.map((task) => {
     const item = copyOf("task");
     item.dataset.status = task.status;
-    item.querySelector(".operation").textContent = task.operation ?? "look for";
+    item.querySelector(".operation").textContent = task.operation ?? "create";
     item.querySelector(".name").textContent = task.name ?? task.vm_id ?? "";
-    item.querySelector(".way").textContent = wayOf(task)
+    item.querySelector(".states").textContent = statesOf(task)
       .map(({ state, elapsed }) => `${state} ${elapsed} s`).join(" → ");
     item.querySelector(".outcome").textContent = outcomeOf(task);
     return item;
@@ -170,13 +170,13 @@ function showTasks() {
 function outcomeOf(task) {
   switch (task.status) {
     case "done": return `done, ${task.evidence}`;
-    case "running": return "under way";
-    case "in doubt": return "the answer was lost; looking for the machine";
+    case "running": return "in progress";
+    case "reconciling": return "response lost; looking for the VM";
     default: return task.error ?? task.status;
   }
 }
 
-// --- beginning ---------------------------------------------------------------------------------
+// --- start -------------------------------------------------------------------------------------
 
 const form = at("new");
 for (const [cores, ram] of SIZES) form.size.add(new Option(sizeText(cores, ram), `${cores} ${ram}`));
