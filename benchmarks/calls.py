@@ -43,7 +43,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import httpx
 import requests
-from emulator import KEY, MACHINES, SECRET, Served, ceiling, loop_factory
+from emulator import KEY, SECRET, VMS_PATH, Served, ceiling, loop_factory
 from results import draw, keep, kept
 
 from async_vmapi import Client, Response
@@ -99,7 +99,7 @@ async def aiohttp_bytes(url, limit):
     async with _session(limit) as session:
 
         async def get(vm_id):
-            path = f"{MACHINES}/{vm_id}"
+            path = f"{VMS_PATH}/{vm_id}"
             async with session.get(url + path, headers=signature.headers(path)) as response:
                 return await response.read()
 
@@ -123,7 +123,7 @@ async def httpx_bytes(url, limit):
     async with httpx.AsyncClient(limits=limits, timeout=TIMEOUT) as client:
 
         async def get(vm_id):
-            path = f"{MACHINES}/{vm_id}"
+            path = f"{VMS_PATH}/{vm_id}"
             response = await client.get(url + path, headers=signature.headers(path))
             return response.content
 
@@ -147,7 +147,7 @@ class Threads:
             if not hasattr(self._local, "session"):
                 self._local.session = requests.Session()
             session = self._local.session
-        path = f"{MACHINES}/{vm_id}"
+        path = f"{VMS_PATH}/{vm_id}"
         headers = self._signature.headers(path)
         return session.get(self._url + path, headers=headers, timeout=TIMEOUT).json()
 
@@ -317,7 +317,7 @@ async def _layers(url, vm_id):
     async with Client(url, api_key=KEY, api_secret=SECRET) as client:
         pipeline = client._pipeline
         pipeline._transport = _AtOnce(body)
-        signature, path = Signature(url), f"{MACHINES}/{vm_id}"
+        signature, path = Signature(url), f"{VMS_PATH}/{vm_id}"
 
         async def gate():
             async with pipeline._pace.admit(Priority.CALLS):

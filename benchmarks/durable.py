@@ -107,9 +107,9 @@ class Workers:
     async def stop(self):
         for process in self.processes:
             process.terminate()
-        told = [(await process.communicate())[0] for process in self.processes]
+        costs = [(await process.communicate())[0] for process in self.processes]
         self.processes.clear()
-        return [json.loads(line) for line in told if line]
+        return [json.loads(line) for line in costs if line]
 
 
 class Databases:
@@ -199,11 +199,11 @@ async def job_with(databases, kind, count, workers, limit, *, seed, trouble=None
             report = await waiting
             seconds = time.perf_counter() - began
             after = databases.writes(url)
-        told = await crew.stop()
+        costs = await crew.stop()
         found = judge(report, emulator, count, limit)
     found |= {"database": kind, "seconds": round(seconds, 1)}
-    found["worker cpu seconds per operation"] = round(sum(t["cpu"] for t in told) / count, 4)
-    found["worker memory MB"] = [t["memory"] // 1024 for t in told]
+    found["worker cpu seconds per operation"] = round(sum(t["cpu"] for t in costs) / count, 4)
+    found["worker memory MB"] = [t["memory"] // 1024 for t in costs]
     if before and after:
         found["per operation"] = {k: round((after[k] - before[k]) / count, 2) for k in before}
     return found
@@ -321,7 +321,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--runs", type=int, default=30, help="runs with a worker killed in each")
-    parser.add_argument("--count", type=int, default=300, help="machines in each of those")
+    parser.add_argument("--count", type=int, default=300, help="VMs in each of those")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--only", choices=["kills", "away", "overhead", "workers"])
     parser.add_argument("--most", type=float, default=3600.0, help="seconds for a part, at most")

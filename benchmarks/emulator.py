@@ -23,8 +23,8 @@ from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.signing import Credentials, sign
 
 KEY, SECRET = "benchmark", "benchmark-secret"
-MACHINES = "/v2/virtual-machines"
-SIGNED_ANEW = 300.0
+VMS_PATH = "/v2/virtual-machines"
+SIGNED_AGAIN = 300.0
 """Seconds after which requests are signed again; the emulator rejects them after 15 minutes."""
 
 
@@ -109,8 +109,8 @@ def load(url, ids, seconds, connections, depth):
     count, size, at = 0, 0, 0
     began = time.perf_counter()
     while (now := time.perf_counter()) < began + seconds:
-        if now > made + SIGNED_ANEW:
-            requests, made = [request_bytes(url, f"{MACHINES}/{vm_id}") for vm_id in ids[:500]], now
+        if now > made + SIGNED_AGAIN:
+            requests, made = [request_bytes(url, f"{VMS_PATH}/{vm_id}") for vm_id in ids[:500]], now
             if not size:
                 sockets[0].sendall(requests[0])
                 answer = sockets[0].recv(65536)
@@ -160,7 +160,7 @@ def listing(served):
     host = urlsplit(served.url)
     for _ in range(5):
         with socket.create_connection((host.hostname, host.port), timeout=30) as connection:
-            request = request_bytes(served.url, MACHINES).replace(
+            request = request_bytes(served.url, VMS_PATH).replace(
                 b"User-Agent", b"Connection: close\r\nUser-Agent"
             )
             began = time.perf_counter()

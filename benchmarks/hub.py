@@ -51,7 +51,7 @@ async def tick(count):
             {"id": f"vm-{n}", "state": "installing", "cores": 1, "ram": 1} for n in range(count)
         ]
 
-        async def look(at):
+        async def measure(at):
             body = json.dumps({"success": True, "virtual_machines": state}).encode()
             glimpses: list[VMSnapshot] = open_envelope(SNAPSHOTS, 200, body, method="GET", path="/")
             lists.active = True
@@ -60,11 +60,11 @@ async def tick(count):
             return 1000 * (time.process_time() - began)
 
         now = asyncio.get_running_loop().time()
-        first = await look(now + 1)
-        same = statistics.median([await look(now + 2 + n) for n in range(5)])
+        first = await measure(now + 1)
+        same = statistics.median([await measure(now + 2 + n) for n in range(5)])
         for n in range(0, count, 100):
             state[n]["cores"] = 2
-        few = await look(now + 10)
+        few = await measure(now + 10)
         for waiter in waiting:
             waiter.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

@@ -165,12 +165,12 @@ def measure(contender, *, count, speed, interval, seed, rate=None):
 
 def medians(taken):
     """Return the median and the spread of every figure."""
-    told = {}
+    result = {}
     for name in (*COLUMNS, "emulator_busy"):
         values = [run[name] for run in taken]
-        told[name] = round(statistics.median(values), 2)
-        told[f"{name}_range"] = [round(min(values), 2), round(max(values), 2)]
-    return told | {"calls_of_the_last_run": taken[-1]["calls"]}
+        result[name] = round(statistics.median(values), 2)
+        result[f"{name}_range"] = [round(min(values), 2), round(max(values), 2)]
+    return result | {"calls_of_the_last_run": taken[-1]["calls"]}
 
 
 def compare(*, contenders, count, speed, runs, interval):
@@ -196,19 +196,19 @@ def compare(*, contenders, count, speed, runs, interval):
 
 def first_in(rows):
     """Return the best row of every column, and by which factor it is better."""
-    told = {}
+    result = {}
     for column in COLUMNS:
         ours = [row for row in rows if row["contender"] == "ours"]
         others = [row for row in rows if row["contender"] != "ours"]
         if ours and others:
             best = min(others, key=lambda row: row[column])
-            told[column] = {
+            result[column] = {
                 "ours": ours[0][column],
                 "next": best[column],
                 "of": best["contender"],
                 "factor": round(best[column] / max(ours[0][column], 1e-9), 2),
             }
-    return told
+    return result
 
 
 def table(rows):
@@ -264,7 +264,7 @@ def show(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=1000, help="machines")
+    parser.add_argument("--count", type=int, default=1000, help="number of VMs")
     parser.add_argument("--runs", type=int, default=5, help="number of rounds, for medians")
     parser.add_argument("--speed", type=float, default=4.0, help="of the cloud's clock")
     parser.add_argument("--interval", type=float, default=10.0, help="of the tuned, cloud seconds")
@@ -281,14 +281,14 @@ def main():
     rows = compare(contenders=options.only, **wanted)
     documented = [row for row in rows if row["setup"] == "documented"]
     tuned = [row for row in rows if row["setup"] == "tuned"]
-    told = {
+    result = {
         **wanted,
         "rows": rows,
         "as_documented": first_in(documented),
         "at_one_interval": first_in(tuned),
     }
     if not options.small and options.only == list(NAMES):
-        results.keep("peers", told)
+        results.keep("peers", result)
         show(rows)
     else:
         print(table(rows))

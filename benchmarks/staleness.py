@@ -213,14 +213,14 @@ async def bulk_power_off(count, limit, max_staleness):
 def measure(options):
     """Return all figures of the package that is imported."""
     # Clients from before `max_staleness` do not take it.
-    told = STALENESS if HAS_STALENESS else (None,)
+    given = STALENESS if HAS_STALENESS else (None,)
     real = STALENESS if hasattr(Settings(), "staleness") else (0,)
     operations = {
         row: {
             f"{'any' if max_staleness is None else max_staleness}, reads {staleness}": (
                 measure_operation(row, options, max_staleness=max_staleness, staleness=staleness)
             )
-            for max_staleness in told
+            for max_staleness in given
             for staleness in real
         }
         for row in options.only
@@ -230,7 +230,7 @@ def measure(options):
             "any" if max_staleness is None else max_staleness: on_a_virtual_clock(
                 bulk_power_off(options.bulk, limit, max_staleness)
             )
-            for max_staleness in told
+            for max_staleness in given
         }
         for limit in (limit for limit in LIMITS if limit <= options.bulk)
     }
@@ -269,10 +269,10 @@ def false_verdicts(figures):
     wrong = []
     for row, by_staleness in figures["operations"].items():
         for setting, sizes in by_staleness.items():
-            told, _, real = setting.partition(", reads ")
+            given, _, real = setting.partition(", reads ")
             for size, found in sizes.items():
-                if told != "any" and int(told) >= int(real) and found["false"]:
-                    words = f"{row}, {size}, max_staleness {told}, reads up to {real} s old"
+                if given != "any" and int(given) >= int(real) and found["false"]:
+                    words = f"{row}, {size}, max_staleness {given}, reads up to {real} s old"
                     wrong.append(f"{words}: {found['false']} false verdicts {found['errors']}")
     return wrong
 
@@ -295,12 +295,12 @@ def name_of(row):
 
 
 def delays_table(figures, before, size):
-    head = ["operation", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+    head = ["operation", "before", *(f"`max_staleness={given}`" for given in STALENESS)]
     rows = [
         [
             name_of(row),
             cell(before["operations"][row]["any, reads 0"][size]),
-            *(cell(found[f"{told}, reads 0"][size]) for told in STALENESS),
+            *(cell(found[f"{given}, reads 0"][size]) for given in STALENESS),
         ]
         for row, found in figures["operations"].items()
     ]
@@ -333,19 +333,19 @@ def stale_table(figures, before):
 def false_table(figures, before):
     """Return false verdicts of all operations, by the client's and the actual staleness."""
 
-    def count(found, told, real):
+    def count(found, given, real):
         return sum(
             size["false"]
             for by_staleness in found["operations"].values()
-            for size in by_staleness[f"{told}, reads {real}"].values()
+            for size in by_staleness[f"{given}, reads {real}"].values()
         )
 
-    head = ["reads", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+    head = ["reads", "before", *(f"`max_staleness={given}`" for given in STALENESS)]
     rows = [
         [
             f"0 to {real} s old" if real else "fresh",
             count(before, "any", real),
-            *(count(figures, told, real) for told in STALENESS),
+            *(count(figures, given, real) for given in STALENESS),
         ]
         for real in STALENESS
     ]
@@ -354,7 +354,7 @@ def false_table(figures, before):
 
 def evidence_table(figures, before):
     words = [str(evidence) for evidence in Evidence]
-    head = ["operation", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+    head = ["operation", "before", *(f"`max_staleness={given}`" for given in STALENESS)]
 
     def counts(found):
         return " / ".join(str(found["fleet"]["evidence"].get(word, 0)) for word in words)
@@ -363,7 +363,7 @@ def evidence_table(figures, before):
         [
             name_of(row),
             counts(before["operations"][row]["any, reads 0"]),
-            *(counts(found[f"{told}, reads 0"]) for told in STALENESS),
+            *(counts(found[f"{given}, reads 0"]) for given in STALENESS),
         ]
         for row, found in figures["operations"].items()
     ]
@@ -371,7 +371,7 @@ def evidence_table(figures, before):
 
 
 def bulk_table(figures, before):
-    head = ["`limit`", "before", *(f"`max_staleness={told}`" for told in STALENESS)]
+    head = ["`limit`", "before", *(f"`max_staleness={given}`" for given in STALENESS)]
 
     def counts(found):
         return f"{found['requests_per_vm']:.2f} in {found['seconds']:.0f} s"
@@ -380,7 +380,7 @@ def bulk_table(figures, before):
         [
             f"{int(limit):,}",
             counts(before["bulk_power_off"][limit]["any"]),
-            *(counts(found[str(told)]) for told in STALENESS),
+            *(counts(found[str(given)]) for given in STALENESS),
         ]
         for limit, found in figures["bulk_power_off"].items()
     ]

@@ -26,7 +26,7 @@ from azure.core.polling.async_base_polling import AsyncLROBasePolling
 from azure.core.polling.base_polling import LongRunningOperation
 from azure.core.rest import HttpRequest
 
-from contenders.signed import MACHINES, ONLINE, Signer, create_body, machine_of
+from contenders.signed import ONLINE, VMS_PATH, Signer, create_body, vm_of
 
 TIMEOUT = 30.0
 
@@ -41,7 +41,7 @@ class Signature(SansIOHTTPPolicy):
         asked.headers.update(self._signer.headers(asked.method, path, asked.content or b""))
 
 
-class Machine(LongRunningOperation):
+class CreateOperation(LongRunningOperation):
     """Maps the state of a VM to the status of its create."""
 
     def __init__(self):
@@ -59,7 +59,7 @@ class Machine(LongRunningOperation):
         return "InProgress"
 
     def get_status(self, pipeline_response):
-        state = machine_of(pipeline_response.http_response.json())["state"]
+        state = vm_of(pipeline_response.http_response.json())["state"]
         return "Succeeded" if state == ONLINE else "InProgress"
 
     def get_final_get_url(self, pipeline_response):  # noqa: ARG002 - the base's signature
@@ -77,22 +77,22 @@ class Polling(AsyncLROBasePolling):
 
 
 def deserialize(pipeline_response):
-    return machine_of(pipeline_response.http_response.json())
+    return vm_of(pipeline_response.http_response.json())
 
 
 async def create(job, client, name):
     request = HttpRequest(
         "PUT",
-        client.format_url(MACHINES),
+        client.format_url(VMS_PATH),
         content=create_body(name),
         headers={"Content-Type": "application/json"},
     )
     response = await client.send_request(request, _return_pipeline_response=True)
     response.http_response.raise_for_status()
-    polling = Polling(timeout=job.real(job.interval or TIMEOUT), lro_algorithms=[Machine()])
+    polling = Polling(timeout=job.real(job.interval or TIMEOUT), lro_algorithms=[CreateOperation()])
     poller = AsyncLROPoller(client, response, deserialize, polling)
-    machine = await poller.result()
-    job.saw(machine["id"])
+    vm = await poller.result()
+    job.saw(vm["id"])
 
 
 async def create_all(job):

@@ -72,10 +72,10 @@ async def create_all(job):
     async with calls(job) as api:
 
         async def operation(vm_id):
-            status, machine = await api.get(vm_id)
+            status, vm = await api.get(vm_id)
             if status == 404:
                 return {"Error": {"Code": "NotFound"}}
-            return {"VirtualMachine": machine}
+            return {"VirtualMachine": vm}
 
         waiter = AsyncWaiter(
             "VirtualMachineOnline", MODEL.get_waiter("VirtualMachineOnline"), operation

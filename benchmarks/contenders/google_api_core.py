@@ -27,10 +27,10 @@ class Creation(AsyncFuture):
 
     # Like AsyncOperation's, it is called without arguments.
     async def done(self, retry=None):  # noqa: ARG002 - the base's signature
-        status, machine = await self._api.get(self._vm_id)
-        if status == 404 or machine["state"] != ONLINE:
+        status, vm = await self._api.get(self._vm_id)
+        if status == 404 or vm["state"] != ONLINE:
             return False
-        self.set_result(machine)
+        self.set_result(vm)
         return True
 
     def cancel(self):
@@ -42,8 +42,8 @@ class Creation(AsyncFuture):
 
 async def create(job, api, name, retry):
     creation = Creation(api, await api.create(name), retry)
-    machine = await creation.result()
-    job.saw(machine["id"])
+    vm = await creation.result()
+    job.saw(vm["id"])
 
 
 async def create_all(job):

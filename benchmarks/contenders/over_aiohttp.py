@@ -5,7 +5,7 @@ import json
 
 import aiohttp
 
-from contenders.signed import MACHINES, Signer, create_body, machine_of
+from contenders.signed import VMS_PATH, Signer, create_body, vm_of
 
 
 class Calls:
@@ -20,21 +20,21 @@ class Calls:
     async def create(self, name):
         """Create a VM and return its id."""
         body = create_body(name)
-        headers = self._signer.headers("PUT", MACHINES, body)
-        async with self._session.put(self._url + MACHINES, data=body, headers=headers) as response:
+        headers = self._signer.headers("PUT", VMS_PATH, body)
+        async with self._session.put(self._url + VMS_PATH, data=body, headers=headers) as response:
             response.raise_for_status()
             return json.loads(await response.read())["virtual_machine"]["id"]
 
     async def get(self, vm_id):
         """Return the status of the response, and the VM if there is one."""
-        path = f"{MACHINES}/{vm_id}"
+        path = f"{VMS_PATH}/{vm_id}"
         headers = self._signer.headers("GET", path)
         async with self._session.get(self._url + path, headers=headers) as response:
             body = await response.read()
             if response.status == 404:
                 return 404, None
             response.raise_for_status()
-            return response.status, machine_of(json.loads(body))
+            return response.status, vm_of(json.loads(body))
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import hmac
 import json
 from email.utils import formatdate
 
-MACHINES = "/v2/virtual-machines"
+VMS_PATH = "/v2/virtual-machines"
 ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
 TEMPLATE = "2268"
 ONLINE = "online"
@@ -45,7 +45,7 @@ def create_body(name):
     return json.dumps({"create_vm": asked}).encode()
 
 
-def machine_of(answer):
+def vm_of(response):
     """Return the VM in the response to a GET, in either form (WIRE §2)."""
-    shown = answer["virtual_machine"]
+    shown = response["virtual_machine"]
     return shown[0] if isinstance(shown, list) else shown

@@ -18,7 +18,7 @@ from functools import partial
 
 import requests
 
-from contenders.signed import MACHINES, ONLINE, Signer, create_body, machine_of
+from contenders.signed import ONLINE, VMS_PATH, Signer, create_body, vm_of
 
 THREADS = 50
 SLEEP = 30.0
@@ -47,17 +47,17 @@ class API:
         return self._local.session
 
     def create(self, name):
-        url = self._job.url + MACHINES
+        url = self._job.url + VMS_PATH
         response = self._session().put(url, data=create_body(name))
         response.raise_for_status()
         return response.json()["virtual_machine"]["id"]
 
     def is_online(self, vm_id):
-        response = self._session().get(f"{self._job.url}{MACHINES}/{vm_id}")
+        response = self._session().get(f"{self._job.url}{VMS_PATH}/{vm_id}")
         if response.status_code == 404:
             return False
         response.raise_for_status()
-        return machine_of(response.json())["state"] == ONLINE
+        return vm_of(response.json())["state"] == ONLINE
 
 
 def wait_for_one(job, api, seconds, vm_id):
