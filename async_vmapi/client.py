@@ -60,7 +60,7 @@ class Client:
             with the client. None for HTTP with the next three arguments, which a transport
             excludes.
         session: An `aiohttp.ClientSession` to use instead of a new one. It is not closed. Its
-            middlewares are not run: they could change what is signed, or send a request twice.
+            middlewares are not run: they could change what is signed, or resend a request.
         timeout: Timeout of a whole request in seconds, connecting included; infinity for no limit,
             None for the default of 30.
         connect_timeout: Timeout for getting a connection in seconds; None for the default of 10.

@@ -275,7 +275,7 @@ class DecodingError(VMAPIError):
 
 
 class OutcomeUnknown(VMAPIError):
-    """The response to a write was lost, and a retry could carry the write out twice.
+    """The response to a write was lost, and a retry could carry out a duplicate.
 
     ``__cause__`` is the error of the request. Call ``client.reconcile(error.token)``, which polls
     and sends no write; or check the candidates yourself.

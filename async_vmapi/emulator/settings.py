@@ -152,7 +152,7 @@ class Settings:
             which they are cut. Reads show the changed name; `CloudVM.label` has the original one.
         early_size: From the accepted request for a resize to reads showing the new size, before the
             guest is shut down. None to show it when the resize is executed.
-        repeat_ids: Probability, from 0 to 1, that a list has a VM twice.
+        repeat_ids: Probability, from 0 to 1, that a list has a duplicate of a VM.
         writes_before_visible: Whether a new VM can be written to while it is not shown yet
             (`not_found`). After a delete, it is then still shown until it is gone.
     """

@@ -41,7 +41,7 @@ _FRAMES_NAMED: Final = 3
 class HTTPTransport:
     """Sends requests over HTTP: the default `Transport` of a `Client`.
 
-    Create one to wrap it in a transport of your own. It never resends a request, as aiohttp does
+    Create one to wrap it in another transport. It never resends a request, as aiohttp does
     by default for ``PUT`` and ``DELETE``.
 
     The first request opens an aiohttp session, which belongs to the running event loop until
@@ -50,7 +50,7 @@ class HTTPTransport:
     Args:
         base_url: Scheme and host, and optionally a port, as for `Client`.
         session: An `aiohttp.ClientSession` to use instead of a new one. It is not closed. Its
-            middlewares are not run: they could change what is signed, or send a request twice.
+            middlewares are not run: they could change what is signed, or resend a request.
         timeout: Timeout of a whole request in seconds, connecting included; infinity for none.
         connect_timeout: Timeout for getting a connection, in seconds.
         max_response_size: Maximum size of a response's body in bytes, decompressed. Of a

@@ -259,7 +259,7 @@ class Writes:
                     raise
                 return begin(True)
             if write.attempts.outcome_unknown:
-                # It may be carried out twice; early observations may be of the first time.
+                # It may be carried out again; early observations may be of the first time.
                 self._hub.may_have_changed(vm_id, target)
             return begin(False)
 

@@ -277,4 +277,4 @@ class Run:
 @pytest.mark.parametrize("seed", range(100))
 async def test_no_vm_is_forgotten_and_none_is_polled_without_waiters(seed):
     """Every wait ends, with one GET of a VM in flight at most, and no poll after the last one."""
-    await Run(Story(seed)).tell()
+    await Run(Story(seed)).play()
