@@ -31,7 +31,7 @@ from async_vmapi.tasks import task as tasks
 from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
-from async_vmapi.tasks.token import DoubtToken, seal
+from async_vmapi.tasks.token import IntentToken, seal
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.retries import Idempotency
@@ -197,7 +197,7 @@ class VirtualMachines:
             raise validation.refuse("operation", operation, "'create', 'reboot' or 'reset'")
         if isinstance(item, CreateRequest):
             raise validation.refuse("item", item, "a VM or its id")
-        return seal(DoubtToken(self._pipeline.origin, operation, vm=id_of(item)))
+        return seal(IntentToken(self._pipeline.origin, operation, vm=id_of(item)))
 
     async def list(self) -> list[VirtualMachine]:
         """Return all VMs of the region. The API has no filters and no pages (WIRE §1)."""

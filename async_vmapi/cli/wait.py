@@ -44,5 +44,5 @@ def wait(
 def _about(token: str) -> str:
     """Return the VM or name in a token, which may be invalid: the client checks it."""
     content = tokens.peek(token)
-    name = content.name if isinstance(content, tokens.DoubtToken) else ""
+    name = content.name if isinstance(content, tokens.IntentToken) else ""
     return (content.vm if content is not None else "") or name or "token"

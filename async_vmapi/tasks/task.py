@@ -21,7 +21,7 @@ from async_vmapi.tasks.completion import Done, Evidence, Failed
 from async_vmapi.tasks.events import Events
 from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.rules import Target
-from async_vmapi.tasks.token import DoubtToken, TaskToken
+from async_vmapi.tasks.token import IntentToken, TaskToken
 from async_vmapi.tasks.watch import TaskEvent, Watch
 from async_vmapi.telemetry.hooks import OperationObserver
 from async_vmapi.transport.pipeline import running_loop
@@ -369,7 +369,7 @@ def follow(task: Task[Any], observer: OperationObserver) -> None:
 def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:
     """Recreate a task from its token; see `Client.resume`."""
     content = tokens.read(token, origin)
-    if isinstance(content, DoubtToken):
+    if isinstance(content, IntentToken):
         raise InvalidArgument(
             "token is of a write whose outcome is unknown; pass it to client.reconcile",
             argument="token",

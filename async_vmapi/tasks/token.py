@@ -17,7 +17,7 @@ from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import Operation
 
-__all__ = ["DoubtToken", "TaskToken", "Token", "peek", "read", "seal"]
+__all__ = ["IntentToken", "TaskToken", "Token", "peek", "read", "seal"]
 
 _VERSION: Final = 2
 _HEAD: Final = struct.Struct(">BI")
@@ -42,15 +42,18 @@ _SHORT: Final = {
 """Short names keep tokens small."""
 
 
-class TaskToken(
+class _Content(
     msgspec.Struct,
     frozen=True,
     forbid_unknown_fields=True,
     omit_defaults=True,
     rename=_SHORT,
     tag_field="y",
-    tag="t",
 ):
+    """What both kinds of tokens have in common: their encoding."""
+
+
+class TaskToken(_Content, frozen=True, tag="t"):
     """An accepted operation, and what is known of its progress.
 
     Attributes:
@@ -70,16 +73,8 @@ class TaskToken(
     trace: str | None = None
 
 
-class DoubtToken(
-    msgspec.Struct,
-    frozen=True,
-    forbid_unknown_fields=True,
-    omit_defaults=True,
-    rename=_SHORT,
-    tag_field="y",
-    tag="d",
-):
-    """A write whose outcome is unknown.
+class IntentToken(_Content, frozen=True, tag="d"):
+    """A write that was prepared, or whose outcome is unknown.
 
     Attributes:
         known: IDs of the VMs that had a create's name before it; None if unknown.
@@ -97,7 +92,7 @@ class DoubtToken(
     trace: str | None = None
 
 
-Token: TypeAlias = TaskToken | DoubtToken
+Token: TypeAlias = TaskToken | IntentToken
 
 
 _decode: Callable[[bytes], Token] = msgspec.json.Decoder(Token).decode

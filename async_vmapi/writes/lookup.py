@@ -13,7 +13,7 @@ import attrs
 
 from async_vmapi.errors import AuthenticationError, NotFound, OutcomeUnknown, VMAPIError
 from async_vmapi.models import DELETING
-from async_vmapi.tasks.token import DoubtToken, seal
+from async_vmapi.tasks.token import IntentToken, seal
 from async_vmapi.tasks.vm_list import VMList, VMListSource
 from async_vmapi.transport import codec
 from async_vmapi.transport.codec import Named
@@ -293,7 +293,7 @@ def unknown(creates: PendingCreates, pending: PendingCreate, found: LookupResult
     )
 
 
-def unnoticed(token: DoubtToken) -> OutcomeUnknown:
+def unnoticed(token: IntentToken) -> OutcomeUnknown:
     """Return the error for a reboot or reset whose VM was not observed to leave ``online``."""
     return OutcomeUnknown(
         f"the outcome of the {token.operation} of {token.vm} is unknown: its response was lost, "

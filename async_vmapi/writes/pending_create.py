@@ -13,7 +13,7 @@ import attrs
 
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest
-from async_vmapi.tasks.token import DoubtToken, read
+from async_vmapi.tasks.token import IntentToken, read
 from async_vmapi.transport.codec import Named
 from async_vmapi.transport.pipeline import Pipeline
 from async_vmapi.transport.retries import AttemptLog
@@ -101,7 +101,7 @@ class PendingCreates:
             pending.known = frozenset()
         return self._note(pending)
 
-    def resume(self, token: DoubtToken, besides: frozenset[str], window: float) -> PendingCreate:
+    def resume(self, token: IntentToken, besides: frozenset[str], window: float) -> PendingCreate:
         """Add the create of a token, which made none of the VMs `besides`."""
         pending = PendingCreate(
             token.name, token.cores, token.ram, token.unique, token.origin, window
@@ -147,13 +147,13 @@ class PendingCreates:
             at, date = dated
             pending.server_sent = server_time(date, now - at)
 
-    def token(self, pending: PendingCreate) -> DoubtToken:
+    def token(self, pending: PendingCreate) -> IntentToken:
         """Return the token to reconcile a create, in this process or another."""
         known = pending.known
         if known is not None and not pending.unique:
             # Include VMs that no list shows yet.
             known = known.union(self.history.created_with(pending.name))
-        return DoubtToken(
+        return IntentToken(
             pending.origin,
             "create",
             name=pending.name,
@@ -203,7 +203,7 @@ class PendingCreates:
         self._stopped = asyncio.Event()
 
 
-def read_intent(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> DoubtToken:
+def read_intent(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> IntentToken:
     """Decode the intent token of a create.
 
     Raises:
@@ -212,7 +212,7 @@ def read_intent(intent: str, request: CreateRequest, *, unique: bool, origin: st
     token = read(intent, origin)
     asked = (request.name, request.cpus, request.ram, unique)
     if (
-        not isinstance(token, DoubtToken)
+        not isinstance(token, IntentToken)
         or token.operation != "create"
         or (token.name, token.cores, token.ram, token.unique) != asked
     ):

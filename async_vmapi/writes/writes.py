@@ -26,7 +26,7 @@ from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.reads import is_missing
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
-from async_vmapi.tasks.token import DoubtToken, read, seal
+from async_vmapi.tasks.token import IntentToken, read, seal
 from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
@@ -294,8 +294,8 @@ class Writes:
         window = self._window_of(reconcile_timeout)
         attempts = AttemptLog(before_sending=BEFORE_SENDING.get())
 
-        def token() -> DoubtToken:
-            return DoubtToken(self._pipeline.origin, operation, vm=vm_id, trace=attempts.trace)
+        def token() -> IntentToken:
+            return IntentToken(self._pipeline.origin, operation, vm=vm_id, trace=attempts.trace)
 
         write = Write(operation, vm_id=vm_id, attempts=attempts, token=lambda: seal(token()))
 
@@ -315,7 +315,7 @@ class Writes:
         return await self.shield.run(write, make())
 
     async def _watch(
-        self, token: DoubtToken, cause: Exception | None, window: float
+        self, token: IntentToken, cause: Exception | None, window: float
     ) -> Task[VirtualMachine]:
         """Return the task of a reboot or reset once its VM is observed to leave ``online``."""
         task = tasks.start(self._hub, token.origin, token.vm, Target(token.operation), adopted=True)
@@ -346,7 +346,7 @@ class Writes:
         window = self._window_of(reconcile_timeout)
         token = read(text, self._pipeline.origin)
         task: Task[Any]
-        if isinstance(token, DoubtToken):
+        if isinstance(token, IntentToken):
             task = await self._reconcile_write(token, besides, window)
         else:
             task = tasks.resume(self._hub, self._pipeline.origin, text)
@@ -354,7 +354,7 @@ class Writes:
         return task
 
     async def _reconcile_write(
-        self, token: DoubtToken, besides: frozenset[str], window: float
+        self, token: IntentToken, besides: frozenset[str], window: float
     ) -> Task[VirtualMachine]:
         observed = None
         if (observer := self._pipeline.observer) is not None:
@@ -376,7 +376,7 @@ class Writes:
         return task
 
     async def _find_vm(
-        self, token: DoubtToken, besides: frozenset[str], window: float
+        self, token: IntentToken, besides: frozenset[str], window: float
     ) -> Task[VirtualMachine]:
         pending = self._creates.resume(token, besides, window)
         try:
