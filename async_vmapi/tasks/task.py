@@ -219,22 +219,6 @@ class Task(Generic[T_co]):
             await self._hub.wait(watch, until=since)
         return watch.ended
 
-    async def has_begun(self, *, within: float) -> bool:
-        """Wait until a reboot or reset is seen to leave ``online``; return whether it was.
-
-        Args:
-            within: Maximum seconds to wait.
-
-        Raises:
-            AuthenticationError: If the API refuses reads with these credentials.
-        """
-        watch = self._watch
-        until = running_loop().time() + within
-        while not (watch.left_online or watch.ended):
-            if not await self._hub.wait(watch, until=until, news=True):
-                break
-        return watch.left_online
-
     def events(self) -> AsyncIterator[TaskEvent]:
         """Iterate over all observed changes: past ones first, then each one as it is observed.
 
@@ -356,6 +340,16 @@ def forget(task: Task[Any]) -> None:
     """Drop a task that is not returned to a caller."""
     # Not a method: it is not for users of a task.
     task._hub.pending.discard(task._watch)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+async def has_begun(task: Task[Any], within: float) -> bool:
+    """Wait up to `within` seconds until a reboot or reset is seen to leave ``online``."""
+    watch, hub = task._watch, task._hub  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    until = running_loop().time() + within
+    while not (watch.left_online or watch.ended):
+        if not await hub.wait(watch, until=until, news=True):
+            break
+    return watch.left_online
 
 
 def follow(task: Task[Any], observer: OperationObserver) -> None:

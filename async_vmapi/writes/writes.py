@@ -320,7 +320,7 @@ class Writes:
         """Return the task of a reboot or reset once its VM is observed to leave ``online``."""
         task = tasks.start(self._hub, token.origin, token.vm, Target(token.operation), adopted=True)
         try:
-            if not self._closing and await task.has_begun(within=window):
+            if not self._closing and await tasks.has_begun(task, window):
                 return task
         except VMAPIError as error:
             cause = cause or error
