@@ -260,7 +260,7 @@ class Client:
 
     @property
     def origin(self) -> str:
-        """The endpoint: scheme and host, and the port unless it is the default."""
+        """Scheme and host of the endpoint, and its port unless that is the default."""
         return self._pipeline.origin
 
     @property

@@ -208,7 +208,7 @@ class TransportError(VMAPIError):
 
     @property
     def may_have_happened(self) -> bool:
-        """True: the server may have received the request."""
+        """True, since the server may have received the request."""
         return True
 
     def __str__(self) -> str:
@@ -266,7 +266,7 @@ class DecodingError(VMAPIError):
 
     @property
     def may_have_happened(self) -> bool:
-        """True: the server received the request."""
+        """True, since the server received the request."""
         return True
 
     def __str__(self) -> str:
