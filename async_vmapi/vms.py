@@ -24,7 +24,6 @@ from async_vmapi.models import (
     Console,
     CreateRequest,
     ImageBoot,
-    Operation,
     VirtualMachine,
 )
 from async_vmapi.tasks import task as tasks
@@ -35,6 +34,7 @@ from async_vmapi.tasks.token import IntentToken, seal
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.retries import Idempotency
+from async_vmapi.writes.operations import OPERATIONS
 from async_vmapi.writes.requests import PATH, VMOrId, id_of, path_of, request_of
 from async_vmapi.writes.writes import Writes
 
@@ -313,12 +313,11 @@ class VirtualMachines:
     async def rename(self, vm: VMOrId, name: str) -> None:
         """Change a VM's label."""
         body = codec.encode({"name": validation.text("name", name)})
-        path = path_of(vm)
         await self._writes.rename(
-            Call("rename", "POST", f"{path}/rename", body, idempotency=Idempotency.IDEMPOTENT),
+            _call("rename", vm, body),
             id_of(vm),
             name,
-            Call("get", "GET", path),
+            Call("get", "GET", path_of(vm)),
         )
 
     async def delete(
@@ -354,7 +353,7 @@ class VirtualMachines:
         return await self._writes.idempotent(call, vm_id, Target("delete"), begin, missing)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
-        vm_id, operation = id_of(vm), target.operation
+        vm_id = id_of(vm)
         visible = isinstance(vm, VirtualMachine)
 
         def begin(adopted: bool) -> Task[VirtualMachine]:
@@ -362,8 +361,7 @@ class VirtualMachines:
                 self._hub, self._pipeline.origin, vm_id, target, visible=visible, adopted=adopted
             )
 
-        path = f"{path_of(vm)}/{_VERBS.get(operation, operation)}"
-        call = Call(operation, "POST", path, body, idempotency=Idempotency.IDEMPOTENT)
+        call = _call(target.operation, vm, body)
         return await self._writes.idempotent(call, vm_id, target, begin)
 
     async def _once(
@@ -372,13 +370,17 @@ class VirtualMachines:
         operation: Literal["reboot", "reset"],
         reconcile_timeout: float | None,
     ) -> Task[VirtualMachine]:
-        call = Call(
-            operation, "POST", f"{path_of(vm)}/{operation}", idempotency=Idempotency.NON_IDEMPOTENT
-        )
         visible = isinstance(vm, VirtualMachine)
         return await self._writes.once(
-            operation, call, id_of(vm), visible=visible, reconcile_timeout=reconcile_timeout
+            operation,
+            _call(operation, vm),
+            id_of(vm),
+            visible=visible,
+            reconcile_timeout=reconcile_timeout,
         )
 
 
-_VERBS: Final[dict[Operation, str]] = {"power_on": "poweron", "power_off": "poweroff"}
+def _call(operation: str, vm: VMOrId, body: bytes = b"") -> Call:
+    spec = OPERATIONS[operation]
+    path = f"{path_of(vm)}/{spec.path}"
+    return Call(operation, "POST", path, body, idempotency=spec.idempotency)

@@ -24,12 +24,6 @@ import attrs
 from async_vmapi import validation
 from async_vmapi.bulk.interruption import BulkInterrupted
 from async_vmapi.bulk.item import (
-    DEFAULTS,
-    GENERAL,
-    LOWERING,
-    OPERATIONS,
-    REPEATABLE,
-    STAYS_DOWN,
     BulkItem,
     Items,
     Start,
@@ -51,6 +45,7 @@ from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.pipeline import running_loop
 from async_vmapi.vms import VirtualMachines, VMOrId
+from async_vmapi.writes.operations import GENERAL, OPERATIONS, operation_spec
 
 __all__ = ["BulkExecutor", "BulkInterrupted"]
 
@@ -250,7 +245,7 @@ class BulkExecutor(Operations[BulkReport]):
                 "unknown",
                 argument="min_online",
             )
-        return self._plan.min_online is not None and operation in LOWERING
+        return self._plan.min_online is not None and operation_spec(operation).lowers
 
     def _starter(self, start: str | Start, keywords: dict[str, Any]) -> tuple[str, Start]:
         if callable(start):
@@ -263,7 +258,7 @@ class BulkExecutor(Operations[BulkReport]):
         method: Start = getattr(self._vms, start)
         if start == "rename":
             return start, partial(self._rename, keywords["names"])
-        return start, partial(method, **DEFAULTS.get(start, {}) | keywords)
+        return start, partial(method, **{**OPERATIONS[start].bulk_defaults, **keywords})
 
     async def _rename(self, names: Mapping[str, str], vm: VMOrId) -> None:
         name = names.get(label_of("rename", vm))
@@ -298,7 +293,9 @@ class BulkExecutor(Operations[BulkReport]):
                 others = created - {outcome.vm_id or ""}
                 reconcile = partial(self._reconcile, outcome.token, others)
                 rest.append(item_to_reconcile(outcome, reconcile))
-            elif outcome.status == "not_started" or (unknown and operation in REPEATABLE):
+            elif outcome.status == "not_started" or (
+                unknown and operation_spec(operation).idempotent
+            ):
                 rest.append(item_to_retry(operation, outcome, items, begin))
             else:
                 done.append(outcome)
@@ -314,7 +311,7 @@ class BulkExecutor(Operations[BulkReport]):
                 outcome.vm_id or ""
                 for outcome in report.outcomes
                 if outcome.status == "unknown"
-                or (outcome.status == "succeeded" and operation in STAYS_DOWN)
+                or (outcome.status == "succeeded" and operation_spec(operation).stays_down)
             ),
         )
 
@@ -393,4 +390,4 @@ def _is_watched(operation: str, outcome: Outcome) -> bool:
     if operation == GENERAL:
         # The token of one write says nothing about the function's other writes.
         return outcome.accepted
-    return outcome.accepted or operation not in REPEATABLE
+    return outcome.accepted or not operation_spec(operation).idempotent

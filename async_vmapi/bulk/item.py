@@ -8,11 +8,10 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -20,14 +19,9 @@ from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.writes.operations import GENERAL, OPERATIONS
 
 __all__ = [
-    "DEFAULTS",
-    "GENERAL",
-    "LOWERING",
-    "OPERATIONS",
-    "REPEATABLE",
-    "STAYS_DOWN",
     "BulkItem",
     "Items",
     "Start",
@@ -41,21 +35,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-GENERAL: Final = "run"
-"""The operation name of a caller's own function, whose effects are unknown."""
-
-STAYS_DOWN: Final = frozenset({"shutdown", "power_off", "delete"})
-"""The operations after which a VM is not online."""
-
-LOWERING: Final = STAYS_DOWN | {"reboot", "reset", "resize"}
-"""The operations that take a VM offline, permanently or temporarily."""
-
-REPEATABLE: Final = STAYS_DOWN | {"resize", "power_on", "rename"}
-"""The operations that name their target state: idempotent in effect (WIRE §5.5)."""
-
-DEFAULTS: Final[dict[str, dict[str, Any]]] = {"delete": {"missing_ok": True}}
-"""Arguments whose default differs for many VMs."""
 
 Items: TypeAlias = Iterable[T] | AsyncIterable[T]
 """An iterable or async iterable."""
@@ -96,12 +75,13 @@ def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
     Raises:
         InvalidArgument: If one of them is wrong, unknown or missing.
     """
-    known, needed = OPERATIONS[operation]
+    spec = OPERATIONS[operation]
+    known = spec.arguments
     for name in keywords:
         if name not in known:
             takes = ", ".join(sorted(known)) or "no arguments"
             raise InvalidArgument(f"{operation} takes {takes}, not {name}", argument=name)
-    for name in sorted(needed - keywords.keys()):
+    for name in sorted(spec.required - keywords.keys()):
         raise InvalidArgument(f"{operation} needs {name}", argument=name)
     for name, value in keywords.items():
         known[name](name, value)
@@ -214,45 +194,3 @@ def _source_of(operation: str, outcome: Outcome, items: Sequence[Any] | None) ->
             "a report read from JSON has no requests and no items: pass them", argument="items"
         )
     return outcome.vm_id
-
-
-def _wait_for(name: str, value: object) -> None:
-    validation.whole(name, value, minimum=0)
-
-
-def _size(name: str, value: object) -> None:
-    validation.whole(name, value, minimum=1)
-
-
-def _on_unknown(name: str, value: object) -> None:
-    if value not in ("raise", "retry"):
-        raise validation.refuse(name, value, "'raise' or 'retry'")
-
-
-def _names(name: str, value: Mapping[Any, Any]) -> None:
-    if not isinstance(value, Mapping):
-        raise validation.refuse(name, cast(object, value), "a mapping of ids to new names")
-    for vm_id, new in value.items():
-        validation.identifier(name, vm_id)
-        validation.text(f"{name}[{vm_id!r}]", new)
-
-
-_Checks: TypeAlias = dict[str, Callable[[str, Any], object]]
-
-OPERATIONS: Final[dict[str, tuple[_Checks, frozenset[str]]]] = {
-    "create": ({"unique_name": validation.boolean, "on_unknown": _on_unknown}, frozenset()),
-    "resize": (
-        {"cores": _size, "ram": _size, "wait_for": _wait_for},
-        frozenset({"cores", "ram"}),
-    ),
-    "shutdown": ({"wait_for": _wait_for}, frozenset()),
-    "delete": (
-        {"delete_resources": validation.boolean, "missing_ok": validation.boolean},
-        frozenset(),
-    ),
-    "rename": ({"names": _names}, frozenset({"names"})),
-    "reboot": ({}, frozenset()),
-    "reset": ({}, frozenset()),
-    "power_on": ({}, frozenset()),
-    "power_off": ({}, frozenset()),
-}

@@ -4,11 +4,12 @@ from typing import Any, Final
 
 import attrs
 
-from async_vmapi.bulk.item import GENERAL, BulkItem
+from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import OutcomeUnknown, TaskError, TaskFailed, VMAPIError, VMVanished
 from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
+from async_vmapi.writes.operations import GENERAL
 from async_vmapi.writes.record import Write
 
 __all__ = ["INTERRUPTED", "Ended", "cut_off", "failed", "outcome", "succeeded"]

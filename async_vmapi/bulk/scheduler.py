@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import anyio
 
 from async_vmapi.bulk import outcomes
-from async_vmapi.bulk.item import GENERAL, STAYS_DOWN, BulkItem
+from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.online import OnlineVMs
 from async_vmapi.bulk.outcomes import INTERRUPTED, Ended
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, count_of, wave_sizes
@@ -24,6 +24,7 @@ from async_vmapi.bulk.states import TRANSITIONS, State
 from async_vmapi.bulk.work import Work
 from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.guards import Guard
+from async_vmapi.writes.operations import GENERAL, operation_spec
 from async_vmapi.writes.record import WRITES
 
 __all__ = ["Rollout"]
@@ -225,7 +226,7 @@ class Rollout:
         """Return a dry run's report of an item; None if ``min_online`` forbids it."""
         if not self._may_go_down(item):
             return None
-        if self._online is not None and self._operation in STAYS_DOWN:
+        if self._online is not None and operation_spec(self._operation).stays_down:
             self._online.take(item.vm_id)
         done = "watched" if item.watched else "started"
         return f"dry run: it would be {done} in wave {self._wave}"

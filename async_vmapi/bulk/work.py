@@ -7,9 +7,10 @@ from typing import Any
 import attrs
 
 from async_vmapi.bulk import outcomes
-from async_vmapi.bulk.item import GENERAL, BulkItem
+from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.tasks.task import Task
+from async_vmapi.writes.operations import GENERAL
 from async_vmapi.writes.record import Write, is_task
 
 __all__ = ["Work"]

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from async_vmapi.bulk.item import LOWERING, REPEATABLE
 from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.jobs import JobRequest, submit
 from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
@@ -24,6 +23,7 @@ from async_vmapi.cli.output import who
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import looked_up, names_of
 from async_vmapi.cli.running import ExitCode, fail, say
+from async_vmapi.writes.operations import operation_spec
 from async_vmapi.writes.requests import VMOrId
 
 __all__ = ["app"]
@@ -194,9 +194,9 @@ def resume(
     written = [
         who(o.item, labels.get(o.item))
         for o in rest
-        if o.status == "not_started" or (operation in REPEATABLE and not o.accepted)
+        if o.status == "not_started" or (operation_spec(operation).idempotent and not o.accepted)
     ]
-    if operation in LOWERING and not plan.dry_run:
+    if operation_spec(operation).lowers and not plan.dry_run:
         confirm(operation, written, yes=yes)
     carry_out(
         client,
@@ -244,7 +244,7 @@ def _operate(
         # Keep the file's order: its first VM is the canary.
         labels = {vm_id: labels[vm_id] for vm_id in selection.ids if vm_id in labels}
     items = [found[vm_id] for vm_id in labels]
-    if operation in LOWERING and not plan.dry_run:
+    if operation_spec(operation).lowers and not plan.dry_run:
         confirm(operation, [who(*named) for named in labels.items()], yes=yes)
     if options.durable is not None:
         order = JobRequest(

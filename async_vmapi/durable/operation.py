@@ -16,7 +16,7 @@ import msgspec
 from dbos import DBOS
 
 from async_vmapi.bulk import outcomes
-from async_vmapi.bulk.item import DEFAULTS, BulkItem
+from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.client import Client
 from async_vmapi.durable.rows import decoding
@@ -28,6 +28,7 @@ from async_vmapi.models import VirtualMachine
 from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.retries import BEFORE_SENDING, MAYBE_SENT, is_explained
+from async_vmapi.writes.operations import operation_spec
 from async_vmapi.writes.record import WRITES, Write, is_task
 
 __all__ = ["CANCELLED", "Host", "Operation"]
@@ -38,8 +39,6 @@ CANCELLED: Final = "the job was cancelled"
 
 _ATTEMPTS: Final = 3
 """Maximum attempts of a create that may be retried; each first reconciles the previous one."""
-
-_ONCE: Final = frozenset({"create", "reboot", "reset"})
 
 
 class Host(Protocol):
@@ -142,7 +141,7 @@ class Operation:
     async def _prepare_and_send(self, turn: str) -> _Step:
         intent: str | None = None
         with self._host.sending():
-            if self._order.operation in _ONCE:
+            if not operation_spec(self._order.operation).idempotent:
                 intended = await _step(f"prepare{turn}", self._prepare)
                 if intended.ended is not None:
                     return intended
@@ -252,7 +251,8 @@ class Operation:
         order, vms = self._order, self._host.client.vms
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
-            return await method(order.item, **DEFAULTS.get(order.operation, {}) | order.arguments)
+            keywords = {**operation_spec(order.operation).bulk_defaults, **order.arguments}
+            return await method(order.item, **keywords)
         request = await self._host.secrets.resolved(request_of(order.item))
         rounds = _ATTEMPTS if order.arguments.get("on_unknown") == "retry" else 1
         while True:

@@ -6,12 +6,13 @@ from typing import Any, Final
 import msgspec
 
 from async_vmapi import validation
-from async_vmapi.bulk.item import LOWERING, OPERATIONS, check_arguments, labels_of
+from async_vmapi.bulk.item import check_arguments, labels_of
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.bulk.plan import BulkPlan, Share
 from async_vmapi.bulk.report import OutcomeLine, line_of, outcome_of
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, VirtualMachine
+from async_vmapi.writes.operations import OPERATIONS, operation_spec
 
 __all__ = [
     "EndedLine",
@@ -84,7 +85,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def keeps_online(self) -> bool:
         """Whether ``min_online`` applies."""
-        lowers = self.operation in LOWERING and not self.plan.dry_run
+        lowers = operation_spec(self.operation).lowers and not self.plan.dry_run
         return self.plan.min_online is not None and lowers
 
     def bulk_plan(self, **fields: Any) -> BulkPlan:

@@ -18,7 +18,6 @@ import pytest
 import async_vmapi
 from async_vmapi import durable
 from async_vmapi.bulk import executor as bulk
-from async_vmapi.bulk import item as jobs
 from async_vmapi.cli import fleet as cli_fleet
 from async_vmapi.cli import vms as cli_vms
 from async_vmapi.emulator import Settings
@@ -26,6 +25,7 @@ from async_vmapi.emulator.vm import Kind
 from async_vmapi.models import Operation
 from async_vmapi.tasks.rules import RULES
 from async_vmapi.vms import VirtualMachines
+from async_vmapi.writes.operations import OPERATIONS as SPECS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "async_vmapi"
@@ -334,7 +334,7 @@ class TestOperations:
 
     def test_each_is_a_bulk_operation(self, operation):
         """In memory and durably, with its arguments checked before anything is sent."""
-        assert operation in jobs.OPERATIONS
+        assert operation in SPECS
         assert inspect.iscoroutinefunction(getattr(bulk.BulkExecutor, operation))
         assert inspect.iscoroutinefunction(getattr(durable.Submission, operation))
 
@@ -346,7 +346,7 @@ class TestOperations:
     def test_no_place_knows_another(self, operation):
         """The places list the same operations."""
         assert set(RULES) == set(get_args(Kind)) == set(OPERATIONS)
-        assert set(jobs.OPERATIONS) == {*OPERATIONS, "rename"}
+        assert set(SPECS) == {*OPERATIONS, "rename"}
 
 
 UNITS = {
