@@ -152,8 +152,7 @@ class ListPoller:
         self._failures = 0
         self._polls.succeeded()
         if self._polls.pipeline.observer is not None:
-            served = sum(len(vm.watches) for vm in self._polls.vms.values())
-            self._polls.pipeline.observer.looked("list", served)
+            self._polls.pipeline.observer.polled("list")
         self._polls.schedule.measured_list(result.size)
         # Decoding and comparing a large fleet's list take some milliseconds each.
         await anyio.lowlevel.checkpoint()

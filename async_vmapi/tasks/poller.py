@@ -253,7 +253,7 @@ class Poller:
         if result.size is not None:
             self.polls.schedule.measured_get(result.size)
         if self.polls.pipeline.observer is not None:
-            self.polls.pipeline.observer.looked("get", len(vm.watches))
+            self.polls.pipeline.observer.polled("get")
         vm.by_list = vm.is_unclear = result.unclear is not None
         if result.unclear is not None:
             vm.missed(result.unclear)

@@ -112,10 +112,10 @@ class GuardedObserver:
             )
         return _GuardedOperation(found, self._guard)
 
-    def looked(self, how: Literal["get", "list"], served: int) -> None:
-        """Note a response to the poll hub; see `Observer.looked`."""
+    def polled(self, how: Literal["get", "list"]) -> None:
+        """Note a response to a poll; see `Observer.polled`."""
         if (inner := self._inner) is not None:
-            self._guard.call("telemetry.looked", lambda: inner.looked(how, served))
+            self._guard.call("telemetry.polled", lambda: inner.polled(how))
 
     def close(self) -> None:
         """Note that the client is closed."""

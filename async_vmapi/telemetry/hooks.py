@@ -109,8 +109,8 @@ class Observer(Protocol):
         """
         ...
 
-    def looked(self, how: Literal["get", "list"], served: int) -> None:
-        """Note a response to the poll hub, and how many awaited operations it serves."""
+    def polled(self, how: Literal["get", "list"]) -> None:
+        """Note a response to a poll."""
         ...
 
     def close(self) -> None:

@@ -29,7 +29,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from yarl import URL
 
 from async_vmapi import __version__, validation
-from async_vmapi.errors import RateLimited
 from async_vmapi.telemetry.guards import Guard
 from async_vmapi.telemetry.hooks import Ending
 
@@ -92,13 +91,8 @@ class OpenTelemetry:
         def counter(name: str, unit: str, description: str) -> metrics.Counter:
             return meter.create_counter(f"vmapi.client.{name}", unit=unit, description=description)
 
-        self.requests = counter("requests", "{request}", "Requests sent, including polls.")
         self.retries = counter("retries", "{request}", "Requests sent as retries.")
-        self.throttled = counter("throttled", "{request}", "Requests refused with 429.")
         self.polls = counter("polls", "{poll}", "Responses to polls.")
-        self.polls_saved = counter(
-            "polls.saved", "{poll}", "Polls saved by responses that serve several operations."
-        )
 
     def observe(self, origin: str) -> "_ClientObserver":
         """Return an observer for a client of this endpoint; called by `Client`."""
@@ -121,7 +115,6 @@ class _ClientObserver:
     def request(
         self, name: str, method: str, path: str, *, resends: int, shared: bool
     ) -> "_Request":
-        self.telemetry.requests.add(1, {"vmapi.call": name, **self.server})
         if resends:
             self.telemetry.retries.add(1, {"vmapi.call": name, **self.server})
         span = None
@@ -140,7 +133,7 @@ class _ClientObserver:
             span = self.telemetry.tracer.start_span(
                 f"{method} {template}", kind=SpanKind.CLIENT, attributes=attributes
             )
-        return _Request(self, name, method, span)
+        return _Request(self, method, span)
 
     def operation(
         self,
@@ -152,11 +145,8 @@ class _ClientObserver:
     ) -> "_Operation":
         return _Operation(self, name, vm_id, elapsed, trace)
 
-    def looked(self, how: Literal["get", "list"], served: int) -> None:
-        attributes = {"vmapi.call": how, **self.server}
-        self.telemetry.polls.add(1, attributes)
-        if served > 1:
-            self.telemetry.polls_saved.add(served - 1, attributes)
+    def polled(self, how: Literal["get", "list"]) -> None:
+        self.telemetry.polls.add(1, {"vmapi.call": how, **self.server})
 
     def close(self) -> None:
         for operation in list(self.open):
@@ -166,11 +156,10 @@ class _ClientObserver:
 class _Request:
     """Observes one request. Spans started during it become children of its span."""
 
-    __slots__ = ("_client", "_method", "_name", "_span", "_token")
+    __slots__ = ("_client", "_method", "_span", "_token")
 
-    def __init__(self, client: _ClientObserver, name: str, method: str, span: Span | None) -> None:
+    def __init__(self, client: _ClientObserver, method: str, span: Span | None) -> None:
         self._client = client
-        self._name = name
         self._method = method
         self._span = span
         self._token = None if span is None else otel_context.attach(trace.set_span_in_context(span))
@@ -190,8 +179,6 @@ class _Request:
             attributes["error.type"] = str(status)
         elif error is not None:
             attributes["error.type"] = type(error).__name__
-        if status == 429 or isinstance(error, RateLimited):
-            telemetry.throttled.add(1, {"vmapi.call": self._name, **server})
         labels = {"http.request.method": self._method, **server, **attributes}
         telemetry.request_seconds.record(seconds, labels)
         if self._span is None:

@@ -22,7 +22,7 @@ PLACES = {
     "observe": "telemetry.observe",
     "request": "telemetry.request",
     "operation": "telemetry.operation",
-    "looked": "telemetry.looked",
+    "polled": "telemetry.polled",
     "close": "telemetry.close",
     "request.ended": "telemetry.request.ended",
     "operation.context": "telemetry.operation.context",

@@ -180,7 +180,7 @@ class TestOutput:
             if name == "counter"
         }
         assert len(used) > 15
-        assert len(metrics) == 5
+        assert len(metrics) == 2
         assert {name for name in used | metrics if f"`{name}`" not in text} == set()
 
 
