@@ -53,7 +53,7 @@ MINIMUM = (
     *(f"tests/simulation/test_{name}.py" for name in ("pace", "telemetry")),
     *("tests/cli/test_cli.py", "tests/durable/test_moments.py"),
 )
-CAMPAIGNS = ("exhaustion", "model", "hub")
+CAMPAIGNS = ("bulk_properties", "exhaustion", "fuzz", "hub", "model")
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"

@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+from hypothesis import settings
 
 from async_vmapi import Client, CreateRequest, ImageBoot
 from async_vmapi.emulator import CloudAPI, Emulator, Settings
@@ -16,10 +17,18 @@ ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
 TEMPLATE = "2268"
 
 
+CAMPAIGN = os.environ.get("VMAPI_CAMPAIGN") == "1"
+"""Whether `nox -s campaign` runs every case of what the daily tests run a tenth of."""
+
+settings.register_profile("campaign", max_examples=500)
+if CAMPAIGN:
+    settings.load_profile("campaign")
+
+
 @pytest.fixture(scope="session")
 def stride():
-    """1 in a campaign (`nox -s campaign`), which runs every case; else 10, for a tenth of them."""
-    return 1 if os.environ.get("VMAPI_CAMPAIGN") == "1" else 10
+    """Run one case of so many: all in a campaign, a tenth daily."""
+    return 1 if CAMPAIGN else 10
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ class Tap:
 
 
 @settings(
-    max_examples=50,
+    max_examples=settings.default.max_examples // 5,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,

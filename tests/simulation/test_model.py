@@ -375,7 +375,11 @@ class TestFleets:
     @given(
         seed=st.integers(0, 2**31 - 1), old=OLD, absence=st.sampled_from([0.0, 0.05]), steps=STEPS
     )
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=settings.default.max_examples // 5,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     def test_any_operations_on_a_small_fleet(self, seed, old, absence, steps):
         """One after the other on each VM, as soon as the previous one is reported complete."""
         cloud_settings = draw_settings(random.Random(seed), old).changed(
