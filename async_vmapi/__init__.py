@@ -1,4 +1,8 @@
-"""The asyncio SDK for a cloud provider's virtual-machine API."""
+"""The asyncio SDK for a cloud provider's virtual-machine API.
+
+In docstrings, "WIRE §4" is a section of docs/wire.md, and a "pure" module does no I/O and reads no
+clock.
+"""
 
 import importlib
 import logging

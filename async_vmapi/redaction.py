@@ -1,4 +1,4 @@
-"""Keep secrets out of reprs, errors and logs; no I/O.
+"""Keep secrets out of reprs, errors and logs. Pure.
 
 Error trackers, rich and ``pytest -l`` show the `repr` of every local variable in every frame of an
 error, and parts of long texts. So a secret is a `Secret` from the caller's argument to the socket;

@@ -1,4 +1,4 @@
-"""Sign requests (WIRE §1); no I/O.
+"""Sign requests (WIRE §1). Pure.
 
 A signature covers the method, the Host header, the date, the path with its query, and the body
 exactly as sent: changing one byte of them makes the request invalid.

@@ -1,4 +1,4 @@
-"""The outcome of one item, from how its operation ended or where it was cut off."""
+"""Create an item's `Outcome` from its operation's result or error, or from how far it got."""
 
 from typing import Any, Final
 

@@ -1,4 +1,7 @@
-"""The plan of a bulk call: concurrency, waves, and when to stop. Pure."""
+"""`BulkPlan`: the settings of a bulk call (concurrency, waves, when to stop). Pure.
+
+`async_vmapi.bulk.scheduler` applies them.
+"""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""A bulk call in progress: it starts the items, and collects their outcomes.
+"""`Rollout`: a bulk call in progress. It starts items wave by wave and collects their outcomes.
 
 A pump takes the items one by one, waits until each may start, and creates a worker for it, which
 sends the request and awaits its task. The iteration over the outcomes drives it; when the iteration

@@ -1,4 +1,4 @@
-"""Report files: that of ``--report``, and the fallback for a report that cannot be shown."""
+"""Write report files: the one of ``--report``, or a fallback if a report cannot be shown."""
 
 import errno
 import os

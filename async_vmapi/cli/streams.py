@@ -1,4 +1,4 @@
-"""Standard output and standard error of the command; detects output that was lost."""
+"""The command's standard output and standard error, and whether output was lost."""
 
 import codecs
 import errno

@@ -1,11 +1,11 @@
-"""Heartbeats of a fleet's workers, so that others take over the workflows of an expired one.
+"""`Leases`: each worker's heartbeat, by which the others detect that it expired.
 
-DBOS resumes the workflows of an executor that returns; only a separate service of its own detects
-the ones that do not. Here each worker increments a number in a shared table. No clocks are
-compared: a worker expires when another one has read the same number several times in a row. Failed
-reads do not count, so a database outage expires no worker. An expired worker learns of it at its
-next heartbeat, and a worker that has not renewed its lease in time has to assume that it expired.
-Neither sends a request that must not be sent twice.
+DBOS itself resumes an executor's workflows only when that executor restarts; to detect one that
+never does takes a separate service of DBOS. Here each worker increments a number in a shared table.
+No clocks are compared: a worker expires when another one has read the same number several times in
+a row. Failed reads do not count, so a database outage expires no worker. An expired worker learns
+of it at its next heartbeat, and a worker that has not renewed its lease in time has to assume that
+it expired. Neither sends a request that must not be sent twice.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Filters the rows that DBOS reads, in the database's driver, before DBOS sees them.
+"""Check and adjust database rows in the driver, before they reach DBOS.
 
 Each connection of this package has a row factory that processes every row of every query. It does
 two things for which DBOS has no setting:

@@ -1,4 +1,4 @@
-"""The database that a fleet's workers share, by DBOS's client, called outside the event loop."""
+"""The database that a fleet's workers share. DBOS's client blocks, so it is called in threads."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""A worker: the DBOS executor, with one client, and so one poll hub, for all its workflows.
+"""`Worker`: this process's DBOS executor. All its workflows share one client, and so one poll hub.
 
 DBOS runs the workflows of jobs and of their items on this event loop. There is one worker in a
 process, because DBOS allows one executor.

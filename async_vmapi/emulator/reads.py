@@ -1,4 +1,4 @@
-"""Decide what reads show of the VMs: the current state, an old one, less, or more.
+"""Decide what reads return: current or stale data, too few VMs, or VMs that are deleted.
 
 The VMs themselves are in `async_vmapi.emulator.cloud`. Reads have a separate random source, so that
 they do not change what a seeded cloud does; only the lag of lists is drawn at the time of a change.

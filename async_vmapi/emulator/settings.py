@@ -1,4 +1,4 @@
-"""The behaviour of the emulated cloud: durations, guests, formats of responses."""
+"""The behaviour of the emulated cloud: durations, how guests obey ACPI, formats of responses."""
 
 import math
 from collections.abc import Iterable, Sequence

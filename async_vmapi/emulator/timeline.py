@@ -1,4 +1,4 @@
-"""A clock that is advanced by its user, and the actions scheduled on it."""
+"""A manually advanced clock with scheduled actions."""
 
 import heapq
 import itertools

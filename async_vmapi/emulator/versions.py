@@ -1,4 +1,4 @@
-"""What reads of one VM showed in the last seconds, for stale reads."""
+"""The recent versions of one VM's content, by time, for stale reads."""
 
 import bisect
 import math

@@ -1,4 +1,4 @@
-"""Iterate over the events of a watch."""
+"""Iterate over the changes that a `Watch` records."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""The tasks of a client that were returned and are not complete yet. Pure.
+"""A client's returned tasks that are not complete yet. Pure.
 
 A caller that is cancelled before it can store its task finds it here and can await it.
 """

@@ -1,6 +1,6 @@
 """The rules of completion as data: each operation's target states, transitions and timeout. Pure.
 
-`async_vmapi.tasks.completion` applies them.
+`async_vmapi.tasks.completion` applies them, and has the logic of reboots and resizes.
 """
 
 from collections.abc import Mapping

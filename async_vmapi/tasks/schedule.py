@@ -1,7 +1,8 @@
-"""Decide when to poll and how: by GET or by list. Pure, except for its seeded random.
+"""`Schedule`: how long to wait between polls, and whether to poll by GET or by list.
 
 A list costs the same for one VM as for all of them. So the schedule prefers the list where GETs
-would cost more, and sends it more often the more VMs are awaited.
+would cost more, and sends it more often the more VMs are awaited. Pure, except for its seeded
+random.
 """
 
 import math

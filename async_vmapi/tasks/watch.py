@@ -1,4 +1,4 @@
-"""One operation on one VM as polls have shown it: its history, and the verdict so far."""
+"""`Watch`: one task's view of its VM: the changes that polls have shown, and the verdict so far."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The telemetry interface of a client; no I/O.
+"""The telemetry interface of a client. Pure.
 
 A client without an observer only checks for None. Observers receive plain values, never a body, a
 header or a signature.

@@ -1,4 +1,4 @@
-"""Encode requests and decode responses; no I/O (WIRE §2).
+"""Encode requests and decode responses (WIRE §2). Pure.
 
 A response is decoded once, directly into the value that the caller wants: a `ResponseSpec`.
 """

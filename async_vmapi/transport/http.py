@@ -1,6 +1,6 @@
-"""Send requests over HTTP with aiohttp: the default transport of a `Client`.
+"""`HTTPTransport`: send requests over HTTP with aiohttp, the default transport of a `Client`.
 
-It neither signs nor decodes nor retries.
+It applies the timeouts, and neither signs nor decodes nor retries.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Open the envelope of a response: return its value or raise its error; no I/O (WIRE §1).
+"""Open the envelope of a response: return its value or raise its error (WIRE §1). Pure.
 
-The response is decoded directly into the wanted value. Only if that fails it is decoded again, to
+The response is decoded directly into the wanted value. Only if that fails is it decoded again, to
 distinguish a refusal from an invalid response.
 """
 

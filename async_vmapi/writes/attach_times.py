@@ -1,4 +1,4 @@
-"""Detect VMs that are older than a request by their attach times, on the server's clock; no I/O.
+"""Detect VMs that are older than a request by their attach times, on the server's clock. Pure.
 
 The attach times of a VM's volumes and addresses (WIRE §3) are later than the request that created
 the VM. They have no time zone, and the ``Date`` of a response is in UTC, so both are compared

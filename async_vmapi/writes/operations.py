@@ -1,6 +1,7 @@
-"""What each operation on a VM is, for the methods, bulk calls, durable jobs and the command line.
+"""`OperationSpec`: an operation's path, arguments, idempotency and effect on the VM's state.
 
-When an operation is complete is decided by its rule in `async_vmapi.tasks.rules`.
+Methods, bulk calls, durable jobs and the command line read this table. The rule in
+`async_vmapi.tasks.rules` decides when an operation is complete.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Check the arguments of the VM methods: ids, paths, and the request of a create; no I/O."""
+"""Check the arguments of the VM methods: ids, paths, and the request of a create. Pure."""
 
 from typing import Any, Final, TypeAlias
 

@@ -2,8 +2,8 @@
 
 A write runs in its own asyncio task, which `async_vmapi.writes.shield` protects from its caller's
 cancellation. If the outcome is unknown, an idempotent write is retried. For a create the client
-searches for the VM, for a reboot or reset it polls the VM, and it resends none of these without
-proof.
+searches for the VM, for a reboot or reset it polls the VM. It sends none of these again, except a
+create that certainly made no VM.
 """
 
 import asyncio
