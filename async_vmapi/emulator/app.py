@@ -13,10 +13,10 @@ from aiohttp import web
 from async_vmapi.emulator.api import CloudAPI, Request
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.delivery import Delivery, deliver
-from async_vmapi.emulator.doors import is_loopback, names_this_server
+from async_vmapi.emulator.fast_response import whole
 from async_vmapi.emulator.faults import FaultPlan
+from async_vmapi.emulator.host_check import is_loopback, names_this_server
 from async_vmapi.emulator.settings import Settings
-from async_vmapi.emulator.whole import whole
 
 __all__ = ["Emulator"]
 

@@ -1,4 +1,4 @@
-"""Send a complete response, head and body, in one write.
+"""Send a complete response, head and body, in one write where possible.
 
 `aiohttp.web.Response` builds each head from scratch, which takes longer than the rest of handling a
 request.
