@@ -667,7 +667,9 @@ class TestDoors:
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
-            assert (int(answer.split(b" ")[1]) if answer else None) == status
+            found = int(answer.split(b" ")[1]) if answer else None
+            # What a client still sends is reset, which can overtake the response.
+            assert found == status or (trickles and found is None)
             # Others are served meanwhile and after.
             assert (await PlainClient(emulator).acall("GET", VMS))[0] == 200
 
