@@ -43,7 +43,7 @@ class TestDemo:
         assert "demo-03 will fail to create; the guest of demo-05 ignores ACPI" in result.stdout
         assert "create of 8: 7 succeeded, 1 failed" in result.stdout
         assert "reboot of 7: 7 succeeded" in result.stdout
-        assert re.search(r"demo-05 .* reboot succeeded in 60\.\d s, assumed", result.stdout)
+        assert re.search(r"demo-05 .* reboot succeeded in \d+\.\d s, assumed", result.stdout)
         assert re.search(r"demo-05.* never left online", result.stdout)
         assert "delete of 8: 8 succeeded" in result.stdout
         assert re.search(r"\d+ requests: 8 create, 8 delete", result.stdout)
