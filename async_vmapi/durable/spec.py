@@ -176,7 +176,7 @@ def spec_of(
     if len(set(labels)) < len(labels):
         raise InvalidArgument(
             "the requests contain a duplicate name: if an outcome is unknown, workers could not "
-            "tell to which request a VM belongs",
+            "identify the request of a VM",
             argument="items",
         )
     if operation == "rename":

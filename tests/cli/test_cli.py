@@ -43,7 +43,9 @@ class TestDemo:
         assert "demo-03 will fail to create; the guest of demo-05 ignores ACPI" in result.stdout
         assert "create of 8: 7 succeeded, 1 failed" in result.stdout
         assert "reboot of 7: 7 succeeded" in result.stdout
-        assert re.search(r"demo-05 .* reboot succeeded in \d+\.\d s, assumed", result.stdout)
+        assumed = re.search(r"demo-05 .* reboot succeeded in ([\d.]+) s, assumed", result.stdout)
+        # Not before its grace period is over; how long after depends on the machine.
+        assert float(assumed[1]) >= 60
         assert re.search(r"demo-05.* never left online", result.stdout)
         assert "delete of 8: 8 succeeded" in result.stdout
         assert re.search(r"\d+ requests: 8 create, 8 delete", result.stdout)
@@ -149,10 +151,10 @@ class TestEmulator:
             assert asyncio.run(use()) == []
         finally:
             process.send_signal(how)
-            rest, told = process.communicate(timeout=LONG)
+            rest, errors = process.communicate(timeout=LONG)
         assert process.returncode == 0
         assert rest == ""
-        assert "Ctrl-C stops it" in told
+        assert "Ctrl-C stops it" in errors
 
     def test_a_port_in_use(self):
         """The error says what to do."""

@@ -65,16 +65,16 @@ class TestDatabases:
         monkeypatch.setenv(
             "VMAPI_DATABASE", "postgresql://me:planted@127.0.0.1:1/x?password=planted"
         )
-        told = said("jobs", "list", code=1)
-        assert "database postgresql://me:***@127.0.0.1:1/x cannot be used (" in told
-        assert "refused" in told
-        assert "check that the server runs" in told
-        assert "planted" not in told
-        assert "Continuing" not in told
+        shown = said("jobs", "list", code=1)
+        assert "database postgresql://me:***@127.0.0.1:1/x cannot be used (" in shown
+        assert "refused" in shown
+        assert "check that the server runs" in shown
+        assert "planted" not in shown
+        assert "Continuing" not in shown
         for url in ("postgresql://me:planted@x/y", "postgresql:///x?password=planted"):
-            told = said("jobs", "list", "--database", url, code=2)
-            assert "PGPASSWORD" in told
-            assert "planted" not in told
+            shown = said("jobs", "list", "--database", url, code=2)
+            assert "PGPASSWORD" in shown
+            assert "planted" not in shown
 
     def test_a_job_of_another_version(self, said, tmp_path):
         """It waits for a worker that can read it."""

@@ -30,7 +30,7 @@ def worker(program, *arguments, how=signal.SIGTERM):
         out, errors = process.communicate(timeout=LONG)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
-        process.told = out
+        process.shown = out
     finally:
         process.kill()
         process.communicate()
@@ -52,7 +52,7 @@ class TestJobs:
             assert {o["status"] for o in shut["outcomes"]} == {"succeeded"}
             watched = durable.json("jobs", "watch", "off")
             assert watched == shut
-        assert "job off: shutdown of 3, finished" in process.told
+        assert "job off: shutdown of 3, finished" in process.shown
         assert len(cloud.cloud.vms) == 3
         listed = durable("jobs", "list").stdout
         assert listed.splitlines()[1].split()[:4] == ["off", "shutdown", "finished", "3"]

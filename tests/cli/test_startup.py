@@ -59,15 +59,15 @@ class TestCommandLine:
     @pytest.mark.programs
     def test_help_loads_no_command(self):
         """It shows only names and first lines."""
-        told, modules = loaded("import async_vmapi.__main__", "--help")
-        assert all(name in told for name in COMMANDS)
+        shown, modules = loaded("import async_vmapi.__main__", "--help")
+        assert all(name in shown for name in COMMANDS)
         assert not modules & (self.NEEDLESS | {"asyncio", "attrs", "async_vmapi.models"})
 
     @pytest.mark.programs
     def test_a_commands_help_loads_no_client(self):
         """Nor a server, nor a database."""
-        told, modules = loaded("import async_vmapi.__main__", "fleet", "create", "--help")
-        assert "--max-failures" in told
+        shown, modules = loaded("import async_vmapi.__main__", "fleet", "create", "--help")
+        assert "--max-failures" in shown
         assert not modules & self.NEEDLESS
 
     @pytest.mark.programs
@@ -77,22 +77,22 @@ class TestCommandLine:
     )
     def test_completion_loads_no_client(self, words, found):
         """A shell calls it at every key press."""
-        told, modules = loaded(
+        shown, modules = loaded(
             "from async_vmapi.cli import main; sys.argv[0] = 'async-vmapi'; main()",
             _ASYNC_VMAPI_COMPLETE="complete_bash",
             COMP_WORDS=words,
             COMP_CWORD=str(len(words.split()) - 1),
         )
-        assert told == found
+        assert shown == found
         assert not modules & self.NEEDLESS
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_the_list_of_commands_matches_their_help(self, name):
         """The text is repeated to make one of them fast."""
-        home, told = COMMANDS[name]
-        command = Later(name, home, told).load()
+        home, shown = COMMANDS[name]
+        command = Later(name, home, shown).load()
         assert command.name == name
-        assert command.help.partition("\n\n")[0].replace("\n", " ") == told
+        assert command.help.partition("\n\n")[0].replace("\n", " ") == shown
 
     def test_an_interruption_during_an_import_ends_the_command(self, monkeypatch):
         """As it would a moment later."""

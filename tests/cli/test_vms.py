@@ -29,16 +29,16 @@ class TestReading:
         (one,) = program.json("vms", "list", "--label", "web-02")
         assert (one["id"], one["state"], one["ram"]) == (ids["web-02"], "online", 1024)
         assert program.json("vms", "list", "--state", "offline") == []
-        told = program("vms", "list", "--id-file", "-", given="none")
-        assert "not in the list: none" in told.stderr
+        shown = program("vms", "list", "--id-file", "-", given="none")
+        assert "not in the list: none" in shown.stderr
 
     def test_a_failed_connection_is_reported_at_once(self, program, cloud):
         """Once, while the client retries."""
         program.write_profile(max_retries=6)
         cloud.api.faults.fail_next("list", "refuse", seconds=2.0)
-        told = program("vms", "list").stderr
-        assert told.count("retrying in") == told.count("\n") == 1
-        assert told.startswith("async-vmapi: GET /v2/virtual-machines got no response: ")
+        shown = program("vms", "list").stderr
+        assert shown.count("retrying in") == shown.count("\n") == 1
+        assert shown.startswith("async-vmapi: GET /v2/virtual-machines got no response: ")
 
     def test_one_vm(self, program):
         """All its fields are shown, or that there is none."""

@@ -91,9 +91,9 @@ class Shell:
         text = example.parsed
         if _INSTALLS.search(text):
             # What CI runs in a bare environment is in the README.
-            told = (ROOT / "README.md").read_text()
+            readme = (ROOT / "README.md").read_text()
             lines = [line for line in text.splitlines() if _INSTALLS.search(line)]
-            assert all(line in told for line in lines), lines
+            assert all(line in readme for line in lines), lines
             return
         # They keep running; one that cannot even begin fails.
         text = _FOREGROUND.sub(r"{ \g<0>; } & sleep 1; kill -0 $!", text)

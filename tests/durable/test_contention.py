@@ -107,9 +107,9 @@ class TestDatabase:
             job = await fleet.submit("none").reset([])
             async with at_work(fleet):
                 assert (await job.report(60)).complete
-        told = [r.getMessage() for r in caplog.records if "no connection" in r.getMessage()]
-        assert len(told) == 2
-        assert told[0].endswith("sorry, too many clients already")
+        records = [r.getMessage() for r in caplog.records if "no connection" in r.getMessage()]
+        assert len(records) == 2
+        assert records[0].endswith("sorry, too many clients already")
 
     @pytest.mark.parametrize("how", [Path.unlink, replaced])
     async def test_a_deleted_file(self, tmp_path, lively, how):
@@ -161,6 +161,6 @@ class TestVersions:
             async with at_work(fleet):
                 assert (await (await fleet.submit("new").reset([])).report(60)).complete
                 await asyncio.sleep(0.5)
-        told = [r for r in caplog.records if "wait for a worker of version" in r.getMessage()]
-        assert [record.vmapi_version for record in told] == ["async_vmapi durable 0"]
-        assert told[0].levelno == logging.WARNING
+        records = [r for r in caplog.records if "wait for a worker of version" in r.getMessage()]
+        assert [record.vmapi_version for record in records] == ["async_vmapi durable 0"]
+        assert records[0].levelno == logging.WARNING

@@ -32,7 +32,7 @@ def test_there_is_one_private_use():
 class TestPutBack:
     """Gone? Write the UPDATE of `workflow_status` in `Database.requeue`, as it is described here.
 
-    DBOS's public `resume_workflow` is no substitute: it takes a workflow from whoever has it.
+    DBOS's public `resume_workflow` is no substitute: it takes workflows from live workers.
     """
 
     async def test_it_exists(self, sqlite_url):

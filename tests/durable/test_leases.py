@@ -181,9 +181,9 @@ class TestDatabase:
         await database.open()
         before = time.time()
         with database.engine.connect() as connection:
-            told = connection.exec_driver_sql("SELECT unixepoch('subsec')").scalar()
+            database_time = connection.exec_driver_sql("SELECT unixepoch('subsec')").scalar()
         await database.close()
-        assert before - 0.01 <= told <= time.time() + 0.01
+        assert before - 0.01 <= database_time <= time.time() + 0.01
 
     def test_several_workers_open_a_new_file(self, tmp_path):
         """Workers that start at once wait for each other, where SQLite itself would not."""

@@ -173,11 +173,11 @@ class TestWorker:
 
     async def test_listeners_in_its_process_continue_when_it_ends(self, fleet, lively):
         """DBOS ends the threads that it has put into the event loop."""
-        told = []
+        events = []
 
         async def listen(job):
             async for event in job.events():
-                told.append((event.kind, event.index))
+                events.append((event.kind, event.index))
 
         lively.cloud.adjust("w-*", create=40)
         job = await fleet.submit("make").create(requests(2))
@@ -187,7 +187,9 @@ class TestWorker:
         async with at_work(fleet):
             await job.report(60)
             await asyncio.gather(*listeners)
-        assert sorted(told) == sorted(4 * [(k, n) for k in ("started", "finished") for n in (0, 1)])
+        assert sorted(events) == sorted(
+            4 * [(k, n) for k in ("started", "finished") for n in (0, 1)]
+        )
 
     async def test_items_taken_over_by_others_end_with_it(self, fleet, sqlite_url, lively):
         """It waits for what the others record, which nothing here reads."""

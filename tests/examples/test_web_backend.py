@@ -58,17 +58,21 @@ class TestTasks:
         assert accepted.status_code == 202
         about = accepted.json()
         assert (about["operation"], about["name"]) == ("create", "web-01")
-        told = (await second.get(accepted.headers["Location"], params={"wait": 30})).json()
-        assert (told["status"], told["operation"], told["name"]) == ("done", "create", "web-01")
-        assert told["history"][-1]["state"] == "online"
-        resized = await second.post(
-            f"/api/vms/{told['vm_id']}/resize", json={"cores": 2, "ram": 2048}
+        task_status = (await second.get(accepted.headers["Location"], params={"wait": 30})).json()
+        assert (task_status["status"], task_status["operation"], task_status["name"]) == (
+            "done",
+            "create",
+            "web-01",
         )
-        told = (await first.get(resized.headers["Location"], params={"wait": 30})).json()
-        assert (told["status"], vm_cloud.vm("web-01").cores) == ("done", 2)
-        deleted = await first.delete(f"/api/vms/{told['vm_id']}")
-        told = (await second.get(deleted.headers["Location"], params={"wait": 30})).json()
-        assert (told["status"], told["history"][-1]["state"]) == ("done", "gone")
+        assert task_status["history"][-1]["state"] == "online"
+        resized = await second.post(
+            f"/api/vms/{task_status['vm_id']}/resize", json={"cores": 2, "ram": 2048}
+        )
+        task_status = (await first.get(resized.headers["Location"], params={"wait": 30})).json()
+        assert (task_status["status"], vm_cloud.vm("web-01").cores) == ("done", 2)
+        deleted = await first.delete(f"/api/vms/{task_status['vm_id']}")
+        task_status = (await second.get(deleted.headers["Location"], params={"wait": 30})).json()
+        assert (task_status["status"], task_status["history"][-1]["state"]) == ("done", "gone")
         assert (await second.get("/api/vms")).json() == []
 
     async def test_a_pending_task(self, workers, vm_cloud):
@@ -77,8 +81,8 @@ class TestTasks:
         accepted = await workers[0].post("/api/vms", json=NEW)
         where = accepted.headers["Location"]
         for _ in range(2):
-            told = (await workers[1].get(where, params={"wait": 0.1})).json()
-            assert told["status"] == "running"
+            task_status = (await workers[1].get(where, params={"wait": 0.1})).json()
+            assert task_status["status"] == "running"
         assert vm_cloud.requests["create"] == 1
 
     @pytest.mark.looptime
@@ -87,9 +91,9 @@ class TestTasks:
         vm_cloud.adjust("web-*", fail_state="error")
         accepted = await workers[0].post("/api/vms", json=NEW)
         where = accepted.headers["Location"]
-        while (told := (await workers[1].get(where)).json())["status"] == "running":
+        while (task_status := (await workers[1].get(where)).json())["status"] == "running":
             pass
-        assert (told["status"], "'error'" in told["error"]) == ("failed", True)
+        assert (task_status["status"], "'error'" in task_status["error"]) == ("failed", True)
 
     @pytest.mark.looptime
     async def test_an_unknown_create(self, workers, vm_cloud):
@@ -100,13 +104,17 @@ class TestTasks:
         where = accepted.headers["Location"]
         looking = (await workers[1].get(where, params={"wait": 0.1})).json()
         assert looking == {"status": "reconciling"}
-        while (told := (await workers[1].get(where)).json())["status"] == "reconciling":
+        while (task_status := (await workers[1].get(where)).json())["status"] == "reconciling":
             pass
-        assert (told["status"], told["name"], told["candidates"]) == ("unknown", "web-01", [])
+        assert (task_status["status"], task_status["name"], task_status["candidates"]) == (
+            "unknown",
+            "web-01",
+            [],
+        )
         assert vm_cloud.requests["create"] == 0
         vm_cloud.add("web-01")  # it was only late
-        told = (await workers[0].get(where, params={"wait": 30})).json()
-        assert (told["status"], told["name"]) == ("done", "web-01")
+        task_status = (await workers[0].get(where, params={"wait": 30})).json()
+        assert (task_status["status"], task_status["name"]) == ("done", "web-01")
 
     @pytest.mark.looptime
     async def test_a_tracker_that_gives_up(self, vm_cloud):

@@ -131,8 +131,8 @@ class TestProcesses:
             where = accepted.headers["Location"]
             first.stop(signal.SIGKILL)
             vm_server.cloud.elapse(600)
-            told = client.get(second.url + where, params={"wait": 30}).json()
-            assert (told["status"], told["name"]) == ("done", "web-01")
+            task_status = client.get(second.url + where, params={"wait": 30}).json()
+            assert (task_status["status"], task_status["name"]) == ("done", "web-01")
             first.start()
             # It knows only the create's token, and sees its completion.
             assert client.get(first.url + where, params={"wait": 30}).json()["status"] == "done"

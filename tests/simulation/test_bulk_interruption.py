@@ -109,8 +109,8 @@ class TestSecondCancellation:
 
     async def test_with_many_items(self, client):
         """All of twenty thousand are in the report, and no event follows."""
-        told = []
-        bulk = client.bulk(limit=5, on_event=told.append)
+        events = []
+        bulk = client.bulk(limit=5, on_event=events.append)
         running = asyncio.create_task(bulk.create(requests(20_000), unique_name=True))
         await asyncio.sleep(3)
         running.cancel()
@@ -120,21 +120,21 @@ class TestSecondCancellation:
         assert len(bulk.report.outcomes) == 20_000
         assert bulk.report.counts["unknown"] == 5
         assert bulk.report.complete
-        count = len(told)
+        count = len(events)
         await asyncio.sleep(20)
-        assert len(told) == count
+        assert len(events) == count
 
     async def test_no_event_follows_the_exception(self, slow_client):
         """Not even for responses that arrive later."""
         vms = await fleet_of(slow_client, 3)
-        told = []
-        bulk = slow_client.bulk(on_event=told.append)
+        events = []
+        bulk = slow_client.bulk(on_event=events.append)
         running = asyncio.create_task(bulk.shutdown(vms))
         await cancelled(running, 1, 1.1)
-        count = len(told)
+        count = len(events)
         await asyncio.sleep(30)
-        assert len(told) == count
-        assert Counter(event.kind for event in told)["stopped"] == 1
+        assert len(events) == count
+        assert Counter(event.kind for event in events)["stopped"] == 1
 
     def test_a_second_ctrl_c_logs_the_tokens(self, caplog):
         """No code reads the report then."""
@@ -464,10 +464,12 @@ class TestFunctions:
 
     async def test_the_callback_sees_the_failure_before_the_next_start(self, client):
         """Nothing was started after the failure that spends the budget."""
-        told = []
-        bulk = client.bulk(limit=1, max_failures=0, on_event=lambda event: told.append(event.kind))
+        events = []
+        bulk = client.bulk(
+            limit=1, max_failures=0, on_event=lambda event: events.append(event.kind)
+        )
         await bulk.shutdown(["no-0", "no-1"])
-        assert told == ["started", "stopped", "finished", "finished"]
+        assert events == ["started", "stopped", "finished", "finished"]
 
     async def test_the_caller_changes_the_list_meanwhile(self, client):
         """The items are those that were given."""

@@ -125,7 +125,7 @@ class TestOthers:
             api.faults.fail_next("create", "drop_before")
             assert await outcome_of(client.vms.create(request_for())) == (None, (theirs,))
 
-    async def test_without_dates_another_vm_cannot_be_told_apart(self, request_for):
+    async def test_without_dates_another_vm_cannot_be_distinguished(self, request_for):
         """Another process created the same name and size within max_staleness before."""
         api = cloud(staleness=(8, 8), not_found=0)
         change_responses(api, lambda headers, vms: (headers.pop("Date"), vms)[1])

@@ -158,10 +158,10 @@ class TestRetryAfter:
         """No request is sent in the time that the server asked for."""
         cloud = Recorder()
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
-        told = "8" if form == "seconds" else date
+        value = "8" if form == "seconds" else date
 
         def answer(number):
-            return refusal(status, **{"Retry-After": told}) if number == 3 else None
+            return refusal(status, **{"Retry-After": value}) if number == 3 else None
 
         cloud.answer = answer
         async with cloud.client(max_connections=2) as client:
@@ -256,11 +256,13 @@ class TestRetryAfter:
             await client.regions.list()
         assert [at for at, _ in cloud.came] == pytest.approx([0.01, 30.03], abs=0.05)
 
-    @pytest.mark.parametrize("told", ["3600", "9" * 9, "Fri, 31 Dec 9999 23:59:59 GMT"])
-    async def test_an_hour_is_too_long(self, told):
+    @pytest.mark.parametrize("value", ["3600", "9" * 9, "Fri, 31 Dec 9999 23:59:59 GMT"])
+    async def test_an_hour_is_too_long(self, value):
         """The call fails, as it would wait too long; the next one is sent after 5 min."""
         cloud = Recorder()
-        cloud.answer = lambda number: refusal(429, **{"Retry-After": told}) if number == 1 else None
+        cloud.answer = lambda number: (
+            refusal(429, **{"Retry-After": value}) if number == 1 else None
+        )
         async with cloud.client() as client:
             with pytest.raises(RateLimited) as caught:
                 await client.regions.list()
@@ -268,13 +270,13 @@ class TestRetryAfter:
             await client.regions.list()
         assert [at for at, _ in cloud.came] == pytest.approx([0.01, 300.03], abs=0.05)
 
-    @pytest.mark.parametrize("told", ["-200", "soon", "", "nan", "1e3", "Mon, 99 Nov 2026"])
+    @pytest.mark.parametrize("value", ["-200", "soon", "", "nan", "1e3", "Mon, 99 Nov 2026"])
     @pytest.mark.parametrize("status", [429, 503])
-    async def test_an_invalid_value_is_ignored(self, status, told):
+    async def test_an_invalid_value_is_ignored(self, status, value):
         """As if the header was missing."""
         cloud = Recorder()
         cloud.answer = lambda number: (
-            refusal(status, **{"Retry-After": told}) if number == 1 else None
+            refusal(status, **{"Retry-After": value}) if number == 1 else None
         )
         async with cloud.client() as client:
             await client.regions.list()

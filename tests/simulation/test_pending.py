@@ -143,8 +143,8 @@ class TestUnresolved:
     async def test_it_is_listed_as_soon_as_the_caller_is_cancelled(self, api, request_for, caplog):
         """Not only when the response arrives: the process may not live that long."""
         caplog.set_level(logging.INFO, "async_vmapi")
-        told = []
-        async with slow(api, on_unresolved=lambda write: told.append((now(), write))) as client:
+        reported = []
+        async with slow(api, on_unresolved=lambda write: reported.append((now(), write))) as client:
             making = asyncio.ensure_future(client.vms.create(request_for(), unique_name=True))
             await asyncio.sleep(0.5)
             making.cancel()
@@ -152,12 +152,12 @@ class TestUnresolved:
             await asyncio.sleep(0)
             (write,) = client.unresolved
             assert not making.done()
-            assert told == [(0.5, write)]
+            assert reported == [(0.5, write)]
             assert (write.operation, write.name, write.vm_id) == ("create", "web-01", None)
             assert write.token in caplog.text
             await asyncio.wait({making})
             (accepted,) = client.unresolved
-            assert told[1:] == [(1.0, accepted)]
+            assert reported[1:] == [(1.0, accepted)]
             assert [accepted.vm_id] == [*api.cloud.vms]
             assert accepted.replaces == write.token
             assert accepted.token in caplog.text
@@ -169,11 +169,11 @@ class TestUnresolved:
     @pytest.mark.parametrize("operation", ["power_off", "reboot", "delete"])
     async def test_it_is_removed_when_accepted_in_time(self, api, request_for, operation):
         """Its VM is known; the note has the token."""
-        told = []
-        async with slow(api, on_unresolved=told.append) as client:
+        reported = []
+        async with slow(api, on_unresolved=reported.append) as client:
             vm = await (await client.vms.create(request_for()))
             cancellation = await cancelled(getattr(client.vms, operation)(vm), 0.5)
-            assert len(told) == 1
+            assert len(reported) == 1
             assert client.unresolved == ()
             (note,) = cancellation.__notes__
             assert f"{operation} of {vm.id} was accepted" in note
@@ -184,22 +184,22 @@ class TestUnresolved:
 
     async def test_it_is_removed_when_refused_in_time(self, api, request_for):
         """It was certainly not carried out."""
-        told = []
-        async with slow(api, on_unresolved=told.append) as client:
+        reported = []
+        async with slow(api, on_unresolved=reported.append) as client:
             api.faults.fail_next("create", "success_false")
             await cancelled(client.vms.create(request_for(), unique_name=True), 0.5)
-            assert len(told) == 1
+            assert len(reported) == 1
             assert client.unresolved == ()
 
     async def test_it_is_listed_and_reported_once(self, api, request_for):
         """Its token stays the same."""
-        told = []
-        async with slow(api, on_unresolved=told.append) as client:
+        reported = []
+        async with slow(api, on_unresolved=reported.append) as client:
             api.faults.fail_next("create", "stall", seconds=100)
             await cancelled(client.vms.create(request_for(), unique_name=True), 0.5)
             assert now() == pytest.approx(10.5, abs=0.1)
             (write,) = client.unresolved
-            assert [one.token for one in told] == [write.token]
+            assert [one.token for one in reported] == [write.token]
 
     async def test_it_stays_removed_once_it_was_dismissed(self, api, request_for):
         """The callback may have reconciled it elsewhere."""
@@ -215,10 +215,10 @@ class TestUnresolved:
 
     async def test_a_write_that_was_not_sent_is_not_reported(self, api, request_for):
         """It waits for the list before the create."""
-        told = []
-        async with slow(api, on_unresolved=told.append) as client:
+        reported = []
+        async with slow(api, on_unresolved=reported.append) as client:
             await cancelled(client.vms.create(request_for()), 0.5)
-            assert (told, client.unresolved) == ([], ())
+            assert (reported, client.unresolved) == ([], ())
 
 
 class TestGracePeriod:

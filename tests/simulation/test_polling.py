@@ -132,7 +132,7 @@ class Recording:
     async def send(self, method, target, headers, body):
         if method != "GET":
             return await self.inner.send(method, target, headers, body)
-        assert self.waiting or now() == self.idle_since, "polled for nobody"
+        assert self.waiting or now() == self.idle_since, "polled without waiters"
         call = "list" if target.endswith("machines") else "get"
         self.calls[call] += 1
         self.in_flight[target] += 1

@@ -76,7 +76,7 @@ class TestOperations:
             seen = await task
             assert now() >= finished(cloud_api, task.operation), task
             assert seen.state == state, task
-            # Both sides of what is over within max_staleness cannot be told apart by time.
+            # Both sides of what is over within max_staleness cannot be distinguished by time.
             assert task.evidence in {Evidence.OBSERVED, Evidence.INFERRED}, task
             if max_staleness == 0.0:
                 assert task.evidence is Evidence.OBSERVED, task

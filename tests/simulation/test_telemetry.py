@@ -689,8 +689,8 @@ class TestLogging:
         caplog.set_level(logging.DEBUG, "async_vmapi")
         task = await client.vms.create(request_for())
         await task
-        told = [record for record in caplog.records if record.name == "async_vmapi.tasks.watch"]
-        *changes, end = told
+        records = [record for record in caplog.records if record.name == "async_vmapi.tasks.watch"]
+        *changes, end = records
         assert {record.levelno for record in changes} == {logging.DEBUG}
         assert end.levelno == logging.INFO
         assert end.vmapi_operation == "create"
@@ -722,10 +722,10 @@ class TestLogging:
         caplog.set_level(logging.INFO, "async_vmapi")
         api.faults.fail_next("list", "refuse", seconds=0.6)
         await client.vms.list()
-        (told,) = (r for r in caplog.records if r.name == "async_vmapi.transport.pipeline")
-        assert told.levelno == logging.INFO
-        assert (told.vmapi_call, told.vmapi_error) == ("list", "ConnectError")
-        assert "the connection was refused; retrying in" in told.getMessage()
+        (record,) = (r for r in caplog.records if r.name == "async_vmapi.transport.pipeline")
+        assert record.levelno == logging.INFO
+        assert (record.vmapi_call, record.vmapi_error) == ("list", "ConnectError")
+        assert "the connection was refused; retrying in" in record.getMessage()
 
     async def test_requests_are_not_logged_at_info(self, client, caplog):
         """Frequent and normal records are at DEBUG."""

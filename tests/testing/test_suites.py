@@ -49,7 +49,7 @@ async def test_a_fixture_that_uses_the_client(deployed, vm_client):
 
 @pytest.mark.asyncio
 async def test_left_in_the_middle(vm_cloud, vm_client):
-    """What nobody awaits any more makes no noise."""
+    """Abandoned awaits log nothing."""
     vm_cloud.adjust(create=1000)
     asyncio.create_task(deploy(vm_client, "web-01"))
     await asyncio.sleep(0.02)

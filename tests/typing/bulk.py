@@ -67,7 +67,7 @@ async def many(client: Client, vms: list[VirtualMachine], requests: list[CreateR
     await bulk.rename(vms)  # type: ignore[arg-type]
 
 
-def told(event: BulkEvent) -> None:
+def on_event(event: BulkEvent) -> None:
     assert_type(event.in_flight, int)
     counts: Mapping[Any, int] = event.done
     print(counts)

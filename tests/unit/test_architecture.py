@@ -161,8 +161,8 @@ class TestOutput:
             and isinstance(node.value, str)
             and re.fullmatch(r"vmapi_[a-z_]+", node.value)
         }
-        told = set(re.findall(r"`(vmapi_[a-z_]+)`", (ROOT / "docs/telemetry.md").read_text()))
-        assert used == told
+        documented = set(re.findall(r"`(vmapi_[a-z_]+)`", (ROOT / "docs/telemetry.md").read_text()))
+        assert used == documented
 
     def test_spans_and_metrics_are_documented(self):
         """Every name that telemetry uses."""
@@ -294,8 +294,8 @@ class TestMap:
     @pytest.mark.parametrize("folder", [PACKAGE, ROOT / "tests"], ids=lambda path: path.name)
     def test_every_module_is_on_it(self, folder):
         """CONTRIBUTING.md names the module of each subject."""
-        told = (ROOT / "CONTRIBUTING.md").read_text().partition("## Architecture")[2]
-        told = told.partition("\n## ")[0]
+        text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Architecture")[2]
+        text = text.partition("\n## ")[0]
         for path in folder.iterdir():
             if path.name.startswith(("_", ".")) or path.name in {"py.typed", "conftest.py"}:
                 continue
@@ -303,12 +303,12 @@ class TestMap:
                 name = f"tests/{path.name}"
             else:
                 name = path.name if path.is_file() else f"{path.name}/"
-            assert f"`{name}`" in told, name
+            assert f"`{name}`" in text, name
 
     def test_every_name_on_it_exists(self):
         """A wrong name is worse than none."""
-        told = (ROOT / "CONTRIBUTING.md").read_text()
-        table = re.findall(r"^\|.*\|$", told, re.MULTILINE)
+        text = (ROOT / "CONTRIBUTING.md").read_text()
+        table = re.findall(r"^\|.*\|$", text, re.MULTILINE)
         for name in re.findall(r"`([a-z_]+(?:\.py|/))`", "".join(table)):
             places = (ROOT / name, PACKAGE / name, *PACKAGE.glob(f"*/{name}"))
             assert any(place.exists() for place in places), name

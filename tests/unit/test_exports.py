@@ -50,7 +50,7 @@ FACES = {
     "async_vmapi.otel": {"OpenTelemetry"},
     "async_vmapi.testing": {"QUICK", "VMCloud", "VMServer"},
 }
-"""What docs/stability.md promises: whoever changes this changes the public face."""
+"""What docs/stability.md promises: a change here changes the public API."""
 
 FIXTURES = {"vm_cloud", "vm_client", "vm_server", "vm_settings", "vm_virtual_time"}
 """What pytest finds where the package is installed."""
@@ -104,8 +104,8 @@ class TestFixtures:
 
     def test_each_is_documented(self):
         """How to use it, and in the reference."""
-        told = (ROOT / "docs/testing.md").read_text()
-        assert {name for name in FIXTURES if f"`{name}`" in told} == FIXTURES
+        text = (ROOT / "docs/testing.md").read_text()
+        assert {name for name in FIXTURES if f"`{name}`" in text} == FIXTURES
         assert set(re.findall(r"autofunction:: (vm_\w+)\(", REFERENCE)) == FIXTURES
 
 
