@@ -2,11 +2,14 @@
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
+
+from async_vmapi import __version__
 
 __all__ = ["COMMANDS", "Later", "app"]
 
@@ -82,9 +85,16 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"async-vmapi {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     ctx: typer.Context,
+    *,
     profile: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +103,34 @@ def root(
             "else the profile 'default'.",
         ),
     ] = None,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Log requests, retries and changes to standard error."),
+    ] = False,
+    debug_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append the same log to a file."),
+    ] = None,
+    version: Annotated[  # noqa: ARG001 - its callback uses it
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
 ) -> None:
-    """Store the profile for all commands."""
+    """Store the profile for all commands, and start the debug log."""
     ctx.obj = profile
+    if debug or debug_file is not None:
+        _start_debug_log(ctx, to_stderr=debug, path=debug_file)
+
+
+def _start_debug_log(ctx: typer.Context, *, to_stderr: bool, path: Path | None) -> None:
+    # Not needed for help, and slow to import.
+    from async_vmapi.cli import debug
+
+    try:
+        ctx.call_on_close(debug.start(to_stderr=to_stderr, path=path))
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{path} cannot be written: {error.strerror}", param_hint="--debug-file"
+        ) from None

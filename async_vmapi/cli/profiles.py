@@ -24,6 +24,7 @@ from platformdirs import user_config_path
 from async_vmapi.cli.running import run
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
+from async_vmapi.telemetry.logs import logger_of
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
@@ -32,6 +33,7 @@ __all__ = ["ask", "client_for", "profiles_path"]
 
 T = TypeVar("T")
 
+_log: Final = logger_of(__name__)
 _VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY", "VMAPI_API_SECRET")
 _NUMBERS: Final = frozenset(
     {
@@ -73,7 +75,11 @@ def client_for(profile: str | None) -> "Client":
                 argument="profile",
             )
         profile = _DEFAULT
-    return Client.from_env() if profile is None else _client_of(path, profile)
+    client = Client.from_env() if profile is None else _client_of(path, profile)
+    source = "the environment" if profile is None else f"profile {profile!r} of {path}"
+    extra = {"vmapi_endpoint": client.origin}
+    _log.debug("the endpoint is %s, from %s", client.origin, source, extra=extra)
+    return client
 
 
 def ask(client: "Client", call: "Callable[[Client], Awaitable[T]]") -> T:

@@ -13,7 +13,16 @@ from typing import Any, Final, Self, TextIO
 
 from async_vmapi.cli.writer import Writer
 
-__all__ = ["Stream", "Streams", "behind", "hurry", "is_lost", "on_loss", "signals_raised"]
+__all__ = [
+    "Stream",
+    "Streams",
+    "behind",
+    "finish_before_exit",
+    "hurry",
+    "is_lost",
+    "on_loss",
+    "signals_raised",
+]
 
 _ERRORS: Final = "async_vmapi.substitute"
 # Of the same width, to keep the layout.
@@ -103,6 +112,7 @@ class Streams:
         self.err = self._stream(sys.stderr)
         self.hurried = False
         self.rescues: list[Callable[[str], object]] = []
+        self.files: dict[str, Stream] = {}
 
     def __enter__(self) -> Self:
         global _current
@@ -141,13 +151,16 @@ class Streams:
         interrupted. The rescue callbacks are then called.
         """
         with signals_raised():
-            why = self._loss()
+            why = "" if self.out is None else self._loss(self.out)
             if why and (self.rescues or why != os.strerror(errno.EPIPE)):
                 if not self.rescues:
                     print(f"async-vmapi: standard output: {why}", file=sys.stderr)
                 for rescue in self.rescues:
                     rescue(why)
                 code = code or _OUTPUT_LOST
+            for name, file in self.files.items():
+                if problem := self._loss(file):
+                    print(f"async-vmapi: {name}: {problem}", file=sys.stderr)
             if self.err is not None and not (
                 why and self.out is not None and self.err.writer is self.out.writer
             ):
@@ -155,13 +168,12 @@ class Streams:
                     self.err.writer.drain(_PATIENCE)
         return code
 
-    def _loss(self) -> str:
-        """Return why some of standard output was lost; empty if all was written."""
-        if self.out is None:
-            return ""
-        writer = self.out.writer
+    def _loss(self, stream: Stream) -> str:
+        """Return why some of a stream's output was lost; empty if all was written."""
+        writer = stream.writer
+        patient = stream is self.out and not writer.terminal and not self.hurried
         try:
-            done = writer.drain(_PATIENCE if writer.terminal or self.hurried else None)
+            done = writer.drain(None if patient else _PATIENCE)
         except KeyboardInterrupt:
             done = False
         if not done:
@@ -178,6 +190,12 @@ def on_loss(rescue: Callable[[str], object]) -> None:
     """Register a callback that is called with the reason if output is lost."""
     if _current is not None:
         _current.rescues.append(rescue)
+
+
+def finish_before_exit(name: str, stream: Stream) -> None:
+    """Wait at exit until all is written to a file's stream, and print why if that fails."""
+    if _current is not None:
+        _current.files[name] = stream
 
 
 def hurry() -> None:

@@ -68,7 +68,7 @@ class TestTime:
     def test_only_named_modules_read_the_date(self):
         """A request's date is signed, and a server's `Retry-After` can be a date (WIRE §1)."""
         assert modules_that_call("datetime.now", "datetime.utcnow", "date.today") == {
-            "cli/watch.py",
+            *("cli/debug.py", "cli/watch.py"),
             "emulator/app.py",
             "emulator/cloud.py",
             "emulator/in_memory.py",
@@ -124,6 +124,7 @@ class TestOutput:
         assert {(path, name) for path, name in names if name != "__name__"} == {
             ("telemetry/logs.py", "module"),
             ("cli/__init__.py", "'async_vmapi'"),
+            ("cli/debug.py", "'async_vmapi'"),
             ("cli/durable.py", "'dbos'"),
             ("cli/running.py", "'async_vmapi.transport.pipeline'"),
             ("durable/worker.py", "'dbos'"),
@@ -135,6 +136,7 @@ class TestOutput:
         assert modules_that_call("logging.getLogger") == {
             "__init__.py",
             "cli/__init__.py",
+            "cli/debug.py",
             *("cli/durable.py", "durable/worker.py"),  # silence others' loggers
             "cli/running.py",
             "telemetry/logs.py",
