@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from async_vmapi.bulk.executor import BulkExecutor
     from async_vmapi.client import Client
 
-__all__ = ["Result", "Work", "carry_out", "confirm", "exit_code", "present", "some_of"]
+__all__ = [
+    "Result",
+    "Work",
+    "carry_out",
+    "check_terminal",
+    "confirm",
+    "exit_code",
+    "present",
+    "some_of",
+]
 
 _MOST_NAMED: Final = 20
 
@@ -90,25 +99,29 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:_MOST_NAMED])) + more
 
 
-def confirm(
-    operation: str, names: Sequence[str] | Callable[[], Sequence[str]], *, yes: bool
-) -> None:
+def check_terminal(operation: str, count: int) -> None:
+    """Exit if there is no terminal on which to ask for confirmation."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        what = _what(operation, count)
+        fail(f"{what} requires --yes if standard input is not a terminal", ExitCode.USAGE)
+
+
+def _what(operation: str, count: int) -> str:
+    return f"{_as_typed(operation)} of {count} VM{'s' * (count > 1)}"
+
+
+def confirm(operation: str, names: Sequence[str], *, yes: bool) -> None:
     """Ask for confirmation; exit if it is refused, or if there is no terminal.
 
     Args:
         operation: The operation.
-        names: Names of the VMs, or a function that returns them, called only to ask.
+        names: Names of the VMs.
         yes: Skip the confirmation.
     """
     if yes or not names:
         return
-    interactive = sys.stdin is not None and sys.stdin.isatty()
-    if callable(names):
-        names = names() if interactive else [""]
-    what = f"{_as_typed(operation)} of {len(names)} VM{'s' * (len(names) > 1)}"
-    if not interactive:
-        fail(f"{what} requires --yes if standard input is not a terminal", ExitCode.USAGE)
-    typer.echo(f"{what}: {some_of(names)}", err=True)
+    check_terminal(operation, len(names))
+    typer.echo(f"{_what(operation, len(names))}: {some_of(names)}", err=True)
     try:
         confirmed = typer.confirm("Continue?", err=True)
     except typer.Abort:

@@ -72,7 +72,7 @@ Database = Annotated[
         rich_help_panel=_DURABLE,
     ),
 ]
-Vm = Annotated[str, typer.Argument(metavar="VM", help="VM ID, as shown by 'vms list'.")]
+Vm = Annotated[str, typer.Argument(metavar="VM", help="VM ID or name.")]
 
 
 @attrs.frozen(kw_only=True)

@@ -6,7 +6,7 @@ import attrs
 import typer
 from rich.text import Text
 
-from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
+from async_vmapi.cli.operations import Work, carry_out, check_terminal, confirm, some_of
 from async_vmapi.cli.options import JSON, Filters, New, Vm, WaitFor, Yes, command
 from async_vmapi.cli.output import (
     console_for,
@@ -19,8 +19,10 @@ from async_vmapi.cli.output import (
 )
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import check_name, looked_up
+from async_vmapi.cli.resolve import find_vm, match_vms
 from async_vmapi.cli.running import say
-from async_vmapi.errors import VMAPIError
+from async_vmapi.models import Console
+from async_vmapi.writes.requests import VMOrId, id_of
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
@@ -48,7 +50,7 @@ def list_(ctx: typer.Context, filters: Filters, json: JSON = False) -> None:
 @command
 def show(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
     """Show a VM."""
-    found = ask(client_for(ctx.obj), lambda client: client.vms.get(vm))
+    found = ask(client_for(ctx.obj), lambda client: find_vm(client, vm))
     if json:
         print_json(found)
         return
@@ -164,7 +166,7 @@ def delete(
     json: JSON = False,
 ) -> None:
     """Delete a VM."""
-    keywords = {"delete_resources": delete_resources, "missing_ok": missing_ok}
+    keywords: dict[str, Any] = {"delete_resources": delete_resources, "missing_ok": missing_ok}
     _operate(ctx, "delete", vm, yes=yes, json=json, **keywords)
 
 
@@ -178,39 +180,51 @@ def rename(
 ) -> None:
     """Change the label of a VM."""
     check_name(name)
-    _operate(ctx, "rename", vm, yes=True, json=json, names={vm: name})
+    _operate(ctx, "rename", vm, yes=True, json=json, new_name=name)
 
 
 @app.command()
 @command
 def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
     """Open the console of a VM, and print its host, port and password."""
-    opened = attrs.asdict(ask(client_for(ctx.obj), lambda client: client.vms.console(vm)))
+
+    async def open_console(client: "Client") -> Console:
+        return await client.vms.console(await find_vm(client, vm))
+
+    opened = attrs.asdict(ask(client_for(ctx.obj), open_console))
     if json:
         print_json(opened)
     else:
         console_for(json=False).print(table(("", ""), [(k, str(v)) for k, v in opened.items()]))
 
 
-def _named(client: "Client", vm_id: str) -> str:
-    """Return a VM's label, id and state, for the confirmation."""
-    try:
-        vm = ask(client, lambda client: client.vms.get(vm_id))
-    except VMAPIError as error:
-        return f"{vm_id} (cannot be read: {error})"
-    return f"{who(vm.id, vm.label)}, {vm.state}"
-
-
 def _operate(
-    ctx: typer.Context, operation: str, vm: str, *, yes: bool, json: bool, **keywords: Any
+    ctx: typer.Context,
+    operation: str,
+    vm: str,
+    *,
+    yes: bool,
+    json: bool,
+    new_name: str | None = None,
+    **keywords: Any,
 ) -> None:
     client = client_for(ctx.obj)
-    confirm(operation, lambda: [_named(client, vm)], yes=yes)
+    if not yes:
+        check_terminal(operation, 1)
+    found: VMOrId
+    if keywords.get("missing_ok"):
+        found = ask(client, lambda client: match_vms(client, [vm]))[vm] or vm
+    else:
+        found = ask(client, lambda client: find_vm(client, vm))
+    if new_name is not None:
+        keywords["names"] = {id_of(found): new_name}
+    name = f"{who(found.id, found.label)}, {found.state}" if not isinstance(found, str) else found
+    confirm(operation, [name], yes=yes)
     carry_out(
         client,
         Work(
             operation=operation,
-            call=lambda bulk: bulk.run([vm], operation, **keywords),
+            call=lambda bulk: bulk.run([found], operation, **keywords),
             only=vm,
             json=json,
         ),
