@@ -19,13 +19,7 @@ import anyio.lowlevel
 
 from async_vmapi import validation
 from async_vmapi.errors import DecodingError, InvalidArgument
-from async_vmapi.models import (
-    CdromBoot,
-    Console,
-    CreateRequest,
-    ImageBoot,
-    VirtualMachine,
-)
+from async_vmapi.models import CdromBoot, Console, CreateRequest, ImageBoot, VirtualMachine
 from async_vmapi.tasks import task as tasks
 from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.rules import Target
@@ -35,10 +29,11 @@ from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.retries import Idempotency
 from async_vmapi.writes.operations import OPERATIONS
+from async_vmapi.writes.record import WriteContext
 from async_vmapi.writes.requests import PATH, VMOrId, id_of, path_of, request_of
 from async_vmapi.writes.writes import Writes
 
-__all__ = ["VMOrId", "VirtualMachines"]
+__all__ = ["VMOrId", "VirtualMachines", "bound"]
 
 _LIST: Final = Call("list", "GET", PATH)
 
@@ -49,10 +44,19 @@ _DECODED_AT_ONCE: Final = 250
 class VirtualMachines:
     """The VMs of one region, as ``client.vms``."""
 
-    def __init__(self, pipeline: Pipeline, hub: PollHub, writes: Writes) -> None:
+    __slots__ = ("_context", "_hub", "_pipeline", "_writes")
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        hub: PollHub,
+        writes: Writes,
+        context: WriteContext | None = None,
+    ) -> None:
         self._pipeline = pipeline
         self._hub = hub
         self._writes = writes
+        self._context = context
 
     @overload
     async def create(
@@ -147,16 +151,11 @@ class VirtualMachines:
         if validation.boolean("maybe_sent", maybe_sent) and intent is None:
             raise InvalidArgument("maybe_sent requires an intent", argument="maybe_sent")
         boot = request.boot
-        secrets = boot.secrets if isinstance(boot, ImageBoot) else {}
-        call = Call(
-            "create",
-            "PUT",
-            PATH,
-            codec.encode_create(request),
-            tuple(secrets.values()),
-            Idempotency.NON_IDEMPOTENT,
-        )
+        secrets = tuple(boot.secrets.values()) if isinstance(boot, ImageBoot) else ()
+        body = codec.encode_create(request)
+        call = Call("create", "PUT", PATH, body, secrets, Idempotency.NON_IDEMPOTENT)
         return await self._writes.create(
+            self._context,
             request,
             call,
             unique=unique,
@@ -219,7 +218,7 @@ class VirtualMachines:
         Raises:
             NotFound: If it does not exist, or not yet, just after its create (WIRE §5.3).
         """
-        return await self._pipeline.call(Call("get", "GET", path_of(vm)), codec.VM)
+        return await self._pipeline.call(_get(vm), codec.VM)
 
     async def resize(
         self, vm: VMOrId, *, cores: int, ram: int, wait_for: int = 4
@@ -314,10 +313,7 @@ class VirtualMachines:
         """Change a VM's label."""
         body = codec.encode({"name": validation.text("name", name)})
         await self._writes.rename(
-            _call("rename", vm, body),
-            id_of(vm),
-            name,
-            Call("get", "GET", path_of(vm)),
+            self._context, _call("rename", vm, body), id_of(vm), name, _get(vm)
         )
 
     async def delete(
@@ -338,49 +334,62 @@ class VirtualMachines:
         """
         flag = int(validation.boolean("delete_resources", delete_resources))
         body = codec.encode({"deleteResources": flag})
-        vm_id, visible = id_of(vm), isinstance(vm, VirtualMachine)
-
-        accept_missing = validation.boolean("missing_ok", missing_ok)
+        call = Call("delete", "DELETE", path_of(vm), body, idempotency=Idempotency.IDEMPOTENT)
         start = partial(
-            tasks.start_delete, self._hub, self._pipeline.origin, vm_id, visible=visible
+            tasks.start_delete,
+            self._hub,
+            self._pipeline.origin,
+            id_of(vm),
+            visible=isinstance(vm, VirtualMachine),
+        )
+        accept_missing = validation.boolean("missing_ok", missing_ok)
+        return await self._writes.idempotent(
+            self._context,
+            call,
+            id_of(vm),
+            Target("delete"),
+            lambda adopted: start(adopted=adopted),
+            partial(start, was_missing=True) if accept_missing else None,
         )
 
-        def begin(adopted: bool) -> Task[None]:
-            return start(adopted=adopted)
-
-        call = Call("delete", "DELETE", path_of(vm), body, idempotency=Idempotency.IDEMPOTENT)
-        missing = partial(start, was_missing=True) if accept_missing else None
-        return await self._writes.idempotent(call, vm_id, Target("delete"), begin, missing)
-
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
-        vm_id = id_of(vm)
         visible = isinstance(vm, VirtualMachine)
-
-        def begin(adopted: bool) -> Task[VirtualMachine]:
-            return tasks.start(
-                self._hub, self._pipeline.origin, vm_id, target, visible=visible, adopted=adopted
-            )
-
-        call = _call(target.operation, vm, body)
-        return await self._writes.idempotent(call, vm_id, target, begin)
+        start = partial(
+            tasks.start, self._hub, self._pipeline.origin, id_of(vm), target, visible=visible
+        )
+        return await self._writes.idempotent(
+            self._context,
+            _call(target.operation, vm, body),
+            id_of(vm),
+            target,
+            lambda adopted: start(adopted=adopted),
+        )
 
     async def _once(
-        self,
-        vm: VMOrId,
-        operation: Literal["reboot", "reset"],
-        reconcile_timeout: float | None,
+        self, vm: VMOrId, operation: Literal["reboot", "reset"], reconcile_timeout: float | None
     ) -> Task[VirtualMachine]:
-        visible = isinstance(vm, VirtualMachine)
         return await self._writes.once(
+            self._context,
             operation,
             _call(operation, vm),
             id_of(vm),
-            visible=visible,
+            visible=isinstance(vm, VirtualMachine),
             reconcile_timeout=reconcile_timeout,
         )
+
+
+def _get(vm: VMOrId) -> Call:
+    return Call("get", "GET", path_of(vm))
 
 
 def _call(operation: str, vm: VMOrId, body: bytes = b"") -> Call:
     spec = OPERATIONS[operation]
     path = f"{path_of(vm)}/{spec.path}"
     return Call(operation, "POST", path, body, idempotency=spec.idempotency)
+
+
+def bound(vms: VirtualMachines, context: WriteContext) -> VirtualMachines:
+    """Return the same methods with a context for their writes."""
+    # Not a method: it is for bulk calls and durable jobs.
+    parts = vms._pipeline, vms._hub, vms._writes  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return VirtualMachines(*parts, context)

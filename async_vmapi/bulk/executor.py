@@ -24,6 +24,7 @@ import attrs
 from async_vmapi import validation
 from async_vmapi.bulk.interruption import BulkInterrupted
 from async_vmapi.bulk.item import (
+    Begin,
     BulkItem,
     Items,
     Start,
@@ -33,6 +34,7 @@ from async_vmapi.bulk.item import (
     item_to_retry,
     label_of,
     labels_of,
+    run_function,
 )
 from async_vmapi.bulk.operations import Operations
 from async_vmapi.bulk.outcomes import INTERRUPTED
@@ -44,8 +46,9 @@ from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.pipeline import running_loop
-from async_vmapi.vms import VirtualMachines, VMOrId
+from async_vmapi.vms import VirtualMachines, bound
 from async_vmapi.writes.operations import GENERAL, OPERATIONS, operation_spec
+from async_vmapi.writes.record import WriteContext
 
 __all__ = ["BulkExecutor", "BulkInterrupted"]
 
@@ -247,24 +250,26 @@ class BulkExecutor(Operations[BulkReport]):
             )
         return self._plan.min_online is not None and operation_spec(operation).lowers
 
-    def _starter(self, start: str | Start, keywords: dict[str, Any]) -> tuple[str, Start]:
+    def _starter(self, start: str | Start, keywords: dict[str, Any]) -> tuple[str, Begin]:
         if callable(start):
             if keywords:
                 raise InvalidArgument("a function takes the item alone", argument=min(keywords))
-            return GENERAL, start
+            return GENERAL, partial(run_function, start)
         if start not in OPERATIONS:
             raise validation.refuse("start", start, f"a function, or one of {sorted(OPERATIONS)}")
         check_arguments(start, keywords)
-        method: Start = getattr(self._vms, start)
-        if start == "rename":
-            return start, partial(self._rename, keywords["names"])
-        return start, partial(method, **{**OPERATIONS[start].bulk_defaults, **keywords})
+        return start, partial(self._begin, start, OPERATIONS[start].bulk_defaults | keywords)
 
-    async def _rename(self, names: Mapping[str, str], vm: VMOrId) -> None:
-        name = names.get(label_of("rename", vm))
-        if name is None:
-            raise InvalidArgument(f"names has none for {label_of('rename', vm)}", argument="names")
-        await self._vms.rename(vm, name)
+    async def _begin(
+        self, operation: str, keywords: dict[str, Any], item: Any, context: WriteContext
+    ) -> Any:
+        if operation == "rename":
+            names, label = keywords["names"], label_of(operation, item)
+            if label not in names:
+                raise InvalidArgument(f"names has none for {label}", argument="names")
+            keywords = {"name": names[label]}
+        method: Start = getattr(bound(self._vms, context), operation)
+        return await method(item, **keywords)
 
     def _rest(self, report: BulkReport, items: Sequence[Any] | None, start: Start | None) -> _Fleet:
         if not isinstance(report, BulkReport):
@@ -280,7 +285,7 @@ class BulkExecutor(Operations[BulkReport]):
         if operation != GENERAL:
             _, begin = self._starter(operation, keywords)
         elif callable(start):
-            begin = start
+            begin = partial(run_function, start)
         else:
             raise InvalidArgument("the report is of a run: pass its function", argument="start")
         self._keeps_online(operation)  # raises before anything starts

@@ -20,8 +20,10 @@ from async_vmapi.bulk.report import Outcome
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest, VirtualMachine
 from async_vmapi.writes.operations import GENERAL, OPERATIONS
+from async_vmapi.writes.record import FUNCTION, WriteContext
 
 __all__ = [
+    "Begin",
     "BulkItem",
     "Items",
     "Start",
@@ -32,6 +34,7 @@ __all__ = [
     "item_to_retry",
     "label_of",
     "labels_of",
+    "run_function",
 ]
 
 T = TypeVar("T")
@@ -42,6 +45,9 @@ Items: TypeAlias = Iterable[T] | AsyncIterable[T]
 Start: TypeAlias = Callable[[Any], Awaitable[Any]]
 """Starts an operation on an item, and returns a `Task` or a plain result."""
 
+Begin: TypeAlias = Callable[[Any, WriteContext], Awaitable[Any]]
+"""The same, with the context for its writes."""
+
 
 @attrs.frozen
 class BulkItem:
@@ -50,7 +56,7 @@ class BulkItem:
     Attributes:
         index: The item's number, from 0.
         label: The VM's id, the name of a VM to create, or the index for a caller's function.
-        start: Starts the operation.
+        start: Starts the operation, given the context for its writes.
         vm_id: The VM's id, if known.
         source: The item as given.
         before: The outcome of an earlier call that left it unknown.
@@ -61,7 +67,7 @@ class BulkItem:
 
     index: int
     label: str
-    start: Callable[[], Awaitable[Any]]
+    start: Callable[[WriteContext], Awaitable[Any]]
     vm_id: str | None = None
     source: Any = None
     before: Outcome | None = None
@@ -117,7 +123,7 @@ def labels_of(operation: str, items: Sequence[Any]) -> list[str]:
     return labels
 
 
-def bulk_item(operation: str, index: int, source: Any, begin: Start) -> BulkItem:
+def bulk_item(operation: str, index: int, source: Any, begin: Begin) -> BulkItem:
     """Return the `BulkItem` of an item as given; an invalid one fails when it starts."""
     if operation == GENERAL:
         return BulkItem(index, str(index), partial(begin, source), source=source)
@@ -135,7 +141,7 @@ def item_to_reconcile(outcome: Outcome, reconcile: Callable[[], Awaitable[Any]])
     return BulkItem(
         outcome.index,
         outcome.item,
-        reconcile,
+        lambda _: reconcile(),
         outcome.vm_id,
         outcome.source,
         before=outcome,
@@ -143,12 +149,18 @@ def item_to_reconcile(outcome: Outcome, reconcile: Callable[[], Awaitable[Any]])
     )
 
 
-async def _raise(error: Exception) -> None:
+async def _raise(error: Exception, _: WriteContext) -> None:
     raise error
 
 
+async def run_function(function: Start, item: Any, context: WriteContext) -> Any:
+    """Run a caller's own function on an item, and record its writes."""
+    FUNCTION.set(context)
+    return await function(item)
+
+
 def bulk_items(
-    operation: str, items: Items[Any], begin: Start
+    operation: str, items: Items[Any], begin: Begin
 ) -> Iterator[BulkItem] | AsyncIterator[BulkItem]:
     """Iterate lazily over the `BulkItem` of each item given."""
     if isinstance(items, AsyncIterable):
@@ -157,7 +169,7 @@ def bulk_items(
 
 
 async def _async_bulk_items(
-    operation: str, items: AsyncIterable[Any], begin: Start
+    operation: str, items: AsyncIterable[Any], begin: Begin
 ) -> AsyncIterator[BulkItem]:
     index = 0
     async for source in items:
@@ -166,7 +178,7 @@ async def _async_bulk_items(
 
 
 def item_to_retry(
-    operation: str, outcome: Outcome, items: Sequence[Any] | None, begin: Start
+    operation: str, outcome: Outcome, items: Sequence[Any] | None, begin: Begin
 ) -> BulkItem:
     """Return the item of an earlier outcome, for another attempt.
 

@@ -25,7 +25,6 @@ from async_vmapi.bulk.work import Work
 from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.guards import Guard
 from async_vmapi.writes.operations import GENERAL, operation_spec
-from async_vmapi.writes.record import WRITES
 
 __all__ = ["Rollout"]
 
@@ -125,8 +124,8 @@ class Rollout:
         for worker, work in self._workers.items():
             if not work.running:
                 worker.cancel()
-            elif work.write is not None and self._operation != GENERAL:
-                work.write.withdraw()
+            elif (write := work.context.last) is not None and self._operation != GENERAL:
+                write.withdraw()
         pump = self._pump_task
         if self._taking and pump is not None and pump is not asyncio.current_task():
             # The next item may be long in coming.
@@ -294,7 +293,6 @@ class Rollout:
 
     async def _run(self, work: Work) -> Ended:
         work.running = True
-        WRITES.set(work.writes)
         self._emit("started", work.item, work.wave)
         return await work.run(partial(self._accepted, work), self._why_cut_off)
 

@@ -11,7 +11,7 @@ from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.tasks.task import Task
 from async_vmapi.writes.operations import GENERAL
-from async_vmapi.writes.record import Write, is_task
+from async_vmapi.writes.record import WriteContext, is_task
 
 __all__ = ["Work"]
 
@@ -29,7 +29,7 @@ class Work:
         running: Whether its worker runs.
         unaccepted: The timer that is set while the item counts as not accepted yet.
         task: The accepted operation.
-        writes: The writes that the item made.
+        context: Records the writes that the item makes.
     """
 
     operation: str
@@ -40,12 +40,7 @@ class Work:
     running: bool = False
     unaccepted: asyncio.TimerHandle | None = None
     task: Task[Any] | None = None
-    writes: list[Write] = attrs.field(factory=list[Write])
-
-    @property
-    def write(self) -> Write | None:
-        """The item's last write."""
-        return self.writes[-1] if self.writes else None
+    context: WriteContext = attrs.field(factory=WriteContext)
 
     async def run(self, accepted: Callable[[Task[Any]], None], why: Callable[[], str]) -> Ended:
         """Run the operation to completion.
@@ -55,12 +50,12 @@ class Work:
             why: Returns why the item is cancelled.
         """
         try:
-            started = await self.item.start()
+            started = await self.item.start(self.context)
             if is_task(started):
                 self.task = started
                 if self.operation != GENERAL:
                     # From now on, the task has all that is known.
-                    self.writes.clear()
+                    self.context.writes.clear()
                 accepted(started)
                 started = await started
             elif isinstance(started, Ended):
@@ -68,7 +63,7 @@ class Work:
         except asyncio.CancelledError:
             return self.cut_off(why())
         except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
-            write = self.write
+            write = self.context.last
             if self.operation == GENERAL and write is not None and not write.left:
                 # The function knows how this write ended; its own error decides.
                 write = None
@@ -83,7 +78,7 @@ class Work:
             self.operation,
             self.item,
             self.task,
-            self.write,
+            self.context.last,
             wave=self.wave,
             running=self.running,
             seconds=self._seconds(),

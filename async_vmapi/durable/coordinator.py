@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import Any, Final, Protocol
 
 import attrs
@@ -99,8 +98,13 @@ class Coordinator:
     def _item(self, index: int) -> BulkItem:
         label = self._labels[index]
         vm_id = None if self._spec.operation == "create" else label
-        start = partial(self._run_on_worker, index)
-        return BulkItem(index, label, start, vm_id, begun=index in self._started)
+        return BulkItem(
+            index,
+            label,
+            lambda _: self._run_on_worker(index),
+            vm_id,
+            begun=index in self._started,
+        )
 
     async def _run_on_worker(self, index: int) -> Ended:
         """Run an item on any worker, and return how it ended."""

@@ -27,9 +27,10 @@ from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VM
 from async_vmapi.models import VirtualMachine
 from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
-from async_vmapi.transport.retries import BEFORE_SENDING, MAYBE_SENT, is_explained
+from async_vmapi.transport.retries import is_explained
+from async_vmapi.vms import bound
 from async_vmapi.writes.operations import operation_spec
-from async_vmapi.writes.record import WRITES, Write, is_task
+from async_vmapi.writes.record import Write, WriteContext, is_task
 
 __all__ = ["CANCELLED", "Host", "Operation"]
 
@@ -181,12 +182,11 @@ class Operation:
             return await self._reconcile(intent, began)
         if intent is None and (early := await self._if_stopped()) is not None:
             return early
-        writes: list[Write] = []
-        WRITES.set(writes)
+        context = WriteContext(self._require_lease)
         try:
-            started = await self._start_or_reconcile(intent)
+            started = await self._start_or_reconcile(intent, context)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
-            write = writes[-1] if writes else None
+            write = context.last
             if intent is None:
                 await self._hand_over_if_refused(error)
             elif isinstance(error, AuthenticationError) and not (write and write.outcome_unknown):
@@ -208,9 +208,9 @@ class Operation:
         self._host.unrecorded[self._key] = encode(step)
         return step
 
-    async def _start_or_reconcile(self, intent: str | None) -> Any:
+    async def _start_or_reconcile(self, intent: str | None, context: WriteContext) -> Any:
         try:
-            started = await self._start(intent)
+            started = await self._start(intent, context)
             missing = is_task(started) and started.was_missing
             if not (missing and await self._host.has_begun_before()):
                 return started
@@ -221,34 +221,27 @@ class Operation:
             if not await self._host.has_begun_before():
                 raise
         # The refusal may be due to an earlier worker's request; send it again with that known.
-        marked = MAYBE_SENT.set(True)
-        try:
-            return await self._start(None)
-        finally:
-            MAYBE_SENT.reset(marked)
+        context.maybe_sent = True
+        return await self._start(None, context)
 
-    async def _start(self, intent: str | None, *, maybe_sent: bool = False) -> Any:
-        may_have_sent = MAYBE_SENT.get()
+    async def _start(
+        self, intent: str | None, context: WriteContext, *, maybe_sent: bool = False
+    ) -> Any:
         while True:
             await self._host.lease_held()
-            marked = BEFORE_SENDING.set(self._require_lease)
-            sent_before = MAYBE_SENT.set(may_have_sent)
             try:
-                return await self._make(intent, maybe_sent=maybe_sent)
+                return await self._make(intent, context, maybe_sent=maybe_sent)
             except _NoLease:
                 # An earlier attempt may have been carried out before this one was held back.
-                may_have_sent = any(write.outcome_unknown for write in WRITES.get() or ())
-            finally:
-                BEFORE_SENDING.reset(marked)
-                MAYBE_SENT.reset(sent_before)
+                context.maybe_sent |= any(write.outcome_unknown for write in context.writes)
 
     def _require_lease(self) -> None:
         """Raise if another worker may have taken over the item by now."""
         if not self._host.holds_lease():
             raise _NoLease
 
-    async def _make(self, intent: str | None, *, maybe_sent: bool) -> Any:
-        order, vms = self._order, self._host.client.vms
+    async def _make(self, intent: str | None, context: WriteContext, *, maybe_sent: bool) -> Any:
+        order, vms = self._order, bound(self._host.client.vms, context)
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             keywords = {**operation_spec(order.operation).bulk_defaults, **order.arguments}
@@ -269,7 +262,8 @@ class Operation:
         """Reconcile a write that an earlier worker may have made."""
         try:
             if self._order.arguments.get("on_unknown") == "retry":
-                self._task = await self._start(intent, maybe_sent=True)
+                context = WriteContext(self._require_lease)
+                self._task = await self._start(intent, context, maybe_sent=True)
             else:
                 self._task = await self._host.client.reconcile(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, without the token
@@ -345,5 +339,5 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _never() -> None:
+async def _never(_: WriteContext) -> None:
     """Fill in for `BulkItem.start`, which is unused here."""

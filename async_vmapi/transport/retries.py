@@ -3,7 +3,6 @@
 import enum
 import random
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Final
 
 import attrs
@@ -21,13 +20,10 @@ from async_vmapi.errors import (
 )
 
 __all__ = [
-    "BEFORE_SENDING",
     "CALL_BUDGET",
-    "MAYBE_SENT",
     "AttemptLog",
     "Idempotency",
     "Retries",
-    "idempotent_attempts",
     "is_explained",
 ]
 
@@ -76,20 +72,6 @@ class AttemptLog:
     def outcome_unknown(self) -> bool:
         """Whether the call may have been carried out although no response confirms it."""
         return self.in_flight or self.unknown_attempts > 0
-
-
-BEFORE_SENDING: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
-    "BEFORE_SENDING", default=None
-)
-"""`AttemptLog.before_sending` of the writes made in this context."""
-
-MAYBE_SENT: Final[ContextVar[bool]] = ContextVar("MAYBE_SENT", default=False)
-"""Whether an earlier process may have sent the idempotent write already."""
-
-
-def idempotent_attempts() -> AttemptLog:
-    """Return the initial attempt log of an idempotent write."""
-    return AttemptLog(unknown_attempts=int(MAYBE_SENT.get()), before_sending=BEFORE_SENDING.get())
 
 
 def is_explained(operation: str, error: VMAPIError) -> bool:

@@ -35,7 +35,7 @@ class OperationSpec:
     takes_offline: Literal["no", "meanwhile", "for good"] = "no"
     arguments: _Checks = attrs.field(factory=dict[str, Any])
     required: frozenset[str] = frozenset()
-    bulk_defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    bulk_defaults: dict[str, Any] = attrs.field(factory=dict[str, Any])
 
     @property
     def idempotency(self) -> Idempotency:

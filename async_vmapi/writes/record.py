@@ -12,7 +12,7 @@ from async_vmapi.tasks.task import Task, follow
 from async_vmapi.telemetry.hooks import OperationObserver
 from async_vmapi.transport.retries import AttemptLog
 
-__all__ = ["WRITES", "UnresolvedWrite", "Write", "is_task"]
+__all__ = ["FUNCTION", "UnresolvedWrite", "Write", "WriteContext", "is_task"]
 
 
 @attrs.frozen
@@ -60,10 +60,10 @@ class Write:
     """
 
     operation: str
-    vm_id: str | None = None
-    name: str | None = None
-    attempts: AttemptLog = attrs.field(factory=AttemptLog)
-    token: Callable[[], str | None] = lambda: None
+    vm_id: str | None
+    name: str | None
+    attempts: AttemptLog
+    token: Callable[[], str | None]
     done: asyncio.Task[Any] | None = None
     left: bool = False
     closed: bool = False
@@ -127,8 +127,50 @@ class Write:
             self.done.cancel()
 
 
-WRITES: Final[ContextVar[list[Write] | None]] = ContextVar("WRITES", default=None)
-"""A list that records the writes made in this context, for an item of a bulk call."""
+@attrs.define(eq=False)
+class WriteContext:
+    """What the methods of ``client.vms`` need to know of the item that they write for.
+
+    Bulk calls and durable jobs create one for each item; see `async_vmapi.vms.bound`.
+
+    Attributes:
+        before_sending: Called immediately before each request is sent; see `AttemptLog`.
+        maybe_sent: Whether an earlier process may have sent the write already.
+        writes: The writes made for the item.
+    """
+
+    before_sending: Callable[[], None] | None = None
+    maybe_sent: bool = False
+    writes: list[Write] = attrs.field(factory=list[Write])
+
+    @property
+    def last(self) -> Write | None:
+        """The item's last write."""
+        return self.writes[-1] if self.writes else None
+
+    def begin(
+        self,
+        operation: str,
+        token: Callable[[], str | None],
+        *,
+        vm_id: str | None = None,
+        name: str | None = None,
+    ) -> Write:
+        """Record a write that is about to be made, and return its record."""
+        attempts = AttemptLog(
+            unknown_attempts=int(self.maybe_sent), before_sending=self.before_sending
+        )
+        write = Write(operation, vm_id, name, attempts, token)
+        self.writes.append(write)
+        return write
+
+
+FUNCTION: Final[ContextVar[WriteContext | None]] = ContextVar("FUNCTION", default=None)
+"""The context of a bulk item that is a caller's own function.
+
+The function takes only the item and uses ``client.vms``, so this cannot be an argument. It only
+records writes.
+"""
 
 
 def is_task(value: object) -> TypeGuard[Task[Any]]:

@@ -18,7 +18,7 @@ from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.guards import Guard
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.pipeline import Pipeline
-from async_vmapi.writes.record import WRITES, UnresolvedWrite, Write
+from async_vmapi.writes.record import UnresolvedWrite, Write
 
 __all__ = ["CANCEL_GRACE", "Shield"]
 
@@ -114,8 +114,6 @@ class Shield:
         if write.observer is not None:
             # Even if no caller waits for it any longer.
             inner.add_done_callback(lambda _: write.notify_observer())
-        if (noted := WRITES.get()) is not None:
-            noted.append(write)
         self._running[inner] = write
         inner.add_done_callback(self._running.pop)
         try:

@@ -31,15 +31,10 @@ from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
-from async_vmapi.transport.retries import (
-    BEFORE_SENDING,
-    AttemptLog,
-    idempotent_attempts,
-    is_explained,
-)
+from async_vmapi.transport.retries import is_explained
 from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, read_intent
-from async_vmapi.writes.record import Write
+from async_vmapi.writes.record import FUNCTION, WriteContext
 from async_vmapi.writes.shield import Shield
 
 __all__ = ["Writes"]
@@ -97,6 +92,7 @@ class Writes:
 
     async def create(
         self,
+        context: WriteContext | None,
         request: CreateRequest,
         call: Call,
         *,
@@ -112,22 +108,20 @@ class Writes:
         if intent is not None:
             known = read_intent(intent, request, unique=unique, origin=self._pipeline.origin).known
         pending = self._creates.begin(request, unique=unique, window=window)
-        check = BEFORE_SENDING.get()
+        if known is not None:
+            pending.known = frozenset(known)
+        write = _context(context).begin(
+            "create", lambda: seal(self._creates.token(pending)), name=request.name
+        )
+        check = write.attempts.before_sending
 
         def before_sending() -> None:
             if check is not None:
                 check()
             self._creates.note_sending(pending)
 
+        pending.attempts = write.attempts
         pending.attempts.before_sending = before_sending
-        if known is not None:
-            pending.known = frozenset(known)
-        write = Write(
-            "create",
-            name=request.name,
-            attempts=pending.attempts,
-            token=lambda: seal(self._creates.token(pending)),
-        )
         try:
             if maybe_sent:
                 self._creates.mark_maybe_sent(pending)
@@ -223,6 +217,7 @@ class Writes:
 
     async def idempotent(
         self,
+        context: WriteContext | None,
         call: Call,
         vm_id: str,
         target: Target,
@@ -232,14 +227,14 @@ class Writes:
         """Make an idempotent write, which is retried if its outcome is unknown.
 
         Args:
+            context: What bulk calls and durable jobs pass.
             call: The call.
             vm_id: The VM's id.
             target: The target state.
             begin: Creates the task; its argument is whether the response that accepted it was lost.
             missing: Creates the task if the VM does not exist; None to raise the error.
         """
-        attempts = idempotent_attempts()
-        write = Write(call.name, vm_id=vm_id, attempts=attempts, token=lambda: begin(True).token())
+        write = _context(context).begin(call.name, lambda: begin(True).token(), vm_id=vm_id)
 
         async def make() -> Task[T]:
             # No create may adopt the VM from now on: the request may be carried out at any moment.
@@ -265,9 +260,11 @@ class Writes:
 
         return await self.shield.run(write, make())
 
-    async def rename(self, call: Call, vm_id: str, name: str, get: Call) -> None:
+    async def rename(
+        self, context: WriteContext | None, call: Call, vm_id: str, name: str, get: Call
+    ) -> None:
         """Make a rename; `get` is the call that reads the VM."""
-        write = Write("rename", vm_id=vm_id, name=name, attempts=idempotent_attempts())
+        write = _context(context).begin("rename", lambda: None, vm_id=vm_id, name=name)
         self._creates.history.renamed(vm_id)
 
         async def make() -> None:
@@ -283,6 +280,7 @@ class Writes:
 
     async def once(
         self,
+        context: WriteContext | None,
         operation: Literal["reboot", "reset"],
         call: Call,
         vm_id: str,
@@ -292,12 +290,12 @@ class Writes:
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never retried if its outcome is unknown."""
         window = self._window_of(reconcile_timeout)
-        attempts = AttemptLog(before_sending=BEFORE_SENDING.get())
 
         def token() -> IntentToken:
-            return IntentToken(self._pipeline.origin, operation, vm=vm_id, trace=attempts.trace)
+            trace = write.attempts.trace
+            return IntentToken(self._pipeline.origin, operation, vm=vm_id, trace=trace)
 
-        write = Write(operation, vm_id=vm_id, attempts=attempts, token=lambda: seal(token()))
+        write = _context(context).begin(operation, lambda: seal(token()), vm_id=vm_id)
 
         async def make() -> Task[VirtualMachine]:
             try:
@@ -396,3 +394,7 @@ class Writes:
         finally:
             self._creates.start()
             self._closing = False
+
+
+def _context(context: WriteContext | None) -> WriteContext:
+    return context or FUNCTION.get() or WriteContext()
