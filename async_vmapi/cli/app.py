@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "demo": ("demo:demo", "Create, reboot and delete a fleet on the bundled emulator."),
     "vms": ("vms:app", "List, show and change single VMs."),
     "fleet": ("fleet:app", "Create and change many VMs at once."),
+    "profile": ("profile:app", "Store endpoints and credentials by name."),
     "jobs": ("jobs:app", "Show and control durable jobs."),
 }
 """Where each command is defined, and the first line of its help."""

@@ -1,7 +1,6 @@
 """Run an operation on one VM or many: confirm, execute, show the report, return an exit code."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
@@ -22,9 +21,10 @@ from async_vmapi.cli.output import (
     show_report,
 )
 from async_vmapi.cli.progress import Progress
+from async_vmapi.cli.prompts import agree, has_terminal
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.cli.streams import Stream, on_loss
+from async_vmapi.cli.streams import on_loss
 
 if TYPE_CHECKING:
     from async_vmapi.bulk.executor import BulkExecutor
@@ -101,7 +101,7 @@ def some_of(names: Sequence[str]) -> str:
 
 def check_terminal(operation: str, count: int) -> None:
     """Exit if there is no terminal on which to ask for confirmation."""
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not has_terminal():
         what = _what(operation, count)
         fail(f"{what} requires --yes if standard input is not a terminal", ExitCode.USAGE)
 
@@ -122,14 +122,7 @@ def confirm(operation: str, names: Sequence[str], *, yes: bool) -> None:
         return
     check_terminal(operation, len(names))
     typer.echo(f"{_what(operation, len(names))}: {some_of(names)}", err=True)
-    try:
-        confirmed = typer.confirm("Continue?", err=True)
-    except typer.Abort:
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-    if isinstance(sys.stderr, Stream):
-        sys.stderr.line_ended()
-    if not confirmed:
-        fail("nothing was changed")
+    agree("Continue?")
 
 
 def carry_out(client: "Client", work: Work) -> NoReturn:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from async_vmapi.cli import profiles
+from async_vmapi.cli import profile_file, profiles
 from async_vmapi.errors import InvalidArgument
 
 SECRET = "planted-secret"
@@ -37,7 +37,7 @@ def write(home):
     """Write the file of profiles."""
 
     def write(text, mode=0o600):
-        path = profiles.profiles_path()
+        path = profile_file.profiles_path()
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         path.chmod(mode)
@@ -87,7 +87,7 @@ class TestWrongFiles:
         write(GOOD)
         owner = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: owner)
-        monkeypatch.setattr(profiles, "_ADMINISTRATOR", owner + 1)
+        monkeypatch.setattr(profile_file, "_ADMINISTRATOR", owner + 1)
         with pytest.raises(InvalidArgument, match="another user"):
             profiles.client_for(None)
 

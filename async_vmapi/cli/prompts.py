@@ -1,0 +1,70 @@
+"""Ask the user on the terminal."""
+
+import getpass
+import sys
+import warnings
+from contextlib import suppress
+from typing import NoReturn
+
+import typer
+
+from async_vmapi.cli.running import ExitCode, fail
+from async_vmapi.cli.streams import Stream
+from async_vmapi.redaction import Secret
+
+__all__ = ["agree", "ask_hidden", "ask_visible", "has_terminal"]
+
+
+def has_terminal() -> bool:
+    """Return whether there is a terminal to ask on."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def agree(question: str) -> None:
+    """Ask for confirmation; exit if it is refused."""
+    try:
+        confirmed = typer.confirm(question, err=True)
+    except typer.Abort:
+        _interrupted()
+    _line_ended()
+    if not confirmed:
+        fail("nothing was changed")
+
+
+def ask_visible(question: str) -> str:
+    """Ask for a text; exit if none is entered."""
+    try:
+        entered = str(typer.prompt(question, default="", show_default=False, err=True))
+    except typer.Abort:
+        _interrupted()
+    _line_ended()
+    return entered.strip() or fail("nothing was entered", ExitCode.USAGE)
+
+
+def ask_hidden(question: str) -> Secret:
+    """Ask for a secret, without echo; exit if none is entered."""
+    entered, problem = Secret(""), ""
+    try:
+        with warnings.catch_warnings():
+            # Where echo cannot be switched off, getpass would only warn.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            entered = Secret(getpass.getpass(f"{question}: ").strip())
+    except getpass.GetPassWarning:
+        problem = "this terminal would show the secret: use --stdin"
+    except (EOFError, KeyboardInterrupt):
+        _interrupted()
+    _line_ended()
+    if problem or not entered.text():
+        fail(problem or "nothing was entered", ExitCode.USAGE)
+    return entered
+
+
+def _line_ended() -> None:
+    if isinstance(sys.stderr, Stream):
+        sys.stderr.line_ended()
+
+
+def _interrupted() -> NoReturn:
+    with suppress(OSError):  # it may be closed
+        typer.echo("", err=True)
+    raise typer.Exit(ExitCode.INTERRUPTED) from None
