@@ -8,6 +8,7 @@ from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import OutcomeUnknown, TaskError, TaskFailed, VMAPIError, VMVanished
 from async_vmapi.models import ONLINE, VirtualMachine
+from async_vmapi.models.serialization import Document
 from async_vmapi.tasks.task import Task
 from async_vmapi.writes.operations import GENERAL
 from async_vmapi.writes.record import Write
@@ -18,7 +19,7 @@ INTERRUPTED: Final = "it was interrupted"
 
 
 @attrs.frozen
-class Ended:
+class Ended(Document):
     """The result of an item.
 
     Attributes:

@@ -5,7 +5,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
@@ -13,10 +13,13 @@ import attrs
 from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.models.serialization import Document, stored
 
 if TYPE_CHECKING:
     # So that the command line can create a plan without importing tasks.
     from async_vmapi.tasks.task import Task
+else:
+    Task = Awaitable
 
 __all__ = ["BulkEvent", "BulkPlan", "Share", "count_of", "wave_sizes"]
 
@@ -27,7 +30,7 @@ _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
 
 
 @attrs.frozen(kw_only=True)
-class BulkEvent:
+class BulkEvent(Document):
     """An event of a bulk call.
 
     Attributes:
@@ -50,7 +53,7 @@ class BulkEvent:
     index: int | None = None
     wave: int = 1
     vm_id: str | None = None
-    task: "Task[Any] | None" = None
+    task: Task[Any] | None = attrs.field(default=None, metadata=stored(omit=True))
     outcome: Outcome | None = None
     reason: str = ""
     in_flight: int = 0
@@ -103,7 +106,7 @@ def _checked_waves(value: Sequence[Share] | None) -> tuple[Share, ...] | None:
 
 
 @attrs.frozen(kw_only=True)
-class BulkPlan:
+class BulkPlan(Document):
     """The plan of a bulk call.
 
     Args:
@@ -129,12 +132,14 @@ class BulkPlan:
         InvalidArgument: If an argument is wrong.
     """
 
-    limit: int = 50
+    limit: int = attrs.field(default=50, metadata=stored(omit_if_default=False))
     max_failures: Share | None = None
     waves: Sequence[Share] | None = None
     min_online: Share | None = None
     dry_run: bool = False
-    on_event: Callable[[BulkEvent], object] | None = attrs.field(default=None, repr=False)
+    on_event: Callable[[BulkEvent], object] | None = attrs.field(
+        default=None, repr=False, metadata=stored(omit=True)
+    )
 
     def __attrs_post_init__(self) -> None:
         validation.whole("limit", self.limit, minimum=1)

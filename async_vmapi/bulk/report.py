@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import attrs
 import msgspec
 
 from async_vmapi.errors import InvalidArgument, VMAPIError
+from async_vmapi.models.serialization import Document, Serializable, stored
 
-__all__ = ["BulkReport", "Outcome", "OutcomeLine", "Status", "line_of", "outcome_of"]
+__all__ = ["BulkReport", "Outcome", "Status"]
 
 Status: TypeAlias = Literal["succeeded", "failed", "unknown", "not_started"]
 
@@ -17,7 +18,7 @@ _FORMAT: Final = "async_vmapi bulk report 1"
 
 
 @attrs.frozen(kw_only=True)
-class Outcome:
+class Outcome(Document):
     """The outcome of one item of a bulk call.
 
     Attributes:
@@ -55,57 +56,15 @@ class Outcome:
     accepted: bool = False
     reason: str = ""
     error: str | None = None
-    value: Any = attrs.field(default=None, repr=False, eq=False)
-    exception: Exception | None = attrs.field(default=None, repr=False, eq=False)
-    source: Any = attrs.field(default=None, repr=False, eq=False)
-
-
-class OutcomeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An outcome, serialized."""
-
-    index: Annotated[int, msgspec.Meta(ge=0)]
-    item: str
-    status: Status
-    vm_id: str | None = None
-    wave: int = 1
-    seconds: float | None = None
-    evidence: str | None = None
-    adopted: bool = False
-    token: str | None = None
-    accepted: bool = False
-    reason: str = ""
-    error: str | None = None
-
-
-def line_of(outcome: Outcome) -> OutcomeLine:
-    """Return an outcome in its serialized form."""
-    return msgspec.convert(outcome, OutcomeLine, from_attributes=True)
-
-
-def outcome_of(line: OutcomeLine) -> Outcome:
-    """Return the outcome from its serialized form."""
-    return Outcome(**msgspec.structs.asdict(line))
-
-
-class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: str
-    operation: str
-    arguments: dict[str, Any]
-    origin: str
-    dry_run: bool
-    complete: bool
-    stopped: str | None
-    seconds: float
-    requests: dict[str, int]
-    counts: dict[str, int]
-    outcomes: list[OutcomeLine]
-
-
-_decode: Final = msgspec.json.Decoder(_Saved).decode
+    value: Any = attrs.field(default=None, repr=False, eq=False, metadata=stored(omit=True))
+    exception: Exception | None = attrs.field(
+        default=None, repr=False, eq=False, metadata=stored(omit=True)
+    )
+    source: Any = attrs.field(default=None, repr=False, eq=False, metadata=stored(omit=True))
 
 
 @attrs.frozen(kw_only=True)
-class BulkReport:
+class BulkReport(Serializable):
     """The report of a bulk call; each item has exactly one of the four statuses.
 
     Attributes:
@@ -196,58 +155,63 @@ class BulkReport:
         if errors:
             raise ExceptionGroup(str(self), errors)
 
-    def to_json(self) -> str:
-        """Return the report as JSON, without secrets, values and items as given."""
-        saved = _Saved(
-            format=_FORMAT,
-            operation=self.operation,
-            arguments=dict(self.arguments),
-            origin=self.origin,
-            dry_run=self.dry_run,
-            complete=self.complete,
-            stopped=self.stopped,
-            seconds=self.seconds,
-            requests=dict(self.requests),
-            counts=self.counts,
-            outcomes=[line_of(outcome) for outcome in self.outcomes],
-        )
-        return msgspec.json.encode(saved).decode()
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for JSON; see `to_json`."""
+        fields = super().to_dict()
+        outcomes = fields.pop("outcomes")
+        return {"format": _FORMAT, **fields, "counts": self.counts, "outcomes": outcomes}
 
     @classmethod
-    def from_json(cls, text: str) -> "BulkReport":
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read a report from the data that `to_dict` returned.
+
+        Raises:
+            InvalidArgument: If the data is damaged, or is not a report.
+        """
+        fields = dict(content) if isinstance(content, Mapping) else {}
+        version, counts = fields.pop("format", None), fields.pop("counts", None)
+        if isinstance(version, str) and version != _FORMAT:
+            raise InvalidArgument(
+                f"report is not in the format {_FORMAT!r} that this release reads",
+                argument="report",
+            )
+        if version is None or fields.keys() != attrs.fields_dict(cls).keys():
+            raise _damaged("its fields are not those of one")
+        try:
+            report = super().from_dict(fields)
+        except InvalidArgument as error:
+            raise _damaged(str(error)) from None
+        indexes = [outcome.index for outcome in report.outcomes]
+        if (
+            report.counts != counts
+            or indexes != sorted(set(indexes))
+            or min(indexes, default=0) < 0
+        ):
+            raise _damaged("its counts do not match its outcomes")
+        return report
+
+    def to_json(self) -> str:
+        """Return the report as JSON, without secrets, values and items as given."""
+        return msgspec.json.encode(self.to_dict()).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
         """Read a report from the JSON that `to_json` returned.
 
         Raises:
             InvalidArgument: If the JSON is damaged, or is not a report.
         """
         try:
-            saved = _decode(text)
+            content = msgspec.json.decode(text)
         except (msgspec.MsgspecError, RecursionError, TypeError, UnicodeEncodeError):
-            raise InvalidArgument(
-                "report is damaged, or is no report of a bulk call", argument="report"
-            ) from None
-        if saved.format != _FORMAT:
-            raise InvalidArgument(
-                f"report is not in the format {_FORMAT!r} that this release reads",
-                argument="report",
-            )
-        report = cls(
-            operation=saved.operation,
-            arguments=saved.arguments,
-            origin=saved.origin,
-            outcomes=tuple(outcome_of(line) for line in saved.outcomes),
-            dry_run=saved.dry_run,
-            complete=saved.complete,
-            stopped=saved.stopped,
-            seconds=saved.seconds,
-            requests=saved.requests,
-        )
-        indexes = [outcome.index for outcome in report.outcomes]
-        if report.counts != saved.counts or indexes != sorted(set(indexes)):
-            raise InvalidArgument(
-                "report is damaged: its counts do not match its outcomes", argument="report"
-            )
-        return report
+            raise _damaged("it is no JSON") from None
+        return cls.from_dict(content)
+
+
+def _damaged(why: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"report is damaged, or is no report of a bulk call: {why}", argument="report"
+    )
 
 
 _KINDS: Final[tuple[Status, ...]] = ("succeeded", "failed", "unknown", "not_started")

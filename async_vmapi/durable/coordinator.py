@@ -13,7 +13,6 @@ from contextlib import aclosing
 from typing import Any, Final, Protocol
 
 import attrs
-import msgspec
 from dbos import DBOS, WorkflowStatus
 
 from async_vmapi.bulk.item import BulkItem
@@ -25,7 +24,7 @@ from async_vmapi.client import Client
 from async_vmapi.durable.events import STREAM, written
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.rows import decoding
-from async_vmapi.durable.spec import Spec, decode_ended, decode_spec, encode
+from async_vmapi.durable.spec import Spec, decode, encode
 from async_vmapi.durable.store import (
     ENDED,
     OPERATION_WORKFLOW,
@@ -38,6 +37,7 @@ from async_vmapi.durable.store import (
 )
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.models import ONLINE
+from async_vmapi.models.serialization import Document
 from async_vmapi.telemetry.logs import logger_of
 
 __all__ = ["Coordinator", "run_job"]
@@ -83,7 +83,7 @@ class Coordinator:
         self._queued: dict[int, float] = {}
         self._labels = spec.labels
         self._rollout = Rollout(
-            spec.bulk_plan(on_event=self._events.append),
+            attrs.evolve(spec.plan, on_event=self._events.append),
             spec.operation,
             self._items(),
             len(self._labels),
@@ -227,7 +227,7 @@ class Coordinator:
         if is_refused(status):
             reason += ", and its row was refused: this package did not write it"
         elif isinstance(status.output, str):
-            return self._bounded(index, decode_ended(status.output).read())
+            return self._bounded(index, decode(status.output, Ended))
         # Otherwise it was ended by DBOS's own tools, or by an unexpected error.
         return Ended(outcome(self._item(index), "unknown", reason=reason))
 
@@ -272,14 +272,12 @@ class Host(Protocol):
         ...
 
 
-class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@attrs.frozen
+class _Begun(Document):
     """The start of a job: when, in seconds since the epoch, and with which VMs online."""
 
     at: float
     online: list[str] | None = None
-
-
-_decode_begun: Final = msgspec.json.Decoder(_Begun).decode
 
 
 async def run_job(
@@ -301,7 +299,7 @@ async def run_job(
         polling_interval: Seconds between two polls for finished items.
         retry_delay: Seconds until a failed list of the online VMs is retried.
     """
-    spec = decode_spec(text)
+    spec = decode(text, Spec)
     loop = asyncio.get_running_loop()
     entered, here = loop.time(), False
 
@@ -316,7 +314,7 @@ async def run_job(
         taken = loop.time() - entered
         return taken if here else max(taken, time.time() - begun.at)
 
-    begun = _decode_begun(await _recorded("begin", begin))
+    begun = decode(await _recorded("begin", begin), _Begun)
     coordinator = Coordinator(database, name, spec, begun.online, polling_interval=polling_interval)
 
     async def roll_out() -> str:

@@ -13,7 +13,7 @@ from async_vmapi.client import Client
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
 from async_vmapi.durable.limits import Limits
 from async_vmapi.durable.secrets import Secrets, SecretStore
-from async_vmapi.durable.spec import decode_spec, encode, same_but_items, spec_of
+from async_vmapi.durable.spec import Spec, decode, encode, same_but_items, spec_of
 from async_vmapi.durable.store import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.worker import Worker
 from async_vmapi.durable.worker_stats import WorkerStats, WorkerStatus
@@ -279,7 +279,7 @@ class Submission(Operations[DurableJob]):
             return self._job
         if not self._attach:
             difference = "operation, plan or items"
-        elif not isinstance(kept, str) or not same_but_items(decode_spec(kept), spec):
+        elif not isinstance(kept, str) or not same_but_items(decode(kept, Spec), spec):
             difference = "operation or plan"
         else:
             return self._job

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
-import msgspec
 from dbos import PortableWorkflowError, WorkflowStatus
 
 from async_vmapi import validation
@@ -24,6 +23,7 @@ from async_vmapi.durable.store import (
     job_id,
 )
 from async_vmapi.errors import InvalidState, JobNotFound
+from async_vmapi.models.serialization import Serializable
 
 __all__ = ["DurableJob", "JobState", "JobStatus", "status_of"]
 
@@ -32,7 +32,7 @@ JobState: TypeAlias = Literal["waiting", "running", "paused", "cancelling", "fin
 
 
 @attrs.frozen(kw_only=True)
-class JobStatus:
+class JobStatus(Serializable):
     """The current status of a job.
 
     Attributes:
@@ -179,7 +179,7 @@ class DurableJob:
     def _events_in(self, text: object, reader: Reader) -> list[BulkEvent]:
         try:
             return list(reader.read(cast(str, text)))
-        except (msgspec.DecodeError, TypeError):
+        except UntrustedData:
             raise UntrustedData(f"an event of job {self.name!r} cannot be decoded") from None
 
     async def pause(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Literal, Protocol, cast
 
-import msgspec
+import attrs
 from dbos import DBOS
 
 from async_vmapi.bulk import outcomes
@@ -21,10 +21,11 @@ from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.client import Client
 from async_vmapi.durable.rows import decoding
 from async_vmapi.durable.secrets import SecretStore
-from async_vmapi.durable.spec import Order, encode, line_of_end, request_of
+from async_vmapi.durable.spec import Order, decode, encode
 from async_vmapi.durable.store import operation_id
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
 from async_vmapi.models import VirtualMachine
+from async_vmapi.models.serialization import Document
 from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.retries import is_explained
@@ -75,7 +76,8 @@ class Host(Protocol):
         ...
 
 
-class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+@attrs.frozen
+class _Step(Document):
     """The stored result of a step.
 
     Attributes:
@@ -90,9 +92,6 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     ended: str | None = None
     began: float = 0.0
     refused: bool = False
-
-
-_decode: Final = msgspec.json.Decoder(_Step).decode
 
 
 class _NoLease(VMAPIError):
@@ -137,7 +136,7 @@ class Operation:
             sent = await self._prepare_and_send(f" {turn}")
         if sent.ended is not None:
             return sent.ended
-        return _written(await self._watch(sent.token or "", sent.began))
+        return encode(await self._watch(sent.token or "", sent.began))
 
     async def _prepare_and_send(self, turn: str) -> _Step:
         intent: str | None = None
@@ -165,7 +164,7 @@ class Operation:
                 token = await vms.prepare(operation, order.item)
             else:
                 unique = bool(order.arguments.get("unique_name"))
-                token = await vms.prepare(operation, request_of(order.item), unique_name=unique)
+                token = await vms.prepare(operation, order.item, unique_name=unique)
         except VMAPIError as error:
             await self._hand_over_if_refused(error)
             # Preparing sends only reads.
@@ -176,7 +175,7 @@ class Operation:
 
     async def _send(self, intent: str | None) -> _Step:
         if (kept := self._host.unrecorded.get(self._key)) is not None:
-            return _decode(kept)
+            return decode(kept, _Step)
         began, self._sent = time.time(), _now()
         if intent is not None and not self._prepared_here:
             return await self._reconcile(intent, began)
@@ -197,7 +196,7 @@ class Operation:
         if not is_task(started):
             seconds = _now() - self._sent
             done = outcomes.succeeded(self._item, None, started, seconds=seconds, wave=1)
-            return _Step(ended=_written(done))
+            return _Step(ended=encode(done))
         self._task = started
         return self._accepted(began)
 
@@ -246,7 +245,7 @@ class Operation:
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             keywords = {**operation_spec(order.operation).bulk_defaults, **order.arguments}
             return await method(order.item, **keywords)
-        request = await self._host.secrets.resolved(request_of(order.item))
+        request = await self._host.secrets.resolved(order.item)
         rounds = _ATTEMPTS if order.arguments.get("on_unknown") == "retry" else 1
         while True:
             try:
@@ -311,14 +310,14 @@ class Operation:
         if (why := await self._host.stopped(self._order.job)) is None:
             return None
         ended = Ended(outcomes.outcome(self._item, "not_started", reason=why), untouched=True)
-        return _Step(ended=_written(ended))
+        return _Step(ended=encode(ended))
 
     def _failed(self, error: Exception, write: Write | None = None) -> _Step:
         if not isinstance(error, VMAPIError):
             kind = type(error).__name__
             fields = {"vmapi_operation": self._order.operation, "vmapi_error": kind}
             _log.error("%s of an item raised %s", self._order.operation, kind, extra=fields)
-        return _Step(ended=_written(outcomes.failed(self._item, None, error, wave=1, write=write)))
+        return _Step(ended=encode(outcomes.failed(self._item, None, error, wave=1, write=write)))
 
 
 async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
@@ -328,11 +327,7 @@ async def _step(name: str, body: Callable[[], Awaitable[_Step]]) -> _Step:
         return encode(await body())
 
     with decoding(f"the result of step {name!r}"):
-        return _decode(await DBOS.run_step_async({"name": name}, run))
-
-
-def _written(ended: Ended) -> str:
-    return encode(line_of_end(ended))
+        return decode(await DBOS.run_step_async({"name": name}, run), _Step)
 
 
 def _now() -> float:

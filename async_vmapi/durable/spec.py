@@ -1,70 +1,29 @@
 """The stored form of a durable job: its operation, plan and items, without secrets. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import attrs
 import msgspec
 
 from async_vmapi import validation
 from async_vmapi.bulk.item import check_arguments, labels_of
-from async_vmapi.bulk.outcomes import Ended
-from async_vmapi.bulk.plan import BulkPlan, Share
-from async_vmapi.bulk.report import OutcomeLine, line_of, outcome_of
+from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.durable.rows import UntrustedData
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, VirtualMachine
+from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.models.serialization import Document, structure, unstructure
 from async_vmapi.writes.operations import OPERATIONS, operation_spec
 
-__all__ = [
-    "EndedLine",
-    "Order",
-    "Spec",
-    "decode_ended",
-    "decode_order",
-    "decode_spec",
-    "encode",
-    "line_of_end",
-    "request_of",
-    "same_but_items",
-    "spec_of",
-]
+__all__ = ["Order", "Spec", "decode", "encode", "same_but_items", "spec_of"]
+
+T = TypeVar("T")
 
 _FORMAT: Final = "async_vmapi durable job 1"
 
 
-class _Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    limit: int
-    max_failures: Share | None = None
-    waves: tuple[Share, ...] | None = None
-    min_online: Share | None = None
-    dry_run: bool = False
-
-
-class _Image(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="image"
-):
-    """Secrets are stored as the names of a `SecretRef`."""
-
-    os: str
-    key_id: str | None = None
-    password_ref: str | None = None
-    user_data_ref: str | None = None
-
-
-class _Cdrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cdrom"):
-    iso: str
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A `CreateRequest`, serialized."""
-
-    name: str
-    cpus: int
-    ram: int
-    zone_id: str
-    boot: _Image | _Cdrom
-
-
-class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@attrs.frozen
+class Spec(Document):
     """A job's operation, arguments, plan and items.
 
     Attributes:
@@ -74,23 +33,19 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     operation: str
     arguments: dict[str, Any]
-    plan: _Plan
-    items: list[str | Request]
+    plan: BulkPlan
+    items: list[str | CreateRequest]
 
     @property
     def labels(self) -> list[str]:
         """The items' labels in a report."""
-        return [item if isinstance(item, str) else item.name for item in self.items]
+        return [_label_of(item) for item in self.items]
 
     @property
     def keeps_online(self) -> bool:
         """Whether ``min_online`` applies."""
         lowers = operation_spec(self.operation).lowers and not self.plan.dry_run
         return self.plan.min_online is not None and lowers
-
-    def bulk_plan(self, **fields: Any) -> BulkPlan:
-        """Return the plan with additional fields."""
-        return BulkPlan(**msgspec.structs.asdict(self.plan), **fields)
 
     def order(self, job: str, index: int) -> "Order":
         """Return the order for one item."""
@@ -100,46 +55,41 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Order(job, index, self.operation, keywords, item)
 
 
-class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@attrs.frozen
+class Order(Document):
     """The operation on one item of a job."""
 
     job: str
     index: int
     operation: str
     arguments: dict[str, Any]
-    item: str | Request
+    item: str | CreateRequest
 
     @property
     def label(self) -> str:
         """The item's label in a report."""
-        return self.item if isinstance(self.item, str) else self.item.name
+        return _label_of(self.item)
 
 
-class EndedLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The result of an item, serialized."""
-
-    outcome: OutcomeLine
-    online: bool = False
-    untouched: bool = False
-
-    def read(self) -> Ended:
-        """Return the result from its serialized form."""
-        return Ended(outcome_of(self.outcome), self.online, self.untouched)
+def _label_of(item: str | CreateRequest) -> str:
+    return item if isinstance(item, str) else item.name
 
 
-decode_spec: Final = msgspec.json.Decoder(Spec).decode
-decode_order: Final = msgspec.json.Decoder(Order).decode
-decode_ended: Final = msgspec.json.Decoder(EndedLine).decode
-
-
-def encode(value: msgspec.Struct) -> str:
+def encode(value: Document | list[Document]) -> str:
     """Return a value's canonical text: equal values have equal texts."""
-    return msgspec.json.encode(value, order="sorted").decode()
+    return msgspec.json.encode(unstructure(value), order="sorted").decode()
 
 
-def line_of_end(ended: Ended) -> EndedLine:
-    """Return the result of an item in its serialized form."""
-    return EndedLine(line_of(ended.outcome), ended.online, ended.untouched)
+def decode(text: object, kind: type[T]) -> T:
+    """Return the value of a text from `encode`.
+
+    Raises:
+        UntrustedData: If it is not one.
+    """
+    try:
+        return structure(msgspec.json.decode(str(text)), kind)
+    except (msgspec.DecodeError, RecursionError, InvalidArgument) as error:
+        raise UntrustedData(f"a stored {kind.__name__} cannot be decoded: {error}") from None
 
 
 def same_but_items(one: Spec, other: Spec) -> bool:
@@ -148,7 +98,7 @@ def same_but_items(one: Spec, other: Spec) -> bool:
     def rest(spec: Spec) -> Spec:
         # A rename's new names belong to its items.
         keywords = {name: value for name, value in spec.arguments.items() if name != "names"}
-        return msgspec.structs.replace(spec, arguments=keywords, items=[])
+        return attrs.evolve(spec, arguments=keywords, items=[])
 
     return encode(rest(one)) == encode(rest(other))
 
@@ -181,58 +131,14 @@ def spec_of(
         )
     if operation == "rename":
         given["names"] = dict(given["names"])
-    fields = {name: getattr(plan, name) for name in _Plan.__struct_fields__}
-    written = [_written(item) for item in items]
-    return Spec(_FORMAT, operation, given, _Plan(**fields), written)
+    return Spec(_FORMAT, operation, given, plan, [_stored(item) for item in items])
 
 
-def _written(item: Any) -> str | Request:
-    if isinstance(item, VirtualMachine):
-        return item.id
-    if not isinstance(item, CreateRequest):
-        return validation.identifier("vm", item)
-    boot = item.boot
-    written: _Image | _Cdrom
-    if isinstance(boot, CdromBoot):
-        written = _Cdrom(boot.iso)
-    else:
-        written = _Image(
-            boot.os,
-            boot.key_id,
-            _reference(item, "password", boot.password),
-            _reference(item, "user_data", boot.user_data),
-        )
-    return Request(item.name, item.cpus, item.ram, item.zone_id, written)
-
-
-def _reference(item: CreateRequest, name: str, value: str | SecretRef | None) -> str | None:
-    if isinstance(value, str):
-        raise InvalidArgument(
-            f"the {name} of {item.name!r} is a plain secret, which is not stored: pass a "
-            f"SecretRef('env:VMAPI_SECRET_NAME'), or a name that the workers resolve",
-            argument=name,
-        )
-    return None if value is None else value.name
-
-
-def request_of(request: Request) -> CreateRequest:
-    """Return the request from its serialized form, with references to its secrets."""
-    boot: ImageBoot | CdromBoot
-    if isinstance(request.boot, _Cdrom):
-        boot = CdromBoot(iso=request.boot.iso)
-    else:
-        written = request.boot
-        password, user_data = written.password_ref, written.user_data_ref
-        boot = ImageBoot(
-            os=written.os,
-            key_id=written.key_id,
-            password=None if password is None else SecretRef(password),
-            user_data=None if user_data is None else SecretRef(user_data),
-        )
-    return CreateRequest(
-        name=request.name,
-        cpus=request.cpus,
-        ram=request.ram,
-        zone_id=request.zone_id,
-        boot=boot,
-    )
+def _stored(item: Any) -> str | CreateRequest:
+    if isinstance(item, CreateRequest):
+        try:
+            item.boot.to_dict()
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{item.name!r}: {error}", argument=error.argument) from None
+        return item
+    return item.id if isinstance(item, VirtualMachine) else validation.identifier("vm", item)

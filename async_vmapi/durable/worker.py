@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio
 from dbos import DBOS, DBOSConfig, WorkflowStatus
 
+from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.client import Client
 from async_vmapi.durable.access import Access
 from async_vmapi.durable.coordinator import run_job
@@ -25,7 +26,7 @@ from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.recovery import Recovery
 from async_vmapi.durable.rows import SERIALIZER, Rows
 from async_vmapi.durable.secrets import SecretStore
-from async_vmapi.durable.spec import decode_ended, decode_order
+from async_vmapi.durable.spec import Order, decode
 from async_vmapi.durable.store import (
     APPLICATION,
     IDLE_IN_TRANSACTION,
@@ -342,11 +343,11 @@ class Worker:
 
     async def operate(self, text: str) -> str:
         """Run one item of a job, and return how it ended."""
-        order = decode_order(text)
+        order = decode(text, Order)
         operation = Operation(self, order)
         with self._present(), self._stats.holding(order, operation):
             ended = await operation.run()
-            self._stats.ended(order.job, decode_ended(ended).outcome.status)
+            self._stats.ended(order.job, decode(ended, Ended).outcome.status)
             return ended
 
     async def coordinate(self, text: str, name: str) -> str:

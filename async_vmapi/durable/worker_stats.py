@@ -10,12 +10,13 @@ import attrs
 from async_vmapi.bulk.report import Status
 from async_vmapi.durable.operation import Operation
 from async_vmapi.durable.spec import Order
+from async_vmapi.models.serialization import Serializable
 
 __all__ = ["WorkerItem", "WorkerStats", "WorkerStatus"]
 
 
 @attrs.frozen(kw_only=True)
-class WorkerItem:
+class WorkerItem(Serializable):
     """An item in progress on a worker.
 
     Attributes:
@@ -38,7 +39,7 @@ class WorkerItem:
 
 
 @attrs.frozen(kw_only=True)
-class WorkerStatus:
+class WorkerStatus(Serializable):
     """The items of a worker.
 
     Attributes:

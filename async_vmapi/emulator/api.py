@@ -24,8 +24,9 @@ from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.settings import NotFoundForm, Settings
 from async_vmapi.emulator.vm import NotFound, Refused
 from async_vmapi.signing import SigningKey, http_date, string_to_sign
+from async_vmapi.transport.transport import Response
 
-__all__ = ["MOST_BODY", "CloudAPI", "Handled", "Request", "Response"]
+__all__ = ["MOST_BODY", "CloudAPI", "Handled", "Request"]
 
 MOST_BODY: Final = 1024 * 1024
 """Maximum size of a request's body, in bytes."""
@@ -78,15 +79,6 @@ class Request:
     target: str
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
-
-
-@attrs.frozen
-class Response:
-    """A response to send."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -191,10 +183,10 @@ class CloudAPI:
             response = self.not_found(error.form, now)
         except Refused as error:
             body = msgspec.json.encode({"success": False, "error": str(error)})
-            response = Response(error.status, self.headers(now), body)
+            headers = self.headers(now)
             if error.status == 429:
-                call = "rate_limited"
-                response = Response(429, response.headers | {"Retry-After": "1"}, body)
+                call, headers = "rate_limited", headers | {"Retry-After": "1"}
+            response = Response(error.status, headers, body)
         else:
             if not isinstance(content, bytes):
                 content = msgspec.json.encode(content)

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from async_vmapi.emulator.api import Response
+from async_vmapi.transport.transport import Response
 
 __all__ = ["whole"]
 

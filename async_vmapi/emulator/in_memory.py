@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+import attrs
+
 from async_vmapi.emulator.api import CloudAPI, Request
 from async_vmapi.emulator.delivery import deliver
 from async_vmapi.errors import (
@@ -83,13 +85,12 @@ class InMemoryTransport:
             raise TransportError("the connection was dropped", method=method, path=path)
         if delivery.cut:
             raise TransportError("the body ended early", method=method, path=path)
-        content = response.body
         if delivery.padding:
-            if len(content) + delivery.padding > _LARGEST:
+            if len(response.body) + delivery.padding > _LARGEST:
                 words = f"the body is larger than {_LARGEST} bytes"
                 raise DecodingError(words, method=method, path=path)
-            content += b" " * delivery.padding
-        return Response(response.status, response.headers, content)
+            response = attrs.evolve(response, body=response.body + b" " * delivery.padding)
+        return response
 
     async def close(self) -> None:
         """Do nothing; there is nothing to release."""

@@ -3,7 +3,6 @@
 A response is decoded once, directly into the value that the caller wants: a `ResponseSpec`.
 """
 
-import functools
 import gc
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
@@ -58,25 +57,6 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 # --- requests ---------------------------------------------------------------------------------
 
 
-@functools.cache
-def _unstructure() -> Callable[[object], dict[str, Any]]:
-    # Imported by the first create: other calls do not need cattrs.
-    from cattrs.gen import make_dict_unstructure_fn, override
-    from cattrs.preconf.msgspec import make_converter
-
-    outward = make_converter(omit_if_default=True)
-    outward.register_unstructure_hook(
-        CreateRequest,
-        make_dict_unstructure_fn(
-            CreateRequest,
-            outward,
-            zone_id=override(rename="compute_zone_id"),
-            boot=override(omit=True),
-        ),
-    )
-    return outward.unstructure
-
-
 def encode(body: Mapping[str, object]) -> bytes:
     """Return `body` as JSON, to be signed and sent unchanged."""
     return msgspec.json.encode(body)
@@ -84,8 +64,12 @@ def encode(body: Mapping[str, object]) -> bytes:
 
 def encode_create(request: CreateRequest) -> HiddenBytes:
     """Return the body of a create (WIRE §2), without the fields that are not set."""
-    unstructure = _unstructure()
-    fields = unstructure(request)
+    fields: dict[str, object] = {
+        "name": request.name,
+        "cpus": request.cpus,
+        "ram": request.ram,
+        "compute_zone_id": request.zone_id,
+    }
     if isinstance(request.boot, ImageBoot):
         fields |= {"boot_type": "image", "os": request.boot.os}
         if request.boot.key_id is not None:

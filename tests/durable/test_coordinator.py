@@ -14,7 +14,7 @@ from async_vmapi.durable import coordinator
 from async_vmapi.durable.coordinator import Coordinator
 from async_vmapi.durable.events import Reader
 from async_vmapi.durable.operation import CANCELLED
-from async_vmapi.durable.spec import decode_order, encode, line_of_end, spec_of
+from async_vmapi.durable.spec import Order, decode, encode, spec_of
 
 pytestmark = pytest.mark.looptime
 
@@ -48,7 +48,7 @@ class Shared:
 
     async def operations_of(self, name):
         self._maybe_fail()
-        return [(decode_order(o.text).index, o) for o in self.operations.values()]
+        return [(decode(o.text, Order).index, o) for o in self.operations.values()]
 
     async def ended(self, ids):
         self._maybe_fail()
@@ -69,7 +69,7 @@ class Shared:
             self._tasks.add(asyncio.create_task(self._work(taken)))
 
     async def _work(self, taken):
-        order = decode_order(taken.text)
+        order = decode(taken.text, Order)
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         await asyncio.sleep(self._draw.uniform(5, 60))
@@ -78,7 +78,7 @@ class Shared:
         known = {"index": order.index, "item": order.label, "vm_id": order.label}
         found = Outcome(status=status, seconds=self._seconds, **known)
         ended = Ended(found, online=order.operation == "reboot" and status == "succeeded")
-        taken.output, taken.status = encode(line_of_end(ended)), "SUCCESS"
+        taken.output, taken.status = encode(ended), "SUCCESS"
 
     async def write_stream_async(self, key, text):
         self._maybe_fail()
@@ -136,7 +136,7 @@ class TestRestarted:
         shared = Shared(seed=seed, failing={2, 5, 6, 7, 8})
         spec = spec_for(40, limit=10, max_failures=3)
         outcomes, stopped = await killed_on_the_way(make, shared, spec, seed=seed)
-        started = {decode_order(o.text).index for o in shared.operations.values()}
+        started = {decode(o.text, Order).index for o in shared.operations.values()}
         assert {o.index for o in outcomes if o.status != "not_started"} == started
         assert [o.index for o in outcomes if o.status == "failed"] == [2, 5, 6, 7, 8]
         assert len(started) < 40

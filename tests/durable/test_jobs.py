@@ -309,7 +309,9 @@ class TestSecrets:
         """The error does not show it."""
         boot = ImageBoot(os="2268", **{field: PASSWORD})
         async with DurableFleet(sqlite_url) as fleet:
-            with pytest.raises(InvalidArgument, match=f"{field} of 'w-0000' is a plain") as refused:
+            with pytest.raises(
+                InvalidArgument, match=f"'w-0000': the {field} is a plain"
+            ) as refused:
                 await fleet.submit("make").create(requests(1, boot=boot))
             assert not await fleet.jobs()
         assert PASSWORD not in str(refused.value)

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from async_vmapi import Client, ImageBoot, InvalidArgument, SecretRef
+from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import operation
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.secrets import SecretStore
-from async_vmapi.durable.spec import decode_ended, spec_of
+from async_vmapi.durable.spec import decode, spec_of
 from async_vmapi.emulator import CloudAPI, Settings
 
 from .fleets import requests
@@ -115,7 +116,7 @@ async def online(client):
 
 
 async def outcome_of(host, order):
-    return decode_ended(await Operation(host, order).run()).read().outcome
+    return decode(await Operation(host, order).run(), Ended).outcome
 
 
 async def die_and_go_on(steps, api, order, moment):

@@ -53,6 +53,10 @@ async def many(client: Client, vms: list[VirtualMachine], requests: list[CreateR
     report = await bulk.reboot(vms)
     assert_type(report.succeeded, list[Outcome])
     assert_type(report.to_json(), str)
+    assert_type(BulkReport.from_json("{}"), BulkReport)
+    assert_type(report.to_dict(), dict[str, Any])
+    assert_type(BulkPlan.from_dict({"limit": 5}), BulkPlan)
+    assert_type(VirtualMachine.from_dict(vms[0].to_dict()), VirtualMachine)
     assert_type(report.raise_on_failure(), None)
     assert_type(await bulk.resume(report), BulkReport)
     async for outcome in bulk.stream(vms, "reboot"):

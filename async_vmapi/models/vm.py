@@ -1,35 +1,31 @@
-"""The API's data: VMs, the requests to create them, and the catalogue (WIRE §2, §3).
+"""VMs and the catalogue, as the API returns them (WIRE §2, §3).
 
-Frozen values without I/O. Responses are decoded directly into them, so the annotations are the
-schema: a response must have each field without a default. Fields that the API sends in two types
-(WIRE §5.1) are annotated with `Id`, `Int` or `Float`, and converted to one type.
+Responses are decoded directly into these classes, so the annotations are the schema: a response
+must have each field without a default. Fields that the API sends in two types (WIRE §5.1) are
+annotated with `Id`, `Int` or `Float`, and converted to one type.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
-from async_vmapi import validation
-from async_vmapi.errors import InvalidArgument
-from async_vmapi.redaction import Secret
+from async_vmapi.models.serialization import Serializable
 
 __all__ = [
+    "DELETING",
+    "INSTALLING",
+    "OFFLINE",
+    "ONLINE",
     "Autoscaler",
-    "CdromBoot",
     "Console",
-    "CreateRequest",
     "IPv4Address",
-    "ImageBoot",
     "Network",
     "Operation",
     "PublicInterface",
     "Reference",
     "Region",
     "SSHKey",
-    "SecretRef",
     "StorageVolume",
     "Template",
     "VirtualMachine",
@@ -76,13 +72,8 @@ def _read_number(owner: object, name: str, kind: type[int] | type[float]) -> Non
     object.__setattr__(owner, name, number)
 
 
-def _check(owner: object, name: str, check: Callable[[str, object], object]) -> None:
-    # Keep the checked value: it has a plain type, which can be encoded.
-    object.__setattr__(owner, name, check(name, getattr(owner, name)))
-
-
 @attrs.frozen
-class Reference:
+class Reference(Serializable):
     """The id and name of a zone, owner, group or system."""
 
     id: Id
@@ -92,7 +83,7 @@ class Reference:
 
 
 @attrs.frozen
-class IPv4Address:
+class IPv4Address(Serializable):
     """An address of a VM's public interface."""
 
     id: Id
@@ -104,7 +95,7 @@ class IPv4Address:
 
 
 @attrs.frozen
-class PublicInterface:
+class PublicInterface(Serializable):
     """A VM's interface to the internet. A new VM may have no address yet (WIRE §4)."""
 
     primary_ip_ipv4address: str | None = None
@@ -113,7 +104,7 @@ class PublicInterface:
 
 
 @attrs.frozen
-class StorageVolume:
+class StorageVolume(Serializable):
     """A disk of a VM. `size` is in GB."""
 
     id: Id
@@ -130,7 +121,7 @@ class StorageVolume:
 
 
 @attrs.frozen
-class Network:
+class Network(Serializable):
     """A private network that a VM is attached to."""
 
     id: Id
@@ -142,14 +133,14 @@ class Network:
 
 
 @attrs.frozen
-class Autoscaler:
+class Autoscaler(Serializable):
     """Whether the provider resizes the VM automatically."""
 
     active: bool
 
 
 @attrs.frozen(kw_only=True)
-class VirtualMachine:
+class VirtualMachine(Serializable):
     """A VM as the API returned it (WIRE §3).
 
     Attributes:
@@ -208,7 +199,10 @@ class VirtualMachine:
 
 @attrs.frozen
 class Console:
-    """The address of a VM's console, and its password."""
+    """The address of a VM's console, and its password.
+
+    It has no `to_dict`: return the password only where you mean to.
+    """
 
     host: str
     port: Int
@@ -219,7 +213,7 @@ class Console:
 
 
 @attrs.frozen
-class Zone:
+class Zone(Serializable):
     """A zone of a region, in which VMs are created."""
 
     id: Id
@@ -231,7 +225,7 @@ class Zone:
 
 
 @attrs.frozen
-class Region:
+class Region(Serializable):
     """A region and its zones."""
 
     name: str
@@ -239,7 +233,7 @@ class Region:
 
 
 @attrs.frozen
-class Template:
+class Template(Serializable):
     """An image to boot a new VM from.
 
     Attributes:
@@ -256,7 +250,7 @@ class Template:
 
 
 @attrs.frozen
-class SSHKey:
+class SSHKey(Serializable):
     """A public SSH key of the account; its id is the ``key_id`` of an `ImageBoot`."""
 
     id: Id
@@ -264,136 +258,3 @@ class SSHKey:
     fingerprint: str
 
     __attrs_post_init__ = _read_id
-
-
-@attrs.frozen
-class SecretRef:
-    """A reference to a secret, which a worker of a durable fleet resolves.
-
-    Args:
-        name: ``env:NAME`` for an environment variable that the worker allows, such as
-            ``env:VMAPI_SECRET_ROOT``; any other name is passed to the worker's function for
-            secrets.
-
-    Raises:
-        InvalidArgument: If it is blank or not text.
-    """
-
-    name: str
-
-    def __attrs_post_init__(self) -> None:
-        _check(self, "name", validation.text)
-
-
-@attrs.frozen(kw_only=True, init=False)
-class ImageBoot:
-    """Boot a new VM from a template (WIRE §2).
-
-    Args:
-        os: The template's id.
-        password: The administrator's password, if the template supports ``password``. A durable
-            fleet takes a `SecretRef` for it, and for `user_data`.
-        key_id: An SSH key's id, if the template supports ``sshkey``.
-        user_data: The cloud-init text, if the template supports ``cloudinit``.
-
-    Raises:
-        InvalidArgument: If an argument is empty or not text.
-    """
-
-    os: str
-    key_id: str | None = None
-    _password: Secret | SecretRef | None = attrs.field(default=None, repr=False)
-    _user_data: Secret | SecretRef | None = attrs.field(default=None, repr=False)
-
-    def __init__(
-        self,
-        *,
-        os: str,
-        password: str | SecretRef | None = None,
-        key_id: str | None = None,
-        user_data: str | SecretRef | None = None,
-    ) -> None:
-        # Before any check fails: an error shows this frame's variables.
-        hidden = {"password": _hidden(password), "user_data": _hidden(user_data)}
-        del password, user_data
-        self.__attrs_init__(  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
-            os=validation.text("os", os),
-            key_id=None if key_id is None else validation.text("key_id", key_id),
-            **{
-                name: validation.secret(name, value) if isinstance(value, Secret) else value
-                for name, value in hidden.items()
-            },
-        )
-
-    @property
-    def password(self) -> str | SecretRef | None:
-        """The administrator's password."""
-        return self._password.text() if isinstance(self._password, Secret) else self._password
-
-    @property
-    def user_data(self) -> str | SecretRef | None:
-        """The cloud-init text."""
-        return self._user_data.text() if isinstance(self._user_data, Secret) else self._user_data
-
-    @property
-    def secrets(self) -> dict[str, Secret]:
-        """The secrets, by the name of their field."""
-        secrets = {"password": self._password, "user_data": self._user_data}
-        return {name: value for name, value in secrets.items() if isinstance(value, Secret)}
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """The names of the fields that hold a `SecretRef`."""
-        secrets = (("password", self._password), ("user_data", self._user_data))
-        return tuple(name for name, value in secrets if isinstance(value, SecretRef))
-
-
-def _hidden(value: object) -> Secret | SecretRef | None:
-    return value if value is None or isinstance(value, SecretRef) else Secret.of(value)
-
-
-@attrs.frozen(kw_only=True)
-class CdromBoot:
-    """Boot a new VM from a CD image, by the image's name (WIRE §2).
-
-    Raises:
-        InvalidArgument: If `iso` is empty or not text.
-    """
-
-    iso: str
-
-    def __attrs_post_init__(self) -> None:
-        _check(self, "iso", validation.text)
-
-
-@attrs.frozen(kw_only=True)
-class CreateRequest:
-    """A request to create a VM (WIRE §2).
-
-    Args:
-        name: The new VM's label; it need not be unique.
-        cpus: Number of CPUs, at least 1.
-        ram: Memory in MB, at least 1.
-        zone_id: The id of the zone to create it in.
-        boot: What it boots from.
-
-    Raises:
-        InvalidArgument: If an argument is invalid.
-    """
-
-    name: str
-    cpus: int
-    ram: int
-    zone_id: str
-    boot: ImageBoot | CdromBoot
-
-    def __attrs_post_init__(self) -> None:
-        _check(self, "name", validation.text)
-        _check(self, "cpus", partial(validation.whole, minimum=1))
-        _check(self, "ram", partial(validation.whole, minimum=1))
-        _check(self, "zone_id", validation.text)
-        if not isinstance(self.boot, ImageBoot | CdromBoot):
-            raise InvalidArgument(
-                f"boot of type {type(self.boot).__name__} is not an ImageBoot or a CdromBoot",
-                argument="boot",
-            )
