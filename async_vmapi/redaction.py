@@ -123,7 +123,7 @@ def repeats(text: str, secrets: Iterable[Secret]) -> bool:
             return True
         # Of a short secret, or one without letters and digits, search for the whole.
         whole = bare[0] or forms[0]
-        if 0 < len(whole) < _SIZEABLE and any(whole in view for view in (text, *views)):
+        if whole and len(bare[0]) < _SIZEABLE and any(whole in view for view in (text, *views)):
             return True
     return False
 

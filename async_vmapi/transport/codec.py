@@ -36,7 +36,6 @@ __all__ = [
     "TEMPLATES",
     "UNREADABLE",
     "VM",
-    "VMS",
     "Named",
     "ResponseSpec",
     "VMSnapshot",
@@ -102,10 +101,6 @@ class _VM(_Envelope, frozen=True, kw_only=True):
 
 class _RawVM(msgspec.Struct, frozen=True):
     virtual_machine: msgspec.Raw
-
-
-class _VMs(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[VirtualMachine]
 
 
 class _RawVMs(_Envelope, frozen=True, kw_only=True):
@@ -336,9 +331,6 @@ _LIST: Final = b'"virtual_machines"'
 ACCEPTED: Final[ResponseSpec[None]] = _spec(_Envelope, lambda _: None, proves_success=False)
 CREATED: Final[ResponseSpec[str]] = _spec(_Created, lambda r: _id(r.virtual_machine.id))
 VM: Final[ResponseSpec[VirtualMachine]] = _spec(_VM, lambda r: _only(r.virtual_machine))
-VMS: Final[ResponseSpec[list[VirtualMachine]]] = _spec(
-    _VMs, lambda r: r.virtual_machines, key=_LIST
-)
 RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = ResponseSpec(
     _raw_vms, lambda r: r.virtual_machines, key=_LIST
 )
