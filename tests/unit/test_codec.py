@@ -791,9 +791,9 @@ class TestCredentials:
         error = refusal({"success": False, "error": words}, 401, credentials=credentials)
         assert error.message == words
 
-    @pytest.mark.parametrize("secret", ["abc", "a", "!?", "Ab-c"])
-    def test_a_short_secret_counts_as_a_whole(self, secret):
-        """Also one without letters."""
+    @pytest.mark.parametrize("secret", ["abc", "a", "!?", "Ab-c", "::::::::"])
+    def test_a_secret_of_few_letters_counts_as_a_whole(self, secret):
+        """Also one without any, of any length."""
         for words, shown in ((f"it is {secret}.", False), ("zzz", True)):
             error = refusal({"error": words}, 400, credentials=(Secret(secret),))
             assert (error.message == words) is shown
@@ -962,8 +962,13 @@ class TestOddResponses:
     )
     def test_deep_nesting(self, name, status, body):
         """It exhausts neither stack nor memory."""
-        with pytest.raises((APIError, DecodingError)):
+        try:
             open_envelope(SHAPES[name], status, body, method="GET", path="/v2/a")
+        except (APIError, DecodingError):
+            return
+        # From Python 3.14 on, the size of the stack limits the depth that is skipped.
+        assert (name, status) == ("ACCEPTED", 200)
+        assert b'"success":true' in body
 
     def test_deeply_nested_explanations_are_cut(self):
         """The first levels are searched, the rest is dots."""
