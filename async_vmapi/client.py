@@ -164,8 +164,8 @@ class Client:
             seed=seed,
             observer=(None if telemetry is None else GuardedObserver(telemetry, own_origin, guard)),
         )
-        self._vm_lists = VMListSource(self._pipeline, floor=shortest)
         schedule = Schedule(floor=shortest, ceiling=longest, seed=seed, rate=rate)
+        self._vm_lists = VMListSource(self._pipeline, schedule)
         self._hub = PollHub(self._pipeline, self._vm_lists, schedule, max_staleness=staleness)
         self._shield = Shield(self._pipeline, grace=grace, on_unresolved=on_unresolved, guard=guard)
         self._writes = Writes(

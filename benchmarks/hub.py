@@ -13,8 +13,8 @@ import time
 from staleness import client_of, on_a_virtual_clock, request, run_fleet, spread_of
 
 from async_vmapi.emulator import CloudAPI
-from async_vmapi.tasks.reads import ListResult
-from async_vmapi.transport.codec import SNAPSHOTS, VMSnapshot
+from async_vmapi.tasks.vm_list import ListResult
+from async_vmapi.transport.codec import SNAPSHOTS
 from async_vmapi.transport.responses import open_envelope
 
 
@@ -53,10 +53,10 @@ async def tick(count):
 
         async def measure(at):
             body = json.dumps({"success": True, "virtual_machines": state}).encode()
-            glimpses: list[VMSnapshot] = open_envelope(SNAPSHOTS, 200, body, method="GET", path="/")
+            vms = open_envelope(SNAPSHOTS, 200, body, method="GET", path="/")
             lists.active = True
             began = time.process_time()
-            await lists._compare(ListResult(glimpses, body), at, at)
+            await lists._compare(ListResult(at, at, vms, body))
             return 1000 * (time.process_time() - began)
 
         now = asyncio.get_running_loop().time()

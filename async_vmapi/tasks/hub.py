@@ -28,7 +28,7 @@ class PollHub:
 
     Args:
         pipeline: Sends the requests.
-        vm_lists: Requests lists too, for name lookups.
+        vm_lists: Sends the lists.
         schedule: The intervals.
         max_staleness: Maximum age of a read, in seconds.
 

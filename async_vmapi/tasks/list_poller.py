@@ -2,8 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import anyio.lowlevel
 import attrs
@@ -11,8 +11,9 @@ import attrs
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.tasks.polled_vm import CLOCK, NOT_LISTED, PolledVM, State
 from async_vmapi.tasks.polls import Polls
-from async_vmapi.tasks.reads import GetResult, ListResult, fetch_vms
-from async_vmapi.tasks.vm_list import VMListSource
+from async_vmapi.tasks.reads import GetResult
+from async_vmapi.tasks.vm_list import ListResult, VMListSource
+from async_vmapi.transport.codec import raw_vms
 
 __all__ = ["ListPoller"]
 
@@ -26,7 +27,7 @@ class ListPoller:
 
     Args:
         polls: The awaited VMs.
-        vm_lists: Requests lists too, for name lookups.
+        vm_lists: Sends the lists.
         show: Called with a VM, what a list shows of it, and when the list was sent and received;
             returns whether all its watches processed that.
         plan: Called with a VM to plan its next poll, and the time from which intervals count.
@@ -64,10 +65,6 @@ class ListPoller:
 
     def is_cheaper(self, vms: int, *, list_mode: bool = False) -> bool:
         """Return whether to prefer a list to GETs of this many VMs; see `Schedule`."""
-        if self._vm_lists.size is not None:
-            # A create's list shows the cost before the first list here.
-            self._polls.schedule.measured_list(self._vm_lists.size)
-            self._vm_lists.size = None
         return self.is_readable and self._polls.schedule.prefers_list(vms, list_mode=list_mode)
 
     def watch_joined(self) -> None:
@@ -110,20 +107,31 @@ class ListPoller:
             self._timer.cancel()
             self._timer = None
         if self._due < math.inf:
-            floor = self._vm_lists.asked + self._polls.schedule.floor
+            floor = self._vm_lists.sent_at + self._polls.schedule.floor
             due = max(self._due, floor, self._polls.hold_until)
             self._timer = self._polls.call_at(due, self._send)
 
     def _send(self) -> None:
         if not self._polls.vms:
             return
-        soonest = max(self._vm_lists.asked + self._polls.schedule.floor, self._polls.hold_until)
+        soonest = max(self._vm_lists.sent_at + self._polls.schedule.floor, self._polls.hold_until)
         if soonest - self._polls.now > CLOCK:
             # A create has requested one meanwhile, or the server has asked to wait.
             self._set_timer()
             return
+        self._begin(self._poll())
+
+    def offer(self, result: ListResult) -> None:
+        """Use a list that creates requested in place of the next one."""
+        is_due = self._due < math.inf and not self._in_flight
+        if is_due and self._polls.loop is asyncio.get_running_loop():
+            self._begin(self._process(result))
+
+    def _begin(self, poll: Coroutine[Any, Any, None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer, self._due, self._in_flight = None, math.inf, True
-        self._polls.send(self._poll(), self._ended)
+        self._polls.send(poll, self._ended)
 
     def _ended(self) -> None:
         self._in_flight = False
@@ -134,13 +142,13 @@ class ListPoller:
         self._set_timer()
 
     async def _poll(self) -> None:
-        asked = self._vm_lists.asked = self._polls.now
+        began = self._polls.now
         try:
-            result = await fetch_vms(self._polls.pipeline)
+            result = await self._vm_lists.poll()
         except AuthenticationError:
             raise
         except VMAPIError as error:
-            self.last_error = (asked, str(error))
+            self.last_error = (began, str(error))
             self._failures += 1
             if not self._polls.failed(error):
                 # For instance, one VM that cannot be decoded must not block all others.
@@ -148,20 +156,23 @@ class ListPoller:
             if self.active:
                 self.poll_by(self._polls.now + self._polls.schedule.after_failures(self._failures))
             return
-        answered = self._polls.read_at = self._polls.now
-        self._failures = 0
-        self._polls.succeeded()
         if self._polls.pipeline.observer is not None:
             self._polls.pipeline.observer.polled("list")
-        self._polls.schedule.measured_list(result.size)
+        await self._process(result)
+
+    async def _process(self, result: ListResult) -> None:
+        self._polls.read_at = result.received_at
+        self._failures = 0
+        self._polls.succeeded()
         # Decoding and comparing a large fleet's list take some milliseconds each.
         await anyio.lowlevel.checkpoint()
-        await self._compare(result, asked, answered)
+        await self._compare(result)
         if self.active:
-            self.poll_by(self._next_due(asked, answered))
+            self.poll_by(self._next_due(result.sent_at, result.received_at))
 
-    async def _compare(self, result: ListResult, asked: float, answered: float) -> None:
+    async def _compare(self, result: ListResult) -> None:
         """Report the VMs that changed since the last list, or are due to be rechecked."""
+        asked, answered = result.sent_at, result.received_at
         shown = {snapshot.id: snapshot for snapshot in result.snapshots}
         all_vms = self._polls.vms.values()
         if asked < self._recheck_at:
@@ -180,7 +191,7 @@ class ListPoller:
         if not vms:
             return
         await anyio.lowlevel.checkpoint()
-        raws = result.raws()
+        raws = raw_vms(result.body)
         await anyio.lowlevel.checkpoint()
         places = {snapshot.id: place for place, snapshot in enumerate(result.snapshots)}
         for count, vm in enumerate(vms, 1):

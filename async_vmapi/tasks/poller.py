@@ -37,7 +37,7 @@ class Poller:
 
     Args:
         polls: The awaited VMs; none yet.
-        vm_lists: Requests lists too, for name lookups.
+        vm_lists: Sends the lists.
         changes: Records completed operations.
         pending: The tasks that are not complete.
 
@@ -51,6 +51,7 @@ class Poller:
         self.polls = polls
         self._pending = pending
         self.lists = ListPoller(polls, vm_lists, self._show, self._plan, self._list_done)
+        vm_lists.listener = self.lists.offer
         self._changes = changes
         # VMs whose GET waits for a slot, and those whose GET is in flight, abandoned or not.
         self._queue: deque[PolledVM] = deque()

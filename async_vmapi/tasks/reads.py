@@ -1,4 +1,4 @@
-"""Read VMs: one by GET, or all by one list.
+"""Read one VM by GET.
 
 Only the fields that show an operation's progress are decoded; the rest is kept as bytes.
 """
@@ -6,17 +6,15 @@ Only the fields that show an operation's progress are decoded; the rest is kept 
 from typing import Final
 
 import attrs
-import msgspec
 
 from async_vmapi.errors import APIError, DecodingError, NotFound, VMAPIError
-from async_vmapi.transport.codec import SNAPSHOT, SNAPSHOTS, VMSnapshot, raw_vm, raw_vms
+from async_vmapi.transport.codec import SNAPSHOT, VMSnapshot, raw_vm
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.rate_limit import Priority
 
-__all__ = ["GetResult", "ListResult", "fetch_vm", "fetch_vms", "is_missing"]
+__all__ = ["GetResult", "fetch_vm", "is_missing"]
 
 _PATH: Final = "/v2/virtual-machines"
-_LIST: Final = Call("list", "GET", _PATH, priority=Priority.POLLS, first=True, shared=True)
 
 
 @attrs.frozen
@@ -35,29 +33,6 @@ class GetResult:
     raw: bytes | None = attrs.field(default=None, repr=False)
     size: int | None = None
     unclear: str | None = None
-
-
-@attrs.frozen
-class ListResult:
-    """The result of a list: the VMs in its order, and the response's body."""
-
-    snapshots: list[VMSnapshot]
-    body: bytes = attrs.field(repr=False)
-
-    @property
-    def size(self) -> int:
-        """The size of the body in bytes."""
-        return len(self.body)
-
-    def raws(self) -> list[msgspec.Raw]:
-        """Return the VMs undecoded; needed only if something changed."""
-        return raw_vms(self.body)
-
-
-async def fetch_vms(pipeline: Pipeline) -> ListResult:
-    """Fetch the list of all VMs; raises what `Pipeline.call` raises."""
-    snapshots, body = await pipeline.call_raw(_LIST, SNAPSHOTS)
-    return ListResult(snapshots, body)
 
 
 async def is_missing(pipeline: Pipeline, vm_id: str, refusal: VMAPIError) -> bool:

@@ -1,43 +1,71 @@
-"""The VMs that exist, by name: one list shared by all concurrent lookups.
+"""Lists of all VMs, shared by all who can use them.
 
-A create has to know which VMs existed before it, and a create whose outcome is unknown has to find
-the VM that appeared. A list is expensive, so all lookups share it. There is at most one list per
-minimum polling interval, including the poll hub's.
+The poller polls by lists. A create has to know which VMs existed before it, and a create whose
+outcome is unknown has to find the VM that appeared. A list is expensive, so each one that arrives
+serves the poller and all creates, and two are never sent within the minimum polling interval.
 """
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from async_vmapi.errors import InvalidState
-from async_vmapi.tasks.names import Labels
-from async_vmapi.transport.codec import NAMES, Named
-from async_vmapi.transport.pipeline import Call, Pipeline
+import attrs
 
-__all__ = ["FRESH", "VMList", "VMListSource"]
+from async_vmapi.errors import DecodingError, InvalidState
+from async_vmapi.tasks.names import Labels
+from async_vmapi.tasks.schedule import Schedule
+from async_vmapi.transport.codec import SNAPSHOTS, Named, VMSnapshot, decode_names
+from async_vmapi.transport.pipeline import Call, Pipeline
+from async_vmapi.transport.rate_limit import Priority
+from async_vmapi.transport.retries import AttemptLog
+
+__all__ = ["FRESH", "ListResult", "VMList", "VMListSource"]
 
 FRESH: Final = 5.0
 """Seconds for which a list serves subsequent creates."""
 
-_LIST: Final = Call("list", "GET", "/v2/virtual-machines", shared=True)
+_FOR_NAMES: Final = Call("list", "GET", "/v2/virtual-machines", shared=True)
+_FOR_POLLS: Final = attrs.evolve(_FOR_NAMES, priority=Priority.POLLS, first=True)
+
+_CLOCK: Final = 0.001
+"""Seconds by which timers may fire early."""
+
+
+@attrs.frozen(eq=False)
+class ListResult:
+    """The result of a list.
+
+    Attributes:
+        sent_at: The loop's time when it was sent. Each VM is shown as it was at most
+            ``max_staleness`` before.
+        received_at: The loop's time when the response had arrived.
+        snapshots: The VMs, in the list's order.
+        body: The response's body.
+    """
+
+    sent_at: float
+    received_at: float
+    snapshots: list[VMSnapshot]
+    body: bytes = attrs.field(repr=False)
 
 
 class VMList:
-    """The VMs that a list showed.
+    """The VMs that a list showed, by their names.
 
     Args:
-        asked: The loop's time when the list was requested.
+        sent_at: The loop's time when the list was sent.
         vms: The VMs, in the list's order.
 
     Attributes:
-        asked: As above. Each VM is shown as it was at most ``max_staleness`` before.
+        sent_at: As above. Each VM is shown as it was at most ``max_staleness`` before.
         vms: The VMs of each label. A list may contain duplicates.
         ids: The ids of all VMs.
     """
 
-    def __init__(self, asked: float, vms: Sequence[Named]) -> None:
-        self.asked = asked
+    def __init__(self, sent_at: float, vms: Sequence[Named]) -> None:
+        self.sent_at = sent_at
         self.vms: dict[str | None, list[Named]] = {}
         for vm in vms:
             self.vms.setdefault(vm.label, []).append(vm)
@@ -66,93 +94,148 @@ class VMList:
 
 
 class VMListSource:
-    """Fetches lists for all creates of a client.
+    """Sends all lists for a client's tasks and creates.
 
     Args:
         pipeline: Sends the requests.
-        floor: Minimum seconds between two lists.
+        schedule: The minimum interval; it learns what a list costs.
 
     Attributes:
-        asked: The loop's time of the last request for a list, including the poll hub's.
-        size: The size of the last list in bytes; None if unknown, or already read.
+        sent_at: The loop's time when the last list was sent.
+        listener: Called with each list that creates requested.
     """
 
-    def __init__(self, pipeline: Pipeline, *, floor: float) -> None:
+    def __init__(self, pipeline: Pipeline, schedule: Schedule) -> None:
         self._pipeline = pipeline
-        self._floor = floor
+        self._schedule = schedule
+        self.listener: Callable[[ListResult], object] = lambda _: None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters = 0
         self._forget()
 
     def _forget(self) -> None:
-        self.asked = -math.inf
-        self.size: int | None = None
+        self.sent_at = -math.inf
         self._latest: VMList | None = None
-        self._request: asyncio.Task[VMList] | None = None
-        self._waiters = 0
+        # Until when to decode the names of the poller's lists, too.
+        self._needed_until = -math.inf
+        self._drop_timer: asyncio.TimerHandle | None = None
+        # The end of the poller's list in flight, and the task that gets a list for creates.
+        self._poll: asyncio.Future[None] | None = None
+        self._request: asyncio.Task[None] | None = None
 
-    def recent(self) -> VMList | None:
-        """Return a list from the last five seconds, if there is one; sends no request."""
+    def _attach_to_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
-        self._attach_to(loop)
-        latest = self._latest
-        return latest if latest is not None and latest.asked >= loop.time() - FRESH else None
-
-    def _attach_to(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not loop:
             self._loop = loop
             self._forget()
+        return loop
+
+    async def poll(self) -> ListResult:
+        """Send a list for the poller, without retries; raises as a call does."""
+        loop = self._attach_to_loop()
+        self._poll = ended = loop.create_future()
+        try:
+            result = await self._send(loop, _FOR_POLLS)
+            # Decoding the names of a large fleet takes a while: not of each list.
+            is_needed = result.received_at < self._needed_until
+            if self._waiters or (is_needed and self._sent_since(loop.time() - FRESH / 2) is None):
+                with contextlib.suppress(DecodingError):
+                    self._decode(loop, result)
+            return result
+        finally:
+            ended.set_result(None)
+            if self._poll is ended:
+                self._poll = None
+
+    def recent(self) -> VMList | None:
+        """Return a list from the last five seconds, if there is one; sends no request."""
+        now = self._attach_to_loop().time()
+        self._needed_until = now + FRESH
+        return self._sent_since(now - FRESH)
 
     async def get(self, since: float) -> VMList:
-        """Return a list that was requested at `since` or later; raises as a call does."""
-        loop = asyncio.get_running_loop()
-        self._attach_to(loop)
-        while True:
-            if self._latest is not None and self._latest.asked >= since:
-                return self._latest
-            if self._request is None:
-                self._request = loop.create_task(
-                    self._fetch(loop), name="async_vmapi list of names"
-                )
-                self._request.add_done_callback(_retrieve)
-            request = self._request
-            self._waiters += 1
-            try:
+        """Return a list that was sent at `since` or later; raises as a call does."""
+        loop = self._attach_to_loop()
+        self._waiters += 1
+        try:
+            while (vm_list := self._sent_since(since)) is None:
+                if self._request is None:
+                    request = loop.create_task(self._next(loop), name="async_vmapi list of names")
+                    self._request = request
+                    request.add_done_callback(self._ended)
+                request = self._request
                 await asyncio.wait({request})
-            finally:
-                self._waiters -= 1
-                if self._request is request and (request.done() or not self._waiters):
-                    request.cancel()
-                    self._request = None
-            if request.cancelled():
-                raise InvalidState("the client was closed while a list of VMs was in flight")
-            # It may have been requested too early for this caller; then fetch another.
-            if (vm_list := request.result()).asked >= since:
-                return vm_list
+                if request.cancelled():
+                    raise InvalidState("the client was closed while a list of VMs was in flight")
+                # The list may have been sent too early for this caller.
+                request.result()
+            return vm_list
+        finally:
+            self._needed_until = loop.time() + FRESH
+            self._waiters -= 1
+            if self._request is not None and not self._waiters:
+                self._request.cancel()
+                self._request = None
 
-    async def _fetch(self, loop: asyncio.AbstractEventLoop) -> VMList:
-        if (early := self.asked + self._floor - loop.time()) > 0:
-            await asyncio.sleep(early)
-        self.asked = asked = loop.time()
-        names, body = await self._pipeline.call_raw(_LIST, NAMES)
-        self.size = len(body)
-        vm_list = VMList(asked, names)
-        self._latest = vm_list
-        # Free the names of a large fleet as soon as they are of no use.
-        loop.call_later(FRESH, self._drop, vm_list)
-        return vm_list
+    def _ended(self, request: asyncio.Task[None]) -> None:
+        if self._request is request:
+            self._request = None
+        if not request.cancelled():
+            # So that asyncio does not log the exception if all callers are gone.
+            request.exception()
 
-    def _drop(self, vm_list: VMList) -> None:
-        if self._latest is vm_list:
-            self._latest = None
+    def _sent_since(self, since: float) -> VMList | None:
+        latest = self._latest
+        return None if latest is None or latest.sent_at < since else latest
+
+    async def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for a list of the poller that is in flight or due; else send one."""
+        latest, until = self._latest, loop.time() + FRESH
+        while (now := loop.time()) < until:
+            if self._poll is not None:
+                await asyncio.wait({self._poll}, timeout=until - now)
+            elif (early := self.sent_at + self._schedule.floor - now) > _CLOCK:
+                await asyncio.sleep(early)
+            else:
+                break
+            if self._latest is not latest:
+                return
+        result = await self._send(loop, _FOR_NAMES)
+        self.listener(result)
+        self._decode(loop, result)
+
+    async def _send(self, loop: asyncio.AbstractEventLoop, call: Call) -> ListResult:
+        sent_at = loop.time()
+
+        def sending() -> None:
+            # Later if it had to wait for its turn, or is retried.
+            nonlocal sent_at
+            self.sent_at = sent_at = loop.time()
+
+        self.sent_at = sent_at
+        attempts = AttemptLog(before_sending=sending)
+        snapshots, body = await self._pipeline.call_raw(call, SNAPSHOTS, attempts)
+        self._schedule.measured_list(len(body))
+        return ListResult(sent_at, loop.time(), snapshots, body)
+
+    def _decode(self, loop: asyncio.AbstractEventLoop, result: ListResult) -> None:
+        """Decode a list's names, and keep them for a while."""
+        try:
+            names = decode_names(result.body)
+        except DecodingError as error:
+            error.method, error.path = _FOR_NAMES.method, _FOR_NAMES.path
+            raise
+        if self._sent_since(result.sent_at) is None:
+            self._latest = VMList(result.sent_at, names)
+        if self._drop_timer is not None:
+            self._drop_timer.cancel()
+        self._drop_timer = loop.call_later(FRESH, self._drop)
+
+    def _drop(self) -> None:
+        self._latest = None
 
     def close(self) -> None:
         """Cancel the request in flight, and drop all lists."""
         if self._request is not None and self._loop is asyncio.get_running_loop():
             self._request.cancel()
         self._forget()
-
-
-def _retrieve(request: asyncio.Task[VMList]) -> None:
-    # So that asyncio does not log the exception if all callers are gone.
-    if not request.cancelled():
-        request.exception()

@@ -27,7 +27,6 @@ __all__ = [
     "ACCEPTED",
     "CONSOLE",
     "CREATED",
-    "NAMES",
     "RAW_VMS",
     "REGIONS",
     "SNAPSHOT",
@@ -39,6 +38,7 @@ __all__ = [
     "Named",
     "ResponseSpec",
     "VMSnapshot",
+    "decode_names",
     "decode_vm",
     "decode_vms",
     "encode",
@@ -156,11 +156,11 @@ class _LooseNamed(_LooseSnapshot, frozen=True, gc=False):
     label: str | None = None
 
 
-class _Names(_Envelope, frozen=True, kw_only=True):
+class _Names(msgspec.Struct, frozen=True):
     virtual_machines: list[Named]
 
 
-class _LooseNames(_Envelope, frozen=True, kw_only=True):
+class _LooseNames(msgspec.Struct, frozen=True):
     virtual_machines: list[_LooseNamed]
 
 
@@ -258,20 +258,6 @@ def _snapshots(body: bytes) -> _Snapshots:
         )
 
 
-def _names(body: bytes) -> _Names:
-    try:
-        return _decode_names(body)
-    except msgspec.ValidationError:
-        loose = _decode_loose_names(body)
-        return _Names(
-            success=loose.success,
-            virtual_machines=[
-                Named(str(vm.id), vm.state, int(vm.cores), int(vm.ram), vm.label)
-                for vm in loose.virtual_machines
-            ],
-        )
-
-
 def _raw_vms(body: bytes) -> _RawVMs:
     response = _decode_raw_vms(body)
     if not body.isascii():
@@ -287,6 +273,26 @@ def raw_vms(body: bytes) -> list[msgspec.Raw]:
 def raw_vm(body: bytes) -> msgspec.Raw:
     """Return the ``virtual_machine`` of a get's body, undecoded."""
     return _decode_raw_vm(body).virtual_machine
+
+
+def decode_names(body: bytes) -> list[Named]:
+    """Decode a list's body, which was decoded as `SNAPSHOTS` before.
+
+    Raises:
+        DecodingError: If a label is no text.
+    """
+    try:
+        return _decode_names(body).virtual_machines
+    except msgspec.ValidationError:
+        pass
+    try:
+        loose = _decode_loose_names(body).virtual_machines
+    except UNREADABLE as error:
+        message, where = explain(error)
+    else:
+        return [Named(str(v.id), v.state, int(v.cores), int(v.ram), v.label) for v in loose]
+    del body  # error trackers keep the local variables of this frame
+    raise DecodingError(message, where=where)
 
 
 def decode_vm(raw: bytes | msgspec.Raw) -> VirtualMachine:
@@ -339,9 +345,6 @@ SNAPSHOT: Final[ResponseSpec[VMSnapshot]] = _spec(
 )
 SNAPSHOTS: Final[ResponseSpec[list[VMSnapshot]]] = ResponseSpec(
     _snapshots, lambda r: r.virtual_machines, key=_LIST
-)
-NAMES: Final[ResponseSpec[list[Named]]] = ResponseSpec(
-    _names, lambda r: r.virtual_machines, key=_LIST
 )
 CONSOLE: Final[ResponseSpec[Console]] = _spec(_Console, lambda r: r.console)
 REGIONS: Final[ResponseSpec[list[Region]]] = _spec(_Regions, lambda r: r.regions, key=b'"regions"')

@@ -83,9 +83,9 @@ class History:
 
     def compare(self, vm_list: VMList) -> None:
         """Update `changes_names` from a list."""
-        if self.changes_names or self._compared == vm_list.asked:
+        if self.changes_names or self._compared == vm_list.sent_at:
             return
-        self._compared = vm_list.asked
+        self._compared = vm_list.sent_at
         expected = self._labels
         self.changes_names = any(
             expected.get(vm.id, label) != label for label, vms in vm_list.vms.items() for vm in vms

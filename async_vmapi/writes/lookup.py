@@ -126,7 +126,7 @@ class Lookup:
                 answered = await self._creates.others_answered(self._pending, until)
                 self._lists += 1
                 self._remember_candidates(vm_list)
-                if vm_list.asked >= settled:
+                if vm_list.sent_at >= settled:
                     self._settled_lists += 1
                     if answered and (adopted := await self._adoptable(vm_list)) is not None:
                         self._history.created(adopted, self._pending.name)
