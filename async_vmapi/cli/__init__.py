@@ -35,7 +35,7 @@ def _call() -> None:
         sys.exit(130)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in {"typer", "rich", "platformdirs", "tomlkit"}:
+        if package not in {"typer", "rich", "platformdirs", "tomlkit", "yaml"}:
             raise
         sys.exit(
             f"async-vmapi requires {package}, which is not installed; "

@@ -6,43 +6,51 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
 from async_vmapi import __version__
+from async_vmapi.cli.groups import Command, Group
 
 __all__ = ["COMMANDS", "Later", "app"]
 
-COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
-    "regions": ("catalogue:regions", "List the regions and their zones."),
-    "templates": ("catalogue:templates", "List the templates to create VMs from."),
-    "keys": ("catalogue:keys", "List the account's SSH keys."),
-    "wait": ("wait:wait", "Wait for an operation to complete, given its token."),
-    "watch": ("watch:watch", "Watch VMs for changes, until interrupted."),
-    "worker": ("worker:worker", "Run a worker for durable jobs, until interrupted."),
-    "emulator": ("emulator:emulator", "Run the emulator, a local cloud, until interrupted."),
-    "demo": ("demo:demo", "Create, reboot and delete a fleet on the bundled emulator."),
-    "vms": ("vms:app", "List, show and change single VMs."),
-    "fleet": ("fleet:app", "Create and change many VMs at once."),
-    "profile": ("profile:app", "Store endpoints and credentials by name."),
-    "jobs": ("jobs:app", "Show and control durable jobs."),
+_VMS, _VALUES, _JOBS = "VMs", "Values for new VMs", "Durable jobs"
+_LOCAL, _SETTINGS = "Local cloud", "Settings"
+
+COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "vm": (_VMS, "vms:app", "List, show and change VMs."),
+    "fleet": (_VMS, "fleet:app", "Create and change many VMs at once."),
+    "wait": (_VMS, "wait:wait", "Wait for an operation to complete, given its token."),
+    "watch": (_VMS, "watch:watch", "Watch VMs for changes, until interrupted."),
+    "region": (_VALUES, "catalogue:region", "List the regions."),
+    "zone": (_VALUES, "catalogue:zone", "List the zones of all regions."),
+    "template": (_VALUES, "catalogue:template", "List the templates to create VMs from."),
+    "key": (_VALUES, "catalogue:key", "List the account's SSH keys."),
+    "job": (_JOBS, "jobs:app", "Show and control durable jobs."),
+    "worker": (_JOBS, "worker:worker", "Run a worker for durable jobs, until interrupted."),
+    "emulator": (
+        *(_LOCAL, "emulator:emulator"),
+        "Run the emulator, a local cloud, until interrupted.",
+    ),
+    "demo": (_LOCAL, "demo:demo", "Create, reboot and delete a fleet on the bundled emulator."),
+    "profile": (_SETTINGS, "profile:app", "Store endpoints and credentials by name."),
 }
-"""Where each command is defined, and the first line of its help."""
+"""The panel of each command in the help, where it is defined, and the first line of its help."""
 
 _INTERRUPTED: Final = 130
 
 
-class Later(TyperCommand):
+class Later(Command):
     """A command whose module is imported only when it is called.
 
     Args:
         name: Command name.
+        panel: The panel of the help that lists it.
         home: ``module:attribute`` in this package.
         help: First line of the command's help.
     """
 
-    def __init__(self, name: str, home: str, help: str) -> None:  # noqa: A002 - Typer's word
-        super().__init__(name, help=help)
+    def __init__(self, name: str, panel: str, home: str, help: str) -> None:  # noqa: A002 - Typer's word
+        super().__init__(name, help=help, rich_help_panel=panel)
         self._home = home
 
     def load(self) -> Any:
@@ -57,19 +65,19 @@ class Later(TyperCommand):
             command = get_group(found)
         else:
             single = typer.Typer(add_completion=False)
-            single.command()(found)
+            single.command(cls=Command)(found)
             command = get_command(single)
         command.name = self.name
         return command
 
 
-class _Root(TyperGroup):
+class _Root(Group):
     """All commands; loads only the one that is called or completed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        for name, (home, help_) in COMMANDS.items():
-            self.add_command(Later(name, home, help_))
+        for name, place in COMMANDS.items():
+            self.add_command(Later(name, *place))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)

@@ -18,7 +18,8 @@ from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.live import is_live
 from async_vmapi.cli.operations import confirm
 from async_vmapi.cli.options import Yes, command
-from async_vmapi.cli.output import console_for, printable, show_report, style_of
+from async_vmapi.cli.outcomes import show_report
+from async_vmapi.cli.output import console_for, printable, style_of
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.running import ExitCode, run, say

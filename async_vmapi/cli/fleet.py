@@ -9,6 +9,7 @@ from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.jobs import JobRequest, submit
 from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
 from async_vmapi.cli.options import (
+    Commands,
     DurableOptions,
     Fleet,
     New,
@@ -16,7 +17,6 @@ from async_vmapi.cli.options import (
     RolloutOptions,
     WaitFor,
     Yes,
-    command,
     read_text,
 )
 from async_vmapi.cli.output import who
@@ -28,11 +28,10 @@ from async_vmapi.writes.requests import VMOrId
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Create and change many VMs at once.", no_args_is_help=True)
+app = Commands("Create and change many VMs at once.")
 
 
-@app.command()
-@command
+@app.add("create")
 def create(
     ctx: typer.Context,
     count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of VMs.")],
@@ -86,8 +85,7 @@ def create(
     )
 
 
-@app.command()
-@command
+@app.add("resize")
 def resize(
     ctx: typer.Context,
     cores: Annotated[int, typer.Option(min=1, help="Number of cores.")],
@@ -103,8 +101,7 @@ def resize(
     _operate(ctx, "resize", fleet, options, output, keywords, yes=yes)
 
 
-@app.command()
-@command
+@app.add("shutdown")
 def shutdown(
     ctx: typer.Context,
     fleet: Fleet,
@@ -117,8 +114,7 @@ def shutdown(
     _operate(ctx, "shutdown", fleet, options, output, {"wait_for": wait_for}, yes=yes)
 
 
-@app.command()
-@command
+@app.add("delete")
 def delete(
     ctx: typer.Context,
     fleet: Fleet,
@@ -134,8 +130,7 @@ def delete(
     _operate(ctx, "delete", fleet, options, output, keywords, yes=yes)
 
 
-@app.command()
-@command
+@app.add("reboot")
 def reboot(
     ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
 ) -> None:
@@ -143,8 +138,7 @@ def reboot(
     _operate(ctx, "reboot", fleet, options, output, {}, yes=yes)
 
 
-@app.command()
-@command
+@app.add("reset")
 def reset(
     ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
 ) -> None:
@@ -152,15 +146,13 @@ def reset(
     _operate(ctx, "reset", fleet, options, output, {}, yes=yes)
 
 
-@app.command()
-@command
+@app.add("power-on")
 def power_on(ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output) -> None:
     """Power on VMs."""
     _operate(ctx, "power_on", fleet, options, output, {})
 
 
-@app.command()
-@command
+@app.add("power-off")
 def power_off(
     ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
 ) -> None:
@@ -168,8 +160,7 @@ def power_off(
     _operate(ctx, "power_off", fleet, options, output, {}, yes=yes)
 
 
-@app.command()
-@command
+@app.add("resume")
 def resume(
     ctx: typer.Context,
     file: Annotated[

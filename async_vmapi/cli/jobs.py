@@ -14,10 +14,11 @@ from rich.console import Console
 
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.cli.durable import fleet_of, opened, run_with
-from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, has_ended, job_table, print_lines
+from async_vmapi.cli.jobviews import JOB_COLUMNS, Jobs, JobsView, Lines, has_ended, print_lines
+from async_vmapi.cli.listing import Listing
 from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.operations import Result, exit_code, present
-from async_vmapi.cli.options import JSON, Database, DurableOptions, Output, command
+from async_vmapi.cli.options import JSON, Commands, Database, DurableOptions, Output
 from async_vmapi.cli.output import console_for, print_json, printable
 from async_vmapi.cli.progress import Joined, Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["JobRequest", "app", "submit"]
 
-app = typer.Typer(help="Show and control durable jobs.", no_args_is_help=True)
+app = Commands("Show and control durable jobs.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Job name.")]
 Follow = Annotated[
-    bool, typer.Option("--follow", help="Then follow the job until it ends, like 'jobs watch'.")
+    bool, typer.Option("--follow", help="Then follow the job until it ends, like 'job watch'.")
 ]
 
 _POLL_INTERVAL: Final = 1.0
@@ -95,7 +96,7 @@ async def _follow(job: "DurableJob", shown: Result) -> ExitCode:
                     await noting
         report = await job.report()
     except asyncio.CancelledError:
-        say(f"the job is still running; follow it with: async-vmapi jobs watch {job.name}")
+        say(f"the job is still running; follow it with: async-vmapi job watch {job.name}")
         raise
     return present(console, shown, report)
 
@@ -118,27 +119,23 @@ async def _note_state(job: "DurableJob", progress: Progress) -> None:
 
 _NOTES: Final = {
     "waiting": "waits for a worker",
-    "paused": "paused: starts no operations until 'jobs resume'",
+    "paused": "paused: starts no operations until 'job resume'",
     "cancelling": "cancelled: waiting for the operations in flight",
 }
 
 
-@app.command("list")
-@command
-def list_(database: Database, json: JSON = False) -> None:
+@app.add("list")
+def list_(database: Database, listing: Listing) -> None:
     """List all jobs, newest first."""
 
     async def read(fleet: "DurableFleet") -> "tuple[list[JobStatus], str]":
         return await fleet.jobs(), fleet.database
 
     found, where = run_with(database, read)
-    if json:
-        print_json(found)
-    elif found:
-        console_for(json=False).print(job_table(found))
-        for version, jobs in _by_version(found).items():
-            say(f"{', '.join(jobs)}: {_WAITS.format(version)}")
-    else:
+    listing.show(found, JOB_COLUMNS)
+    for version, jobs in _by_version(found).items():
+        say(f"{', '.join(jobs)}: {_WAITS.format(version)}")
+    if not found:
         say(f"there are no jobs in {where}; submit one with 'fleet ... --durable NAME'")
 
 
@@ -153,15 +150,13 @@ def _by_version(found: "Sequence[JobStatus]") -> dict[str, list[str]]:
     return waiting
 
 
-@app.command()
-@command
+@app.add("show")
 def show(name: Name, database: Database, json: JSON = False) -> None:
     """Show the status of a job."""
     _show(run_with(database, partial(_controlled, name, None)), json=json)
 
 
-@app.command()
-@command
+@app.add("watch")
 def watch(
     database: Database,
     output: Output,
@@ -193,12 +188,12 @@ async def _watch_all(fleet: "DurableFleet", *, json: bool) -> ExitCode:
     jobs = Jobs(fleet)
     changed = await jobs.poll()
     if not changed:
-        say(f"no job is running in {fleet.database}; 'jobs list' shows those that have ended")
+        say(f"no job is running in {fleet.database}; 'job list' shows those that have ended")
         return ExitCode.OK
     await _watch_until_ended(console, jobs, changed, json=json)
     found = list(jobs.seen.values())
     if not json:
-        console.print(job_table(sorted(found, key=lambda status: -status.submitted)))
+        console.print(JOB_COLUMNS.table(sorted(found, key=lambda status: -status.submitted)))
     return await _worst(fleet, found)
 
 
@@ -246,22 +241,19 @@ async def _worst(fleet: "DurableFleet", found: "Sequence[JobStatus]") -> ExitCod
     return max(codes)
 
 
-@app.command()
-@command
+@app.add("pause")
 def pause(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
     """Pause a job: start no more operations until it is resumed."""
     _control(name, "pause", database, follow=follow, json=json)
 
 
-@app.command()
-@command
+@app.add("resume")
 def resume(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
     """Resume a paused job."""
     _control(name, "resume", database, follow=follow, json=json)
 
 
-@app.command()
-@command
+@app.add("cancel")
 def cancel(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
     """Cancel a job: start no more operations, and wait for those in flight."""
     _control(name, "cancel", database, follow=follow, json=json)
@@ -283,7 +275,7 @@ def _show(status: "JobStatus", *, json: bool) -> None:
         print_json(status)
         return
     console = console_for(json=False)
-    console.print(job_table([status]))
+    console.print(JOB_COLUMNS.table([status]))
     if status.waits_for is not None:
         say(_WAITS.format(status.waits_for))
     if status.stopped:
@@ -296,5 +288,5 @@ async def _controlled(name: str, verb: str | None, fleet: "DurableFleet") -> "Jo
         try:
             await getattr(job, verb)()
         except InvalidState as error:
-            fail(f"{error}; cannot {verb} it, see 'jobs watch {name}'")
+            fail(f"{error}; cannot {verb} it, see 'job watch {name}'")
     return await job.status()

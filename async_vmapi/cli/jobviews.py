@@ -2,16 +2,17 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import msgspec
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from async_vmapi.cli.listing import Columns
 from async_vmapi.cli.output import STYLES, print_json, printable, table
 from async_vmapi.cli.progress import duration, rate_of
 from async_vmapi.cli.streams import behind
@@ -19,7 +20,7 @@ from async_vmapi.cli.streams import behind
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, JobStatus
 
-__all__ = ["Jobs", "JobsView", "Lines", "counts_text", "has_ended", "job_table", "print_lines"]
+__all__ = ["JOB_COLUMNS", "Jobs", "JobsView", "Lines", "counts_text", "has_ended", "print_lines"]
 
 _STATES: Final[Mapping[str, str]] = {
     "waiting": "yellow",
@@ -149,22 +150,21 @@ def _count(status: "JobStatus", kind: Any) -> Text:
     return Text(str(count), STYLES[kind.replace("_", " ")] if count else "")
 
 
-def job_table(found: "Iterable[JobStatus]") -> Table:
-    """Return a table of jobs."""
-    columns = ("job", "operation", "state", "total", *_KINDS, "in flight", "submitted")
-    rows: list[Sequence[str | Text]] = [
-        (
-            status.name,
-            status.operation,
-            _state(status),
-            str(status.total),
-            *(_count(status, kind) for kind in _KINDS),
-            str(status.in_flight),
-            f"{datetime.fromtimestamp(status.submitted).astimezone():%m-%d %H:%M}",
-        )
-        for status in found
-    ]
-    return table([column.replace("_", " ") for column in columns], rows, fold=False)
+def _submitted(status: "JobStatus") -> str:
+    return f"{datetime.fromtimestamp(status.submitted).astimezone():%m-%d %H:%M}"
+
+
+JOB_COLUMNS: "Final[Columns[JobStatus]]" = Columns(
+    {
+        "job": lambda status: status.name,
+        "operation": lambda status: status.operation,
+        "state": _state,
+        "total": lambda status: status.total,
+        **{kind.replace("_", " "): partial(_count, kind=kind) for kind in _KINDS},
+        "in flight": lambda status: status.in_flight,
+        "submitted": _submitted,
+    }
+)
 
 
 def print_lines(

@@ -12,14 +12,8 @@ from rich.console import Console
 
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.bulk.report import BulkReport
-from async_vmapi.cli.output import (
-    console_for,
-    outcome_json,
-    print_json,
-    printable,
-    show_outcome,
-    show_report,
-)
+from async_vmapi.cli.outcomes import outcome_json, show_outcome, show_report
+from async_vmapi.cli.output import console_for, print_json, printable
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.prompts import agree, has_terminal
 from async_vmapi.cli.reports import check_file, keep_report, write_report

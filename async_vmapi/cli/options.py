@@ -15,12 +15,15 @@ import attrs
 import typer
 
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
+from async_vmapi.cli.groups import Command, Group
+from async_vmapi.cli.listing import JSON, Format
 from async_vmapi.cli.running import ExitCode, errors_shown, fail
 from async_vmapi.cli.selection import Selection
 from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
     "JSON",
+    "Commands",
     "Database",
     "DurableOptions",
     "Filters",
@@ -57,7 +60,6 @@ def _is_argument(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip confirmation.")]
 WaitFor = Annotated[
     int, typer.Option(min=0, help="Minutes until a guest that does not shut down is powered off.")
@@ -129,10 +131,9 @@ class Fleet(Filters):
 
 
 @attrs.frozen(kw_only=True)
-class Output:
-    """RolloutOptions a ``fleet`` command reports its result."""
+class Output(Format):
+    """How a ``fleet`` command reports its result."""
 
-    json: JSON = False
     report: Annotated[
         Path | None,
         typer.Option(help="Write the report to this file, for 'fleet resume'."),
@@ -286,7 +287,7 @@ class New:
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Expand the option groups of a command into options, and report its errors."""
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, type] = {}
+    groups: dict[str, tuple[type, list[str]]] = {}
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         kind = hints[name]
@@ -295,7 +296,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
             )
             continue
-        groups[name] = kind
+        fields = [field for field in attrs.fields(kind) if field.init]
+        groups[name] = kind, [field.name for field in fields]
         options = get_type_hints(kind, include_extras=True)
         parameters += [
             inspect.Parameter(
@@ -306,12 +308,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 else field.default,
                 annotation=options[field.name],
             )
-            for field in attrs.fields(kind)
+            for field in fields
         ]
 
     def call(**values: Any) -> None:
-        for name, kind in groups.items():
-            values[name] = kind(**{f.name: values.pop(f.name) for f in attrs.fields(kind)})
+        for name, (kind, fields) in groups.items():
+            values[name] = kind(**{field: values.pop(field) for field in fields})
         with errors_shown():
             function(**values)
 
@@ -321,6 +323,22 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return call
+
+
+class Commands(typer.Typer):
+    """A group of commands, with expanded option groups and the aliases of `Group`."""
+
+    def __init__(self, help: str) -> None:  # noqa: A002 - Typer's word
+        super().__init__(cls=Group, help=help, no_args_is_help=True)
+
+    def add(self, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Decorate the function that is the command of this name."""
+
+        def register(function: Callable[..., None]) -> Callable[..., None]:
+            self.command(name, cls=Command)(command(function))
+            return function
+
+        return register
 
 
 def read_text(path: Path) -> str:

@@ -1,32 +1,25 @@
-"""Show VMs, catalogues and reports, as tables or JSON."""
+"""Print tables, JSON and YAML."""
 
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from async_vmapi.bulk.report import BulkReport, Outcome
-from async_vmapi.models import VirtualMachine
-
 __all__ = [
     "STYLES",
     "console_for",
     "is_known_terminal",
-    "outcome_json",
     "print_json",
+    "print_yaml",
     "printable",
-    "show_outcome",
-    "show_report",
     "style_of",
     "table",
-    "vm_table",
     "who",
 ]
 
@@ -42,7 +35,6 @@ STYLES: Final[Mapping[str, str]] = {
     "not started": "bright_black",
 }
 
-_MOST_LINES: Final = 20
 _UNBOUNDED: Final = 10_000
 _WIDEST: Final = 40
 _FEWEST: Final = 3
@@ -107,12 +99,21 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
     sys.stdout.flush()
 
 
+def print_yaml(value: object) -> None:
+    """Print a value as YAML on standard output, in ASCII."""
+    import yaml
+
+    sys.stdout.write(yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False))
+    sys.stdout.flush()
+
+
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str | Text]],
     *,
     fold: bool = True,
     width: int | None = None,
+    show_header: bool = True,
 ) -> Table:
     """Return a plain table.
 
@@ -121,8 +122,10 @@ def table(
         rows: Cells of each row.
         fold: Fold cells that do not fit; otherwise shorten them, the first column last.
         width: Maximum width in characters; the last columns are left out, down to three.
+        show_header: Whether to show the column headers.
     """
     result = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    result.show_header = show_header
     cells = [[Text(printable(c)) if isinstance(c, str) else c for c in row] for row in rows]
     widths: Sequence[int | None] = [None] * len(columns)
     if width is not None:
@@ -155,121 +158,3 @@ def _fitting(columns: Sequence[str], cells: Sequence[Sequence[Text]], width: int
         widest = max(range(1, len(widths)), key=widths.__getitem__)
         widths[widest] = max(_GAP, widths[widest] - over)
     return widths
-
-
-def vm_table(
-    vms: Iterable[VirtualMachine], *, fold: bool = True, width: int | None = None
-) -> Table:
-    """Return a table of VMs; without folding, each has one line."""
-    return table(
-        ("label", "id", "state", "cores", "ram MB", "address", "zone"),
-        (
-            (
-                vm.label or "",
-                vm.id,
-                Text(printable(vm.state), style_of(vm.state)),
-                str(vm.cores),
-                str(vm.ram),
-                ", ".join(vm.addresses),
-                vm.zone.name,
-            )
-            for vm in vms
-        ),
-        fold=fold,
-        width=width,
-    )
-
-
-def show_report(console: Console, report: BulkReport, labels: Mapping[str, str]) -> None:
-    """Print a report: counts, durations, failures, and the tokens of unknown outcomes."""
-    console.print()
-    console.print(Text(str(report), "bold"))
-    if report.dry_run:
-        _show_waves(console, report)
-        return
-    if report.succeeded:
-        console.print(_durations(report))
-    took = f"took {report.seconds:.1f} s"
-    if report.requests:
-        calls = ", ".join(f"{n} {call}" for call, n in sorted(report.requests.items()))
-        took += f" and {sum(report.requests.values())} requests: {calls}"
-    console.print(took)
-    _show_some(console, "failed", report.failed, labels)
-    _show_some(console, "not started", report.not_started, labels)
-    if report.unknown:
-        console.print(Text("\noutcome unknown; run: async-vmapi wait TOKEN", STYLES["unknown"]))
-    for outcome in report.unknown:
-        console.print(f"  {_told(outcome, labels)}")
-        if outcome.token:
-            console.print(f"    {outcome.token}")
-
-
-def _durations(report: BulkReport) -> str:
-    evidence = Counter(outcome.evidence for outcome in report.succeeded if outcome.evidence)
-    parts = [f"{n} {how}" for how, n in sorted(evidence.items())]
-    if (adopted := sum(outcome.adopted for outcome in report.succeeded)) > 0:
-        parts.append(f"{adopted} adopted")
-    if (gone := sum(bool(outcome.reason) for outcome in report.succeeded)) > 0:
-        parts.append(f"{gone} already gone")
-    if report.median_seconds is not None:
-        parts.append(f"median {report.median_seconds:.1f} s")
-        parts.append(f"95 % within {report.p95_seconds or 0.0:.1f} s")
-    return ", ".join(parts)
-
-
-def _show_waves(console: Console, report: BulkReport) -> None:
-    reasons = Counter(outcome.reason for outcome in report.outcomes if outcome.reason)
-    for reason, count in reasons.items():
-        console.print(f"  {count}: {printable(reason)}")
-    console.print("nothing was sent")
-
-
-def _show_some(
-    console: Console, kind: str, outcomes: Sequence[Outcome], labels: Mapping[str, str]
-) -> None:
-    if outcomes:
-        console.print(Text(f"\n{kind}", STYLES[kind]))
-    for outcome in outcomes[:_MOST_LINES]:
-        console.print(f"  {_told(outcome, labels)}")
-    if len(outcomes) > _MOST_LINES:
-        console.print(f"  and {len(outcomes) - _MOST_LINES} more")
-
-
-def _told(outcome: Outcome, labels: Mapping[str, str]) -> str:
-    return f"{who(outcome.item, labels.get(outcome.item))}: {_why(outcome)}"
-
-
-def _why(outcome: Outcome) -> str:
-    error = f"{outcome.error}: " if outcome.error else ""
-    return f"{error}{printable(outcome.reason)}"
-
-
-def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) -> None:
-    """Print the outcome of a ``vms`` command, and the VM as last observed."""
-    how = f", {outcome.evidence}" if outcome.evidence else ""
-    took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
-    text = Text(f"{operation} of {who(outcome.vm_id or name, name)}: ")
-    kind = outcome.status.replace("_", " ")
-    console.print(text.append(kind, STYLES[kind]).append(f"{how}{took}"))
-    if outcome.reason:
-        console.print(f"  {_why(outcome)}")
-    if outcome.token:
-        console.print(f"  run: async-vmapi wait {outcome.token}")
-    if isinstance(outcome.value, VirtualMachine):
-        console.print(vm_table([outcome.value]))
-
-
-def outcome_json(operation: str, outcome: Outcome) -> dict[str, Any]:
-    """Return the outcome of a ``vms`` command, with the VM as last observed."""
-    return {
-        "operation": operation,
-        "status": outcome.status,
-        "vm_id": outcome.vm_id,
-        "seconds": outcome.seconds,
-        "evidence": outcome.evidence,
-        "adopted": outcome.adopted,
-        "token": outcome.token,
-        "reason": outcome.reason,
-        "error": outcome.error,
-        "vm": outcome.value if isinstance(outcome.value, VirtualMachine) else None,
-    }

@@ -1,13 +1,14 @@
 """``async-vmapi profile``: store endpoints and credentials, and choose the default ones."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from async_vmapi.cli.options import JSON, Yes, command, read_text
-from async_vmapi.cli.output import console_for, print_json, table
+from async_vmapi.cli.listing import Columns, Listing
+from async_vmapi.cli.options import Commands, Yes, read_text
 from async_vmapi.cli.profile_editing import current, editing
 from async_vmapi.cli.profile_file import DEFAULT_KEY, ProfileFile, configured, profiles_path
 from async_vmapi.cli.profiles import client_of
@@ -17,7 +18,7 @@ from async_vmapi.redaction import Secret
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Store endpoints and credentials by name.", no_args_is_help=True)
+app = Commands("Store endpoints and credentials by name.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Profile name.")]
 
@@ -25,12 +26,20 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Profile name.")]
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
-@app.command("list")
-@command
-def list_(json: JSON = False) -> None:
+_COLUMNS: Final = Columns[Mapping[str, str | bool | None]](
+    {
+        "profile": lambda profile: str(profile["name"]),
+        "endpoint": lambda profile: str(profile["region"] or profile["url"] or ""),
+        "default": lambda profile: "yes" if profile["default"] else "",
+    }
+)
+
+
+@app.add("list")
+def list_(listing: Listing) -> None:
     """List the profiles, and mark the default one; credentials are not shown."""
     file = current()
-    rows = [
+    rows: list[Mapping[str, str | bool | None]] = [
         {
             "name": name,
             "region": _shown(settings.get("region")),
@@ -39,19 +48,11 @@ def list_(json: JSON = False) -> None:
         }
         for name, settings in sorted(file.profiles.items())
     ]
-    if json:
-        print_json(rows)
-        return
-    cells = [
-        (str(row["name"]), str(row["region"] or row["url"] or ""), "yes" if row["default"] else "")
-        for row in rows
-    ]
-    console_for(json=False).print(table(("profile", "endpoint", "default"), cells))
+    listing.show(rows, _COLUMNS)
     _warn_of_environment()
 
 
-@app.command()
-@command
+@app.add("create")
 def create(
     name: Name,
     *,
@@ -108,8 +109,7 @@ def create(
         say(f"use it with --profile {name}, or make it the default: async-vmapi profile use {name}")
 
 
-@app.command()
-@command
+@app.add("use")
 def use(name: Name) -> None:
     """Make a profile the default one."""
     with editing() as (file, content):
@@ -119,8 +119,7 @@ def use(name: Name) -> None:
     _warn_of_environment()
 
 
-@app.command()
-@command
+@app.add("delete")
 def delete(name: Name, yes: Yes = False) -> None:
     """Delete a profile, with its credentials."""
     settings = current().settings(name)

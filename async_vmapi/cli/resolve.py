@@ -33,7 +33,7 @@ async def find_vms(client: "Client", vms: Sequence[str]) -> list[VirtualMachine]
     missing = [repr(name) for name, vm in found.items() if vm is None]
     if missing:
         fail(
-            f"no VM has the id or name {', '.join(missing)}; 'async-vmapi vms list' shows all "
+            f"no VM has the id or name {', '.join(missing)}; 'async-vmapi vm list' shows all "
             "(a new VM may take a moment to appear)"
         )
     return list(known.values())

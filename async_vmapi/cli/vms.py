@@ -6,17 +6,10 @@ import attrs
 import typer
 from rich.text import Text
 
+from async_vmapi.cli.listing import JSON, VM_COLUMNS, Format, Listing
 from async_vmapi.cli.operations import Work, carry_out, check_terminal, confirm, some_of
-from async_vmapi.cli.options import JSON, Filters, New, Vm, WaitFor, Yes, command
-from async_vmapi.cli.output import (
-    console_for,
-    print_json,
-    printable,
-    style_of,
-    table,
-    vm_table,
-    who,
-)
+from async_vmapi.cli.options import Commands, Filters, New, Vm, WaitFor, Yes
+from async_vmapi.cli.output import console_for, print_json, printable, style_of, table, who
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import check_name, looked_up
 from async_vmapi.cli.resolve import find_vm, match_vms
@@ -29,30 +22,24 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, show and change single VMs.", no_args_is_help=True)
+app = Commands("List, show and change VMs.")
 
 
-@app.command("list")
-@command
-def list_(ctx: typer.Context, filters: Filters, json: JSON = False) -> None:
+@app.add("list")
+def list_(ctx: typer.Context, filters: Filters, listing: Listing) -> None:
     """List the VMs of the region."""
     selection = filters.selection()
     vms, missing = selection.of(ask(client_for(ctx.obj), lambda client: client.vms.list()))
     if missing:
         say(f"not in the list: {some_of(missing)}")
-    if json:
-        print_json(vms)
-    else:
-        console_for(json=False).print(vm_table(vms))
+    listing.show(vms, VM_COLUMNS)
 
 
-@app.command()
-@command
-def show(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
+@app.add("show")
+def show(ctx: typer.Context, vm: Vm, output: Format) -> None:
     """Show a VM."""
     found = ask(client_for(ctx.obj), lambda client: find_vm(client, vm))
-    if json:
-        print_json(found)
+    if output.print_data(found, [found], VM_COLUMNS):
         return
     volumes = ", ".join(
         f"{volume.size:g} GB{' (system)' * volume.system_disk}" for volume in found.storage_volumes
@@ -76,8 +63,7 @@ def show(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
     console_for(json=False).print(table(("", ""), rows))
 
 
-@app.command()
-@command
+@app.add("create")
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Option(help="Label of the new VM.")],
@@ -99,8 +85,7 @@ def create(
     )
 
 
-@app.command()
-@command
+@app.add("resize")
 def resize(
     ctx: typer.Context,
     vm: Vm,
@@ -114,8 +99,7 @@ def resize(
     _operate(ctx, "resize", vm, yes=yes, json=json, cores=cores, ram=ram, wait_for=wait_for)
 
 
-@app.command()
-@command
+@app.add("shutdown")
 def shutdown(
     ctx: typer.Context, vm: Vm, wait_for: WaitFor = 4, yes: Yes = False, json: JSON = False
 ) -> None:
@@ -123,36 +107,31 @@ def shutdown(
     _operate(ctx, "shutdown", vm, yes=yes, json=json, wait_for=wait_for)
 
 
-@app.command()
-@command
+@app.add("reboot")
 def reboot(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
     """Ask the guest of a VM to reboot."""
     _operate(ctx, "reboot", vm, yes=yes, json=json)
 
 
-@app.command()
-@command
+@app.add("reset")
 def reset(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
     """Power a VM off and on again, without asking the guest."""
     _operate(ctx, "reset", vm, yes=yes, json=json)
 
 
-@app.command()
-@command
+@app.add("power-on")
 def power_on(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
     """Power on a VM."""
     _operate(ctx, "power_on", vm, yes=True, json=json)
 
 
-@app.command()
-@command
+@app.add("power-off")
 def power_off(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
     """Power off a VM, without asking the guest."""
     _operate(ctx, "power_off", vm, yes=yes, json=json)
 
 
-@app.command()
-@command
+@app.add("delete")
 def delete(
     ctx: typer.Context,
     vm: Vm,
@@ -170,8 +149,7 @@ def delete(
     _operate(ctx, "delete", vm, yes=yes, json=json, **keywords)
 
 
-@app.command()
-@command
+@app.add("rename")
 def rename(
     ctx: typer.Context,
     vm: Vm,
@@ -183,8 +161,7 @@ def rename(
     _operate(ctx, "rename", vm, yes=True, json=json, new_name=name)
 
 
-@app.command()
-@command
+@app.add("console")
 def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
     """Open the console of a VM, and print its host, port and password."""
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from async_vmapi.cli.listing import VM_COLUMNS
 from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.options import JSON, Filters, command
 from async_vmapi.cli.output import (
@@ -21,7 +22,6 @@ from async_vmapi.cli.output import (
     print_json,
     printable,
     style_of,
-    vm_table,
     who,
 )
 from async_vmapi.cli.profiles import client_for
@@ -142,7 +142,7 @@ class _View:
             head.append(f"  {len(vms) - room} not shown", "dim")
         head.no_wrap, head.overflow = True, "ellipsis"
         problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
-        return Group(head, problem, vm_table(vms[:room], fold=False, width=self._console.width))
+        return Group(head, problem, VM_COLUMNS.table(vms[:room], width=self._console.width))
 
 
 def _line(change: _Change) -> str:

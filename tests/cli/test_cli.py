@@ -216,7 +216,7 @@ class TestInstallation:
         """The command names the extra."""
         program = f"import sys; sys.modules[{missing!r}] = None; import async_vmapi.__main__"
         result = subprocess.run(
-            [sys.executable, "-c", program, "vms", "list"],
+            [sys.executable, "-c", program, "vm", "list"],
             env=clean_environment(),
             capture_output=True,
             text=True,
@@ -241,7 +241,7 @@ class TestInstallation:
         asked = {"_ASYNC_VMAPI_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
         found = subprocess.run(
             [command],
-            env=clean_environment(COMP_WORDS="async-vmapi vms re", **asked),
+            env=clean_environment(COMP_WORDS="async-vmapi vm re", **asked),
             capture_output=True,
             text=True,
             check=True,

@@ -32,7 +32,7 @@ def said(tmp_path, monkeypatch):
 class TestDatabases:
     def test_no_database(self, said):
         """The error comes before any other."""
-        assert "VMAPI_DATABASE" in said("jobs", "watch", "--database", "", code=2)
+        assert "VMAPI_DATABASE" in said("job", "watch", "--database", "", code=2)
         fleet = ["fleet", "reboot", "--all"]
         assert "--database, or" in said(*fleet, "--database", "", "--durable", "x", code=2)
         assert "--durable NAME" in said(*fleet, "--database", "sqlite:///x", code=2)
@@ -42,22 +42,22 @@ class TestDatabases:
     )
     def test_an_invalid_url(self, said, url):
         """It is wrong usage."""
-        assert "database_url" in said("jobs", "list", "--database", url, code=2)
+        assert "database_url" in said("job", "list", "--database", url, code=2)
 
     def test_a_url_that_the_driver_cannot_read(self, said):
         """It is wrong usage too."""
         url = "postgresql://me@/x?host=/none&port=y"
-        assert "is not a database URL" in said("jobs", "list", "--database", url, code=2)
+        assert "is not a database URL" in said("job", "list", "--database", url, code=2)
 
     def test_a_file_that_is_no_database(self, said, tmp_path):
         """The error has the reason, and what to check."""
         file = tmp_path / "text"
         file.write_text("no database, but a text that is long enough to be looked at")
         assert "file is not a database" in said(
-            "jobs", "list", "--database", f"sqlite:///{file}", code=1
+            "job", "list", "--database", f"sqlite:///{file}", code=1
         )
         url = f"sqlite:///{tmp_path}/none/jobs"
-        for command in (["jobs", "list"], ["jobs", "pause", "x"], ["worker"]):
+        for command in (["job", "list"], ["job", "pause", "x"], ["worker"]):
             assert "check that the folder exists" in said(*command, "--database", url, code=1)
 
     def test_an_unavailable_server(self, said, monkeypatch):
@@ -65,14 +65,14 @@ class TestDatabases:
         monkeypatch.setenv(
             "VMAPI_DATABASE", "postgresql://me:planted@127.0.0.1:1/x?password=planted"
         )
-        shown = said("jobs", "list", code=1)
+        shown = said("job", "list", code=1)
         assert "database postgresql://me:***@127.0.0.1:1/x cannot be used (" in shown
         assert "refused" in shown
         assert "check that the server runs" in shown
         assert "planted" not in shown
         assert "Continuing" not in shown
         for url in ("postgresql://me:planted@x/y", "postgresql:///x?password=planted"):
-            shown = said("jobs", "list", "--database", url, code=2)
+            shown = said("job", "list", "--database", url, code=2)
             assert "PGPASSWORD" in shown
             assert "planted" not in shown
 
@@ -92,16 +92,16 @@ class TestDatabases:
             )
             connection.execute(old)
         waits = "waits for a worker of 'v0'"
-        assert said("jobs", "list", "--database", url, code=0, silent=False).splitlines() == [
+        assert said("job", "list", "--database", url, code=0, silent=False).splitlines() == [
             f"async-vmapi: old: submitted by another version; {waits}"
         ]
-        assert waits in said("jobs", "show", "old", "--database", url, code=0, silent=False)
-        assert waits not in said("jobs", "show", "new", "--database", url, code=0, silent=False)
+        assert waits in said("job", "show", "old", "--database", url, code=0, silent=False)
+        assert waits not in said("job", "show", "new", "--database", url, code=0, silent=False)
 
     def test_a_database_without_jobs(self, said, tmp_path):
         """It is named, for it may be the wrong one."""
         url = f"sqlite:///{tmp_path}/jobs"
-        assert f"no jobs in {url}" in said("jobs", "list", "--database", url, code=0)
-        assert f"no job is running in {url}" in said("jobs", "watch", "--database", url, code=0)
-        assert "give its NAME" in said("jobs", "watch", "--report", "x", "--database", url, code=2)
-        assert "no job 'x'" in said("jobs", "show", "x", "--database", url, code=2)
+        assert f"no jobs in {url}" in said("job", "list", "--database", url, code=0)
+        assert f"no job is running in {url}" in said("job", "watch", "--database", url, code=0)
+        assert "give its NAME" in said("job", "watch", "--report", "x", "--database", url, code=2)
+        assert "no job 'x'" in said("job", "show", "x", "--database", url, code=2)

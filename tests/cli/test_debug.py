@@ -28,7 +28,7 @@ class TestVersion:
 class TestLog:
     def test_requests_go_to_standard_error(self, program, cloud):
         """Standard output stays JSON; the endpoint is named, credentials are not."""
-        done = program("--debug", "vms", "list", "--json")
+        done = program("--debug", "vm", "list", "--json")
         assert json.loads(done.stdout) == []
         first, *lines = done.stderr.splitlines()
         assert f"async-vmapi {async_vmapi.__version__}, Python " in first
@@ -41,7 +41,7 @@ class TestLog:
     def test_an_operation_with_retries_polls_and_changes(self, program, cloud):
         """Neither a password nor a signature is shown."""
         cloud.api.faults = FaultPlan([Fault(kind="drop_before", call="regions", nth=(1,))])
-        create = ["vms", "create", "--name", "web", *NEW, "--password-env", "PW", "--json"]
+        create = ["vm", "create", "--name", "web", *NEW, "--password-env", "PW", "--json"]
         done = program("--debug", *create, PW="hunter2hunter2")
         (vm_id,) = cloud.cloud.vms
         for shown in (
@@ -58,11 +58,11 @@ class TestLog:
     def test_a_file_is_for_its_owner_and_is_appended_to(self, program, tmp_path):
         """It replaces the log on standard error, unless both are wanted."""
         path = tmp_path / "debug.log"
-        assert program("--debug-file", str(path), "regions").stderr == ""
+        assert program("--debug-file", str(path), "region", "list").stderr == ""
         assert path.stat().st_mode & 0o777 == 0o600
         once = path.read_text().splitlines()
         assert "GET /v2/regions" in once[-1]
-        done = program("--debug", "--debug-file", str(path), "regions")
+        done = program("--debug", "--debug-file", str(path), "region", "list")
         assert "GET /v2/regions" in done.stderr
         assert len(path.read_text().splitlines()) == 2 * len(once)
 
@@ -70,10 +70,10 @@ class TestLog:
         """It is refused before anything is sent; a full disk is reported at the end."""
         os.mkfifo(pipe := tmp_path / "pipe")
         for path, why in ((tmp_path / "no" / "log", "No such file"), (pipe, "no program reads it")):
-            done = program("--debug-file", str(path), "regions", code=2)
+            done = program("--debug-file", str(path), "region", "list", code=2)
             assert why in done.stderr.replace("│\n│", "").replace("  ", " ")
         assert not cloud.api.requests
-        done = program("--debug-file", "/dev/full", "regions")
+        done = program("--debug-file", "/dev/full", "region", "list")
         assert done.stderr == "async-vmapi: /dev/full: No space left on device\n"
         assert "DC1/PUBLIC-1" in done.stdout
 
@@ -90,7 +90,7 @@ class TestLog:
         ours = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         theirs = os.open(pipe, os.O_WRONLY)
         fill(theirs)
-        done = program("--debug-file", str(pipe), "regions")
+        done = program("--debug-file", str(pipe), "region", "list")
         assert done.stderr == f"async-vmapi: {pipe}: no program reads it\n"
         os.close(ours)
         os.close(theirs)

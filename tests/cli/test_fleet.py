@@ -114,7 +114,7 @@ class TestChanging:
         order = [ids["web-03"], "none", ids["web-01"], ids["web-02"]]
         assert [outcome["item"] for outcome in dry["outcomes"]] == order
         assert "wave 1" in dry["outcomes"][0]["reason"] or dry["outcomes"][0].get("wave", 1) == 1
-        listed = program.json("vms", "list", "--id-file", str(file))
+        listed = program.json("vm", "list", "--id-file", str(file))
         assert [vm["label"] for vm in listed] == ["web-03", "web-01", "web-02"]
 
     def test_rollout_options(self, program, cloud):
@@ -184,7 +184,7 @@ class TestConfirmation:
         assert "requires --yes" in closed.communicate(timeout=LONG)[1]
         for command in (["shutdown"], ["delete"], ["resize", "--cores", "1", "--ram", "1"]):
             operation, *options = command
-            program("vms", operation, ids["web-01"], *options, code=2)
+            program("vm", operation, ids["web-01"], *options, code=2)
         assert cloud.api.requests.keys() <= {"create", "list", "get", "regions", "templates"}
 
     def test_without_a_condition_no_vm_is_selected(self, program, cloud):

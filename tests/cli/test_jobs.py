@@ -50,13 +50,13 @@ class TestJobs:
             assert again["counts"]["succeeded"] == 3
             shut = durable.json("fleet", "shutdown", "--all", "--yes", "--durable", "off")
             assert {o["status"] for o in shut["outcomes"]} == {"succeeded"}
-            watched = durable.json("jobs", "watch", "off")
+            watched = durable.json("job", "watch", "off")
             assert watched == shut
         assert "job off: shutdown of 3, finished" in process.shown
         assert len(cloud.cloud.vms) == 3
-        listed = durable("jobs", "list").stdout
+        listed = durable("job", "list").stdout
         assert listed.splitlines()[1].split()[:4] == ["off", "shutdown", "finished", "3"]
-        assert [job["name"] for job in durable.json("jobs", "list")] == ["off", "make"]
+        assert [job["name"] for job in durable.json("job", "list")] == ["off", "make"]
         other = [word if word != "3" else "4" for word in CREATE]
         assert "another operation, plan or items" in durable(*other, code=2).stderr
 
@@ -79,35 +79,35 @@ class TestJobs:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=LONG)
         assert process.returncode == 130
-        assert "jobs watch make" in errors
-        assert durable.json("jobs", "pause", "make")["state"] == "paused"
-        assert "paused" in durable("jobs", "show", "make").stdout
+        assert "job watch make" in errors
+        assert durable.json("job", "pause", "make")["state"] == "paused"
+        assert "paused" in durable("job", "show", "make").stdout
         with worker(durable, "--json", "--limit", "2", "--worker-limit", "2") as process:
             assert json.loads(process.stdout.readline())["state"] == "paused"
-            assert durable.json("jobs", "resume", "make")["state"] in ("waiting", "running")
+            assert durable.json("job", "resume", "make")["state"] in ("waiting", "running")
             while json.loads(process.stdout.readline())["in_flight"] == 0:
                 pass
             eventually(lambda: cloud.cloud.vms)
-            assert durable.json("jobs", "cancel", "make")["state"] == "cancelling"
+            assert durable.json("job", "cancel", "make")["state"] == "cancelling"
             # It ends when the test deletes what it creates, and not while this test is slow.
             durable("fleet", "delete", "--all", "--yes")
-            report = durable.json("jobs", "watch", "make", code=1)
+            report = durable.json("job", "watch", "make", code=1)
         assert report["counts"] == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 2}
-        shown = durable("jobs", "show", "make").stdout
+        shown = durable("job", "show", "make").stdout
         assert "no more operations are started: the job was cancelled" in shown
-        assert "is finished" in durable("jobs", "pause", "make", code=1).stderr
+        assert "is finished" in durable("job", "pause", "make", code=1).stderr
 
     def test_live_views(self, durable, cloud):
-        """The worker shows its items, and `jobs watch` all jobs to completion."""
+        """The worker shows its items, and `job watch` all jobs to completion."""
         cloud.cloud.adjust("web-*", create=1000)
         with durable.terminal("worker") as terminal:
             terminal.until("worker of sqlite:///", "0 in flight here", "0 jobs")
             process = durable.popen(*CREATE, "--json")
             terminal.until("3 in flight here", "last state: installing", "1 running")
             eventually(lambda: len(cloud.cloud.vms) == 3)
-            with durable.terminal("jobs", "watch") as watching:
+            with durable.terminal("job", "watch") as watching:
                 watching.until("1 job", "make", "running", "0/3")
-                durable("jobs", "pause", "make")
+                durable("job", "pause", "make")
                 watching.until("1 paused")
                 durable("fleet", "delete", "--all", "--yes")
                 assert watching.end() == 1
@@ -122,16 +122,16 @@ class TestJobs:
         """All jobs in lines and in JSON; one that is paused, then cancelled, in words."""
         lines = durable.popen(*CREATE)
         assert "waits for a worker" in lines.stderr.readline()
-        words = durable.popen("jobs", "watch")
-        objects = durable.popen("jobs", "watch", "--json")
+        words = durable.popen("job", "watch")
+        objects = durable.popen("job", "watch", "--json")
         assert words.stdout.readline() == "job make: create of 3, waiting, 0 in flight\n"
         assert json.loads(objects.stdout.readline())["state"] == "waiting"
-        durable("jobs", "pause", "make")
+        durable("job", "pause", "make")
         while "paused: starts no operations" not in (line := lines.stdout.readline()):
             assert line
         assert "paused" in words.stdout.readline()
         with worker(durable):
-            report = durable.json("jobs", "cancel", "make", "--follow", code=1)
+            report = durable.json("job", "cancel", "make", "--follow", code=1)
             assert report["counts"]["not_started"] == 3
             for process in (lines, words, objects):
                 out, errors = process.communicate(timeout=LONG)
@@ -144,13 +144,13 @@ class TestJobs:
 class TestWrongUsage:
     def test_a_database_is_required(self, program):
         """By an option or the environment; its password by no option."""
-        assert "--database" in program("jobs", "list", code=2).stderr
+        assert "--database" in program("job", "list", code=2).stderr
         assert "--database" in program(*CREATE, code=2).stderr
         secret = "postgresql://me:planted@127.0.0.1:1/x"
-        refused = program("jobs", "list", "--database", secret, code=2).stderr
+        refused = program("job", "list", "--database", secret, code=2).stderr
         assert "PGPASSWORD" in refused
         assert "planted" not in refused
-        away = program("jobs", "list", VMAPI_DATABASE=secret, code=1).stderr
+        away = program("job", "list", VMAPI_DATABASE=secret, code=1).stderr
         assert "postgresql://me:***@127.0.0.1:1/x cannot be used" in away
         assert "check that the server runs" in away
         assert "planted" not in away
@@ -183,7 +183,7 @@ class TestWrongUsage:
 
     def test_options_that_exclude_each_other(self, durable, tmp_path):
         """A job runs without the command; an unknown job cannot be shown."""
-        assert "no job" in durable("jobs", "show", "none", code=2).stderr
+        assert "no job" in durable("job", "show", "none", code=2).stderr
         report = tmp_path / "report.json"
         durable(*CREATE[:-2], "--report", str(report))
         refused = durable(*CREATE, "--resume", str(report), code=2).stderr
@@ -193,7 +193,7 @@ class TestWrongUsage:
         """Only durable jobs need it."""
         program = "import sys; sys.modules['dbos'] = None; from async_vmapi.cli import main; main()"
         result = subprocess.run(
-            [sys.executable, "-c", program, "jobs", "list", "--database", "sqlite:///x"],
+            [sys.executable, "-c", program, "job", "list", "--database", "sqlite:///x"],
             env=clean_environment(),
             capture_output=True,
             text=True,

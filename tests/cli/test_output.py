@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from async_vmapi import BulkReport, Outcome
-from async_vmapi.cli.output import printable, show_outcome, show_report
+from async_vmapi.cli.outcomes import show_outcome, show_report
+from async_vmapi.cli.output import printable
 from async_vmapi.cli.progress import duration
 from async_vmapi.cli.requests import names_of
 from async_vmapi.cli.selection import Selection

@@ -97,7 +97,7 @@ class TestUnreadOutput:
         assert all(o["token"] in errors for o in unknown)
         assert "Traceback" not in errors
         with open("/dev/full", "w") as full:
-            process = program.popen("vms", "list", stdout=full)
+            process = program.popen("vm", "list", stdout=full)
             assert "No space left" in process.communicate(timeout=LONG)[1]
         assert process.returncode == 4
 
@@ -105,10 +105,10 @@ class TestUnreadOutput:
         """Its characters are shown as escapes, and JSON is ASCII."""
         (vm_id,) = program.fleet(1).values()
         cloud.cloud.rename(vm_id, "żaba\n0.0 s prod-1", cloud.cloud.now)
-        shown = program("vms", "list", PYTHONIOENCODING="latin-1").stdout
+        shown = program("vm", "list", PYTHONIOENCODING="latin-1").stdout
         assert "\\u017caba\\n0.0 s prod-1" in shown
         assert len(shown.splitlines()) == 2
-        (listed,) = program.json("vms", "list", PYTHONIOENCODING="ascii")
+        (listed,) = program.json("vm", "list", PYTHONIOENCODING="ascii")
         assert listed["label"] == "żaba\n0.0 s prod-1"
         command = ["fleet", "power-off", "--all", "--yes"]
         assert "1 succeeded" in program(*command, PYTHONIOENCODING="ascii").stdout
@@ -167,7 +167,7 @@ class TestInterruption:
     def test_while_it_only_reads(self, program, cloud):
         """There is nothing to report."""
         cloud.api.faults.fail_next("list", "slow_body", seconds=30)
-        process = program.popen("vms", "list")
+        process = program.popen("vm", "list")
         eventually(lambda: cloud.api.requests["list"])
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=LONG)
@@ -181,7 +181,7 @@ class TestWatch:
         ids = program.fleet(3)
         with program.terminal("watch", "--interval", "0.1") as terminal:
             terminal.until("3 VMs", "3 online", "web-02")
-            program("vms", "power-off", ids["web-02"], "--yes")
+            program("vm", "power-off", ids["web-02"], "--yes")
             terminal.until("2 online", "1 offline")
             cloud.api.faults = FaultPlan([Fault(kind="server_error", call="list", probability=1.0)])
             terminal.until("status 5")
@@ -206,10 +206,10 @@ class TestWatch:
         first = json.loads(objects.stdout.readline())
         assert (first["vm_id"], first["before"], first["state"]) == (ids["web-01"], None, "online")
         assert f"web-01 ({ids['web-01']})  online  1 cores, 1024 MB" in lines.stdout.readline()
-        program("vms", "power-off", ids["web-01"], "--yes")
+        program("vm", "power-off", ids["web-01"], "--yes")
         assert "online -> offline" in lines.stdout.readline()
         assert json.loads(objects.stdout.readline())["state"] == "offline"
-        program("vms", "delete", ids["web-01"], "--yes")
+        program("vm", "delete", ids["web-01"], "--yes")
         while "gone" not in (line := lines.stdout.readline()):
             assert line
         for process in (lines, objects):

@@ -45,7 +45,7 @@ class TestResolve:
             await find_vms(vm_client, ["web-01", "web-0", "WEB-01"])
         assert caught.value.exit_code == 1
         shown = capsys.readouterr().err
-        assert "no VM has the id or name 'web-0', 'WEB-01'; 'async-vmapi vms list'" in shown
+        assert "no VM has the id or name 'web-0', 'WEB-01'; 'async-vmapi vm list'" in shown
         assert await match_vms(vm_client, ["web-0"]) == {"web-0": None}
         with pytest.raises(typer.Exit):
             await find_vm(vm_client, "00000000-0000-0000-0000-000000000000")

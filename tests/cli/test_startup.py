@@ -89,8 +89,8 @@ class TestCommandLine:
     @pytest.mark.parametrize("name", COMMANDS)
     def test_the_list_of_commands_matches_their_help(self, name):
         """The text is repeated to make one of them fast."""
-        home, shown = COMMANDS[name]
-        command = Later(name, home, shown).load()
+        *_, shown = COMMANDS[name]
+        command = Later(name, *COMMANDS[name]).load()
         assert command.name == name
         assert command.help.partition("\n\n")[0].replace("\n", " ") == shown
 
@@ -102,5 +102,5 @@ class TestCommandLine:
 
         monkeypatch.setattr("importlib.import_module", interrupted)
         with pytest.raises(typer.Exit) as caught:
-            Later("vms", "vms:app", "").load()
+            Later("vm", "", "vms:app", "").load()
         assert caught.value.exit_code == 130

@@ -92,7 +92,7 @@ class TestUnreadTerminals:
         with durable.terminal("worker", read=False) as working:
             process = durable.popen(*CREATE, "--durable", "make", "--json", "--limit", "1")
             eventually(lambda: cloud.cloud.vms)
-            with durable.terminal("jobs", "watch", read=False) as watching:
+            with durable.terminal("job", "watch", read=False) as watching:
                 out, errors = process.communicate(timeout=LONG)
                 assert json.loads(out)["counts"]["succeeded"] == 3, errors
                 assert watching.process.wait(LONG) in (0, 4)
@@ -104,7 +104,7 @@ class TestUnreadTerminals:
         """It ends with its job."""
         with durable.terminal("worker"):
             durable(*CREATE, "--durable", "make")
-            with durable.terminal("jobs", "watch", "make", read=False) as watching:
+            with durable.terminal("job", "watch", "make", read=False) as watching:
                 assert watching.process.wait(LONG) == 4
 
     def test_demo(self, program, cloud):
@@ -241,11 +241,11 @@ class TestLostOutput:
 
     def test_output_that_is_no_report(self, program):
         """It can be requested again, so only the exit code and a line report the loss."""
-        process = program.popen("regions", "--json", stdout=None, **closed(1))
+        process = program.popen("region", "list", "--json", stdout=None, **closed(1))
         _, errors = process.communicate(timeout=LONG)
         assert process.returncode == 4
         assert errors == "async-vmapi: standard output: it is closed\n"
-        process = program.popen("regions")
+        process = program.popen("region", "list")
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(LONG) == 0
@@ -372,8 +372,8 @@ class TestSignals:
         for pattern in ("web-{:0999999999}", "{0:{0}}", "{:>256}", "x" * 256):
             refused = program(*create, pattern, "--count", "1", "--first", "9" * 9, code=2).stderr
             assert "gives names of more than 255 characters" in refused
-        assert "255" in program("vms", "create", *NEW, "--name", "x" * 256, code=2).stderr
-        assert "255" in program("vms", "rename", "any", "x" * 256, code=2).stderr
+        assert "255" in program("vm", "create", *NEW, "--name", "x" * 256, code=2).stderr
+        assert "255" in program("vm", "rename", "any", "x" * 256, code=2).stderr
         for interval in ("nan", "inf"):
             assert "--interval" in program("watch", "--interval", interval, code=2).stderr
         assert not cloud.api.requests

@@ -11,64 +11,72 @@ pytestmark = pytest.mark.programs
 
 class TestReading:
     def test_the_catalogue(self, program):
-        """Regions, templates and keys are shown as tables, and as JSON."""
-        assert ZONE in program("regions").stdout
-        assert "not available" in program("regions").stdout
-        assert program.json("regions")[0]["zones"][0]["label"] == ZONE
-        assert "password, sshkey" in program("templates").stdout
-        assert {template["label"] for template in program.json("templates")} >= {TEMPLATE}
-        assert "6e:1b" in program("keys").stdout
-        assert [key["name"] for key in program.json("keys")] == ["laptop", "deploy"]
+        """Regions, zones, templates and keys are shown as tables, and as JSON."""
+        shown = program("region", "list").stdout
+        assert f"{ZONE}, DC1/PUBLIC-2 (not available)" in shown
+        assert program.json("region", "list")[0]["zones"][0]["label"] == ZONE
+        assert program("zone", "list", "--columns", "zone,available").stdout.split("\n")[
+            2
+        ].split() == [
+            "DC1/PUBLIC-2",
+            "no",
+        ]
+        first = program.json("zone", "list")[0]
+        assert (first["label"], first["available"], first["region"]) == (ZONE, True, "Poznan")
+        assert "password, sshkey" in program("template", "list").stdout
+        assert {item["label"] for item in program.json("template", "list")} >= {TEMPLATE}
+        assert "6e:1b" in program("key", "list").stdout
+        assert [key["name"] for key in program.json("key", "list")] == ["laptop", "deploy"]
 
     def test_listing_vms(self, program):
         """As a table or JSON, all or selected ones."""
         ids = program.fleet(3)
-        listed = program("vms", "list").stdout
+        listed = program("vm", "list").stdout
         assert listed.startswith("label ")
         assert all(label in listed and vm_id in listed for label, vm_id in ids.items())
-        (one,) = program.json("vms", "list", "--label", "web-02")
+        (one,) = program.json("vm", "list", "--label", "web-02")
         assert (one["id"], one["state"], one["ram"]) == (ids["web-02"], "online", 1024)
-        assert program.json("vms", "list", "--state", "offline") == []
-        shown = program("vms", "list", "--id-file", "-", given="none")
+        assert program.json("vm", "list", "--state", "offline") == []
+        shown = program("vm", "list", "--id-file", "-", given="none")
         assert "not in the list: none" in shown.stderr
 
     def test_a_failed_connection_is_reported_at_once(self, program, cloud):
         """Once, while the client retries."""
         program.write_profile(max_retries=6)
         cloud.api.faults.fail_next("list", "refuse", seconds=2.0)
-        shown = program("vms", "list").stderr
+        shown = program("vm", "list").stderr
         assert shown.count("retrying in") == shown.count("\n") == 1
         assert shown.startswith("async-vmapi: GET /v2/virtual-machines got no response: ")
 
     def test_one_vm(self, program):
         """All its fields are shown, or that there is none."""
         ids = program.fleet(1)
-        shown = program("vms", "show", ids["web-01"]).stdout
+        shown = program("vm", "show", ids["web-01"]).stdout
         for word in ("web-01", "online", "1024 MB", "40 GB (system)", TEMPLATE, ZONE):
             assert word in shown
-        assert program.json("vms", "show", ids["web-01"])["label"] == "web-01"
-        assert "no VM has the id or name 'none'" in program("vms", "show", "none", code=1).stderr
+        assert program.json("vm", "show", ids["web-01"])["label"] == "web-01"
+        assert "no VM has the id or name 'none'" in program("vm", "show", "none", code=1).stderr
 
     def test_a_console(self, program):
         """Its address and its password, which is what the command is for."""
         ids = program.fleet(1)
-        opened = program.json("vms", "console", ids["web-01"])
+        opened = program.json("vm", "console", ids["web-01"])
         assert opened.keys() == {"host", "port", "password"}
-        shown = program("vms", "console", ids["web-01"]).stdout
+        shown = program("vm", "console", ids["web-01"]).stdout
         assert "password" in shown
 
 
 class TestOperations:
     def test_every_operation(self, program, cloud):
         """Each ends when it is complete, and shows the VM then."""
-        made = program.json("vms", "create", "--name", "web-01", *NEW)
+        made = program.json("vm", "create", "--name", "web-01", *NEW)
         assert (made["operation"], made["status"], made["evidence"]) == (
             *("create", "succeeded"),
             "observed",
         )
         assert (made["vm"]["label"], made["vm"]["state"]) == ("web-01", "online")
         vm = made["vm_id"]
-        resized = program.json("vms", "resize", vm, "--cores", "2", "--ram", "2048", "--yes")
+        resized = program.json("vm", "resize", vm, "--cores", "2", "--ram", "2048", "--yes")
         assert (resized["vm"]["cores"], resized["vm"]["ram"]) == (2, 2048)
         for operation, state in [
             ("reboot", "online"),
@@ -78,19 +86,19 @@ class TestOperations:
             ("power-off", "offline"),
         ]:
             yes = [] if operation == "power-on" else ["--yes"]
-            done = program.json("vms", operation, vm, *yes)
+            done = program.json("vm", operation, vm, *yes)
             assert (done["status"], done["vm"]["state"]) == ("succeeded", state)
-        program("vms", "rename", vm, "web-99")
-        assert program.json("vms", "show", vm)["label"] == "web-99"
-        shown = program("vms", "delete", vm, "--delete-resources", "--yes").stdout
+        program("vm", "rename", vm, "web-99")
+        assert program.json("vm", "show", vm)["label"] == "web-99"
+        shown = program("vm", "delete", vm, "--delete-resources", "--yes").stdout
         assert f"delete of {vm}: succeeded, observed" in shown
         assert cloud.cloud.vms == {}
 
     def test_deleting_a_missing_vm(self, program, cloud):
         """It is an error, unless `--missing-ok` is set."""
-        assert "'none'" in program("vms", "delete", "none", "--yes", code=1).stderr
+        assert "'none'" in program("vm", "delete", "none", "--yes", code=1).stderr
         assert cloud.api.requests["delete"] == 0
-        deleted = program("vms", "delete", "none", "--yes", "--missing-ok").stdout
+        deleted = program("vm", "delete", "none", "--yes", "--missing-ok").stdout
         assert "delete of none: succeeded" in deleted
         # A list can be stale: the API decides.
         assert cloud.api.requests["delete"] == 1
@@ -98,27 +106,27 @@ class TestOperations:
     def test_confirmation_names_the_vm(self, program, cloud):
         """With the label, the id and the state; a VM that does not exist is refused."""
         (vm_id,) = program.fleet(1).values()
-        with program.terminal("vms", "delete", "web-01", columns=200) as terminal:
+        with program.terminal("vm", "delete", "web-01", columns=200) as terminal:
             shown = terminal.until("[y/N]")
             assert f"delete of 1 VM: web-01 ({vm_id}), online" in shown
             terminal.type("n\n")
             assert terminal.end() == 1
         assert cloud.cloud.vms
-        with program.terminal("vms", "delete", "none", columns=200) as terminal:
+        with program.terminal("vm", "delete", "none", columns=200) as terminal:
             assert terminal.end() == 1
             assert "no VM has the id or name 'none'" in terminal.shown
         reads = cloud.api.requests["get"]
-        assert "requires --yes" in program("vms", "delete", vm_id, code=2).stderr
+        assert "requires --yes" in program("vm", "delete", vm_id, code=2).stderr
         assert cloud.api.requests["get"] == reads
 
     def test_a_failed_operation(self, program, cloud):
         """The reason is shown, and the exit code says so."""
         program.fleet(1)
         cloud.api.faults.fail_next("reboot", "success_false")
-        failed = program.json("vms", "reboot", "web-01", "--yes", code=1)
+        failed = program.json("vm", "reboot", "web-01", "--yes", code=1)
         assert (failed["status"], failed["vm"]) == ("failed", None)
         cloud.api.faults.fail_next("reboot", "success_false")
-        shown = program("vms", "reboot", "web-01", "--yes", code=1).stdout
+        shown = program("vm", "reboot", "web-01", "--yes", code=1).stdout
         assert "reboot of web-01" in shown
         assert f"failed\n  {failed['error']}: " in shown
 
@@ -128,7 +136,7 @@ class TestOperations:
         cloud.api.faults.fail_next("create", "drop_after")
         for _ in range(12):
             cloud.api.faults.fail_next("list", "server_error")
-        create = ("vms", "create", "--name", "web-01", "--unique-name", *NEW)
+        create = ("vm", "create", "--name", "web-01", "--unique-name", *NEW)
         unknown = program.json(*create, code=3)
         assert (unknown["status"], unknown["vm_id"]) == ("unknown", None)
         cloud.api.faults.clear()
@@ -147,7 +155,7 @@ class TestOperations:
         program.write_profile(reconcile_timeout=0.1)
         ids = program.fleet(1)
         cloud.api.faults.fail_next("reboot", "drop_before")
-        shown = program("vms", "reboot", ids["web-01"], "--yes", code=3).stdout
+        shown = program("vm", "reboot", ids["web-01"], "--yes", code=3).stdout
         assert "unknown" in shown
         token = shown.partition("async-vmapi wait ")[2].split()[0]
         assert tokens.peek(token).operation == "reboot"
@@ -160,7 +168,7 @@ class TestNewVMs:
         user_data.write_text("#cloud-config planted\n")
         ubuntu = ["Ubuntu 18.04" if word == TEMPLATE else word for word in NEW]
         more = ["--password-env", "ROOT_PASSWORD", "--key", "deploy", "--user-data"]
-        command = ["vms", "create", "--name", "a", *ubuntu, *more]
+        command = ["vm", "create", "--name", "a", *ubuntu, *more]
         made = program(*command, str(user_data), ROOT_PASSWORD="planted-password")
         assert "planted" not in made.stdout + made.stderr
         program(*command, "-", given="#cloud-config", ROOT_PASSWORD="x" * 12)
@@ -183,13 +191,13 @@ class TestNewVMs:
             (["--iso", "debian.iso"], "either"),
             (["--cpus", "0"], "cpus"),
         ]:
-            refused = program("vms", "create", "--name", "a", *NEW, *change, code=2)
+            refused = program("vm", "create", "--name", "a", *NEW, *change, code=2)
             assert word in refused.stderr, change
         without = ["--cpus", "1", "--ram", "1024", "--zone", ZONE]
-        assert "either" in program("vms", "create", "--name", "a", *without, code=2).stderr
+        assert "either" in program("vm", "create", "--name", "a", *without, code=2).stderr
         iso = [*without, "--iso", "debian.iso"]
-        keyed = program("vms", "create", "--name", "a", *iso, "--key", "laptop", code=2)
+        keyed = program("vm", "create", "--name", "a", *iso, "--key", "laptop", code=2)
         assert "--template" in keyed.stderr
         assert cloud.api.requests["create"] == 0
-        program("vms", "create", "--name", "a", *iso)
+        program("vm", "create", "--name", "a", *iso)
         assert cloud.api.requests["create"] == 1

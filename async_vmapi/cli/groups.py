@@ -1,0 +1,45 @@
+"""Command classes: hidden aliases, and help with placeholders for values, not their types."""
+
+from typing import Any, Final
+
+from typer.core import TyperCommand, TyperGroup
+
+__all__ = ["Command", "Group"]
+
+_ALIASES: Final = {
+    "ls": "list",
+    "get": "show",
+    "describe": "show",
+    "rm": "delete",
+    "poweron": "power-on",
+    "poweroff": "power-off",
+    **{f"{noun}s": noun for noun in ("vm", "region", "zone", "template", "key", "job", "profile")},
+}
+
+
+def _with_placeholders(params: list[Any]) -> list[Any]:
+    for param in params:
+        if param.param_type_name == "option" and param.metavar is None:
+            param.metavar = "" if param.is_flag else param.name.upper().replace("_", "-")
+    return params
+
+
+class Command(TyperCommand):
+    """A command."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, each option with a placeholder for its value, like ``NAME``."""
+        return _with_placeholders(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands, which may be called by aliases that help does not show."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, like `Command.get_params`."""
+        return _with_placeholders(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by its name or an alias; None if there is none."""
+        found = super().get_command(ctx, cmd_name)
+        return found or super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))

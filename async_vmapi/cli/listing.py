@@ -1,0 +1,193 @@
+"""Output formats, and listings: tables with columns to choose, sorted and limited."""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+import attrs
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from async_vmapi.cli.output import console_for, print_json, print_yaml, printable, style_of, table
+from async_vmapi.models import VirtualMachine
+
+__all__ = ["JSON", "VM_COLUMNS", "Columns", "Format", "Listing"]
+
+T = TypeVar("T")
+
+Cell: TypeAlias = str | int | float | Text
+
+_OUTPUT: Final = "Output"
+
+JSON = Annotated[
+    bool, typer.Option("--json", help="Short for --output json.", rich_help_panel=_OUTPUT)
+]
+
+
+@attrs.frozen
+class Columns(Generic[T]):
+    """The columns of a listing.
+
+    Attributes:
+        shown: The value of each column by its header, whose first word is the column's name. The
+            first column has the names of the items; if they have other ids, one is named ``id``.
+        more: Further columns, to choose by ``--columns``.
+    """
+
+    shown: Mapping[str, Callable[[T], Cell]]
+    more: Mapping[str, Callable[[T], Cell]] = attrs.field(factory=dict[str, Any])
+
+    def table(
+        self,
+        items: Iterable[T],
+        headers: Iterable[str] | None = None,
+        *,
+        width: int | None = None,
+        show_header: bool = True,
+    ) -> Table:
+        """Return a table of these columns, by default those shown, like `output.table`."""
+        values = {**self.shown, **self.more}
+        headers = list(self.shown if headers is None else headers)
+        rows = [[values[header](item) for header in headers] for item in items]
+        cells = [[cell if isinstance(cell, Text) else str(cell) for cell in row] for row in rows]
+        return table(headers, cells, fold=width is None, width=width, show_header=show_header)
+
+
+@attrs.frozen(kw_only=True)
+class Format:
+    """How a command prints its result."""
+
+    output: Annotated[
+        Literal["table", "json", "yaml", "name"],
+        typer.Option(
+            *("--output", "-o"),
+            metavar="table|json|yaml|name",
+            help="Output format.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = "table"
+    json: JSON = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only IDs.", rich_help_panel=_OUTPUT)
+    ] = False
+    kind: Literal["table", "json", "yaml", "name", "id"] = attrs.field(init=False)
+
+    @kind.default
+    def _kind(self) -> str:
+        kinds = {"json": self.json, "id": self.quiet}
+        kinds[self.output] = kinds.get(self.output) or self.output != "table"
+        chosen = [kind for kind, is_chosen in kinds.items() if is_chosen]
+        if len(chosen) > 1:
+            raise typer.BadParameter("give only one of --output, --json and --quiet")
+        return chosen[0] if chosen else "table"
+
+    @property
+    def console(self) -> Console:
+        """The console for progress and tables; on standard error if stdout has other output."""
+        return console_for(json=self.kind != "table")
+
+    def print_data(self, value: object, items: Sequence[T], columns: Columns[T]) -> bool:
+        """Print a value in all formats but tables; return whether that was done.
+
+        Args:
+            value: The value in JSON or YAML.
+            items: What is named in the other formats.
+            columns: Their columns.
+        """
+        if self.kind == "json":
+            print_json(value)
+        elif self.kind == "yaml":
+            print_yaml(value)
+        elif self.kind in ("name", "id"):
+            name = next(iter(columns.shown.values()))
+            value = columns.shown.get("id", name) if self.kind == "id" else name
+            sys.stdout.write("".join(f"{printable(str(value(item)))}\n" for item in items))
+            sys.stdout.flush()
+        return self.kind != "table"
+
+
+def _key(cell: Cell) -> tuple[float, str]:
+    try:
+        return float(str(cell)), ""
+    except ValueError:
+        return math.inf, str(cell)
+
+
+@attrs.frozen(kw_only=True)
+class Listing(Format):
+    """How a command prints a list."""
+
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Columns of the table, like 'label,state'.", rich_help_panel=_OUTPUT),
+    ] = None
+    no_header: Annotated[
+        bool,
+        typer.Option(
+            "--no-header", help="Print the table without its header.", rich_help_panel=_OUTPUT
+        ),
+    ] = False
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="Column to sort by, like 'state' or 'ram:desc'.", rich_help_panel=_OUTPUT
+        ),
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of items.", rich_help_panel=_OUTPUT),
+    ] = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.kind != "table" and (self.columns is not None or self.no_header):
+            raise typer.BadParameter("--columns and --no-header are for tables only")
+
+    def show(self, items: Iterable[T], columns: Columns[T]) -> None:
+        """Print the items."""
+        values = {**columns.shown, **columns.more}
+        headers = {header.split()[0]: header for header in values}
+
+        def chosen(option: str, name: str) -> str:
+            if name not in headers:
+                raise typer.BadParameter(f"{option} {name}: use {', '.join(headers)}")
+            return headers[name]
+
+        picked = self.columns and [chosen("--columns", c.strip()) for c in self.columns.split(",")]
+        shown = list(items)
+        if self.sort is not None:
+            name, _, order = self.sort.partition(":")
+            value = values[chosen("--sort", name)]
+            if order not in ("", "asc", "desc"):
+                raise typer.BadParameter(f"--sort {self.sort}: use {name}:asc or {name}:desc")
+            shown.sort(key=lambda item: _key(value(item)), reverse=order == "desc")
+        shown = shown[: self.limit]
+        if not self.print_data(shown, shown, columns):
+            console = self.console
+            # Without a choice, show the columns that fit.
+            width = console.width if console.is_terminal and not picked else None
+            console.print(
+                columns.table(shown, picked or None, width=width, show_header=not self.no_header)
+            )
+
+
+VM_COLUMNS: Final = Columns[VirtualMachine](
+    {
+        "label": lambda vm: vm.label or "",
+        "id": lambda vm: vm.id,
+        "state": lambda vm: Text(printable(vm.state), style_of(vm.state)),
+        "address": lambda vm: ", ".join(vm.addresses),
+        "cores": lambda vm: vm.cores,
+        "ram MB": lambda vm: vm.ram,
+        "zone": lambda vm: vm.zone.name,
+    },
+    {
+        "system": lambda vm: vm.system.name,
+        "groups": lambda vm: ", ".join(group.name for group in vm.groups),
+        "owner": lambda vm: vm.owner.name,
+        "volumes GB": lambda vm: sum(volume.size for volume in vm.storage_volumes),
+        "cost per hour": lambda vm: vm.cost_per_hour,
+    },
+)

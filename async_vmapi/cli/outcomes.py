@@ -1,0 +1,112 @@
+"""Show reports and outcomes, as text or JSON."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from async_vmapi.bulk.report import BulkReport, Outcome
+from async_vmapi.cli.listing import VM_COLUMNS
+from async_vmapi.cli.output import STYLES, printable, who
+from async_vmapi.models import VirtualMachine
+
+__all__ = ["outcome_json", "show_outcome", "show_report"]
+
+_MOST_LINES: Final = 20
+
+
+def show_report(console: Console, report: BulkReport, labels: Mapping[str, str]) -> None:
+    """Print a report: counts, durations, failures, and the tokens of unknown outcomes."""
+    console.print()
+    console.print(Text(str(report), "bold"))
+    if report.dry_run:
+        _show_waves(console, report)
+        return
+    if report.succeeded:
+        console.print(_durations(report))
+    took = f"took {report.seconds:.1f} s"
+    if report.requests:
+        calls = ", ".join(f"{n} {call}" for call, n in sorted(report.requests.items()))
+        took += f" and {sum(report.requests.values())} requests: {calls}"
+    console.print(took)
+    _show_some(console, "failed", report.failed, labels)
+    _show_some(console, "not started", report.not_started, labels)
+    if report.unknown:
+        console.print(Text("\noutcome unknown; run: async-vmapi wait TOKEN", STYLES["unknown"]))
+    for outcome in report.unknown:
+        console.print(f"  {_told(outcome, labels)}")
+        if outcome.token:
+            console.print(f"    {outcome.token}")
+
+
+def _durations(report: BulkReport) -> str:
+    evidence = Counter(outcome.evidence for outcome in report.succeeded if outcome.evidence)
+    parts = [f"{n} {how}" for how, n in sorted(evidence.items())]
+    if (adopted := sum(outcome.adopted for outcome in report.succeeded)) > 0:
+        parts.append(f"{adopted} adopted")
+    if (gone := sum(bool(outcome.reason) for outcome in report.succeeded)) > 0:
+        parts.append(f"{gone} already gone")
+    if report.median_seconds is not None:
+        parts.append(f"median {report.median_seconds:.1f} s")
+        parts.append(f"95 % within {report.p95_seconds or 0.0:.1f} s")
+    return ", ".join(parts)
+
+
+def _show_waves(console: Console, report: BulkReport) -> None:
+    reasons = Counter(outcome.reason for outcome in report.outcomes if outcome.reason)
+    for reason, count in reasons.items():
+        console.print(f"  {count}: {printable(reason)}")
+    console.print("nothing was sent")
+
+
+def _show_some(
+    console: Console, kind: str, outcomes: Sequence[Outcome], labels: Mapping[str, str]
+) -> None:
+    if outcomes:
+        console.print(Text(f"\n{kind}", STYLES[kind]))
+    for outcome in outcomes[:_MOST_LINES]:
+        console.print(f"  {_told(outcome, labels)}")
+    if len(outcomes) > _MOST_LINES:
+        console.print(f"  and {len(outcomes) - _MOST_LINES} more")
+
+
+def _told(outcome: Outcome, labels: Mapping[str, str]) -> str:
+    return f"{who(outcome.item, labels.get(outcome.item))}: {_why(outcome)}"
+
+
+def _why(outcome: Outcome) -> str:
+    error = f"{outcome.error}: " if outcome.error else ""
+    return f"{error}{printable(outcome.reason)}"
+
+
+def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) -> None:
+    """Print the outcome of a ``vms`` command, and the VM as last observed."""
+    how = f", {outcome.evidence}" if outcome.evidence else ""
+    took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
+    text = Text(f"{operation} of {who(outcome.vm_id or name, name)}: ")
+    kind = outcome.status.replace("_", " ")
+    console.print(text.append(kind, STYLES[kind]).append(f"{how}{took}"))
+    if outcome.reason:
+        console.print(f"  {_why(outcome)}")
+    if outcome.token:
+        console.print(f"  run: async-vmapi wait {outcome.token}")
+    if isinstance(outcome.value, VirtualMachine):
+        console.print(VM_COLUMNS.table([outcome.value]))
+
+
+def outcome_json(operation: str, outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome of a ``vms`` command, with the VM as last observed."""
+    return {
+        "operation": operation,
+        "status": outcome.status,
+        "vm_id": outcome.vm_id,
+        "seconds": outcome.seconds,
+        "evidence": outcome.evidence,
+        "adopted": outcome.adopted,
+        "token": outcome.token,
+        "reason": outcome.reason,
+        "error": outcome.error,
+        "vm": outcome.value if isinstance(outcome.value, VirtualMachine) else None,
+    }
