@@ -58,8 +58,8 @@ class TestCreate:
             assert terminal.end() == 0
             assert "profile 'mine' is stored in" in terminal.shown
             assert cloud.api_secret.encode() not in terminal.raw
-        assert "DC1/PUBLIC-1" in program("regions").stdout
-        assert "DC1/PUBLIC-1" in program("--profile", "mine", "regions").stdout
+        assert "DC1/PUBLIC-1" in program("region", "list").stdout
+        assert "DC1/PUBLIC-1" in program("--profile", "mine", "region", "list").stdout
 
     def test_it_asks_for_the_region(self, program):
         """Unless one is given."""
@@ -237,7 +237,7 @@ class TestListUseAndDelete:
             given=f"{cloud.api_key}\n{cloud.api_secret}\n",
         )
         program("profile", "use", "mine")
-        assert "DC1/PUBLIC-1" in program("regions").stdout
+        assert "DC1/PUBLIC-1" in program("region", "list").stdout
         done = program("profile", "use", "none", code=2)
         assert "no such profile; there are: mine, other" in done.stderr
 
@@ -250,7 +250,7 @@ class TestListUseAndDelete:
         assert content(program) == {
             "two": {"region": "r", "api_key": "key-1", "api_secret": SECRET}
         }
-        assert "no such profile; there are: two" in program("regions", code=2).stderr
+        assert "no such profile; there are: two" in program("region", "list", code=2).stderr
         assert "no such profile" in program("profile", "delete", "one", "--yes", code=2).stderr
 
     def test_delete_asks(self, program, create):

@@ -147,8 +147,8 @@ def read_profile(example):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(example.parsed)
     path.chmod(0o600)
-    for name in tomllib.loads(example.parsed):
-        profiles.client_for(name)
+    for name, settings in tomllib.loads(example.parsed).items():
+        profiles.client_for(name if isinstance(settings, dict) else settings)
 
 
 def documents(shell):
