@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
-import aiohttp
-
 from async_vmapi import validation
 from async_vmapi.bulk.executor import BulkExecutor
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
@@ -14,8 +12,8 @@ from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import VirtualMachine
 from async_vmapi.options import (
     ClientOptions,
+    checked,
     environment,
-    intervals_of,
     transport_of,
     url_of_region,
 )
@@ -27,15 +25,12 @@ from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.telemetry.guards import Guard, GuardedObserver
-from async_vmapi.telemetry.hooks import Telemetry
-from async_vmapi.transport.endpoint import check_on_unresolved, check_telemetry, key_of, origin_of
-from async_vmapi.transport.http import MAX_BODY
+from async_vmapi.transport.endpoint import key_of, origin_of
 from async_vmapi.transport.pipeline import Pipeline, running_loop
 from async_vmapi.transport.rate_limit import Pace
-from async_vmapi.transport.transport import Transport
 from async_vmapi.vms import VirtualMachines
 from async_vmapi.writes.record import UnresolvedWrite
-from async_vmapi.writes.shield import CANCEL_GRACE, Shield
+from async_vmapi.writes.shield import Shield
 from async_vmapi.writes.writes import Writes
 
 if TYPE_CHECKING:
@@ -56,34 +51,7 @@ class Client:
             ``https://eu-poland-1warszawa.api.e24cloud.com``. Plain http is for loopback hosts.
         api_key: The API key.
         api_secret: Its secret; no ``repr``, log or error shows it.
-        transport: Sends the requests: any object with the two methods of `Transport`. It is closed
-            with the client. None for HTTP with the next three arguments, which a transport
-            excludes.
-        session: An `aiohttp.ClientSession` to use instead of a new one. It is not closed. Its
-            middlewares are not run: they could change what is signed, or resend a request.
-        timeout: Timeout of a whole request in seconds, connecting included; infinity for no limit,
-            None for the default of 30.
-        connect_timeout: Timeout for getting a connection in seconds; None for the default of 10.
-        max_response_size: Maximum size of a response's body in bytes, decompressed.
-        max_connections: Maximum number of requests in flight.
-        max_requests_per_second: Maximum number of requests sent per second; None for no limit. Set
-            it to the provider's limit: staying below it is cheaper than being refused.
-        max_retries: Maximum number of retries per call; 0 for none. See `async_vmapi.vms` for
-            which calls are retried.
-        reconcile_timeout: Seconds for which the client reconciles a create, reboot or reset whose
-            response was lost, before it raises `OutcomeUnknown`. These calls and `reconcile`
-            can override it.
-        cancel_grace: Maximum seconds for which a cancelled call, and `close`, wait for the
-            responses to writes in flight; 0 for not at all.
-        max_staleness: Maximum age of the data in a response to a read, in seconds, for each VM.
-            Use 0 if the provider's reads are never stale; see docs/completion.md.
-        min_poll_interval: Minimum seconds between two polls of an awaited VM.
-        max_poll_interval: Maximum seconds between two polls of an awaited VM.
-        on_unresolved: Called in the event loop with each `UnresolvedWrite` that is added to
-            `unresolved`. An exception that it raises is logged once, and has no other effect.
-        telemetry: Receives traces and metrics: an `async_vmapi.otel.OpenTelemetry`. None, for no
-            telemetry, has no cost.
-        seed: Makes the jitter of polling and retries reproducible; None for random jitter.
+        options: Keywords, all of which have defaults: see `async_vmapi.client.ClientOptions`.
 
     Raises:
         InvalidArgument: If an argument is invalid.
@@ -106,74 +74,47 @@ class Client:
         *,
         api_key: str,
         api_secret: str,
-        transport: Transport | None = None,
-        session: aiohttp.ClientSession | None = None,
-        timeout: float | None = None,
-        connect_timeout: float | None = None,
-        max_response_size: int = MAX_BODY,
-        max_connections: int = 100,
-        max_requests_per_second: float | None = None,
-        max_retries: int = 5,
-        reconcile_timeout: float = 60.0,
-        cancel_grace: float = CANCEL_GRACE,
-        max_staleness: float = 10.0,
-        min_poll_interval: float = 1.0,
-        max_poll_interval: float = 15.0,
-        on_unresolved: Callable[[UnresolvedWrite], object] | None = None,
-        telemetry: Telemetry | None = None,
-        seed: int | None = None,
+        **options: Unpack[ClientOptions],
     ) -> None:
         # Before any check fails: an error shows this frame's variables.
         secret = Secret(api_secret)
         del api_secret
         origin = origin_of(base_url)
-        max_response_size = validation.whole("max_response_size", max_response_size, minimum=1)
-        max_connections = validation.whole("max_connections", max_connections, minimum=1)
-        transport = transport_of(
-            base_url,
-            transport,
-            session=session,
-            timeout=timeout,
-            connect_timeout=connect_timeout,
-            max_response_size=max_response_size,
-            max_connections=max_connections,
-        )
+        option = checked(options)
+        transport = transport_of(base_url, option)
         host = origin.host_subcomponent or ""
-        shortest, longest = intervals_of(min_poll_interval, max_poll_interval)
-        rate = max_requests_per_second
-        if rate is not None:
-            rate = validation.number("max_requests_per_second", rate, above=0.0)
-        window = validation.number("reconcile_timeout", reconcile_timeout, least=0.0)
-        staleness = validation.duration("max_staleness", max_staleness)
-        if seed is not None:
-            seed = validation.whole("seed", seed, minimum=0)
-        grace = validation.duration("cancel_grace", cancel_grace)
-        check_on_unresolved(on_unresolved)
-        check_telemetry(telemetry)
-        guard = Guard()
-        self._max_connections = max_connections
         own_origin = str(origin).rstrip("/")
+        telemetry, guard = option["telemetry"], Guard()
+        rate, seed = option["max_requests_per_second"], option["seed"]
+        staleness = option["max_staleness"]
+        shortest, longest = option["min_poll_interval"], option["max_poll_interval"]
+        self._max_connections = option["max_connections"]
         self._pipeline = Pipeline(
             transport,
             origin=own_origin,
             host=host if origin.is_default_port() else f"{host}:{origin.port}",
             credentials=Credentials(key_of(api_key), validation.secret("api_secret", secret)),
-            pace=Pace(max_connections, rate),
-            max_retries=validation.whole("max_retries", max_retries, minimum=0),
-            max_response_size=max_response_size,
+            pace=Pace(self._max_connections, rate),
+            max_retries=option["max_retries"],
+            max_response_size=option["max_response_size"],
             seed=seed,
-            observer=(None if telemetry is None else GuardedObserver(telemetry, own_origin, guard)),
+            observer=None if telemetry is None else GuardedObserver(telemetry, own_origin, guard),
         )
         schedule = Schedule(floor=shortest, ceiling=longest, seed=seed, rate=rate)
         self._vm_lists = VMListSource(self._pipeline, schedule)
         self._hub = PollHub(self._pipeline, self._vm_lists, schedule, max_staleness=staleness)
-        self._shield = Shield(self._pipeline, grace=grace, on_unresolved=on_unresolved, guard=guard)
+        self._shield = Shield(
+            self._pipeline,
+            grace=option["cancel_grace"],
+            on_unresolved=option["on_unresolved"],
+            guard=guard,
+        )
         self._writes = Writes(
             self._pipeline,
             self._hub,
             self._vm_lists,
             self._shield,
-            window=window,
+            window=option["reconcile_timeout"],
             max_staleness=staleness,
         )
         self.vms = VirtualMachines(self._pipeline, self._hub, self._writes)

@@ -15,7 +15,6 @@ with that commit's client, measured on the current emulator.
 
 import argparse
 import asyncio
-import inspect
 import json
 import os
 import shutil
@@ -39,6 +38,7 @@ if not hasattr(async_vmapi.transport.transport, "Response"):
     async_vmapi.transport.transport.Response = Answer
 
 from async_vmapi import Client, CreateRequest, Evidence, ImageBoot, VMAPIError
+from async_vmapi.client import ClientOptions
 from async_vmapi.emulator import CloudAPI, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 
@@ -54,7 +54,7 @@ LIMITS = (50, 500, 10_000)
 SIZES = ("count", "fleets", "alone", "bulk")
 WITHIN = 10.0
 LATENCY = 0.02
-HAS_STALENESS = "max_staleness" in inspect.signature(Client).parameters
+HAS_STALENESS = "max_staleness" in ClientOptions.__annotations__
 """Whether the client is a current one."""
 
 

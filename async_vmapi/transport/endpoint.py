@@ -1,7 +1,6 @@
-"""Check the endpoint, API key, session, transport and callbacks of a client."""
+"""Check the endpoint, API key and session of a client."""
 
 import contextlib
-import inspect
 import ipaddress
 import re
 from typing import Final
@@ -12,14 +11,7 @@ from yarl import URL
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 
-__all__ = [
-    "check_on_unresolved",
-    "check_session",
-    "check_telemetry",
-    "check_transport",
-    "key_of",
-    "origin_of",
-]
+__all__ = ["check_session", "key_of", "origin_of"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
@@ -37,34 +29,6 @@ def check_session(session: object) -> None:
     else:
         return
     raise InvalidArgument(f"session {why}", argument="session")
-
-
-def check_transport(transport: object) -> None:
-    """Check that an object is a transport."""
-    # The likely mistake is a class instead of an instance.
-    if isinstance(transport, type) or not all(
-        callable(getattr(transport, name, None)) for name in ("send", "close")
-    ):
-        raise validation.refuse("transport", transport, "an object with the methods of Transport")
-
-
-def check_telemetry(telemetry: object) -> None:
-    """Check that an object can observe a client."""
-    # The likely mistake is a class, or a provider of OpenTelemetry.
-    if telemetry is None or (
-        not isinstance(telemetry, type) and callable(getattr(telemetry, "observe", None))
-    ):
-        return
-    raise validation.refuse("telemetry", telemetry, "an async_vmapi.otel.OpenTelemetry()")
-
-
-def check_on_unresolved(function: object) -> None:
-    """Check that a callback can be called with an unresolved write."""
-    if function is None:
-        return
-    # The likely mistake is a coroutine function: its coroutine would never run.
-    if not callable(function) or inspect.iscoroutinefunction(function):
-        raise validation.refuse("on_unresolved", function, "a plain function")
 
 
 def key_of(value: object) -> str:

@@ -15,6 +15,7 @@ import pytest
 import async_vmapi
 from async_vmapi import errors
 from async_vmapi.client import ClientOptions
+from async_vmapi.options import checked
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,14 +111,29 @@ class TestFixtures:
 
 
 class TestOptions:
-    def test_other_constructors_pass_on_a_clients_options(self):
-        """With the same types: they are repeated for type checkers alone."""
-        taken = {
-            name: parameter.annotation
-            for name, parameter in inspect.signature(async_vmapi.Client).parameters.items()
-            if name not in {"base_url", "api_key", "api_secret"}
+    @pytest.mark.parametrize("name", ["__init__", "for_region", "from_env", "in_memory"])
+    def test_all_constructors_take_them(self, name):
+        """Whichever way a client is made."""
+        *_, last = inspect.signature(getattr(async_vmapi.Client, name)).parameters.values()
+        assert last.kind is last.VAR_KEYWORD
+        assert last.annotation == typing.Unpack[ClientOptions]
+
+    def test_each_is_described_with_its_default(self):
+        """The signatures show neither."""
+        body = ast.parse(inspect.getsource(ClientOptions)).body[0].body[1:]
+        texts = {
+            field.target.id: " ".join(text.value.value.split())
+            for field, text in zip(body[::2], body[1::2], strict=True)
         }
-        assert typing.get_type_hints(ClientOptions) == taken
+        assert texts.keys() == ClientOptions.__annotations__.keys()
+        for name, default in checked({}).items():
+            assert f"The default is {default}" in texts[name]
+
+    def test_an_unknown_one_is_named(self):
+        """With those that there are."""
+        given = {"base_url": "https://a.invalid", "api_key": "k", "api_secret": "s"}
+        with pytest.raises(TypeError, match=r"no option max_conections.*max_connections"):
+            async_vmapi.Client(**given, max_conections=3)
 
 
 class TestExports:
