@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final, Self, cast, overload
 
 from async_vmapi import validation
@@ -212,12 +211,7 @@ class DurableFleet:
         await self._database.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for stop, ended in list(self._workers.items()):
             stop.set()
             await ended.wait()

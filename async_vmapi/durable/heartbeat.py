@@ -66,6 +66,8 @@ class Leases:
         self._database = database
         self._own = executor_id
         self._lease = lease_duration
+        self.interval: Final = lease_duration / HEARTBEATS
+        """Seconds between two heartbeats."""
         self._seen: dict[str, tuple[int, int]] = {}
         self._expired = False
         self._renewed = self._loop_alive = (0.0, 0.0)
@@ -87,14 +89,10 @@ class Leases:
         The VMs and zones of a job exist at one endpoint only.
         """
         await self._database.call(_create, self._database.engine)
-        return await self._database.call(self._endpoint_of, origin)
-
-    def _endpoint_of(self, origin: str) -> str:
-        engine = self._database.engine
-        with contextlib.suppress(exc.IntegrityError), engine.begin() as connection:
-            connection.execute(sa.insert(_endpoint).values(one=1, origin=origin))
-        with engine.connect() as connection:
-            return str(connection.scalars(sa.select(_endpoint.c.origin)).one())
+        with contextlib.suppress(exc.IntegrityError):
+            await self._database.execute(sa.insert(_endpoint).values(one=1, origin=origin))
+        ((stored,),) = await self._database.rows(sa.select(_endpoint.c.origin))
+        return str(stored)
 
     async def begin(self) -> None:
         """Create the table if necessary, and send heartbeats until `end`.
@@ -104,7 +102,14 @@ class Leases:
         self._note_loop_alive()
         self._loop = asyncio.get_running_loop()
         await self._database.call(_create, self._database.engine)
-        await self._database.call(self._enter)
+        now = _now()
+        await self._database.execute(
+            sa.delete(_workers).where(_workers.c.executor_id == self._own),
+            sa.insert(_workers).values(
+                executor_id=self._own, heartbeat=1, expired=False, lease_duration=self._lease
+            ),
+        )
+        self._renewed = now
         if self._thread.ident is None:
             self._thread.start()
 
@@ -113,7 +118,7 @@ class Leases:
 
     def _keep(self) -> None:
         # In a separate thread, so that a busy event loop or thread pool does not expire the worker.
-        while not self._end.wait(self._lease / HEARTBEATS):
+        while not self._end.wait(self.interval):
             try:
                 self._loop.call_soon_threadsafe(self._note_loop_alive)
             except RuntimeError:
@@ -127,17 +132,6 @@ class Leases:
                 kind = type(error).__name__
                 fields = {"vmapi_worker": self._own, "vmapi_error": kind}
                 _log.warning("a worker could not send its heartbeat: %s", kind, extra=fields)
-
-    def _enter(self) -> None:
-        now = _now()
-        with self._database.engine.begin() as connection:
-            connection.execute(sa.delete(_workers).where(_workers.c.executor_id == self._own))
-            connection.execute(
-                sa.insert(_workers).values(
-                    executor_id=self._own, heartbeat=1, expired=False, lease_duration=self._lease
-                )
-            )
-        self._renewed = now
 
     def heartbeat(self) -> None:
         """Renew this worker's lease, unless it has expired."""
@@ -158,14 +152,10 @@ class Leases:
 
     async def leave(self) -> None:
         """Expire this worker's lease now, so that others need not wait; call `end` before."""
-        await self._database.call(self._leave)
-
-    def _leave(self) -> None:
         if self._thread.ident is not None:
-            self._thread.join()
+            await self._database.in_thread(self._thread.join)
         own = _workers.c.executor_id == self._own
-        with self._database.engine.begin() as connection:
-            connection.execute(sa.update(_workers).where(own).values(expired=True))
+        await self._database.execute(sa.update(_workers).where(own).values(expired=True))
 
     async def expired_workers(self) -> list[str]:
         """Return the workers that have left or expired; call this once per heartbeat.
@@ -175,8 +165,10 @@ class Leases:
         """
         # In this order: a new worker has a row before it dequeues.
         executors = await self._database.executors()
-        rows = await self._database.call(self._read)
-        seen = {worker: heartbeat for worker, heartbeat, *_ in rows}
+        rows = await self._database.rows(
+            sa.select(_workers).where(_workers.c.executor_id != self._own)
+        )
+        seen = {row.executor_id: row.heartbeat for row in rows}
         self._seen = {
             worker: (heartbeat, self._seen[worker][1] + 1)
             if worker in self._seen and self._seen[worker][0] == heartbeat
@@ -185,43 +177,27 @@ class Leases:
         }
         # Each worker has its own lease duration, on which it relies.
         found = [
-            worker
-            for worker, _, expired, lease in rows
-            if expired or self._seen[worker][1] >= HEARTBEATS * max(1.0, lease / self._lease)
+            row.executor_id
+            for row in rows
+            if row.expired
+            or self._seen[row.executor_id][1]
+            >= HEARTBEATS * max(1.0, row.lease_duration / self._lease)
         ]
         return found + sorted(executors - seen.keys() - {self._own})
 
-    def _read(self) -> list[tuple[str, int, bool, float]]:
-        others = sa.select(_workers).where(_workers.c.executor_id != self._own)
-        with self._database.engine.connect() as connection:
-            return [
-                (row.executor_id, row.heartbeat, row.expired, row.lease_duration)
-                for row in connection.execute(others)
-            ]
-
     async def expire(self, executor_id: str) -> bool:
         """Expire a worker unless it has sent a heartbeat meanwhile; return whether it expired."""
-        return await self._database.call(self._expire, executor_id)
-
-    def _expire(self, executor_id: str) -> bool:
         own = _workers.c.executor_id == executor_id
         seen, _ = self._seen.get(executor_id, (0, 0))
-        with self._database.engine.begin() as connection:
-            connection.execute(
-                sa.update(_workers).where(own, _workers.c.heartbeat == seen).values(expired=True)
-            )
-            alive = connection.scalar(
-                sa.select(_workers.c.heartbeat).where(own, ~_workers.c.expired)
-            )
-        return alive is None
+        await self._database.execute(
+            sa.update(_workers).where(own, _workers.c.heartbeat == seen).values(expired=True)
+        )
+        return not await self._database.rows(sa.select(_workers).where(own, ~_workers.c.expired))
 
     async def remove(self, executor_id: str) -> None:
         """Delete the row of an expired worker whose workflows were taken over."""
-        await self._database.call(self._remove, executor_id)
-
-    def _remove(self, executor_id: str) -> None:
-        with self._database.engine.begin() as connection:
-            connection.execute(sa.delete(_workers).where(_workers.c.executor_id == executor_id))
+        own = _workers.c.executor_id == executor_id
+        await self._database.execute(sa.delete(_workers).where(own))
 
 
 def _now() -> tuple[float, float]:

@@ -184,6 +184,23 @@ class Database:
         call = functools.partial(function, *args, **keywords)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    async def execute(self, *statements: sa.Executable) -> None:
+        """Execute statements in one transaction, in a thread."""
+        await self.call(self._execute, statements)
+
+    def _execute(self, statements: Sequence[sa.Executable]) -> None:
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    async def rows(self, query: sa.Executable) -> Sequence[Any]:
+        """Return the rows of a query, made in a thread."""
+        return await self.call(self._rows, query)
+
+    def _rows(self, query: sa.Executable) -> Sequence[Any]:
+        with self.engine.connect() as connection:
+            return connection.execute(query).all()
+
     async def open(self) -> None:
         """Connect, and create missing tables."""
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="async_vmapi database")
@@ -314,40 +331,27 @@ class Database:
         )
         return {status.workflow_id: status.queue_name or JOBS for status in found}
 
+    def _statuses(self, *columns: str) -> sa.TableClause:
+        # DBOS's client would return every workflow. The table is documented.
+        schema = None if self.is_sqlite else "dbos"
+        return sa.table("workflow_status", *map(sa.column, columns), schema=schema)
+
     async def executors(self) -> set[str]:
         """Return the workers that have pending workflows, expired or not."""
-        return await self.call(self._executors)
-
-    def _executors(self) -> set[str]:
-        # DBOS's client would return every workflow. The table is documented.
-        status = sa.table(
-            "workflow_status",
-            *map(sa.column, ("executor_id", "status", "application_version")),
-            schema=None if self.is_sqlite else "dbos",
+        row = self._statuses("executor_id", "status", "application_version").c
+        pending = (row.status == WorkflowStatusString.PENDING.value) & (
+            row.application_version == VERSION
         )
-        pending = (status.c.status == WorkflowStatusString.PENDING.value) & (
-            status.c.application_version == VERSION
-        )
-        with self.engine.connect() as connection:
-            return set(
-                connection.scalars(sa.select(status.c.executor_id).where(pending).distinct())
-            )
+        query = sa.select(row.executor_id).where(pending).distinct()
+        return {row[0] for row in await self.rows(query)}
 
     async def versions_waited_for(self) -> dict[str, int]:
         """Return how many jobs wait for each other version of worker."""
-        return await self.call(self._versions_waited_for)
-
-    def _versions_waited_for(self) -> dict[str, int]:
-        status = sa.table(
-            "workflow_status",
-            *map(sa.column, ("name", "status", "application_version")),
-            schema=None if self.is_sqlite else "dbos",
-        )
-        version = status.c.application_version
-        others = (status.c.name == WORKFLOW) & status.c.status.in_(UNDER_WAY) & (version != VERSION)
+        row = self._statuses("name", "status", "application_version").c
+        version = row.application_version
+        others = (row.name == WORKFLOW) & row.status.in_(UNDER_WAY) & (version != VERSION)
         query = sa.select(version, sa.func.count()).where(others).group_by(version)
-        with self.engine.connect() as connection:
-            return {str(name): int(count) for name, count in connection.execute(query)}
+        return {str(row[0]): int(row[1]) for row in await self.rows(query)}
 
     async def requeue(self, workflow_id: str, queue: str, executor_id: str) -> None:
         """Requeue a workflow if it still belongs to the given worker."""

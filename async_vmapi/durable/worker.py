@@ -20,7 +20,7 @@ from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.client import Client
 from async_vmapi.durable.access import Access
 from async_vmapi.durable.coordinator import run_job
-from async_vmapi.durable.heartbeat import HEARTBEATS, Leases
+from async_vmapi.durable.heartbeat import Leases
 from async_vmapi.durable.limits import Limits
 from async_vmapi.durable.operation import CANCELLED, Operation
 from async_vmapi.durable.recovery import Recovery
@@ -223,7 +223,7 @@ class Worker:
 
     async def _wait_heartbeat(self, stop: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.lease_duration / HEARTBEATS):
+            async with asyncio.timeout(self._leases.interval):
                 await stop.wait()
 
     async def _drain(self) -> None:
@@ -319,7 +319,7 @@ class Worker:
             try:
                 return await self._database.find(workflow_id)
             except DatabaseUnavailable:
-                await asyncio.sleep(self._limits.lease_duration / HEARTBEATS)
+                await asyncio.sleep(self._leases.interval)
 
     def holds_lease(self) -> bool:
         """Return whether certainly no other worker has taken over this worker's workflows."""
@@ -330,7 +330,7 @@ class Worker:
         while not self._leases.holds():
             if self._leases.expired:
                 raise asyncio.CancelledError
-            await asyncio.sleep(self._limits.lease_duration / HEARTBEATS / 2)
+            await asyncio.sleep(self._leases.interval / 2)
 
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was started before, by any worker."""

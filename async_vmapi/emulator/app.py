@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import math
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
@@ -254,12 +253,7 @@ class Emulator:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         runner, self._runner = self._runner, None
         if self._reopening is not None:
             self._reopening.cancel()

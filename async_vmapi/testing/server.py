@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
 from async_vmapi.client import Client, ClientOptions
@@ -105,12 +104,7 @@ class VMServer:
             raise error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         thread, self._thread, self._url = self._thread, None, ""
         if thread is None or self._loop is None:
             return
