@@ -9,7 +9,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -30,6 +29,7 @@ from async_vmapi.bulk.item import (
     Start,
     bulk_items,
     check_arguments,
+    check_items,
     item_to_reconcile,
     item_to_retry,
     label_of,
@@ -214,12 +214,7 @@ class BulkExecutor(Operations[BulkReport]):
 
     def _fleet(self, items: Items[Any], start: str | Start, keywords: dict[str, Any]) -> _Fleet:
         operation, begin = self._starter(start, keywords)
-        if isinstance(items, str | bytes | Mapping) or not isinstance(
-            items, Iterable | AsyncIterable
-        ):
-            raise validation.refuse(
-                "items", cast(object, items), "an iterable of VMs, ids or requests"
-            )
+        check_items(items)
         given = items
         if isinstance(given, Collection):
             # A copy: the caller may modify its list meanwhile.
@@ -229,7 +224,10 @@ class BulkExecutor(Operations[BulkReport]):
                 raise InvalidArgument("min_online takes no async iterable", argument="items")
             given = tuple(given)
         total = len(given) if isinstance(given, Sized) else None
-        self._plan.require_length(total)
+        if total is None and any(isinstance(wave, str) for wave in self._plan.waves or ()):
+            raise InvalidArgument(
+                "percentage waves need items with a length, such as a list", argument="waves"
+            )
         labels = labels_of(operation, given) if isinstance(given, tuple) else []
         if operation == "rename" and (extra := set(labels) - keywords["names"].keys()):
             raise InvalidArgument(f"names has none for {min(extra)}", argument="names")

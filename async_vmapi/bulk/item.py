@@ -8,6 +8,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from functools import partial
@@ -30,6 +31,7 @@ __all__ = [
     "bulk_item",
     "bulk_items",
     "check_arguments",
+    "check_items",
     "item_to_reconcile",
     "item_to_retry",
     "label_of",
@@ -93,6 +95,17 @@ def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
         known[name](name, value)
     if keywords.get("on_unknown") == "retry" and not keywords.get("unique_name"):
         raise InvalidArgument("on_unknown='retry' needs unique_name=True", argument="on_unknown")
+
+
+def check_items(items: object) -> None:
+    """Check that items can be iterated over, and are not a single text.
+
+    Raises:
+        InvalidArgument: If not.
+    """
+    iterable = isinstance(items, Iterable | AsyncIterable)
+    if not iterable or isinstance(items, str | bytes | Mapping):
+        raise validation.refuse("items", items, "an iterable of VMs, ids or requests")
 
 
 def label_of(operation: str, item: Any) -> str:

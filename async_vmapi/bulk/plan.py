@@ -12,7 +12,6 @@ import attrs
 
 from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome, Status
-from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.serialization import Document, stored
 
 if TYPE_CHECKING:
@@ -150,15 +149,3 @@ class BulkPlan(Document):
         object.__setattr__(self, "waves", _checked_waves(self.waves))
         if self.on_event is not None and not callable(self.on_event):
             raise validation.refuse("on_event", self.on_event, "a callable")
-
-    def require_length(self, total: int | None) -> None:
-        """Reject percentage waves if the total is unknown.
-
-        Raises:
-            InvalidArgument: If a wave is a percentage, and `total` is None.
-        """
-        if total is None and any(isinstance(wave, str) for wave in self.waves or ()):
-            raise InvalidArgument(
-                "percentage waves need items with a length, such as a list",
-                argument="waves",
-            )

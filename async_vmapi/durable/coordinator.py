@@ -8,9 +8,9 @@ progress are awaited, so it reaches the same state.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 from dbos import DBOS, WorkflowStatus
@@ -20,9 +20,8 @@ from async_vmapi.bulk.outcomes import Ended, outcome
 from async_vmapi.bulk.plan import BulkEvent
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.bulk.scheduler import Rollout
-from async_vmapi.client import Client
 from async_vmapi.durable.events import STREAM, written
-from async_vmapi.durable.operation import CANCELLED
+from async_vmapi.durable.operation import CANCELLED, Host
 from async_vmapi.durable.rows import decoding
 from async_vmapi.durable.spec import Spec, decode, encode
 from async_vmapi.durable.store import (
@@ -85,15 +84,11 @@ class Coordinator:
         self._rollout = Rollout(
             attrs.evolve(spec.plan, on_event=self._events.append),
             spec.operation,
-            self._items(),
+            map(self._item, range(len(self._labels))),
             len(self._labels),
         )
         if online is not None:
             self._rollout.keep_online(set(online), len(self._labels))
-
-    def _items(self) -> Iterator[BulkItem]:
-        for index in range(len(self._labels)):
-            yield self._item(index)
 
     def _item(self, index: int) -> BulkItem:
         label = self._labels[index]
@@ -260,16 +255,6 @@ class Coordinator:
         if progress != self._progress:
             await self._database.note(job_id(self._name), progress=progress)
             self._progress = progress
-
-
-class Host(Protocol):
-    """The worker, as a job needs it."""
-
-    client: Client
-
-    async def is_refused(self) -> bool:
-        """Return whether the API refuses this worker's credentials altogether."""
-        ...
 
 
 @attrs.frozen

@@ -1,11 +1,11 @@
 """`DurableFleet`: jobs in a database, for any number of workers."""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Self, cast, overload
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from typing import Any, Final, Self, overload
 
 from async_vmapi import validation
-from async_vmapi.bulk.item import Items
+from async_vmapi.bulk.item import Items, check_items
 from async_vmapi.bulk.operations import Operations
 from async_vmapi.bulk.plan import BulkPlan, Share
 from async_vmapi.client import Client
@@ -256,12 +256,7 @@ class Submission(Operations[DurableJob]):
             JobExists: If the existing job of that name is different.
             UntrustedData: If another program has written to the job of that name.
         """
-        if isinstance(items, str | bytes | Mapping) or not isinstance(
-            items, Iterable | AsyncIterable
-        ):
-            raise validation.refuse(
-                "items", cast(object, items), "an iterable of VMs, ids or requests"
-            )
+        check_items(items)
         given = [item async for item in items] if isinstance(items, AsyncIterable) else list(items)
         spec = spec_of(start, given, keywords, self._plan)
         text, workflow_id = encode(spec), job_id(self._job.name)

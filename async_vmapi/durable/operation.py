@@ -44,7 +44,7 @@ _ATTEMPTS: Final = 3
 
 
 class Host(Protocol):
-    """The worker, as an operation needs it."""
+    """The worker, as jobs and operations need it."""
 
     client: Client
     secrets: SecretStore

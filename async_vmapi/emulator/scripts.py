@@ -5,13 +5,12 @@ A script yields the seconds to wait, and receives the time afterwards.
 
 import functools
 import random
-from collections.abc import Callable
 from typing import Any, cast
 
 from async_vmapi.emulator.reads import Reads
 from async_vmapi.emulator.settings import Span
 from async_vmapi.emulator.timeline import Timeline
-from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, Script
+from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Script
 
 __all__ = ["Scripts"]
 
@@ -144,7 +143,8 @@ class Scripts:
         yield from self._going_down(vm, operation, self._draw(vm.settings.shutdown))
 
     def _resizing(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        stale, third = self._draw(vm.settings.stale), self._draw(vm.settings.resize) / 3
+        stale, total = self._stale_and_total(vm, operation)
+        third = total / 3
         if vm.settings.early_size is not None:
             shown_at = operation.accepted_at + self._draw(vm.settings.early_size)
             # Not before the operation starts, if it was queued.
@@ -160,16 +160,8 @@ class Scripts:
             now = yield third
             self.change(vm, now, state="online")
 
-    def _powering_on(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        yield from self._switching(vm, operation, "offline", "online", vm.settings.power_on)
-
-    def _powering_off(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        yield from self._switching(vm, operation, "online", "offline", vm.settings.power_off)
-
-    def _switching(
-        self, vm: CloudVM, operation: CloudOperation, before: str, after: str, span: Span
-    ) -> Script:
-        stale, total = self._draw(vm.settings.stale), self._draw(span)
+    def _switching(self, vm: CloudVM, operation: CloudOperation, before: str, after: str) -> Script:
+        stale, total = self._stale_and_total(vm, operation)
         yield stale
         if vm.state != before:
             operation.outcome = "skipped"
@@ -184,13 +176,10 @@ class Scripts:
             operation.outcome = "never"
             return
         delay = 0.0 if acpi == "honour" else float(acpi)
-        yield from self._cycling(vm, operation, delay, vm.settings.reboot)
+        yield from self._cycling(vm, operation, delay)
 
-    def _resetting(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        yield from self._cycling(vm, operation, 0.0, vm.settings.reset)
-
-    def _cycling(self, vm: CloudVM, operation: CloudOperation, delay: float, span: Span) -> Script:
-        stale, total = self._draw(vm.settings.stale), self._draw(span)
+    def _cycling(self, vm: CloudVM, operation: CloudOperation, delay: float = 0.0) -> Script:
+        stale, total = self._stale_and_total(vm, operation)
         yield stale
         if vm.state != "online":
             operation.outcome = "skipped"
@@ -202,22 +191,32 @@ class Scripts:
         now = yield half
         self.change(vm, now, state="online")
 
-    def _deleting(self, vm: CloudVM, _: CloudOperation) -> Script:
-        stale, total = self._draw(vm.settings.stale), self._draw(vm.settings.delete)
+    def _deleting(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        stale, total = self._stale_and_total(vm, operation)
         now = yield stale
         self.change(vm, now, state="deleting")
         now = yield max(0.0, total - stale)
         self._remove(vm, now)
 
+    def _stale_and_total(self, vm: CloudVM, operation: CloudOperation) -> tuple[float, float]:
+        """Draw how long reads show no change, and how long the operation takes in all."""
+        return self._draw(vm.settings.stale), self._draw(getattr(vm.settings, operation.kind))
+
     def _script(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        scripts: dict[Kind, Callable[[CloudVM, CloudOperation], Script]] = {
-            "create": self._creating,
-            "resize": self._resizing,
-            "shutdown": self._shutting_down,
-            "power_on": self._powering_on,
-            "power_off": self._powering_off,
-            "reboot": self._rebooting,
-            "reset": self._resetting,
-            "delete": self._deleting,
-        }
-        return scripts[operation.kind](vm, operation)
+        match operation.kind:
+            case "create":
+                return self._creating(vm, operation)
+            case "resize":
+                return self._resizing(vm, operation)
+            case "shutdown":
+                return self._shutting_down(vm, operation)
+            case "power_on":
+                return self._switching(vm, operation, "offline", "online")
+            case "power_off":
+                return self._switching(vm, operation, "online", "offline")
+            case "reboot":
+                return self._rebooting(vm, operation)
+            case "reset":
+                return self._cycling(vm, operation)
+            case "delete":
+                return self._deleting(vm, operation)

@@ -1,8 +1,8 @@
 """The behaviour of the emulated cloud: durations, how guests obey ACPI, formats of responses."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self, TypeAlias, TypeGuard
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal, Self, TypeAlias, TypeGuard
 
 import attrs
 
@@ -60,34 +60,34 @@ def _is_probability(_: object, attribute: "attrs.Attribute[float]", value: objec
         raise ValueError(f"{attribute.name} is a probability from 0 to 1, not {value!r}")
 
 
-def _is_name_change(_: object, __: "attrs.Attribute[NameChange]", value: object) -> None:
-    if value in ("verbatim", "lower", "strip", "nfc"):
-        return
-    if type(value) is not int or value < 1:
-        words = "'verbatim', 'lower', 'strip', 'nfc' or a number of characters, 1 or more"
-        raise ValueError(f"names is {words}, not {value!r}")
+def _is(
+    allowed: str, fits: Callable[[Any], bool], error: type[Exception] = ValueError
+) -> Callable[[object, "attrs.Attribute[Any]", object], None]:
+    """Return a validator."""
+
+    def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+        if not fits(value):
+            raise error(f"{attribute.name} is {allowed}, not {value!r}")
+
+    return check
 
 
-def _is_acpi(_: object, __: object, value: object) -> None:
-    if value in ("honour", "ignore"):
-        return
-    if not _is_number(value) or not 0 <= value < math.inf:
-        raise ValueError(f"acpi is 'honour', 'ignore' or a number of seconds, not {value!r}")
-
-
-def _is_quota(_: object, __: "attrs.Attribute[int | None]", value: object) -> None:
-    if value is not None and (type(value) is not int or value < 0):
-        raise ValueError(f"quota is a number of VMs or None, not {value!r}")
-
-
-def _is_state(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{attribute.name} takes states (non-empty strings), not {value!r}")
-
-
-def _is_state_or_none(_: object, attribute: "attrs.Attribute[str | None]", value: object) -> None:
-    if value is not None:
-        _is_state(_, attribute, value)
+_is_name_change: Final = _is(
+    "'verbatim', 'lower', 'strip', 'nfc' or a number of characters, 1 or more",
+    lambda value: (
+        value in ("verbatim", "lower", "strip", "nfc") or (type(value) is int and value >= 1)
+    ),
+)
+_is_acpi: Final = _is(
+    "'honour', 'ignore' or a number of seconds",
+    lambda value: value in ("honour", "ignore") or (_is_number(value) and 0 <= value < math.inf),
+)
+_is_quota: Final = _is(
+    "a number of VMs or None",
+    lambda value: value is None or (type(value) is int and value >= 0),
+)
+_is_state: Final = _is("a non-empty string", lambda value: isinstance(value, str) and value != "")
+_is_flag: Final = _is("true or false", lambda value: isinstance(value, bool), TypeError)
 
 
 def _states(value: Iterable[str]) -> tuple[str, ...]:
@@ -95,11 +95,6 @@ def _states(value: Iterable[str]) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"extra_states is a sequence of states, not {value!r}")
     return tuple(value)
-
-
-def _is_flag(_: object, attribute: "attrs.Attribute[bool]", value: object) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{attribute.name} is true or false, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -172,7 +167,9 @@ class Settings:
     acpi: Literal["honour", "ignore"] | float = attrs.field(default="honour", validator=_is_acpi)
     restart_after_resize: bool = attrs.field(default=True, validator=_is_flag)
     reboot_visible: bool = attrs.field(default=True, validator=_is_flag)
-    fail_state: str | None = attrs.field(default=None, validator=_is_state_or_none)
+    fail_state: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_is_state)
+    )
     extra_states: tuple[str, ...] = attrs.field(
         default=(), converter=_states, validator=attrs.validators.deep_iterable(_is_state)
     )

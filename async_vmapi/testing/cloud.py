@@ -19,7 +19,7 @@ from async_vmapi.emulator import (
 )
 from async_vmapi.models import CreateRequest, ImageBoot
 
-__all__ = ["QUICK", "VMCloud"]
+__all__ = ["QUICK", "QUICK_CLIENT", "VMCloud"]
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ QUICK: Final = Settings().changed(
 )
 """Settings for tests in real time: as fast as possible with every state still observable."""
 
-_QUICK_CLIENT: Final[ClientOptions] = {
+QUICK_CLIENT: Final[ClientOptions] = {
     "seed": 1,
     # Reads of this cloud are never stale.
     "max_staleness": 0.0,
@@ -81,7 +81,7 @@ class VMCloud(CloudAPI):
     ) -> None:
         settings = settings or (Settings() if virtual_time else QUICK)
         super().__init__(settings=settings, seed=seed, log=_LOG, faults=FaultPlan(seed=seed))
-        self._suited: ClientOptions = {"seed": 1} if virtual_time else _QUICK_CLIENT
+        self._suited: ClientOptions = {"seed": 1} if virtual_time else QUICK_CLIENT
         self._loop: asyncio.AbstractEventLoop | None = None
         # From the running loop's clock to the cloud's clock.
         self._offset = 0.0

@@ -8,7 +8,7 @@ from typing import Final, Self, TypeVar, Unpack
 
 from async_vmapi.client import Client, ClientOptions
 from async_vmapi.emulator import Emulator, Settings
-from async_vmapi.testing.cloud import VMCloud
+from async_vmapi.testing.cloud import QUICK_CLIENT, VMCloud
 
 __all__ = ["VMServer"]
 
@@ -16,13 +16,6 @@ T = TypeVar("T")
 
 _PATIENCE: Final = 60.0
 """Seconds within which the thread must respond, even on a very busy computer."""
-
-_QUICK_CLIENT: Final[ClientOptions] = {
-    "max_staleness": 0.0,
-    "min_poll_interval": 0.005,
-    "max_poll_interval": 0.02,
-    "reconcile_timeout": 2.0,
-}
 
 
 class VMServer:
@@ -86,7 +79,7 @@ class VMServer:
         Args:
             options: Keyword arguments of `Client`.
         """
-        options = _QUICK_CLIENT | options
+        options = QUICK_CLIENT | {"reconcile_timeout": 2.0} | options
         return Client(self.url, api_key=self.api_key, api_secret=self.api_secret, **options)
 
     def __enter__(self) -> Self:
