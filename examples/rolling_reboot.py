@@ -65,7 +65,7 @@ def main(
     options = parser.parse_args(arguments)
     min_online: str = options.min_online
     file: Path = options.resume or options.report
-    before = BulkReport.from_json(file.read_text()) if options.resume else None
+    before = BulkReport.from_json(file.read_text("utf-8")) if options.resume else None
 
     async def run() -> BulkReport:
         async with make_client() as client:
@@ -80,10 +80,10 @@ def main(
         report = asyncio.run(run())
     except BaseException as error:
         if interrupted := BulkInterrupted.from_exception(error):  # Ctrl-C, a timeout, a task group
-            file.write_text(interrupted.report.to_json())
+            file.write_text(interrupted.report.to_json(), "utf-8")
             print(f"{interrupted.report}; resume with --resume {file}")
         raise
-    file.write_text(report.to_json())
+    file.write_text(report.to_json(), "utf-8")
     print(report)
     report.raise_on_failure()
 

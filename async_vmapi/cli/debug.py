@@ -91,7 +91,8 @@ def _opened(path: Path) -> Stream:
         if error.errno == errno.ENXIO:
             raise OSError(errno.ENXIO, "no program reads it") from None
         raise
-    os.set_blocking(descriptor, True)
+    if sys.platform != "win32":
+        os.set_blocking(descriptor, True)
     stream = Stream(Writer(terminal=False), io.FileIO(descriptor, "w"), "utf-8")
     finish_before_exit(str(path), stream)
     return stream

@@ -1,25 +1,56 @@
 """``async-vmapi emulator``: serve a local cloud to any client of the API."""
 
 import asyncio
-import contextlib
+import enum
 import errno
 import importlib
 import os
+import re
 import shlex
-import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from async_vmapi.cli.options import command
 from async_vmapi.cli.running import ExitCode, fail, say
+from async_vmapi.cli.streams import signals_handled
 
 if TYPE_CHECKING:
     from async_vmapi.emulator import FaultPlan
 
-__all__ = ["emulator"]
+__all__ = ["Shell", "default_shell", "emulator", "export"]
+
+_CMD_SPECIAL: Final = re.compile(r'[\^"&|<>()]')
+# PowerShell takes typographic quotes for plain ones.
+_POWERSHELL_QUOTE: Final = re.compile("['\u2018-\u201b]")
+
+
+class Shell(enum.StrEnum):
+    """A shell that loads the emulator's variables."""
+
+    SH = "sh"
+    POWERSHELL = "powershell"
+    CMD = "cmd"
+
+
+def default_shell(platform: str, environ: Mapping[str, str]) -> Shell:
+    """Return PowerShell on Windows, except in a Unix shell such as Git's; elsewhere sh."""
+    windows = platform == "win32" and "SHELL" not in environ
+    return Shell.POWERSHELL if windows else Shell.SH
+
+
+def export(shell: Shell, name: str, value: str) -> str:
+    """Return the line of a shell's script that sets an environment variable to any text."""
+    if shell is Shell.POWERSHELL:
+        doubled = _POWERSHELL_QUOTE.sub(r"\g<0>\g<0>", value)
+        return f"$env:{name} = '{doubled}'"
+    if shell is Shell.CMD:
+        escaped = _CMD_SPECIAL.sub(r"^\g<0>", value).replace("%", "%%")
+        return f"set {name}={escaped}"
+    return f"export {name}={shlex.quote(value)}"
 
 
 def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -54,12 +85,18 @@ def emulator(
     uvloop: Annotated[
         bool, typer.Option("--uvloop", help="Run on uvloop, if it is installed.")
     ] = False,
+    shell: Annotated[
+        Shell | None,
+        typer.Option(
+            help="Shell to print the variables for; by default PowerShell on Windows, else sh."
+        ),
+    ] = None,
 ) -> None:
     """Run the emulator, a local cloud, until interrupted.
 
-    Prints four 'export' lines to eval in a shell: the URL, the API key, the secret, and
-    VMAPI_MAX_STALENESS=0, as its reads are never stale. Uses the credentials in VMAPI_API_KEY and
-    VMAPI_API_SECRET, or generates new ones.
+    Prints four lines for a shell to load, which set variables: the URL, the API key, the secret,
+    and VMAPI_MAX_STALENESS=0, as its reads are never stale. Uses the credentials in VMAPI_API_KEY
+    and VMAPI_API_SECRET, or generates new ones.
     """
     # Imports an HTTP server.
     from async_vmapi.emulator import FaultPlan
@@ -83,6 +120,7 @@ def emulator(
                     seed=seed,
                     faults=plan,
                     admin=admin,
+                    shell=shell or default_shell(sys.platform, os.environ),
                 )
             )
     except OSError as error:
@@ -101,17 +139,14 @@ async def _serve(
     seed: int | None,
     faults: "FaultPlan | None",
     admin: bool,
+    shell: Shell,
 ) -> None:
     """Print the URL and credentials, and serve until SIGINT or SIGTERM."""
     from async_vmapi.emulator import Emulator
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # On Windows, the loop has no signal handlers; Ctrl-C cancels instead.
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop.set)
-    async with Emulator(
+    emulator = Emulator(
         host=host,
         port=port,
         allow_remote=allow_remote,
@@ -121,13 +156,15 @@ async def _serve(
         api_secret=os.environ.get("VMAPI_API_SECRET") or None,
         faults=faults,
         admin=admin,
-    ) as emulator:
-        for name, value in (
-            ("VMAPI_URL", emulator.url),
-            ("VMAPI_API_KEY", emulator.api_key),
-            ("VMAPI_API_SECRET", emulator.api_secret),
-            ("VMAPI_MAX_STALENESS", "0"),
-        ):
-            print(f"export {name}={shlex.quote(value)}", flush=True)
-        say("the emulator is running; Ctrl-C stops it and discards its VMs")
-        await stop.wait()
+    )
+    with signals_handled(lambda *_: loop.call_soon_threadsafe(stop.set)):
+        async with emulator:
+            for name, value in (
+                ("VMAPI_URL", emulator.url),
+                ("VMAPI_API_KEY", emulator.api_key),
+                ("VMAPI_API_SECRET", emulator.api_secret),
+                ("VMAPI_MAX_STALENESS", "0"),
+            ):
+                print(export(shell, name, value), flush=True)
+            say("the emulator is running; Ctrl-C stops it and discards its VMs")
+            await stop.wait()

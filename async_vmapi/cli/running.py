@@ -3,17 +3,15 @@
 import asyncio
 import enum
 import logging
-import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import typer
 
 from async_vmapi.cli.output import printable
-from async_vmapi.cli.streams import hurry
+from async_vmapi.cli.streams import hurry, signals_handled
 from async_vmapi.errors import ConnectError, InvalidArgument, VMAPIError
 
 __all__ = ["ExitCode", "errors_shown", "fail", "run", "say"]
@@ -125,16 +123,9 @@ def _cancel_all() -> None:
         task.cancel()
 
 
-@contextmanager
-def _handling(loop: asyncio.AbstractEventLoop, interrupt: Callable[[], None]) -> Generator[None]:
-    if sys.platform == "win32":
-        # No signal handlers in the loop there; asyncio.run cancels on Ctrl-C itself.
-        yield
-        return
-    # Also SIGHUP, to keep what is in flight if the terminal is closed; nohup ignores it.
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+def _handling(
+    loop: asyncio.AbstractEventLoop, interrupt: Callable[[], None]
+) -> AbstractContextManager[None]:
     unhandled: list[float] = []
 
     def handle() -> None:
@@ -142,20 +133,12 @@ def _handling(loop: asyncio.AbstractEventLoop, interrupt: Callable[[], None]) ->
         interrupt()
 
     def received(*_: object) -> None:
-        # Runs at once, also while the loop is blocked.
+        # Runs at once, also while the loop is blocked; `handle` runs in its next iteration. Not by
+        # the loop's own handlers, which Windows does not have.
         hurry()
         unhandled.append(time.monotonic())
         if unhandled[-1] - unhandled[0] >= _STUCK:
             raise KeyboardInterrupt
+        loop.call_soon_threadsafe(handle)
 
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        # The loop's handler runs in its next iteration only, hence ours too.
-        loop.add_signal_handler(number, handle)
-        signal.signal(number, received)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
+    return signals_handled(received)

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Self, TextIO
 
 from async_vmapi.cli.writer import Writer
@@ -21,6 +21,7 @@ __all__ = [
     "hurry",
     "is_lost",
     "on_loss",
+    "signals_handled",
     "signals_raised",
 ]
 
@@ -232,21 +233,25 @@ def _occupy_closed() -> None:
 
 
 @contextmanager
-def signals_raised() -> Generator[None]:
-    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, so that the command can report."""
+def signals_handled(handler: Callable[..., object]) -> Generator[None]:
+    """Handle SIGINT, SIGTERM and, where it exists, SIGHUP with `handler` for the time being."""
+    before: dict[int, Any] = {}
+    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # nohup ignores SIGHUP; keep it so.
+            if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def signals_raised() -> AbstractContextManager[None]:
+    """Raise KeyboardInterrupt on these signals, so that the command can report."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    before: dict[int, Any] = {}
-    try:
-        for name in names:
-            number = getattr(signal, name, None)
-            # nohup ignores SIGHUP; keep it so.
-            if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
-                before[number] = signal.signal(number, interrupted)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signals_handled(interrupted)

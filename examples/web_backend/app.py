@@ -6,6 +6,7 @@ the next deployment, can resume the task from it.
 """
 
 import contextlib
+import mimetypes
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
@@ -130,6 +131,8 @@ def create_app(make_client: Callable[[], Client] = Client.from_env) -> FastAPI:
     app.add_api_route("/api/vms/{vm_id}", delete, methods=["DELETE"], status_code=202)
     app.add_api_route("/api/tasks/{token}", status, methods=["GET"])
     app.add_api_route("/api/events", events, methods=["GET"])
+    # On Windows, types come from its registry, where a program may have changed this one.
+    mimetypes.add_type("text/javascript", ".js")
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
 

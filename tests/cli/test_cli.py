@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from async_vmapi import Client
-from async_vmapi.cli import demo
+from async_vmapi.cli import demo, emulator
 from async_vmapi.emulator import Emulator, Fault, FaultPlan, Settings
 
 from .programs import COMMAND, LONG, clean_environment
@@ -208,6 +208,56 @@ class TestEmulator:
         assert result.returncode == 2
         assert "pip install uvloop" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+class TestExports:
+    """The emulator's variables, for the shells of each system."""
+
+    @pytest.mark.parametrize(
+        ("shell", "value", "line"),
+        [
+            ("sh", "http://127.0.0.1:8024", "export NAME=http://127.0.0.1:8024"),
+            ("sh", "it's $ecret", """export NAME='it'"'"'s $ecret'"""),
+            ("powershell", "http://127.0.0.1:8024", "$env:NAME = 'http://127.0.0.1:8024'"),
+            ("powershell", "it's $ecret", "$env:NAME = 'it''s $ecret'"),
+            ("powershell", "it\u2019s", "$env:NAME = 'it\u2019\u2019s'"),
+            ("powershell", 'a"b`c', "$env:NAME = 'a\"b`c'"),
+            ("cmd", "http://127.0.0.1:8024", "set NAME=http://127.0.0.1:8024"),
+            ("cmd", "it's $ecret", "set NAME=it's $ecret"),
+            ("cmd", '100% & "more"', 'set NAME=100%% ^& ^"more^"'),
+            ("cmd", "a<b>(c)|d^e", "set NAME=a^<b^>^(c^)^|d^^e"),
+        ],
+    )
+    def test_a_line_sets_any_text(self, shell, value, line):
+        """Quoted as that shell needs it."""
+        assert emulator.export(emulator.Shell(shell), "NAME", value) == line
+
+    @pytest.mark.parametrize(
+        ("platform", "environ", "shell"),
+        [
+            ("linux", {}, "sh"),
+            ("darwin", {"SHELL": "/bin/zsh"}, "sh"),
+            ("win32", {"PROMPT": "$P$G"}, "powershell"),
+            ("win32", {"SHELL": "/usr/bin/bash"}, "sh"),
+        ],
+    )
+    def test_the_default_is_the_systems_shell(self, platform, environ, shell):
+        """On Windows there may be a Unix shell, too."""
+        assert emulator.default_shell(platform, environ) == shell
+
+    def test_another_shell_is_an_option(self):
+        """All its lines are for that shell."""
+        started = subprocess.Popen(
+            [*COMMAND, "emulator", "--port", "0", "--shell", "cmd"],
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with started:
+            lines = [started.stdout.readline() for _ in range(4)]
+            started.send_signal(signal.SIGINT)
+        assert all(line.startswith("set VMAPI_") for line in lines)
 
 
 class TestInstallation:
