@@ -33,6 +33,7 @@ class PollHub:
         max_staleness: Maximum age of a read, in seconds.
 
     Attributes:
+        changes: The VMs that this client changed.
         pending: The tasks that were returned and are not complete.
     """
 
@@ -48,7 +49,7 @@ class PollHub:
         self._vm_lists = vm_lists
         self._max_staleness = max_staleness
         self._schedule = schedule
-        self._changes = OwnChanges(max_staleness)
+        self.changes = OwnChanges(max_staleness)
         self._poller: Poller | None = None
         self.pending = PendingTasks()
 
@@ -82,11 +83,10 @@ class PollHub:
             resumed: Whether the request was accepted some time ago.
             reconciled: Whether it may have been sent, and even carried out, before.
         """
-        now = asyncio.get_running_loop().time()
         besides = target.operation if reconciled else None
-        quiet = not resumed and self._changes.is_quiet(vm_id, now, besides=besides)
-        visible = visible or (not resumed and self._changes.is_visible(vm_id))
-        self._changes.begin(vm_id, target.operation, now, now + target.timeout)
+        quiet = not resumed and self.changes.is_quiet(vm_id, besides=besides)
+        visible = visible or (not resumed and self.changes.is_visible(vm_id))
+        self.changes.begin(vm_id, target)
         return Watch(
             vm_id,
             target,
@@ -95,11 +95,6 @@ class PollHub:
             visible_at=elapsed if visible else None,
             quiet=quiet,
         )
-
-    def may_have_changed(self, vm_id: str, target: Target) -> None:
-        """Record a write to a VM whose outcome is unknown."""
-        now = asyncio.get_running_loop().time()
-        self._changes.begin(vm_id, target.operation, now, now + target.timeout)
 
     async def wait(self, watch: Watch, *, until: float | None = None, news: bool = False) -> bool:
         """Wait for a watch to end.
@@ -176,18 +171,16 @@ class PollHub:
         poller = self._poller
         if poller is not None and poller.polls.loop is loop:
             return poller
-        if poller is not None:
-            if poller.polls.vms:
-                raise InvalidState(
-                    "tasks of this client are awaited in another event loop; "
-                    "a client serves one loop at a time"
-                )
-            self._changes.move_to(loop.time())
+        if poller is not None and poller.polls.vms:
+            raise InvalidState(
+                "tasks of this client are awaited in another event loop; "
+                "a client serves one loop at a time"
+            )
         return self._start(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> Poller:
         polls = Polls(self._pipeline, self._schedule, loop)
-        self._poller = Poller(polls, self._vm_lists, self._changes, self.pending)
+        self._poller = Poller(polls, self._vm_lists, self.changes, self.pending)
         return self._poller
 
 

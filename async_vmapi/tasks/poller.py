@@ -288,7 +288,7 @@ class Poller:
             evidence = verdict.evidence if isinstance(verdict, Done) else None
             if evidence is not Evidence.ASSUMED:
                 # An operation that is assumed to be complete may still be running.
-                self._changes.end(vm.vm_id, answered, visible=seen is not None)
+                self._changes.end(vm.vm_id, visible=seen is not None)
             if evidence is Evidence.OBSERVED:
                 self.polls.schedule.took(watch.target.operation, watch.elapsed)
         if vm.release_last_polls(asked) and vm.state is not State.IN_FLIGHT:

@@ -85,7 +85,7 @@ class Lookup:
         retry: bool = False,
     ) -> None:
         self._creates = creates
-        self._history = creates.history
+        self._changes = creates.changes
         self._pending = pending
         self._pipeline = pipeline
         self._vm_lists = vm_lists
@@ -129,7 +129,7 @@ class Lookup:
                 if vm_list.sent_at >= settled:
                     self._settled_lists += 1
                     if answered and (adopted := await self._adoptable(vm_list)) is not None:
-                        self._history.created(adopted, self._pending.name)
+                        self._changes.created(adopted, self._pending.name)
                         return self._found(adopted)
                     proof = last and self._settled_lists >= _PROOF
                 self._shown.update(vm.id for vm in self._fitting(vm_list))
@@ -169,14 +169,14 @@ class Lookup:
     # --- candidates -----------------------------------------------------------------------------
 
     def _remember_candidates(self, vm_list: VMList) -> None:
-        self._history.compare(vm_list)
+        self._changes.compare(vm_list)
         pending = self._pending
         for vm in self._possible(vm_list.named(pending.name)):
             self._candidates[vm.id] = True
         new = vm_list.new_since(pending.baseline or _NO_IDS)
         # Without a baseline every VM counts as new: then make all of them candidates only to
         # prevent a retry of the create.
-        whole = self._history.changes_names and (self._retry or pending.baseline is not None)
+        whole = self._changes.provider_renames and (self._retry or pending.baseline is not None)
         for vm in self._possible(new.vms if whole else new.like(pending.name)):
             if pending.fits(vm):
                 self._candidates.setdefault(vm.id, False)
@@ -199,8 +199,8 @@ class Lookup:
                 found.setdefault(vm.id, vm)
                 if vm.state == DELETING:
                     # Later reads can still show an earlier state.
-                    self._history.deleted(vm.id)
-        return [vm for vm in found.values() if not self._history.is_deleted(vm.id)]
+                    self._changes.deleted(vm.id)
+        return [vm for vm in found.values() if not self._changes.is_deleted(vm.id)]
 
     def _is_new(self, vm_id: str) -> bool:
         """Return whether a VM is neither older, nor deleted, nor made by another create."""
@@ -208,9 +208,9 @@ class Lookup:
         for before in (pending.known, pending.baseline):
             if before is not None and vm_id in before:
                 return False
-        if self._history.is_deleted(vm_id):
+        if self._changes.is_deleted(vm_id):
             return False
-        name = self._history.created_as(vm_id)
+        name = self._changes.created_as(vm_id)
         # A resumed create may be the one that made it.
         resumed = pending.resumed and pending.unique
         return name is None or (resumed and name == pending.name)
@@ -252,7 +252,7 @@ class Lookup:
             self._last_error = str(error)
             return
         if vm.state == DELETING:
-            self._history.deleted(vm_id)
+            self._changes.deleted(vm_id)
         elif vm.id == vm_id:
             self._read.add(vm_id)
             sent, span = self._pending.server_sent, self._creates.max_staleness + _HIDDEN

@@ -7,23 +7,19 @@ waits for those of creates in flight.
 
 import asyncio
 from datetime import datetime
-from typing import Final
 
 import attrs
 
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest
+from async_vmapi.tasks.changes import OwnChanges
 from async_vmapi.tasks.token import IntentToken, read
 from async_vmapi.transport.codec import Named
 from async_vmapi.transport.pipeline import Pipeline
 from async_vmapi.transport.retries import AttemptLog
 from async_vmapi.writes.attach_times import server_time
-from async_vmapi.writes.history import History
 
 __all__ = ["PendingCreate", "PendingCreates", "read_intent"]
-
-_KEPT: Final = 600.0
-"""Minimum seconds to keep the history of a VM."""
 
 
 @attrs.define(eq=False)
@@ -74,18 +70,21 @@ class PendingCreates:
 
     Args:
         pipeline: Sends them.
+        changes: The VMs that this client created, renamed and deleted.
         max_staleness: Maximum age of the data in a response, in seconds.
 
     Attributes:
+        changes: As above.
         max_staleness: As above.
-        history: The VMs that this client created, renamed and deleted.
     """
 
-    def __init__(self, pipeline: Pipeline, *, max_staleness: float = 10.0) -> None:
+    def __init__(
+        self, pipeline: Pipeline, changes: OwnChanges, *, max_staleness: float = 10.0
+    ) -> None:
         self._pipeline = pipeline
         self.max_staleness = max_staleness
         self._in_progress: dict[str, dict[PendingCreate, None]] = {}
-        self.history = History(kept=max(_KEPT, 2 * max_staleness))
+        self.changes = changes
         self._stopped = asyncio.Event()
 
     def begin(self, request: CreateRequest, *, unique: bool, window: float) -> PendingCreate:
@@ -125,7 +124,7 @@ class PendingCreates:
             )
         self._in_progress.setdefault(pending.name, {})[pending] = None
         # For as long as reads can show the state before the create.
-        self.history.keep_for(pending.window + 2 * self.max_staleness)
+        self.changes.keep_for(pending.window + 2 * self.max_staleness)
         return pending
 
     def end(self, pending: PendingCreate) -> None:
@@ -152,7 +151,7 @@ class PendingCreates:
         known = pending.known
         if known is not None and not pending.unique:
             # Include VMs that no list shows yet.
-            known = known.union(self.history.created_with(pending.name))
+            known = known.union(self.changes.created_with(pending.name))
         return IntentToken(
             pending.origin,
             "create",

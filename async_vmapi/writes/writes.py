@@ -74,7 +74,7 @@ class Writes:
         self._vm_lists = vm_lists
         self.shield = shield
         self._window = window
-        self._creates = PendingCreates(pipeline, max_staleness=max_staleness)
+        self._creates = PendingCreates(pipeline, hub.changes, max_staleness=max_staleness)
         self._closing = False
 
     # --- the three kinds of writes --------------------------------------------------------------
@@ -188,7 +188,7 @@ class Writes:
             extra = {"vmapi_name": pending.name, "vmapi_error": kind}
             _log.debug("the list before a create failed: %s", kind, extra=extra)
             return None
-        self._creates.history.compare(vm_list)
+        self._hub.changes.compare(vm_list)
         return vm_list
 
     async def _send(self, pending: PendingCreate, call: Call) -> str:
@@ -196,7 +196,7 @@ class Writes:
         pending.outcome_unknown = False
         try:
             vm_id = await self._pipeline.call(call, codec.CREATED, pending.attempts)
-            self._creates.history.created(vm_id, pending.name)
+            self._hub.changes.created(vm_id, pending.name)
         except Exception:
             pending.outcome_unknown = pending.attempts.outcome_unknown
             raise
@@ -238,7 +238,7 @@ class Writes:
 
         async def make() -> Task[T]:
             # No create may adopt the VM from now on: the request may be carried out at any moment.
-            noted = call.name == "delete" and self._creates.history.deleted(vm_id)
+            noted = call.name == "delete" and self._hub.changes.deleted(vm_id)
             try:
                 await self._pipeline.call(call, codec.ACCEPTED, write.attempts)
             except VMAPIError as error:
@@ -247,15 +247,15 @@ class Writes:
                     if missing and await is_missing(self._pipeline, vm_id, error):
                         return missing()
                     if noted and not explained:
-                        self._creates.history.not_deleted(vm_id)
+                        self._hub.changes.not_deleted(vm_id)
                     raise
                 if not explained:
-                    self._hub.may_have_changed(vm_id, target)
+                    self._hub.changes.begin(vm_id, target)
                     raise
                 return begin(True)
             if write.attempts.outcome_unknown:
                 # It may be carried out again; early observations may be of the first time.
-                self._hub.may_have_changed(vm_id, target)
+                self._hub.changes.begin(vm_id, target)
             return begin(False)
 
         return await self.shield.run(write, make())
@@ -265,7 +265,7 @@ class Writes:
     ) -> None:
         """Make a rename; `get` is the call that reads the VM."""
         write = _context(context).begin("rename", lambda: None, vm_id=vm_id, name=name)
-        self._creates.history.renamed(vm_id)
+        self._hub.changes.renamed(vm_id)
 
         async def make() -> None:
             try:

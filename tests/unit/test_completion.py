@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_vmapi.tasks.changes import OwnChanges
 from async_vmapi.tasks.completion import Completion, Done, Evidence, Failed, Observation, Pending
 from async_vmapi.tasks.rules import RULES, Target
 
@@ -349,46 +348,3 @@ class TestAnyHistory:
             if not isinstance(verdict, Pending) or verdict.recheck_at is None:
                 break
             at = max(at + 1.0, verdict.recheck_at)
-
-
-class TestOwnChanges:
-    def test_a_vm_is_quiet_max_staleness_after_its_last_change(self):
-        """From its observed completion, or from the longest time it may last."""
-        changes = OwnChanges(D)
-        assert changes.is_quiet("a", 0.0)
-        changes.begin("a", "shutdown", 0.0, 600.0)
-        assert not changes.is_quiet("a", 609.0)
-        changes.end("a", 20.0, visible=True)
-        assert not changes.is_quiet("a", 29.9)
-        assert changes.is_quiet("a", 30.0)
-        assert changes.is_visible("a")
-        assert not changes.is_visible("b")
-
-    def test_an_operation_does_not_count_against_itself(self):
-        """A reboot that may have been sent may show; what was changed before it still counts."""
-        changes = OwnChanges(D)
-        changes.begin("a", "reboot", 0.0, 900.0)
-        assert not changes.is_quiet("a", 60.0)
-        assert changes.is_quiet("a", 60.0, besides="reboot")
-        assert not changes.is_quiet("a", 60.0, besides="reset")
-        changes.end("b", 0.0, visible=True)
-        changes.begin("b", "reboot", 5.0, 900.0)
-        assert not changes.is_quiet("b", 60.0, besides="reboot")
-        changes.end("a", 100.0, visible=True)
-        assert not changes.is_quiet("a", 105.0, besides="reboot")
-
-    def test_another_clock_makes_all_changes_recent(self):
-        """Another loop's times mean nothing now."""
-        changes = OwnChanges(D)
-        changes.end("a", 5000.0, visible=True)
-        changes.move_to(3.0)
-        assert not changes.is_quiet("a", 12.9)
-        assert changes.is_quiet("a", 13.0)
-
-    def test_old_entries_are_dropped(self):
-        """A client that lives for months keeps no list of all its VMs."""
-        changes = OwnChanges(D)
-        for number in range(20_000):
-            changes.begin(f"vm-{number}", "reset", float(number), float(number) + 5)
-            changes.end(f"vm-{number}", float(number) + 5, visible=True)
-        assert sum(changes.is_visible(f"vm-{number}") for number in range(20_000)) < 2000
