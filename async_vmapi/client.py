@@ -117,7 +117,7 @@ class Client:
             window=option["reconcile_timeout"],
             max_staleness=staleness,
         )
-        self.vms = VirtualMachines(self._pipeline, self._hub, self._writes)
+        self.vms = VirtualMachines(self._pipeline, self._writes)
         self.regions = Regions(self._pipeline)
         self.templates = Templates(self._pipeline)
         self.account = Account(self._pipeline)
@@ -260,7 +260,7 @@ class Client:
             InvalidState: If no asyncio event loop is running.
         """
         running_loop()
-        task = tasks.resume(self._hub, self._pipeline.origin, token)
+        task = tasks.resume(self._hub, token)
         self._shield.resumed(token)
         return task
 
@@ -283,7 +283,7 @@ class Client:
         removed once it is awaited or refreshed, and complete. Tasks from `resume` are listed only
         while your code holds them. At most the latest 10,000 are kept, even after `close`.
         """
-        return tuple(self._hub.pending.tasks())
+        return tasks.pending(self._hub)
 
     async def reconcile(
         self, token: str, *, reconcile_timeout: float | None = None

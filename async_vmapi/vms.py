@@ -12,7 +12,6 @@ Cancellation does not abort a write that was sent: the method waits up to ``canc
 for the response. If the outcome is then unknown, the write is in ``client.unresolved``.
 """
 
-from functools import partial
 from typing import Any, Final, Literal, overload
 
 import anyio.lowlevel
@@ -20,8 +19,6 @@ import anyio.lowlevel
 from async_vmapi import validation
 from async_vmapi.errors import DecodingError, InvalidArgument
 from async_vmapi.models import CdromBoot, Console, CreateRequest, ImageBoot, VirtualMachine
-from async_vmapi.tasks import task as tasks
-from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.token import IntentToken, seal
@@ -44,17 +41,15 @@ _DECODED_AT_ONCE: Final = 250
 class VirtualMachines:
     """The VMs of one region, as ``client.vms``."""
 
-    __slots__ = ("_context", "_hub", "_pipeline", "_writes")
+    __slots__ = ("_context", "_pipeline", "_writes")
 
     def __init__(
         self,
         pipeline: Pipeline,
-        hub: PollHub,
         writes: Writes,
         context: WriteContext | None = None,
     ) -> None:
         self._pipeline = pipeline
-        self._hub = hub
         self._writes = writes
         self._context = context
 
@@ -335,34 +330,22 @@ class VirtualMachines:
         flag = int(validation.boolean("delete_resources", delete_resources))
         body = codec.encode({"deleteResources": flag})
         call = Call("delete", "DELETE", path_of(vm), body, idempotency=Idempotency.IDEMPOTENT)
-        start = partial(
-            tasks.start_delete,
-            self._hub,
-            self._pipeline.origin,
-            id_of(vm),
-            visible=isinstance(vm, VirtualMachine),
-        )
-        accept_missing = validation.boolean("missing_ok", missing_ok)
         return await self._writes.idempotent(
             self._context,
             call,
             id_of(vm),
             Target("delete"),
-            lambda adopted: start(adopted=adopted),
-            partial(start, was_missing=True) if accept_missing else None,
+            visible=isinstance(vm, VirtualMachine),
+            missing_ok=validation.boolean("missing_ok", missing_ok),
         )
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
-        visible = isinstance(vm, VirtualMachine)
-        start = partial(
-            tasks.start, self._hub, self._pipeline.origin, id_of(vm), target, visible=visible
-        )
         return await self._writes.idempotent(
             self._context,
             _call(target.operation, vm, body),
             id_of(vm),
             target,
-            lambda adopted: start(adopted=adopted),
+            visible=isinstance(vm, VirtualMachine),
         )
 
     async def _once(
@@ -391,5 +374,5 @@ def _call(operation: str, vm: VMOrId, body: bytes = b"") -> Call:
 def bound(vms: VirtualMachines, context: WriteContext) -> VirtualMachines:
     """Return the same methods with a context for their writes."""
     # Not a method: it is for bulk calls and durable jobs.
-    parts = vms._pipeline, vms._hub, vms._writes  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    parts = vms._pipeline, vms._writes  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return VirtualMachines(*parts, context)

@@ -54,6 +54,11 @@ class PollHub:
         self.pending = PendingTasks()
 
     @property
+    def origin(self) -> str:
+        """The endpoint."""
+        return self._pipeline.origin
+
+    @property
     def min_interval(self) -> float:
         """Minimum seconds between two polls of the same VM."""
         return self._schedule.floor
@@ -70,8 +75,8 @@ class PollHub:
         *,
         elapsed: float = 0.0,
         visible: bool = False,
+        adopted: bool = False,
         resumed: bool = False,
-        reconciled: bool = False,
     ) -> Watch:
         """Return the watch of one operation.
 
@@ -80,10 +85,10 @@ class PollHub:
             target: What was requested.
             elapsed: Seconds since the request was accepted.
             visible: Whether a read has shown the VM.
+            adopted: Whether it may have been carried out before; its response was lost.
             resumed: Whether the request was accepted some time ago.
-            reconciled: Whether it may have been sent, and even carried out, before.
         """
-        besides = target.operation if reconciled else None
+        besides = target.operation if adopted else None
         quiet = not resumed and self.changes.is_quiet(vm_id, besides=besides)
         visible = visible or (not resumed and self.changes.is_visible(vm_id))
         self.changes.begin(vm_id, target)
@@ -94,6 +99,7 @@ class PollHub:
             elapsed=elapsed,
             visible_at=elapsed if visible else None,
             quiet=quiet,
+            adopted=adopted,
         )
 
     async def wait(self, watch: Watch, *, until: float | None = None, news: bool = False) -> bool:

@@ -22,20 +22,18 @@ class PendingTasks:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Watch, tuple[weakref.ref[Any], Callable[[], Any] | None]] = {}
+        self._kept: dict[Watch, weakref.ref[Any]] = {}
 
-    def add(self, watch: Watch, task: object, recreate: Callable[[], Any] | None) -> None:
-        """Keep a task until it is complete.
+    def add(self, watch: Watch, task: object) -> None:
+        """Keep a task until it is complete."""
+        self._add(watch, weakref.ref(task))
 
-        Args:
-            watch: The task's watch.
-            task: The task.
-            recreate: Creates the task again once it is no longer referenced; None to drop it then.
-        """
-        if recreate is None:
-            self._kept[watch] = weakref.ref(task, lambda _: self.discard(watch)), None
-        else:
-            self._kept[watch] = weakref.ref(task), recreate
+    def add_while_referenced(self, watch: Watch, task: object) -> None:
+        """Keep a task until it is complete or no longer referenced elsewhere."""
+        self._add(watch, weakref.ref(task, lambda _: self.discard(watch)))
+
+    def _add(self, watch: Watch, task: weakref.ref[Any]) -> None:
+        self._kept[watch] = task
         if len(self._kept) > MOST_PENDING:
             self.discard(next(iter(self._kept)))
 
@@ -43,12 +41,7 @@ class PendingTasks:
         """Drop a task that is complete, or was not returned to a caller."""
         self._kept.pop(watch, None)
 
-    def tasks(self) -> list[Any]:
-        """Return the tasks, the oldest first."""
-        found: list[Any] = []
-        for kept, recreate in list(self._kept.values()):
-            if (task := kept()) is not None:
-                found.append(task)
-            elif recreate is not None:
-                found.append(recreate())
-        return found
+    def tasks(self, recreate: Callable[[Watch], Any]) -> list[Any]:
+        """Return the tasks, the oldest first; `recreate` makes those not referenced any more."""
+        kept = [(watch, task()) for watch, task in list(self._kept.items())]
+        return [recreate(watch) if task is None else task for watch, task in kept]

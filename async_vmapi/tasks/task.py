@@ -3,8 +3,9 @@
 import asyncio
 import enum
 import math
-from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import AsyncIterator, Generator
+from functools import partial
+from typing import Any, Final, Generic, TypeVar, cast
 
 from async_vmapi import validation
 from async_vmapi.errors import (
@@ -26,9 +27,8 @@ from async_vmapi.tasks.watch import TaskEvent, Watch
 from async_vmapi.telemetry.hooks import OperationObserver
 from async_vmapi.transport.pipeline import running_loop
 
-__all__ = ["DEFAULT_TIMEOUT", "Task", "follow", "forget", "resume", "start", "start_delete"]
+__all__ = ["DEFAULT_TIMEOUT", "Task", "follow", "forget", "has_begun", "resume", "start"]
 
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=TaskError)
 
@@ -56,38 +56,12 @@ class Task(Generic[T_co]):
     Tasks come from the methods of ``client.vms`` and from `Client.resume`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_hub",
-        "_observer",
-        "_origin",
-        "_result_of",
-        "_watch",
-        "adopted",
-    )
+    __slots__ = ("__weakref__", "_hub", "_observer", "_watch")
 
-    adopted: bool
-    """Whether the response to the request was lost and its effect was found by reconciling.
-
-    For a create, that is the VM that appeared. For other operations, it is evidence that the
-    request was carried out, or that a retry was refused because the first attempt had been.
-    """
-
-    def __init__(
-        self,
-        hub: PollHub,
-        watch: Watch,
-        origin: str,
-        result_of: Callable[[TaskEvent], T_co],
-        *,
-        adopted: bool = False,
-    ) -> None:
-        self.adopted = adopted
+    def __init__(self, hub: PollHub, watch: Watch) -> None:
         self._observer: OperationObserver | None = None
         self._hub = hub
         self._watch = watch
-        self._origin = origin
-        self._result_of = result_of
 
     def __repr__(self) -> str:
         evidence = self.evidence
@@ -110,6 +84,15 @@ class Task(Generic[T_co]):
     def operation(self) -> Operation:
         """The operation's name."""
         return self._watch.target.operation
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the response to the request was lost and its effect was found by reconciling.
+
+        For a create, that is the VM that appeared. For other operations, it is evidence that the
+        request was carried out, or that a retry was refused because the first attempt had been.
+        """
+        return self._watch.adopted
 
     @property
     def was_missing(self) -> bool:
@@ -153,7 +136,8 @@ class Task(Generic[T_co]):
         """
         verdict = self._watch.verdict
         if isinstance(verdict, Done):
-            return self._result_of(self._watch.history[-1])
+            # None after a delete: the VM is gone.
+            return cast("T_co", self._watch.history[-1].vm)
         if isinstance(verdict, Failed):
             raise self._error(VMVanished if verdict.gone else TaskFailed, verdict.reason)
         raise InvalidState(f"{self!r} has no result yet: await it first")
@@ -238,7 +222,7 @@ class Task(Generic[T_co]):
         watch = self._watch
         return tokens.seal(
             TaskToken(
-                origin=self._origin,
+                origin=self._hub.origin,
                 operation=watch.target.operation,
                 vm=watch.vm_id,
                 cores=watch.target.cores,
@@ -276,64 +260,32 @@ class Task(Generic[T_co]):
         )
 
 
-def _vm_at_end(event: TaskEvent) -> VirtualMachine:
-    if event.vm is None:
-        raise InvalidState("the VM is gone")
-    return event.vm
-
-
-def _nothing(_: TaskEvent) -> None:
-    return None
-
-
-def _vm_if_any(event: TaskEvent) -> VirtualMachine | None:
-    return event.vm
-
-
 def start(
     hub: PollHub,
-    origin: str,
     vm_id: str,
     target: Target,
     *,
     visible: bool = False,
     adopted: bool = False,
-) -> Task[VirtualMachine]:
-    """Return the task of an operation that the API accepted just now.
+) -> Task[Any]:
+    """Return the task of an operation that was accepted just now, and list it as pending.
 
-    `visible` is whether a read has shown the VM before.
+    Args:
+        hub: Polls the VM.
+        vm_id: The VM.
+        target: What was requested.
+        visible: Whether a read has shown the VM before.
+        adopted: See `Task.adopted`.
     """
-    watch = hub.watch(vm_id, target, visible=visible, reconciled=adopted)
-
-    def make() -> Task[VirtualMachine]:
-        return Task(hub, watch, origin, _vm_at_end, adopted=adopted)
-
-    return _listed(hub, watch, make)
-
-
-def start_delete(
-    hub: PollHub,
-    origin: str,
-    vm_id: str,
-    *,
-    visible: bool = False,
-    adopted: bool = False,
-    was_missing: bool = False,
-) -> Task[None]:
-    """Return the task of a delete that the API accepted just now, or whose VM was missing."""
-    watch = hub.watch(vm_id, Target("delete", was_missing=was_missing), visible=visible)
-
-    def make() -> Task[None]:
-        return Task(hub, watch, origin, _nothing, adopted=adopted)
-
-    return _listed(hub, watch, make)
-
-
-def _listed(hub: PollHub, watch: Watch, make: Callable[[], Task[T]]) -> Task[T]:
-    """Create a task, and list it as pending until it is complete."""
-    task = make()
-    hub.pending.add(watch, task, make)
+    watch = hub.watch(vm_id, target, visible=visible, adopted=adopted)
+    task: Task[Any] = Task(hub, watch)
+    hub.pending.add(watch, task)
     return task
+
+
+def pending(hub: PollHub) -> tuple[Task[Any], ...]:
+    """Return the tasks of a client that are not complete, the oldest first."""
+    return tuple(hub.pending.tasks(partial(Task, hub)))
 
 
 def forget(task: Task[Any]) -> None:
@@ -360,9 +312,9 @@ def follow(task: Task[Any], observer: OperationObserver) -> None:
     task._watch.observed_by(observer)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
-def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]:
+def resume(hub: PollHub, token: str) -> Task[VirtualMachine | None]:
     """Recreate a task from its token; see `Client.resume`."""
-    content = tokens.read(token, origin)
+    content = tokens.read(token, hub.origin)
     if isinstance(content, IntentToken):
         raise InvalidArgument(
             "token is of a write whose outcome is unknown; pass it to client.reconcile",
@@ -380,11 +332,12 @@ def resume(hub: PollHub, origin: str, token: str) -> Task[VirtualMachine | None]
         target,
         elapsed=max(0.0, content.elapsed),
         visible=content.seen,
+        adopted=content.adopted,
         resumed=True,
     )
-    task = Task(hub, watch, origin, _vm_if_any, adopted=content.adopted)
-    # Pending only while it is referenced: the caller has its token.
-    hub.pending.add(watch, task, None)
+    task: Task[VirtualMachine | None] = Task(hub, watch)
+    # Only while it is referenced: the caller has its token.
+    hub.pending.add_while_referenced(watch, task)
     if hub.observer is not None:
         followed = hub.observer.operation(
             content.operation, content.vm, elapsed=watch.elapsed, trace=content.trace

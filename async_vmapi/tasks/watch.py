@@ -65,12 +65,14 @@ class Watch:
         elapsed: Seconds since the request was accepted.
         visible_at: When a read had shown the VM; None if none has.
         quiet: Whether this client changed nothing about the VM just before.
+        adopted: Whether the response to the request was lost.
     """
 
     __slots__ = (
         "_completion",
         "_last",
         "_observer",
+        "adopted",
         "asked",
         "elapsed",
         "failed_polls",
@@ -94,7 +96,9 @@ class Watch:
         elapsed: float = 0.0,
         visible_at: float | None = None,
         quiet: bool = False,
+        adopted: bool = False,
     ) -> None:
+        self.adopted = adopted
         self.vm_id = vm_id
         self.target = target
         self.elapsed = elapsed

@@ -7,8 +7,9 @@ create that certainly made no VM.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
+
+import attrs
 
 from async_vmapi import validation
 from async_vmapi.errors import (
@@ -38,8 +39,6 @@ from async_vmapi.writes.record import FUNCTION, WriteContext
 from async_vmapi.writes.shield import Shield
 
 __all__ = ["Writes"]
-
-T = TypeVar("T")
 
 _log: Final = logger_of(__name__)
 
@@ -206,14 +205,7 @@ class Writes:
 
     def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
         # Reads have shown a VM that is adopted.
-        return tasks.start(
-            self._hub,
-            self._pipeline.origin,
-            vm_id,
-            Target("create"),
-            visible=adopted,
-            adopted=adopted,
-        )
+        return tasks.start(self._hub, vm_id, Target("create"), visible=adopted, adopted=adopted)
 
     async def idempotent(
         self,
@@ -221,9 +213,10 @@ class Writes:
         call: Call,
         vm_id: str,
         target: Target,
-        begin: Callable[[bool], Task[T]],
-        missing: Callable[[], Task[T]] | None = None,
-    ) -> Task[T]:
+        *,
+        visible: bool,
+        missing_ok: bool = False,
+    ) -> Task[Any]:
         """Make an idempotent write, which is retried if its outcome is unknown.
 
         Args:
@@ -231,12 +224,16 @@ class Writes:
             call: The call.
             vm_id: The VM's id.
             target: The target state.
-            begin: Creates the task; its argument is whether the response that accepted it was lost.
-            missing: Creates the task if the VM does not exist; None to raise the error.
+            visible: Whether a read has shown the VM.
+            missing_ok: Whether to return a task if the VM does not exist, too.
         """
-        write = _context(context).begin(call.name, lambda: begin(True).token(), vm_id=vm_id)
 
-        async def make() -> Task[T]:
+        def begin(*, adopted: bool = False) -> Task[Any]:
+            return tasks.start(self._hub, vm_id, target, visible=visible, adopted=adopted)
+
+        write = _context(context).begin(call.name, lambda: begin(adopted=True).token(), vm_id=vm_id)
+
+        async def make() -> Task[Any]:
             # No create may adopt the VM from now on: the request may be carried out at any moment.
             noted = call.name == "delete" and self._hub.changes.deleted(vm_id)
             try:
@@ -244,19 +241,20 @@ class Writes:
             except VMAPIError as error:
                 explained = is_explained(call.name, error)
                 if not write.attempts.outcome_unknown:
-                    if missing and await is_missing(self._pipeline, vm_id, error):
-                        return missing()
+                    if missing_ok and await is_missing(self._pipeline, vm_id, error):
+                        missing = attrs.evolve(target, was_missing=True)
+                        return tasks.start(self._hub, vm_id, missing, visible=visible)
                     if noted and not explained:
                         self._hub.changes.not_deleted(vm_id)
                     raise
                 if not explained:
                     self._hub.changes.begin(vm_id, target)
                     raise
-                return begin(True)
+                return begin(adopted=True)
             if write.attempts.outcome_unknown:
                 # It may be carried out again; early observations may be of the first time.
                 self._hub.changes.begin(vm_id, target)
-            return begin(False)
+            return begin()
 
         return await self.shield.run(write, make())
 
@@ -305,9 +303,7 @@ class Writes:
                     raise
                 cause = error
             else:
-                return tasks.start(
-                    self._hub, self._pipeline.origin, vm_id, Target(operation), visible=visible
-                )
+                return tasks.start(self._hub, vm_id, Target(operation), visible=visible)
             return await self._watch(token(), cause, window)
 
         return await self.shield.run(write, make())
@@ -316,7 +312,7 @@ class Writes:
         self, token: IntentToken, cause: Exception | None, window: float
     ) -> Task[VirtualMachine]:
         """Return the task of a reboot or reset once its VM is observed to leave ``online``."""
-        task = tasks.start(self._hub, token.origin, token.vm, Target(token.operation), adopted=True)
+        task = tasks.start(self._hub, token.vm, Target(token.operation), adopted=True)
         try:
             if not self._closing and await tasks.has_begun(task, window):
                 return task
@@ -347,7 +343,7 @@ class Writes:
         if isinstance(token, IntentToken):
             task = await self._reconcile_write(token, besides, window)
         else:
-            task = tasks.resume(self._hub, self._pipeline.origin, text)
+            task = tasks.resume(self._hub, text)
         self.shield.resumed(text)
         return task
 
