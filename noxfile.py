@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -32,7 +33,7 @@ NEEDS = (
 )
 OLDEST = [re.sub(r"^([\w-]+)>=([\d.]+).*", r"\1==\2", need) for need in NEEDS]
 
-# Built once, by `package`, for every Python of `installed`.
+# Built once, by `release`, for every Python of `installed`.
 DIST = Path(".nox/dist").resolve()
 # What somebody does first with the package, and what is easily left out of it.
 USE = """
@@ -69,7 +70,7 @@ nox.options.sessions = [
     "pythons",
     "minimum",
     "audit",
-    "package",
+    "release",
     "installed",
 ]
 
@@ -190,19 +191,52 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session
-def package(session: nox.Session) -> None:
-    """Build sdist and wheel, and check what they say of themselves."""
-    session.install("build", "twine")
-    shutil.rmtree(DIST, ignore_errors=True)
-    session.run("python", "-m", "build", "--outdir", str(DIST), silent=True)
+def release(session: nox.Session) -> None:
+    """Build what is published: sdist, wheel, and the list of all that they bring along (SBOM).
+
+    They are built twice: anybody who builds them from the same commit gets the same bytes.
+    """
+    session.install(*PYPROJECT["build-system"]["requires"], "build", "cyclonedx-bom", "twine")
+    commit = session.run(
+        *("git", "log", "-1", "--format=%ct"), external=True, silent=True, log=False
+    )
+    session.env["SOURCE_DATE_EPOCH"] = str(commit).strip()
+    again, bare = (Path(session.create_tmp()).resolve() / name for name in ("again", "bare"))
+    for folder in (DIST, again, bare):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (DIST, again):
+        session.run(
+            *("python", "-m", "build", "--no-isolation", "--outdir", str(folder)), silent=True
+        )
+    for file in DIST.iterdir():
+        if file.read_bytes() != (again / file.name).read_bytes():
+            session.error(f"{file.name} differs from one build to the next")
     session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
+    (wheel,) = DIST.glob("*.whl")
+    # Nothing else is in there: not pip, and not the tools of this session.
+    session.run("python", "-m", "venv", "--without-pip", str(bare))
+    session.run(
+        *("python", "-m", "pip", "--python", str(bare), "install", "--quiet"),
+        f"{wheel}[cli,durable,otel]",
+    )
+    bill = DIST / f"{wheel.name.partition('-py3')[0]}.cdx.json"
+    session.run(
+        *("cyclonedx-py", "environment", "--output-reproducible", "-o", str(bill)),
+        *("--pyproject", "pyproject.toml", "--mc-type", "library", str(bare)),
+    )
+    # It does not find a version that is in the code.
+    content = json.loads(bill.read_text())
+    content["metadata"]["component"]["version"] = wheel.name.split("-")[1]
+    bill.write_text(json.dumps(content, indent=2) + "\n")
+    for file in sorted(DIST.iterdir()):
+        session.log(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file}")
 
 
 @nox.session(python=PYTHONS)
 def installed(session: nox.Session) -> None:
     """Use the sdist, then the wheel, in an environment that has nothing else."""
     if not DIST.exists():
-        session.error("there is nothing to install yet: nox -s package installed")
+        session.error("there is nothing to install yet: nox -s release installed")
     (sdist,), (wheel,) = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
     session.chdir(session.create_tmp())
     session.install("--quiet", str(sdist))
