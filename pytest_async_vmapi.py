@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from async_vmapi import Client
     from async_vmapi.emulator import Settings
@@ -57,6 +57,27 @@ def vm_server(vm_settings: Settings | None) -> Iterator[VMServer]:
 
     with VMServer(vm_settings) as server:
         yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that passed without a request for each of its ``fail_next``."""
+    result = yield
+    fixtures: dict[str, Any] = getattr(item, "funcargs", {})
+    clouds = fixtures.get("vm_cloud"), getattr(fixtures.get("vm_server"), "cloud", None)
+    unused = [
+        f"{fault.call}: {fault.kind}"
+        for cloud in clouds
+        if cloud is not None
+        for fault in cloud.faults.unused
+    ]
+    if unused:
+        pytest.fail(
+            f"no request got the fault of fail_next ({', '.join(unused)}), so this test does not "
+            "test it. If that is meant, end the test with faults.clear()",
+            pytrace=False,
+        )
+    return result
 
 
 def _looptime_is_on(node: pytest.Item) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from async_vmapi import validation
 from async_vmapi.bulk.executor import BulkExecutor
-from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
+from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share, plan_of
 from async_vmapi.catalogue import Account, Regions, Templates
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import VirtualMachine
@@ -236,13 +236,9 @@ class Client:
         Raises:
             InvalidArgument: If an argument is invalid.
         """
-        if plan is None:
-            plan = BulkPlan(**fields)
-        elif not isinstance(plan, BulkPlan) or fields:
-            raise validation.refuse("plan", plan, "a BulkPlan without further fields")
         return BulkExecutor(
             self.vms,
-            plan,
+            plan_of(plan, fields),
             origin=self._pipeline.origin,
             reconcile=lambda token, besides: self._writes.reconcile(token, besides=besides),
             requests=lambda: self._pipeline.requests,

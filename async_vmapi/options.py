@@ -156,10 +156,10 @@ def checked(options: ClientOptions) -> dict[str, Any]:
         InvalidArgument: If an option is invalid.
         TypeError: If there is no option of that name.
     """
-    if unknown := options.keys() - _OPTIONS.keys():
+    if unknown := sorted(options.keys() - _OPTIONS.keys()):
         # They may be secrets, and are in the frame of the constructor.
         cast("dict[str, object]", options).clear()
-        raise TypeError(f"Client has no option {min(unknown)}; it has {', '.join(_OPTIONS)}")
+        raise TypeError(f"Client has no option {validation.unknown(unknown, _OPTIONS)}")
     found: dict[str, Any] = {}
     for name, (default, check) in _OPTIONS.items():
         value = cast("dict[str, object]", options).get(name, default)

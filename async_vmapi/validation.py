@@ -8,6 +8,7 @@ import contextlib
 import math
 import re
 import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from async_vmapi.errors import InvalidArgument
@@ -22,6 +23,7 @@ __all__ = [
     "seconds",
     "secret",
     "text",
+    "unknown",
     "whole",
 ]
 
@@ -41,6 +43,34 @@ def refuse(argument: str, value: object, allowed: str) -> InvalidArgument:
     if len(shown) > 80:
         shown = f"{shown[:77]}..."
     return InvalidArgument(f"{argument}={shown} is not {allowed}", argument=argument)
+
+
+# What other libraries call it, and the names here, of which a call has one at most.
+_SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("cpu", "cpus", "cores", "vcpus", "vcpu"), ("cpus", "cores")),
+    **dict.fromkeys(("memory", "mem", "ram_mb", "memory_mb"), ("ram",)),
+    **dict.fromkeys(("zone", "region", "location", "datacenter"), ("zone_id",)),
+    **dict.fromkeys(("os", "image", "template", "template_id", "iso"), ("boot",)),
+    **dict.fromkeys(("password", "key_id", "ssh_keys", "user_data"), ("boot",)),
+    **dict.fromkeys(("label", "hostname"), ("name",)),
+    **dict.fromkeys(("concurrency", "parallel", "workers"), ("limit",)),
+    **dict.fromkeys(("batches", "batch_size"), ("waves",)),
+    **dict.fromkeys(("retries", "attempts"), ("max_retries",)),
+}
+
+
+def unknown(names: Iterable[str], known: Iterable[str]) -> str:
+    """Return names of arguments that do not exist, each with the one that it may stand for."""
+    # Most programs never need it.
+    from difflib import get_close_matches
+
+    allowed, shown, unclear = list(known), list[str](), ""
+    for name in names:
+        meant = [right for right in _SYNONYMS.get(name, ()) if right in allowed]
+        meant = meant or get_close_matches(name, allowed, 1)
+        shown.append(f"{name!r} (did you mean {meant[0]!r}?)" if meant else repr(name))
+        unclear = unclear if meant else f"; it takes {', '.join(allowed) or 'no arguments'}"
+    return ", ".join(shown) + unclear
 
 
 def whole(argument: str, value: object, *, minimum: int) -> int:

@@ -85,10 +85,11 @@ def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
     """
     spec = OPERATIONS[operation]
     known = spec.arguments
-    for name in keywords:
-        if name not in known:
-            takes = ", ".join(sorted(known)) or "no arguments"
-            raise InvalidArgument(f"{operation} takes {takes}, not {name}", argument=name)
+    if unknown := [name for name in keywords if name not in known]:
+        raise InvalidArgument(
+            f"{operation} has no argument {validation.unknown(unknown, known)}",
+            argument=unknown[0],
+        )
     for name in sorted(spec.required - keywords.keys()):
         raise InvalidArgument(f"{operation} needs {name}", argument=name)
     for name, value in keywords.items():

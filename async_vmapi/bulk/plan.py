@@ -12,6 +12,7 @@ import attrs
 
 from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome, Status
+from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.serialization import Document, stored
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 else:
     Task = Awaitable
 
-__all__ = ["BulkEvent", "BulkPlan", "Share", "count_of", "wave_sizes"]
+__all__ = ["BulkEvent", "BulkPlan", "Share", "count_of", "plan_of", "wave_sizes"]
 
 Share: TypeAlias = int | str
 """A number of VMs, or a percentage of a fleet like ``"5%"`` or ``"0.5%"``."""
@@ -149,3 +150,22 @@ class BulkPlan(Document):
         object.__setattr__(self, "waves", _checked_waves(self.waves))
         if self.on_event is not None and not callable(self.on_event):
             raise validation.refuse("on_event", self.on_event, "a callable")
+
+
+def plan_of(plan: BulkPlan | None, fields: dict[str, Any]) -> BulkPlan:
+    """Return the plan of a call, which takes it as one value or by its fields.
+
+    Raises:
+        InvalidArgument: If both are given, or a field is wrong.
+    """
+    if plan is None:
+        known = attrs.fields_dict(BulkPlan)
+        if unknown := [name for name in fields if name not in known]:
+            raise InvalidArgument(
+                f"a plan has no argument {validation.unknown(unknown, known)}",
+                argument=unknown[0],
+            )
+        return BulkPlan(**fields)
+    if not isinstance(plan, BulkPlan) or fields:
+        raise validation.refuse("plan", plan, "a BulkPlan without further fields")
+    return plan

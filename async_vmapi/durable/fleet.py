@@ -7,7 +7,7 @@ from typing import Any, Final, Self, overload
 from async_vmapi import validation
 from async_vmapi.bulk.item import Items, check_items
 from async_vmapi.bulk.operations import Operations
-from async_vmapi.bulk.plan import BulkPlan, Share
+from async_vmapi.bulk.plan import BulkPlan, Share, plan_of
 from async_vmapi.client import Client
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
 from async_vmapi.durable.limits import Limits
@@ -126,14 +126,10 @@ class DurableFleet:
         """
         validation.identifier("name", name)
         validation.boolean("attach", attach)
-        if plan is None:
-            plan = BulkPlan(**fields)
-        elif not isinstance(plan, BulkPlan) or fields:
-            raise validation.refuse("plan", plan, "a BulkPlan without further fields")
         return Submission(
             self._database,
             name,
-            plan,
+            plan_of(plan, fields),
             polling_interval=self._limits.polling_interval,
             attach=attach,
         )

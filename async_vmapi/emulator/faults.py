@@ -161,6 +161,11 @@ class FaultPlan:
         """Whether there are no faults."""
         return not (self.faults or self._next)
 
+    @property
+    def unused(self) -> tuple[Fault, ...]:
+        """The faults of `fail_next` that no request got yet."""
+        return tuple(self._next)
+
     def pick(self, call: str, path: str) -> Fault | None:
         """Return the fault for a request, if any, and count it."""
         picked = next((fault for fault in self._next if fault.fits(call, path)), None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar, 
 
 import attrs
 
+from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = ["Document", "Serializable", "stored", "structure", "unstructure"]
 T = TypeVar("T")
 
 _STORED: Final = "async_vmapi stored"
+_UNKNOWN: Final = "with unknown fields"
 
 
 def stored(**how: Any) -> dict[str, Any]:
@@ -91,7 +93,10 @@ def structure(content: object, kind: type[T]) -> T:
     try:
         return _converter().structure(content, kind)
     except (BaseValidationError, AttributeError, TypeError) as error:
-        problem, _, place = transform_error(error, format_exception=_problem)[0].partition(" @ ")
+        problems = transform_error(error, format_exception=_problem)
+        # A misspelt field is missing, too.
+        worst = min(problems, key=lambda problem: not problem.startswith(_UNKNOWN))
+        problem, _, place = worst.partition(" @ ")
     raise InvalidArgument(f"{place} of {kind.__name__} is {problem}", argument="content")
 
 
@@ -101,7 +106,8 @@ def _problem(error: BaseException, kind: Any) -> str:
     if isinstance(error, InvalidArgument):
         return f"invalid: {error}"
     if isinstance(error, ForbiddenExtraKeysError):
-        return f"with unknown fields: {', '.join(sorted(error.extra_fields))}"
+        known = attrs.fields_dict(error.cl)
+        return f"{_UNKNOWN}: {validation.unknown(sorted(error.extra_fields), known)}"
     if isinstance(error, KeyError):
         return "missing or unknown"
     # Not the error's own text: it may show the value.

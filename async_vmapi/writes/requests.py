@@ -15,6 +15,9 @@ VMOrId: TypeAlias = VirtualMachine | str
 
 PATH: Final = "/v2/virtual-machines"
 
+_OPTIONS: Final = ("unique_name", "on_unknown", "intent", "maybe_sent", "reconcile_timeout")
+"""What a create takes besides its request."""
+
 
 def id_of(vm: VMOrId) -> str:
     """Return the id of a VM."""
@@ -29,18 +32,20 @@ def path_of(vm: VMOrId) -> str:
 def request_of(request: object, keywords: dict[str, Any]) -> CreateRequest:
     """Return the request of a create from its positional argument or its keywords."""
     if request is None:
-        missing = [f.name for f in attrs.fields(CreateRequest) if f.name not in keywords]
-        if missing:
-            raise InvalidArgument(
-                f"create needs {', '.join(missing)}, or a CreateRequest", argument=missing[0]
-            )
-        if unknown := [name for name in keywords if name not in attrs.fields_dict(CreateRequest)]:
+        fields = attrs.fields_dict(CreateRequest)
+        if unknown := [name for name in keywords if name not in fields]:
             # They may be secrets, and are in the frame of `create`.
             keywords.clear()
+            shown = validation.unknown(unknown, [*fields, *_OPTIONS])
+            if "boot" in shown:
+                shown += (
+                    ". Pass boot=ImageBoot(os=..., password=..., key_id=..., user_data=...), or "
+                    "boot=CdromBoot(iso=...)"
+                )
+            raise InvalidArgument(f"create has no argument {shown}", argument=unknown[0])
+        if missing := [name for name in fields if name not in keywords]:
             raise InvalidArgument(
-                f"create has no argument {', '.join(unknown)}; password, key_id and user_data are "
-                "fields of an ImageBoot, as boot",
-                argument=unknown[0],
+                f"create needs {', '.join(missing)}, or a CreateRequest", argument=missing[0]
             )
         return _without_references(CreateRequest(**keywords))
     if not isinstance(request, CreateRequest):

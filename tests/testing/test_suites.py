@@ -131,6 +131,24 @@ def test_over_http(vm_server):
     asyncio.run(lost())
 """
 
+UNUSED = """
+import pytest
+
+def test_in_memory(vm_cloud):
+    vm_cloud.fail_next("create", "server_error", status=503)
+
+def test_over_http(vm_server):
+    vm_server.cloud.fail_next("list")
+
+def test_fails_by_itself(vm_cloud):
+    vm_cloud.fail_next("create")
+    assert vm_cloud.vms
+
+def test_meant(vm_cloud):
+    vm_cloud.fail_next("create")
+    vm_cloud.faults.clear()
+"""
+
 # As this suite's own conftest does; the reason is there.
 CONFTEST = """
 import asyncio
@@ -144,7 +162,7 @@ LOOPTIME = ["looptime_plugin", "looptime_chronometers", "looptime_timeproxies"]
 def run_suite(tmp_path):
     """Run modules of tests as a suite, with some plugins disabled."""
 
-    def run(*arguments, without=(), **modules):
+    def run(*arguments, without=(), code=0, **modules):
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "product.py").write_text(DEPLOY)
         (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
@@ -166,7 +184,7 @@ def run_suite(tmp_path):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         assert done.stderr == ""
         return done.stdout
 
@@ -196,3 +214,11 @@ class TestSuites:
     def test_no_plugin_at_all(self, run_suite):
         """Tests that are not async use the same fixtures."""
         assert "2 passed" in run_suite(without=[*LOOPTIME, "asyncio", "anyio"], plain=PLAIN)
+
+    def test_a_fault_that_no_request_got_fails_its_test(self, run_suite):
+        """Otherwise the test would pass without what it is about; its own failure comes first."""
+        shown = run_suite("-rf", without=[*LOOPTIME, "asyncio", "anyio"], code=1, unused=UNUSED)
+        assert "3 failed, 1 passed" in shown
+        assert "no request got the fault of fail_next (create: server_error)" in shown
+        assert "no request got the fault of fail_next (list: drop_before)" in shown
+        assert "test_fails_by_itself - assert ()" in shown
