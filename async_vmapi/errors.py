@@ -151,6 +151,15 @@ class APIError(VMAPIError):
 class BadRequest(APIError):
     """The server rejected the request as invalid (400, 422 and other 4xx). Do not retry it."""
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.method != "PUT":
+            return text
+        return (
+            f"{text} (check the ids of zone, template and key: client.regions.list(), "
+            "client.templates.list() and client.account.ssh_keys() list them)"
+        )
+
 
 class AuthenticationError(APIError):
     """The key, secret or clock is wrong, or the account lacks the permission (401, 403)."""

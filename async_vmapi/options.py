@@ -216,7 +216,11 @@ def url_of_region(region: object) -> str:
         InvalidArgument: If `region` is not a valid name.
     """
     if not isinstance(region, str) or not _REGION.fullmatch(region):
-        raise validation.refuse("region", region, "a name of lower-case letters, digits and '-'")
+        raise validation.refuse(
+            "region",
+            region,
+            "a name of lower-case letters, digits and '-', like 'eu-poland-1warszawa'",
+        )
     return f"https://{region}.api.e24cloud.com"
 
 

@@ -95,7 +95,14 @@ def text(argument: str, value: object) -> str:
     """Check a string that is not blank and has no control characters."""
     if isinstance(value, str) and value.strip() and _is_sendable(value):
         return str.__str__(value)
-    raise refuse(argument, value, "a text that is not blank and has no control characters")
+    allowed = "a text that is not blank and has no control characters"
+    raise refuse(argument, value, allowed + _id_hint(value))
+
+
+def _id_hint(value: object) -> str:
+    # A zone, a template or a task was passed.
+    has = [name for name in ("id", "vm_id") if hasattr(type(value), name)]
+    return f": pass its {has[0]}" if has else ""
 
 
 def secret(argument: str, value: object) -> Secret:
@@ -125,7 +132,10 @@ def identifier(argument: str, value: object) -> str:
     """Check an id that becomes part of a path: only letters, digits, ``_`` and ``-``."""
     if isinstance(value, str) and _PLAIN_TOKEN.fullmatch(value):
         return str.__str__(value)
-    raise refuse(argument, value, "an id of 1 to 128 letters, digits, '_' or '-'")
+    hint = _id_hint(value)
+    if not hint and argument == "vm":
+        hint = "; client.vms.list() has the ids of VMs"
+    raise refuse(argument, value, f"an id of 1 to 128 letters, digits, '_' or '-'{hint}")
 
 
 def seconds(argument: str, value: object) -> float:

@@ -23,6 +23,7 @@ import attrs
 from async_vmapi import validation
 from async_vmapi.bulk.interruption import BulkInterrupted
 from async_vmapi.bulk.item import (
+    SAME_ITEMS,
     Begin,
     BulkItem,
     Items,
@@ -32,8 +33,8 @@ from async_vmapi.bulk.item import (
     check_items,
     item_to_reconcile,
     item_to_retry,
-    label_of,
     labels_of,
+    new_name,
     run_function,
 )
 from async_vmapi.bulk.operations import Operations
@@ -221,7 +222,7 @@ class BulkExecutor(Operations[BulkReport]):
             given = tuple(given)
         elif self._keeps_online(operation):
             if isinstance(given, AsyncIterable):
-                raise InvalidArgument("min_online takes no async iterable", argument="items")
+                raise InvalidArgument("min_online takes a list of items", argument="items")
             given = tuple(given)
         total = len(given) if isinstance(given, Sized) else None
         if total is None and any(isinstance(wave, str) for wave in self._plan.waves or ()):
@@ -229,8 +230,9 @@ class BulkExecutor(Operations[BulkReport]):
                 "percentage waves need items with a length, such as a list", argument="waves"
             )
         labels = labels_of(operation, given) if isinstance(given, tuple) else []
-        if operation == "rename" and (extra := set(labels) - keywords["names"].keys()):
-            raise InvalidArgument(f"names has none for {min(extra)}", argument="names")
+        if operation == "rename":
+            for label in labels:
+                new_name(keywords["names"], label)
         return _Fleet(
             operation=operation,
             arguments=keywords,
@@ -251,7 +253,10 @@ class BulkExecutor(Operations[BulkReport]):
     def _starter(self, start: str | Start, keywords: dict[str, Any]) -> tuple[str, Begin]:
         if callable(start):
             if keywords:
-                raise InvalidArgument("a function takes the item alone", argument=min(keywords))
+                raise InvalidArgument(
+                    "a function gets only the item: bind other arguments by functools.partial",
+                    argument=min(keywords),
+                )
             return GENERAL, partial(run_function, start)
         if start not in OPERATIONS:
             raise validation.refuse("start", start, f"a function, or one of {sorted(OPERATIONS)}")
@@ -262,10 +267,7 @@ class BulkExecutor(Operations[BulkReport]):
         self, operation: str, keywords: dict[str, Any], item: Any, context: WriteContext
     ) -> Any:
         if operation == "rename":
-            names, label = keywords["names"], label_of(operation, item)
-            if label not in names:
-                raise InvalidArgument(f"names has none for {label}", argument="names")
-            keywords = {"name": names[label]}
+            keywords = {"name": new_name(keywords["names"], item)}
         method: Start = getattr(bound(self._vms, context), operation)
         return await method(item, **keywords)
 
@@ -274,18 +276,19 @@ class BulkExecutor(Operations[BulkReport]):
             raise validation.refuse("report", cast(object, report), "a BulkReport")
         if report.origin and report.origin != self._origin:
             raise InvalidArgument(
-                f"report is of {report.origin}, and this client talks to {self._origin}",
+                f"report is of {report.origin}, and this client is of {self._origin}: use a client "
+                "of that endpoint",
                 argument="report",
             )
-        if items is not None and not isinstance(items, Sequence):
-            raise validation.refuse("items", cast(object, items), "the sequence of then")
+        if isinstance(items, str) or not isinstance(items, Sequence | None):
+            raise validation.refuse("items", cast(object, items), f"a sequence of {SAME_ITEMS}")
         operation, keywords = report.operation, dict(report.arguments)
         if operation != GENERAL:
             _, begin = self._starter(operation, keywords)
         elif callable(start):
             begin = partial(run_function, start)
         else:
-            raise InvalidArgument("the report is of a run: pass its function", argument="start")
+            raise InvalidArgument("report is of a function: pass it as start", argument="start")
         self._keeps_online(operation)  # raises before anything starts
         created = frozenset(outcome.vm_id for outcome in report.outcomes if outcome.vm_id)
         done: list[Outcome] = []

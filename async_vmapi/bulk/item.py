@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -24,6 +24,7 @@ from async_vmapi.writes.operations import GENERAL, OPERATIONS
 from async_vmapi.writes.record import FUNCTION, WriteContext
 
 __all__ = [
+    "SAME_ITEMS",
     "Begin",
     "BulkItem",
     "Items",
@@ -36,10 +37,13 @@ __all__ = [
     "item_to_retry",
     "label_of",
     "labels_of",
+    "new_name",
     "run_function",
 ]
 
 T = TypeVar("T")
+
+SAME_ITEMS: Final = "the items of the reported call, in the same order"
 
 Items: TypeAlias = Iterable[T] | AsyncIterable[T]
 """An iterable or async iterable."""
@@ -106,7 +110,7 @@ def check_items(items: object) -> None:
     """
     iterable = isinstance(items, Iterable | AsyncIterable)
     if not iterable or isinstance(items, str | bytes | Mapping):
-        raise validation.refuse("items", items, "an iterable of VMs, ids or requests")
+        raise validation.refuse("items", items, "an iterable of VMs, ids or requests, such as [vm]")
 
 
 def label_of(operation: str, item: Any) -> str:
@@ -133,8 +137,22 @@ def labels_of(operation: str, items: Sequence[Any]) -> list[str]:
     labels = [label_of(operation, item) for item in items]
     if operation != "create" and len(set(labels)) < len(labels):
         duplicate = next(label for label, count in Counter(labels).items() if count > 1)
-        raise InvalidArgument(f"{duplicate} is a duplicate", argument="items")
+        raise InvalidArgument(f"{duplicate} is a duplicate: pass each VM once", argument="items")
     return labels
+
+
+def new_name(names: Mapping[str, str], vm: Any) -> str:
+    """Return the new name of a VM.
+
+    Raises:
+        InvalidArgument: If it has none.
+    """
+    label = label_of("rename", vm)
+    if label in names:
+        return names[label]
+    raise InvalidArgument(
+        f"names has none for {label}: add its new name, or leave the VM out", argument="names"
+    )
 
 
 def bulk_item(operation: str, index: int, source: Any, begin: Begin) -> BulkItem:
@@ -202,7 +220,8 @@ def item_to_retry(
     item = bulk_item(operation, outcome.index, _source_of(operation, outcome, items), begin)
     if item.label != outcome.item:
         raise InvalidArgument(
-            f"items[{outcome.index}] is {item.label}, but {outcome.item} in the report",
+            f"items[{outcome.index}] is {item.label}, but {outcome.item} in the report: pass "
+            f"{SAME_ITEMS}",
             argument="items",
         )
     return attrs.evolve(item, before=outcome if outcome.status == "unknown" else None)
@@ -212,11 +231,14 @@ def _source_of(operation: str, outcome: Outcome, items: Sequence[Any] | None) ->
     if items is not None:
         if outcome.index < len(items):
             return items[outcome.index]
-        raise InvalidArgument(f"items has no number {outcome.index}", argument="items")
+        raise InvalidArgument(
+            f"items has no number {outcome.index}: pass {SAME_ITEMS}", argument="items"
+        )
     if outcome.source is not None:
         return outcome.source
     if operation in (GENERAL, "create") or outcome.vm_id is None:
         raise InvalidArgument(
-            "a report read from JSON has no requests and no items: pass them", argument="items"
+            f"a report read from JSON has no items of {operation}: pass {SAME_ITEMS}",
+            argument="items",
         )
     return outcome.vm_id

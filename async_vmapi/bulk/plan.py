@@ -3,6 +3,7 @@
 `async_vmapi.bulk.scheduler` applies them.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -69,11 +70,17 @@ def _percentage(value: object) -> float | None:
 def _share(argument: str, value: Any, *, minimum: int) -> Share:
     if isinstance(value, str):
         percent = _percentage(value)
-        if percent is None or (minimum and not percent):
-            least = "above 0%" if minimum else "from 0%"
-            raise validation.refuse(argument, value, f"a percentage {least} to 100%, like '5%'")
-        return value
-    return validation.whole(argument, value, minimum=minimum)
+        if percent is not None and (percent or not minimum):
+            return value
+    else:
+        with contextlib.suppress(InvalidArgument):
+            return validation.whole(argument, value, minimum=minimum)
+    least = "above 0%" if minimum else "from 0%"
+    raise validation.refuse(
+        argument,
+        value,
+        f"a percentage {least} to 100%, like '5%', or an integer of at least {minimum}, like 5",
+    )
 
 
 def count_of(share: Share, total: int, *, up: bool = False) -> int:
@@ -98,9 +105,14 @@ def wave_sizes(waves: Sequence[Share], total: int | None) -> Iterator[float]:
 def _checked_waves(value: Sequence[Share] | None) -> tuple[Share, ...] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+    if isinstance(value, str) or not isinstance(value, Sequence):
         raise validation.refuse(
-            "waves", cast(object, value), "a sequence of numbers or percentages"
+            "waves", cast(object, value), "a sequence of sizes, like [1, '10%', '100%']"
+        )
+    if not value:
+        raise InvalidArgument(
+            "waves is empty: give at least one size, like [1, '10%', '100%'], or None for no waves",
+            argument="waves",
         )
     return tuple(_share(f"waves[{n}]", wave, minimum=1) for n, wave in enumerate(value))
 
@@ -149,7 +161,7 @@ class BulkPlan(Document):
                 _share(name, share, minimum=0)
         object.__setattr__(self, "waves", _checked_waves(self.waves))
         if self.on_event is not None and not callable(self.on_event):
-            raise validation.refuse("on_event", self.on_event, "a callable")
+            raise validation.refuse("on_event", self.on_event, "a function that takes a BulkEvent")
 
 
 def plan_of(plan: BulkPlan | None, fields: dict[str, Any]) -> BulkPlan:
@@ -166,6 +178,11 @@ def plan_of(plan: BulkPlan | None, fields: dict[str, Any]) -> BulkPlan:
                 argument=unknown[0],
             )
         return BulkPlan(**fields)
-    if not isinstance(plan, BulkPlan) or fields:
-        raise validation.refuse("plan", plan, "a BulkPlan without further fields")
+    if not isinstance(plan, BulkPlan):
+        raise validation.refuse("plan", plan, "a BulkPlan; give its fields by name, like limit=5")
+    if fields:
+        raise InvalidArgument(
+            "pass a plan or its fields, not both: attrs.evolve(plan, limit=5) changes a field",
+            argument="plan",
+        )
     return plan

@@ -63,7 +63,9 @@ class DurableFleet:
         polling_interval: float = 1.0,
     ) -> None:
         if not callable(client):
-            raise validation.refuse("client", client, "a function")
+            raise validation.refuse(
+                "client", client, "a function that creates one, like Client.from_env"
+            )
         self._database: Final = Database(database_url)
         self._client = client
         self._secrets = SecretStore(secrets, secret_names)
@@ -263,9 +265,11 @@ class Submission(Operations[DurableJob]):
         if kept == text:
             return self._job
         if not self._attach:
-            difference = "operation, plan or items"
+            difference = (
+                "operation, plan or items: use another name, or attach=True for other items"
+            )
         elif not isinstance(kept, str) or not same_but_items(decode(kept, Spec), spec):
-            difference = "operation or plan"
+            difference = "operation or plan: use another name"
         else:
             return self._job
         name = self._job.name

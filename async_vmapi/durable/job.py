@@ -145,7 +145,8 @@ class DurableJob:
             error = whole.error
             why = f" ({error.name})" if isinstance(error, PortableWorkflowError) else ""
             raise InvalidState(
-                f"job {self.name!r} has no report: its workflow is {whole.status}{why}"
+                f"job {self.name!r} has no report: its workflow is {whole.status}{why}; see the "
+                "workers' logs, and check its VMs"
             )
         return BulkReport.from_json(whole.output)
 
@@ -216,5 +217,7 @@ class DurableJob:
     async def _found(self, *, whole: bool = False) -> WorkflowStatus:
         found = await self._database.find(job_id(self.name), whole=whole)
         if found is None:
-            raise JobNotFound(f"there is no job {self.name!r}", name=self.name)
+            raise JobNotFound(
+                f"there is no job {self.name!r}: fleet.jobs() lists them", name=self.name
+            )
         return found

@@ -46,7 +46,9 @@ class SecretStore:
 
     def __init__(self, function: Secrets | None = None, names: Iterable[str] = ()) -> None:
         if function is not None and not callable(function):
-            raise validation.refuse("secrets", function, "a function")
+            raise validation.refuse(
+                "secrets", function, "a function that takes a name and returns its secret"
+            )
         if isinstance(names, str) or not isinstance(names, Iterable):
             raise validation.refuse("secret_names", names, "names of environment variables")
         self._function = function
@@ -79,7 +81,11 @@ class SecretStore:
         if name.startswith(_ENVIRONMENT):
             return self._variable(name)
         if self._function is None:
-            raise _missing(name, "this worker was given no function for secrets")
+            raise _missing(
+                name,
+                "this worker was given no function for secrets (DurableFleet(secrets=...)); "
+                "without one, refer to env:VMAPI_SECRET_NAME",
+            )
         found, why = Secret(None), ""
         try:
             found = Secret(self._function(name))

@@ -1,5 +1,6 @@
 """The stored form of a durable job: its operation, plan and items, without secrets. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -124,9 +125,10 @@ def spec_of(
     check_arguments(operation, given)
     labels = labels_of(operation, items)
     if len(set(labels)) < len(labels):
+        duplicate = next(label for label, count in Counter(labels).items() if count > 1)
         raise InvalidArgument(
-            "the requests contain a duplicate name: if an outcome is unknown, workers could not "
-            "identify the request of a VM",
+            f"{duplicate!r} is a duplicate: give each request a name of its own, by which workers "
+            "can identify its VM if an outcome is unknown",
             argument="items",
         )
     if operation == "rename":

@@ -117,7 +117,7 @@ class Database:
         try:
             parsed = sa.make_url(validation.text("database_url", url))
         except (exc.ArgumentError, ValueError):  # the latter of a port
-            raise InvalidArgument("database_url is not a URL", argument="database_url") from None
+            parsed = sa.URL.create("none")
         kind = parsed.get_backend_name()
         if kind not in ("sqlite", "postgresql") or parsed.database in (None, "", ":memory:"):
             # The value may contain a password.

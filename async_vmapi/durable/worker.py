@@ -114,7 +114,9 @@ class Worker:
         # A global, because DBOS passes only text to workflows and allows one executor.
         global _current
         if _current is not None:
-            raise InvalidState("another worker is running in this process")
+            raise InvalidState(
+                "another worker is running in this process: start one in each process"
+            )
         _current = self
         try:
             async with self._make_client() as self.client:

@@ -44,7 +44,10 @@ class InMemoryTransport:
     def __init__(self, cloud: CloudAPI, *, latency: float = 0.0, timeout: float = 30.0) -> None:
         if not isinstance(cloud, CloudAPI):
             kind = type(cloud).__name__
-            raise InvalidArgument(f"cloud=<{kind}> is not a CloudAPI", argument="cloud")
+            raise InvalidArgument(
+                f"cloud=<{kind}> is not a CloudAPI, such as CloudAPI() or a VMCloud()",
+                argument="cloud",
+            )
         for name, value in (("latency", latency), ("timeout", timeout)):
             if not 0 <= value < math.inf:
                 raise InvalidArgument(

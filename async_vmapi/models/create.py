@@ -172,6 +172,7 @@ class CreateRequest(Document):
         _check(self, "zone_id", validation.text)
         if not isinstance(self.boot, ImageBoot | CdromBoot):
             raise InvalidArgument(
-                f"boot of type {type(self.boot).__name__} is not an ImageBoot or a CdromBoot",
+                f"boot of type {type(self.boot).__name__} is not an ImageBoot or a CdromBoot: pass "
+                "ImageBoot(os=...) with a template's id, or CdromBoot(iso=...)",
                 argument="boot",
             )

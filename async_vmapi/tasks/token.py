@@ -23,6 +23,8 @@ _VERSION: Final = 2
 _HEAD: Final = struct.Struct(">BI")
 """The version and the checksum of what follows."""
 
+_DAMAGED: Final = "is damaged, or is no token: copy the whole text, which is one word"
+
 _SHORT: Final = {
     "origin": "o",
     "operation": "p",
@@ -122,19 +124,23 @@ def read(text: object, origin: str) -> Token:
         raise refuse(f"of type {type(text).__name__} is not a text")
     content = _bytes_of(text)
     if content is None:
-        raise refuse("is damaged, or is no token")
+        raise refuse(_DAMAGED)
     version, checksum = _HEAD.unpack_from(content)
     body = content[_HEAD.size :]
     if checksum != zlib.crc32(body):
-        raise refuse("is damaged, or is no token")
+        raise refuse(_DAMAGED)
     if version != _VERSION:
-        raise refuse(f"is of version {version}; this release reads version {_VERSION}")
+        raise refuse(
+            f"is of version {version}; use the release that made it: this one reads {_VERSION}"
+        )
     try:
         token = _decode(body)
     except (msgspec.MsgspecError, RecursionError):
-        raise refuse("is damaged, or is no token") from None
+        raise refuse(_DAMAGED) from None
     if token.origin != origin:
-        raise refuse(f"belongs to {token.origin}, and this client talks to {origin}")
+        raise refuse(
+            f"belongs to {token.origin}, and this client is of {origin}: use one of that endpoint"
+        )
     if isinstance(token, TaskToken) or token.vm:
         validation.identifier("token's vm", token.vm)
     return token

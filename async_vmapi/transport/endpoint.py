@@ -56,7 +56,9 @@ def origin_of(base_url: object) -> URL:
     except ValueError:
         raise refuse("is not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host:
-        raise refuse(f"{base_url!r} does not start with https:// and a host")
+        raise refuse(
+            f"{base_url!r} does not start with https:// and a host; Client.for_region takes a name"
+        )
     if url.raw_path not in {"", "/"} or url.raw_query_string or url.raw_fragment:
         raise refuse(f"{base_url!r} has more than scheme, host and port; all paths are the API's")
     if not _is_host(url.raw_host or ""):

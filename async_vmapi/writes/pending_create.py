@@ -119,7 +119,8 @@ class PendingCreates:
         others = self._in_progress.get(pending.name, {})
         if others and (pending.unique or next(iter(others)).unique):
             raise InvalidArgument(
-                f"unique_name: another create of {pending.name!r} is in progress",
+                f"unique_name: another create of {pending.name!r} is in progress: await it, or "
+                "use another name",
                 argument="unique_name",
             )
         self._in_progress.setdefault(pending.name, {})[pending] = None
@@ -215,5 +216,8 @@ def read_intent(intent: str, request: CreateRequest, *, unique: bool, origin: st
         or token.operation != "create"
         or (token.name, token.cores, token.ram, token.unique) != asked
     ):
-        raise InvalidArgument("intent does not match this create", argument="intent")
+        raise InvalidArgument(
+            "intent does not match this create: pass the request and unique_name of its prepare",
+            argument="intent",
+        )
     return token

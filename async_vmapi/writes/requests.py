@@ -50,7 +50,9 @@ def request_of(request: object, keywords: dict[str, Any]) -> CreateRequest:
         return _without_references(CreateRequest(**keywords))
     if not isinstance(request, CreateRequest):
         raise InvalidArgument(
-            f"request of type {type(request).__name__} is not a CreateRequest", argument="request"
+            f"request of type {type(request).__name__} is not a CreateRequest: pass one, or its "
+            "fields by name",
+            argument="request",
         )
     if keywords:
         raise InvalidArgument(

@@ -396,7 +396,7 @@ class TestInterruption:
         with anyio.move_on_after(1):
             await bulk.create(requests(4), unique_name=True)
         report = BulkReport.from_json(bulk.report.to_json())
-        with pytest.raises(InvalidArgument, match="pass them"):
+        with pytest.raises(InvalidArgument, match="pass the items of the reported call"):
             await bulk.resume(report)
         with pytest.raises(InvalidArgument, match="in the report"):
             await bulk.resume(report, requests(4, "x-{}"))

@@ -378,7 +378,7 @@ class TestResuming:
             ("1", "not_started"),
         ]
         sent = api.requests.copy()
-        with pytest.raises(InvalidArgument, match="pass them"):
+        with pytest.raises(InvalidArgument, match="pass the items of the reported call"):
             await through_json(client.bulk(), report)
         report = await through_json(client.bulk(), report, ["no-0", 5])
         assert report.outcomes[1].error == "InvalidArgument"
