@@ -109,7 +109,8 @@ def check_items(items: object) -> None:
         InvalidArgument: If not.
     """
     iterable = isinstance(items, Iterable | AsyncIterable)
-    if not iterable or isinstance(items, str | bytes | Mapping):
+    fits = iterable and not isinstance(items, str | bytes | Mapping)
+    if not fits:
         raise validation.refuse("items", items, "an iterable of VMs, ids or requests, such as [vm]")
 
 
