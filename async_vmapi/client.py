@@ -100,7 +100,7 @@ class Client:
             seed=seed,
             observer=None if telemetry is None else GuardedObserver(telemetry, own_origin, guard),
         )
-        schedule = Schedule(floor=shortest, ceiling=longest, seed=seed, rate=rate)
+        schedule = Schedule(min_interval=shortest, max_interval=longest, seed=seed, rate=rate)
         self._vm_lists = VMListSource(self._pipeline, schedule)
         self._hub = PollHub(self._pipeline, self._vm_lists, schedule, max_staleness=staleness)
         self._shield = Shield(

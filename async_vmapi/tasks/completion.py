@@ -44,7 +44,7 @@ APPEARS_WITHIN: Final = 60.0
 _FAILURE_HOLD: Final = 5.0
 """Seconds for which a failing state must persist."""
 
-_ODD_IN_A_ROW: Final = 3
+_UNKNOWN_IN_A_ROW: Final = 3
 """Consecutive observations after which an unknown state counts."""
 
 
@@ -64,15 +64,15 @@ class Observation:
     """The result of one poll, by GET or by list.
 
     Attributes:
-        asked: When the request was sent, in seconds since the operation was accepted.
-        answered: When the response had arrived.
+        sent_at: When the request was sent, in seconds since the operation was accepted.
+        received_at: When the response had arrived.
         state: The VM's state; None if it was absent.
         cores: Number of CPUs.
         ram: Memory in MB.
     """
 
-    asked: float
-    answered: float
+    sent_at: float
+    received_at: float
     state: str | None
     cores: int = 0
     ram: int = 0
@@ -84,11 +84,11 @@ class Pending:
 
     Attributes:
         recheck_at: From then on, an unchanged observation counts too; None if only a change does.
-        waiting: Whether no observation before `recheck_at` can complete the operation.
+        too_early: Whether no observation before `recheck_at` can complete the operation.
     """
 
     recheck_at: float | None = None
-    waiting: bool = False
+    too_early: bool = False
 
 
 @attrs.frozen
@@ -163,181 +163,180 @@ class Completion:
     _absences: tuple[int, float] = attrs.field(default=(0, 0.0), init=False)
     # The failing state of consecutive observations, and when the first one's response arrived.
     _failing: tuple[str, float] | None = attrs.field(default=None, init=False)
-    # The unknown state of this observation, if it is one, and how many consecutive ones showed it.
-    _odd: str | None = attrs.field(default=None, init=False)
-    _odd_count: int = attrs.field(default=0, init=False)
+    # The unknown state of the last observation, if it was one; how many consecutive ones showed it.
+    _unknown: str | None = attrs.field(default=None, init=False)
+    _unknown_count: int = attrs.field(default=0, init=False)
 
     @property
     def left_online(self) -> bool:
         """Whether a reboot or reset was seen to leave ``online``."""
         return self._away is not None
 
-    def observe(self, seen: Observation) -> Verdict:
+    def observe(self, observation: Observation) -> Verdict:
         """Process one observation and return the verdict after it."""
-        if seen.state is None:
-            return self._absent(seen)
+        if observation.state is None:
+            return self._judge_absence(observation)
         self.seen = True
         if self.visible_at is None:
-            self.visible_at = seen.answered
+            self.visible_at = observation.received_at
         self._absences = (0, 0.0)
-        self._count_odd(seen.state)
-        if seen.state in self.rule.failing:
-            return self._fails(seen, seen.state)
+        self._count_unknown(observation.state)
+        if observation.state in self.rule.failing_states:
+            return self._judge_failing_state(observation, observation.state)
         self._failing = None
-        if not self.rule.expected:
-            return self._is_deleting(seen)
+        if not self.rule.target_states:
+            return self._judge_delete(observation)
         if self.rule.cycle:
-            return self._cycled(seen)
+            return self._judge_cycle(observation)
         if self.rule.resized:
-            return self._resized(seen, seen.state)
-        return self._arrived(seen)
+            return self._judge_resize(observation, observation.state)
+        return self._judge_target_state(observation)
 
     # --- what an observation proves -------------------------------------------------------------
 
-    def _is_after_request(self, seen: Observation) -> bool:
-        return self.rule.new_vm or seen.asked >= self.max_staleness
+    def _is_after_request(self, observation: Observation) -> bool:
+        return self.rule.new_vm or observation.sent_at >= self.max_staleness
 
-    def _is_later(self, seen: Observation, moment: float | None) -> bool:
-        """Return whether `seen` is certainly later than an observation completed at `moment`."""
-        return moment is not None and seen.asked >= moment + self.max_staleness
+    def _is_later(self, observation: Observation, moment: float | None) -> bool:
+        """Return whether it is certainly later than an observation received at `moment`."""
+        return moment is not None and observation.sent_at >= moment + self.max_staleness
 
-    def _counts(self, seen: Observation) -> bool:
-        """Return whether `seen` can be one side of this operation's transition."""
-        return self._is_believed and (self.quiet or self._is_after_request(seen))
+    def _counts(self, observation: Observation) -> bool:
+        """Return whether it can be one side of this operation's transition."""
+        return self._is_trusted and (self.quiet or self._is_after_request(observation))
 
     @property
-    def _is_believed(self) -> bool:
-        return self._odd is None or self._odd_count >= _ODD_IN_A_ROW
+    def _is_trusted(self) -> bool:
+        return self._unknown is None or self._unknown_count >= _UNKNOWN_IN_A_ROW
 
-    def _count_odd(self, state: str) -> None:
-        odd = None if state in KNOWN_STATES else state
-        self._odd_count = self._odd_count + 1 if odd == self._odd else 1
-        self._odd = odd
+    def _count_unknown(self, state: str) -> None:
+        unknown = None if state in KNOWN_STATES else state
+        self._unknown_count = self._unknown_count + 1 if unknown == self._unknown else 1
+        self._unknown = unknown
 
-    def _note_before(self, seen: Observation) -> None:
-        if self._before is None and self._counts(seen):
-            self._before = seen.answered
+    def _note_before(self, observation: Observation) -> None:
+        if self._before is None and self._counts(observation):
+            self._before = observation.received_at
 
-    def _note_away(self, seen: Observation, *, after: float | None) -> None:
+    def _note_away(self, observation: Observation, *, after: float | None) -> None:
         """Record that the VM is not online; `after` is when it was online, if that matters."""
-        if not self._counts(seen):
+        if not self._counts(observation):
             return
         if self._away is None:
-            self._away = seen.answered
-        in_order = after is None or self._is_later(seen, after)
-        if self._surely_away is None and in_order and self._is_after_request(seen):
-            self._surely_away = seen.answered
+            self._away = observation.received_at
+        in_order = after is None or self._is_later(observation, after)
+        if self._surely_away is None and in_order and self._is_after_request(observation):
+            self._surely_away = observation.received_at
 
-    def _not_yet(self, seen: Observation, side: float | None, *, certain_at: float) -> Pending:
+    def _not_yet(
+        self, observation: Observation, side: float | None, *, certain_at: float
+    ) -> Pending:
         """Return the verdict for an intermediate observation.
 
         Args:
-            seen: The observation.
+            observation: The observation.
             side: When this side of the transition was recorded; None if it was not.
             certain_at: From when on the same observation would be recorded.
         """
         if side is not None:
             return _PENDING
-        if not self._is_believed:
-            certain_at = seen.asked
+        if not self._is_trusted:
+            certain_at = observation.sent_at
         return Pending(recheck_at=certain_at)
-
-    def _evidence(self, *, certain: bool) -> Evidence:
-        return Evidence.OBSERVED if certain else Evidence.INFERRED
 
     # --- verdicts -------------------------------------------------------------------------------
 
-    def _absent(self, seen: Observation) -> Verdict:
-        deleting = not self.rule.expected
+    def _judge_absence(self, observation: Observation) -> Verdict:
+        deleting = not self.rule.target_states
         if self.visible_at is None and self.rule.new_vm:
             return _PENDING
         since = math.inf if self.visible_at is None else self.visible_at
         if not self.rule.new_vm:
             since = min(since, APPEARS_WITHIN)
         since += self.max_staleness
-        if seen.asked < since:
+        if observation.sent_at < since:
             self._absences = (0, 0.0)
             # The VM may still appear.
-            return Pending(recheck_at=since, waiting=deleting and self.visible_at is not None)
+            return Pending(recheck_at=since, too_early=deleting and self.visible_at is not None)
         count, first = self._absences
-        count, first = count + 1, first if count else seen.asked
+        count, first = count + 1, first if count else observation.sent_at
         self._absences = (count, first)
         # So that neither a lagging replica nor one wrong response decides.
         span, least = self.max_staleness / 2, self.rule.absences
-        if count < least or seen.asked < first + span:
+        if count < least or observation.sent_at < first + span:
             next_at = first + span * min(1.0, count / (least - 1)) if least > 1 else first + span
-            return Pending(recheck_at=max(seen.asked, next_at), waiting=deleting)
+            return Pending(recheck_at=max(observation.sent_at, next_at), too_early=deleting)
         if deleting:
-            return Done(self._evidence(certain=self.seen))
+            return Done(_evidence(self.seen))
         return Failed("the VM is gone", gone=True)
 
-    def _is_deleting(self, seen: Observation) -> Verdict:
-        missing = self.target.was_missing and seen.state != DELETING
-        if missing and self._is_believed and self._is_after_request(seen):
+    def _judge_delete(self, observation: Observation) -> Verdict:
+        missing = self.target.was_missing and observation.state != DELETING
+        if missing and self._is_trusted and self._is_after_request(observation):
             return Failed("the API reported the VM as missing, but it exists; it was not deleted")
         return _PENDING
 
-    def _fails(self, seen: Observation, state: str) -> Verdict:
+    def _judge_failing_state(self, observation: Observation, state: str) -> Verdict:
         self._offline = None
         if self._failing is None or self._failing[0] != state:
-            self._failing = (state, seen.answered)
-        believed_at = self._failing[1] + _FAILURE_HOLD + self.max_staleness
-        if seen.asked < believed_at:
-            return Pending(recheck_at=believed_at, waiting=True)
+            self._failing = (state, observation.received_at)
+        certain_at = self._failing[1] + _FAILURE_HOLD + self.max_staleness
+        if observation.sent_at < certain_at:
+            return Pending(recheck_at=certain_at, too_early=True)
         return Failed(f"the VM is {state!r}")
 
-    def _arrived(self, seen: Observation) -> Verdict:
+    def _judge_target_state(self, observation: Observation) -> Verdict:
         """Judge an operation that completes in an expected state."""
-        if seen.state not in self.rule.expected:
-            self._note_before(seen)
-            return self._not_yet(seen, self._before, certain_at=self.max_staleness)
-        if not self._is_after_request(seen):
-            return Pending(recheck_at=self.max_staleness, waiting=True)
-        certain = self.rule.new_vm or self._is_later(seen, self._before)
-        return Done(self._evidence(certain=certain))
+        if observation.state not in self.rule.target_states:
+            self._note_before(observation)
+            return self._not_yet(observation, self._before, certain_at=self.max_staleness)
+        if not self._is_after_request(observation):
+            return Pending(recheck_at=self.max_staleness, too_early=True)
+        certain = self.rule.new_vm or self._is_later(observation, self._before)
+        return Done(_evidence(certain))
 
-    def _cycled(self, seen: Observation) -> Verdict:
+    def _judge_cycle(self, observation: Observation) -> Verdict:
         """Judge an operation that completes when the VM has left ``online`` and returned."""
-        if seen.state != ONLINE:
+        if observation.state != ONLINE:
             # A VM that was not seen online cannot be seen to leave it: that is inferred.
             if self._before is None:
-                self._note_away(seen, after=math.inf)
-                return self._not_yet(seen, self._away, certain_at=self.max_staleness)
-            self._note_away(seen, after=self._before)
+                self._note_away(observation, after=math.inf)
+                return self._not_yet(observation, self._away, certain_at=self.max_staleness)
+            self._note_away(observation, after=self._before)
             certain_at = self._before + self.max_staleness
-            return self._not_yet(seen, self._surely_away, certain_at=certain_at)
-        self._note_before(seen)
+            return self._not_yet(observation, self._surely_away, certain_at=certain_at)
+        self._note_before(observation)
         if self._away is None:
             grace = max(self.rule.grace, self.max_staleness)
-            if seen.asked >= grace:
+            if observation.sent_at >= grace:
                 return Done(Evidence.ASSUMED)
             return Pending(recheck_at=grace if self._before is not None else self.max_staleness)
         back_at = self._away + self.max_staleness
-        if seen.asked < back_at:
-            return Pending(recheck_at=back_at, waiting=True)
-        return Done(self._evidence(certain=self._is_later(seen, self._surely_away)))
+        if observation.sent_at < back_at:
+            return Pending(recheck_at=back_at, too_early=True)
+        return Done(_evidence(self._is_later(observation, self._surely_away)))
 
-    def _resized(self, seen: Observation, state: str) -> Verdict:
+    def _judge_resize(self, observation: Observation, state: str) -> Verdict:
         """Judge a resize: the requested size, in a state that holds."""
         if state != ONLINE:
-            self._note_away(seen, after=None)
-        if (seen.cores, seen.ram) != (self.target.cores, self.target.ram):
-            self._note_before(seen)
+            self._note_away(observation, after=None)
+        if (observation.cores, observation.ram) != (self.target.cores, self.target.ram):
+            self._note_before(observation)
             self._offline = None
             self._was_down_before = self._was_down_before or (
-                state != ONLINE and self._counts(seen)
+                state != ONLINE and self._counts(observation)
             )
-            return self._not_yet(seen, self._before, certain_at=self.max_staleness)
-        if state not in self.rule.expected:
+            return self._not_yet(observation, self._before, certain_at=self.max_staleness)
+        if state not in self.rule.target_states:
             self._offline = None
-            return self._not_yet(seen, self._surely_away, certain_at=self.max_staleness)
-        if not self._is_after_request(seen):
+            return self._not_yet(observation, self._surely_away, certain_at=self.max_staleness)
+        if not self._is_after_request(observation):
             self._offline = None
             return Pending(recheck_at=self.max_staleness)
-        certain = self._is_later(seen, self._before)
+        certain = self._is_later(observation, self._before)
         if state == OFFLINE:
             if self._offline is None:
-                self._offline = seen.answered
+                self._offline = observation.received_at
             hold = _RESTART if self._was_down_before else _CHANGE
             end = self._offline + hold + self.max_staleness
         else:
@@ -346,8 +345,12 @@ class Completion:
             end = 60.0 * self.target.wait_for + _RESIZE_SLACK + self.max_staleness
             if self._away is not None:
                 end = min(end, self._away + self.max_staleness)
-                certain = certain and self._is_later(seen, self._surely_away)
-        if seen.asked < end:
-            waiting = state == ONLINE and self._away is not None
-            return Pending(recheck_at=end, waiting=waiting)
-        return Done(self._evidence(certain=certain))
+                certain = certain and self._is_later(observation, self._surely_away)
+        if observation.sent_at < end:
+            too_early = state == ONLINE and self._away is not None
+            return Pending(recheck_at=end, too_early=too_early)
+        return Done(_evidence(certain))
+
+
+def _evidence(certain: bool) -> Evidence:
+    return Evidence.OBSERVED if certain else Evidence.INFERRED

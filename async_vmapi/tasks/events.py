@@ -33,7 +33,7 @@ class Events:
             if watch.ended:
                 raise StopAsyncIteration
             try:
-                await self._hub.wait(watch, news=True)
+                await self._hub.wait(watch, any_change=True)
             except asyncio.CancelledError as cancellation:
                 cancellation.add_note(self._note())
                 raise

@@ -61,7 +61,7 @@ class PollHub:
     @property
     def min_interval(self) -> float:
         """Minimum seconds between two polls of the same VM."""
-        return self._schedule.floor
+        return self._schedule.min_interval
 
     @property
     def observer(self) -> Observer | None:
@@ -102,7 +102,9 @@ class PollHub:
             adopted=adopted,
         )
 
-    async def wait(self, watch: Watch, *, until: float | None = None, news: bool = False) -> bool:
+    async def wait(
+        self, watch: Watch, *, until: float | None = None, any_change: bool = False
+    ) -> bool:
         """Wait for a watch to end.
 
         Return False if the deadline passes first. In that case the VM is polled once more, at the
@@ -112,7 +114,7 @@ class PollHub:
             watch: The watch; it has not ended.
             until: The deadline, in the loop's time; None for no deadline. If it is in the past, a
                 poll sent since then suffices.
-            news: Whether to return on any change.
+            any_change: Whether to return on any change.
 
         Raises:
             AuthenticationError: If the API refuses reads with these credentials.
@@ -121,16 +123,16 @@ class PollHub:
         self._pipeline.ensure_usable()
         loop = asyncio.get_running_loop()
         poller = self._poller_on(loop)
-        waiters = watch.readers if news else watch.waiters
+        waiters = watch.event_waiters if any_change else watch.waiters
         waiter: Waiter = loop.create_future()
         timer = None
         # A refresh; it is not an awaiter that times out.
         is_refresh = until is not None and until < loop.time()
         if until is not None:
             # In the poller's context: a copy of the waiter's for each timer would cost memory.
-            timer = poller.polls.call_at(until, poller.poll_last, watch, waiter, until)
+            timer = poller.polls.call_at(until, poller.deadline_passed, watch, waiter, until)
         waiters.append(waiter)
-        if len(watch.waiters) + len(watch.readers) == 1:
+        if len(watch.waiters) + len(watch.event_waiters) == 1:
             poller.join(watch)
         # Cancelled waiters get no result.
         reported: VMAPIError | bool | None = None
@@ -142,7 +144,7 @@ class PollHub:
             # `close` removes waiters itself.
             if waiter in waiters:
                 waiters.remove(waiter)
-                if not (watch.waiters or watch.readers):
+                if not (watch.waiters or watch.event_waiters):
                     poller.leave(watch)
                     if not is_refresh:
                         _report_leaving(watch, reported)
@@ -150,28 +152,21 @@ class PollHub:
             raise result
         return result
 
-    def last_error(self, watch: Watch) -> str | None:
-        """Return the error text of the last failed poll for `watch`, if any."""
-        of_list = None if self._poller is None else self._poller.lists.last_error
-        if of_list is not None and of_list[0] >= watch.started:
-            return watch.last_error or of_list[1]
-        return watch.last_error
-
     def close(self) -> None:
         """Fail every wait with `InvalidState`, and stop polling."""
         poller = self._poller
         if poller is None:
             return
-        problem = partial(InvalidState, "the client was closed while this task was awaited")
+        make_error = partial(InvalidState, "the client was closed while this task was awaited")
         for watch in poller.polls.watches:
             if (observer := watch.observer) is not None:
                 observer.ended("closed")
         if poller.polls.loop.is_closed() or poller.polls.loop is asyncio.get_running_loop():
             self._start(poller.polls.loop)
-            poller.close(problem)
+            poller.close(make_error)
         else:
             # In the other loop, polling stops once its waiters have left.
-            poller.polls.release(problem)
+            poller.polls.fail_all(make_error)
 
     def _poller_on(self, loop: asyncio.AbstractEventLoop) -> Poller:
         poller = self._poller

@@ -9,15 +9,15 @@ import anyio.lowlevel
 import attrs
 
 from async_vmapi.errors import AuthenticationError, VMAPIError
-from async_vmapi.tasks.polled_vm import CLOCK, NOT_LISTED, PolledVM, State
+from async_vmapi.tasks.polled_vm import NEVER_LISTED, PolledVM, State
 from async_vmapi.tasks.polls import Polls
-from async_vmapi.tasks.reads import GetResult
+from async_vmapi.tasks.schedule import TIMER_TOLERANCE
 from async_vmapi.tasks.vm_list import ListResult, VMListSource
-from async_vmapi.transport.codec import raw_vms
+from async_vmapi.transport.codec import VMSnapshot, raw_vms
 
 __all__ = ["ListPoller"]
 
-_AT_A_STRETCH: Final = 50
+_UPDATES_PER_YIELD: Final = 50
 """Yield to the event loop after this many updates."""
 
 
@@ -28,30 +28,28 @@ class ListPoller:
     Args:
         polls: The awaited VMs.
         vm_lists: Sends the lists.
-        show: Called with a VM, what a list shows of it, and when the list was sent and received;
-            returns whether all its watches processed that.
+        report: Called with a VM, what a list shows of it, decoded and undecoded, and when the list
+            was sent and received; returns whether it counted for all watches.
         plan: Called with a VM to plan its next poll, and the time from which intervals count.
         done: Called after each list, whether or not it succeeded.
 
     Attributes:
         active: Whether list mode is on.
-        cycling: Number of watches of reboots and resets.
-        last_error: When the last failed list was sent, and the error's text.
+        cycling: Number of awaited reboots and resets.
     """
 
     _polls: Polls
     _vm_lists: VMListSource
-    _show: Callable[[PolledVM, GetResult, float, float], bool]
+    _report: Callable[[PolledVM, VMSnapshot | None, bytes | None, float, float], bool]
     _plan: Callable[[PolledVM, float], None]
     _done: Callable[[], None]
     active: bool = False
     cycling: int = 0
-    last_error: tuple[float, str] | None = None
     _in_flight: bool = False
     _timer: asyncio.TimerHandle | None = None
     _due: float = math.inf
     # Whether the next list is later than usual, because no VM can use an earlier one.
-    _is_put_off: bool = False
+    _is_postponed: bool = False
     _unreadable_until: float = -math.inf
     _failures: int = 0
     # No VM's `recheck_at` is earlier.
@@ -69,15 +67,15 @@ class ListPoller:
 
     def watch_joined(self) -> None:
         """Send the next list at the usual interval: a new watch may use it."""
-        if self.active and self._is_put_off:
-            self._is_put_off = False
-            self.poll_by(self._polls.now + self._between())
+        if self.active and self._is_postponed:
+            self._is_postponed = False
+            self.poll_by(self._polls.now + self._interval())
 
     def note_recheck(self, vm: PolledVM) -> None:
         """Record when a VM needs a list even if it is unchanged."""
         self._recheck_at = min(self._recheck_at, vm.recheck_at)
 
-    def include(self, vm: PolledVM) -> None:
+    def report_unchanged(self, vm: PolledVM) -> None:
         """Report the next list to a VM even if it is unchanged: a waiter's deadline has passed."""
         self._at_deadline.add(vm)
 
@@ -99,23 +97,25 @@ class ListPoller:
         self._at_deadline.clear()
         self.end_mode()
 
-    def _between(self) -> float:
-        return self._polls.schedule.between_lists(len(self._polls.vms), cycling=self.cycling > 0)
+    def _interval(self) -> float:
+        return self._polls.schedule.list_interval(len(self._polls.vms), cycling=self.cycling > 0)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._due < math.inf:
-            floor = self._vm_lists.sent_at + self._polls.schedule.floor
+            floor = self._vm_lists.sent_at + self._polls.schedule.min_interval
             due = max(self._due, floor, self._polls.hold_until)
             self._timer = self._polls.call_at(due, self._send)
 
     def _send(self) -> None:
         if not self._polls.vms:
             return
-        soonest = max(self._vm_lists.sent_at + self._polls.schedule.floor, self._polls.hold_until)
-        if soonest - self._polls.now > CLOCK:
+        soonest = max(
+            self._vm_lists.sent_at + self._polls.schedule.min_interval, self._polls.hold_until
+        )
+        if soonest - self._polls.now > TIMER_TOLERANCE:
             # A create has requested one meanwhile, or the server has asked to wait.
             self._set_timer()
             return
@@ -142,19 +142,20 @@ class ListPoller:
         self._set_timer()
 
     async def _poll(self) -> None:
-        began = self._polls.now
         try:
             result = await self._vm_lists.poll()
         except AuthenticationError:
             raise
         except VMAPIError as error:
-            self.last_error = (began, str(error))
             self._failures += 1
+            text = str(error)
+            for vm in self._polls.vms.values():
+                vm.poll_failed(text)
             if not self._polls.failed(error):
                 # For instance, one VM that cannot be decoded must not block all others.
-                self._unreadable_until = self._polls.now + 10 * self._polls.schedule.ceiling
+                self._unreadable_until = self._polls.now + 10 * self._polls.schedule.max_interval
             if self.active:
-                self.poll_by(self._polls.now + self._polls.schedule.after_failures(self._failures))
+                self.poll_by(self._polls.now + self._polls.schedule.backoff(self._failures))
             return
         if self._polls.pipeline.observer is not None:
             self._polls.pipeline.observer.polled("list")
@@ -172,18 +173,20 @@ class ListPoller:
 
     async def _compare(self, result: ListResult) -> None:
         """Report the VMs that changed since the last list, or are due to be rechecked."""
-        asked, answered = result.sent_at, result.received_at
+        sent_at, received_at = result.sent_at, result.received_at
         shown = {snapshot.id: snapshot for snapshot in result.snapshots}
         all_vms = self._polls.vms.values()
-        if asked < self._recheck_at:
+        if sent_at < self._recheck_at:
             # The hot path: most lists of a large fleet show no change.
-            vms = [vm for vm in all_vms if shown.get(vm.vm_id) != vm.listed]
+            vms = [vm for vm in all_vms if shown.get(vm.vm_id) != vm.last_listed]
         else:
             vms = [
-                vm for vm in all_vms if asked >= vm.recheck_at or shown.get(vm.vm_id) != vm.listed
+                vm
+                for vm in all_vms
+                if sent_at >= vm.recheck_at or shown.get(vm.vm_id) != vm.last_listed
             ]
             self._recheck_at = min(
-                (vm.recheck_at for vm in all_vms if vm.recheck_at > asked), default=math.inf
+                (vm.recheck_at for vm in all_vms if vm.recheck_at > sent_at), default=math.inf
             )
         if self._at_deadline:
             vms = list(dict.fromkeys([*vms, *self._at_deadline]))
@@ -195,33 +198,33 @@ class ListPoller:
         await anyio.lowlevel.checkpoint()
         places = {snapshot.id: place for place, snapshot in enumerate(result.snapshots)}
         for count, vm in enumerate(vms, 1):
-            if count % _AT_A_STRETCH == 0:
+            if count % _UPDATES_PER_YIELD == 0:
                 await anyio.lowlevel.checkpoint()
             if not vm.watches:
                 continue
             place, snapshot = places.get(vm.vm_id), shown.get(vm.vm_id)
             raw = None if place is None else bytes(raws[place])
-            took = self._show(vm, GetResult(snapshot, raw), asked, answered)
+            counted = self._report(vm, snapshot, raw, sent_at, received_at)
             # A watch that joined while the list was in flight needs the next one.
-            vm.listed = snapshot if took else NOT_LISTED
-            vm.by_list = vm.is_unclear and snapshot is None
+            vm.last_listed = snapshot if counted else NEVER_LISTED
+            vm.needs_list = vm.is_unclear and snapshot is None
             if vm.state in (State.LISTED, State.PLANNED) or (
                 self.active and vm.state is State.QUEUED
             ):
-                self._plan(vm, answered)
+                self._plan(vm, received_at)
 
-    def _next_due(self, asked: float, answered: float) -> float:
+    def _next_due(self, sent_at: float, received_at: float) -> float:
         """Return when the next list can be useful, given how long this one took."""
-        due = asked + max(self._between(), 2 * (answered - asked))
+        due = sent_at + max(self._interval(), 2 * (received_at - sent_at))
         recheck_at = self._recheck_at
         if due < recheck_at < math.inf:
-            self._is_put_off = all(vm.waiting for vm in self._polls.vms.values())
-            return recheck_at if self._is_put_off else due
-        self._is_put_off = False
-        soonest = asked + self._polls.schedule.floor
+            self._is_postponed = all(vm.too_early for vm in self._polls.vms.values())
+            return recheck_at if self._is_postponed else due
+        self._is_postponed = False
+        soonest = sent_at + self._polls.schedule.min_interval
         # VMs that one list showed to change can share a later one. Send that slightly late rather
         # than slightly too early for some of them.
-        latest = soonest + self._polls.schedule.floor / 10
+        latest = soonest + self._polls.schedule.min_interval / 10
         if recheck_at <= latest:
             usable = (vm.recheck_at for vm in self._polls.vms.values() if vm.recheck_at <= latest)
             soonest = max(soonest, max(usable, default=soonest))

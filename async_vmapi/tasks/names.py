@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from async_vmapi.transport.codec import Named
+from async_vmapi.transport.codec import NamedVM
 
 __all__ = ["Labels", "key"]
 
@@ -39,16 +39,16 @@ class Labels:
         vms: As above.
     """
 
-    def __init__(self, vms: Sequence[Named], *, among: Sequence[str]) -> None:
+    def __init__(self, vms: Sequence[NamedVM], *, among: Sequence[str]) -> None:
         self.vms = vms
         self._longest = max(map(len, among), default=0)
         beyond_ascii = (len(label.encode()) for label in among if not label.isascii())
         self._longest_bytes = max(beyond_ascii, default=0)
-        self._by_key: dict[str, list[Named]] = {}
+        self._by_key: dict[str, list[NamedVM]] = {}
         for vm in vms:
             self._by_key.setdefault(key(vm.label or ""), []).append(vm)
 
-    def like(self, name: str) -> Iterable[Named]:
+    def like(self, name: str) -> Iterable[NamedVM]:
         """Return the VMs whose label can be a changed form of a name, with duplicates."""
         # A missing label, or one without letters and digits, can be the rest of any name.
         yield from self._by_key.get("", ())

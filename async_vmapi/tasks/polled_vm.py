@@ -28,16 +28,13 @@ from typing import Final, Protocol
 import attrs
 
 from async_vmapi.tasks.completion import Pending
-from async_vmapi.tasks.schedule import Schedule
+from async_vmapi.tasks.schedule import TIMER_TOLERANCE, Schedule
 from async_vmapi.tasks.watch import Waiter, Watch
 from async_vmapi.transport.codec import VMSnapshot
 
-__all__ = ["CLOCK", "NOT_LISTED", "TRANSITIONS", "PolledVM", "State", "give_up"]
+__all__ = ["NEVER_LISTED", "TRANSITIONS", "PolledVM", "State", "time_out"]
 
-CLOCK: Final = 0.001
-"""Seconds by which timers may fire early: the resolution of the loop's clock."""
-
-NOT_LISTED: Final = VMSnapshot(id="", state="", cores=0, ram=0)
+NEVER_LISTED: Final = VMSnapshot(id="", state="", cores=0, ram=0)
 """Differs from anything that a list shows of a VM, and from its absence."""
 
 
@@ -74,12 +71,12 @@ class PolledVM:
     Attributes:
         timer: The timer that fires at `due`, if one is set.
         due: The loop's time of its next GET; infinity if none is planned.
-        listed: What the last list showed: None for absent, `NOT_LISTED` before the first.
+        last_listed: What the last list showed: None for absent, `NEVER_LISTED` before the first.
         recheck_at: From then on, report unchanged lists too.
-        waiting: Whether no poll before `recheck_at` can complete any operation.
-        last_polls: Deadlines that have passed, each with its waiter, which is released by the next
-            poll sent since then.
-        by_list: Whether only a list can show if the VM exists, because its GET was refused
+        too_early: Whether no poll before `recheck_at` can complete any operation.
+        expired: Deadlines that have passed, each with its waiter, which the next poll sent since
+            then releases.
+        needs_list: Whether only a list can show if the VM exists, because its GET was refused
             ambiguously.
         is_unclear: Whether the form of that refusal may mean anything.
         absent_since: When the first of the consecutive GETs that showed it absent was sent.
@@ -91,11 +88,11 @@ class PolledVM:
     watches: tuple[Watch, ...] = ()
     timer: _Timer | None = None
     due: float = math.inf
-    listed: VMSnapshot | None = NOT_LISTED
+    last_listed: VMSnapshot | None = NEVER_LISTED
     recheck_at: float = math.inf
-    waiting: bool = False
-    last_polls: list[tuple[float, Waiter]] = attrs.field(factory=list[tuple[float, Waiter]])
-    by_list: bool = False
+    too_early: bool = False
+    expired: list[tuple[float, Waiter]] = attrs.field(factory=list[tuple[float, Waiter]])
+    needs_list: bool = False
     is_unclear: bool = False
     absent_since: float | None = None
     failures: int = 0
@@ -116,13 +113,13 @@ class PolledVM:
         if self.state is State.ABANDONED:
             self.move_to(State.IN_FLIGHT)
         self.watches += (watch,)
-        self.listed = NOT_LISTED
+        self.last_listed = NEVER_LISTED
 
     def leave(self, watch: Watch) -> None:
         """Remove a watch."""
         self.watches = tuple(other for other in self.watches if other is not watch)
         if not self.watches:
-            self.last_polls.clear()
+            self.expired.clear()
             in_flight = self.state is State.IN_FLIGHT
             self.move_to(State.ABANDONED if in_flight else State.LEFT)
 
@@ -138,41 +135,41 @@ class PolledVM:
             latest: The latest time for the next poll.
         """
         due = self.recheck_at = math.inf
-        self.waiting = True
+        self.too_early = True
         for watch in self.watches:
             verdict = watch.verdict
             if not isinstance(verdict, Pending):
                 continue
             recheck = math.inf
             if verdict.recheck_at is not None:
-                recheck = watch.started + verdict.recheck_at + CLOCK
+                recheck = watch.started + verdict.recheck_at + TIMER_TOLERANCE
                 self.recheck_at = min(self.recheck_at, recheck)
-            self.waiting = self.waiting and verdict.waiting
+            self.too_early = self.too_early and verdict.too_early
             if list_mode:
                 continue
-            if not verdict.waiting:
-                between = schedule.between_gets(watch.target.operation, now - watch.started)
+            if not verdict.too_early:
+                between = schedule.get_interval(watch.target.operation, now - watch.started)
                 recheck = min(recheck, now + between)
-            due = min(due, max(recheck, now + schedule.floor))
+            due = min(due, max(recheck, now + schedule.min_interval))
         self.move_to(State.LISTED if list_mode else State.PLANNED)
         if not list_mode:
-            self.due = min(latest, max(due, now + schedule.after_failures(self.failures)))
+            self.due = min(latest, max(due, now + schedule.backoff(self.failures)))
 
-    def missed(self, error: str) -> None:
+    def poll_failed(self, error: str) -> None:
         """Report a failed poll to the watches."""
         for watch in self.watches:
-            watch.missed(error)
+            watch.poll_failed(error)
 
-    def release_last_polls(self, asked: float) -> bool:
-        """Release waiters whose last poll was sent at this time; return whether others remain."""
-        for when, waiter in self.last_polls:
-            if asked >= when:
-                give_up(waiter)
-        self.last_polls = [entry for entry in self.last_polls if not entry[1].done()]
-        return bool(self.last_polls)
+    def release_expired(self, sent_at: float) -> bool:
+        """Release waiters whose deadline a poll was sent after; return whether others remain."""
+        for deadline, waiter in self.expired:
+            if sent_at >= deadline:
+                time_out(waiter)
+        self.expired = [entry for entry in self.expired if not entry[1].done()]
+        return bool(self.expired)
 
 
-def give_up(waiter: Waiter) -> None:
+def time_out(waiter: Waiter) -> None:
     """Release a waiter whose deadline has passed."""
     if not waiter.done():
         waiter.set_result(False)

@@ -15,21 +15,23 @@ from async_vmapi.tasks.changes import OwnChanges
 from async_vmapi.tasks.completion import Done, Evidence, Pending
 from async_vmapi.tasks.list_poller import ListPoller
 from async_vmapi.tasks.pending import PendingTasks
-from async_vmapi.tasks.polled_vm import CLOCK, NOT_LISTED, PolledVM, State, give_up
+from async_vmapi.tasks.polled_vm import NEVER_LISTED, PolledVM, State, time_out
 from async_vmapi.tasks.polls import Polls
-from async_vmapi.tasks.reads import GetResult, fetch_vm
+from async_vmapi.tasks.reads import fetch_vm
+from async_vmapi.tasks.schedule import TIMER_TOLERANCE
 from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.tasks.watch import Waiter, Watch
+from async_vmapi.transport.codec import VMSnapshot
 
 __all__ = ["Poller"]
 
-_LAST_POLL: Final = 5.0
+_DEADLINE_POLL_TIMEOUT: Final = 5.0
 """Timeout in seconds of the poll at a deadline."""
 
-_MOST_PATIENCE: Final = 1.0
+_MAX_DEADLINE_DELAY: Final = 1.0
 """Maximum seconds by which the poll at a deadline is delayed after another of the same VM."""
 
-_GETS_AT_ONCE: Final = 16
+_MAX_GETS_IN_FLIGHT: Final = 16
 
 
 class Poller:
@@ -50,7 +52,7 @@ class Poller:
     ) -> None:
         self.polls = polls
         self._pending = pending
-        self.lists = ListPoller(polls, vm_lists, self._show, self._plan, self._list_done)
+        self.lists = ListPoller(polls, vm_lists, self._report, self._plan, self._list_done)
         vm_lists.listener = self.lists.offer
         self._changes = changes
         # VMs whose GET waits for a slot, and those whose GET is in flight, abandoned or not.
@@ -58,7 +60,7 @@ class Poller:
         self._in_flight: dict[str, PolledVM] = {}
         # VMs with a waiter whose deadline has just passed.
         self._deadlines: list[PolledVM] = []
-        self._pumps_at = -math.inf
+        self._sending_at = -math.inf
 
     def join(self, watch: Watch) -> None:
         """Start polling for a watch."""
@@ -71,7 +73,7 @@ class Poller:
         if (observer := watch.observer) is not None:
             observer.awaited()
         self.lists.cycling += watch.target.rule.cycle
-        self._choose()
+        self._choose_mode()
         if not self.lists.active and vm.state in (State.PLANNED, State.LISTED):
             # Count from the last poll, and never move the planned poll back: a caller that awaits
             # briefly again and again would otherwise delay it each time, for all waiters.
@@ -87,19 +89,19 @@ class Poller:
         if vm.watches:
             return
         del self.polls.vms[watch.vm_id]
-        self._choose()
+        self._choose_mode()
         if not self.polls.vms:
             # Deferred: a reader of events leaves and rejoins in the same iteration of the loop.
             self.polls.loop.call_soon(self._stop_if_idle, context=self.polls.context)
 
-    def close(self, problem: Callable[[], VMAPIError]) -> None:
+    def close(self, make_error: Callable[[], VMAPIError]) -> None:
         """Stop for good and fail every wait; waiters of a closed loop cannot be woken."""
         if not self.polls.loop.is_closed():
             self._stop()
-            self.polls.release(problem)
+            self.polls.fail_all(make_error)
         for watch in self.polls.watches:
             watch.waiters.clear()
-            watch.readers.clear()
+            watch.event_waiters.clear()
 
     def _stop_if_idle(self) -> None:
         if not self.polls.vms:
@@ -112,37 +114,39 @@ class Poller:
         for waiting in (self._queue, self._in_flight, self._deadlines):
             waiting.clear()
         for vm in self.polls.vms.values():
-            # So that running timers find no last polls.
-            vm.last_polls.clear()
+            # So that running timers find no waiters.
+            vm.expired.clear()
             if vm.timer is not None:
                 vm.timer.cancel()
 
-    def poll_last(self, watch: Watch, waiter: Waiter, until: float) -> None:
+    def deadline_passed(self, watch: Watch, waiter: Waiter, until: float) -> None:
         """Poll once more for a waiter whose deadline, `until`, has passed."""
         if waiter.done():
             return
         vm = self.polls.vms[watch.vm_id]
         now = self.polls.now
-        vm.last_polls.append((min(until, now), waiter))
+        vm.expired.append((min(until, now), waiter))
         # Counted from now, not from the deadline: after a suspended process resumes, the poll runs
         # before the wait times out.
-        self.polls.call_at(now + _LAST_POLL, give_up, waiter)
+        self.polls.call_at(now + _DEADLINE_POLL_TIMEOUT, time_out, waiter)
         # Short waits must not poll a VM more often than usual.
-        last = max(watch.asked for watch in vm.watches)
-        soonest = last + min(self.polls.schedule.floor, _MOST_PATIENCE)
+        last = max(watch.last_sent_at for watch in vm.watches)
+        soonest = last + min(self.polls.schedule.min_interval, _MAX_DEADLINE_DELAY)
         if soonest > now:
             self.polls.call_at(soonest, self._poll_at_deadline, vm)
         else:
             self._poll_at_deadline(vm)
-        self.polls.call_at(max(now, soonest) + 2 * _MOST_PATIENCE, self._poll_otherwise, vm)
+        self.polls.call_at(
+            max(now, soonest) + 2 * _MAX_DEADLINE_DELAY, self._poll_in_other_mode, vm
+        )
 
-    def _poll_otherwise(self, vm: PolledVM) -> None:
-        """Poll by the other mode if a VM's last poll hangs or has to wait."""
-        if not vm.last_polls:
+    def _poll_in_other_mode(self, vm: PolledVM) -> None:
+        """Poll in the other mode if the poll at a deadline hangs or has to wait."""
+        if not vm.expired:
             return
         if vm.state is State.IN_FLIGHT:
             self.lists.poll_by(self.polls.now)
-        elif not vm.by_list:
+        elif not vm.needs_list:
             self._enqueue(vm, first=True)
 
     def _poll_at_deadline(self, vm: PolledVM) -> None:
@@ -150,19 +154,19 @@ class Poller:
             # After all deadlines of this iteration of the loop.
             self.polls.loop.call_soon(self._poll_at_deadlines, context=self.polls.context)
         self._deadlines.append(vm)
-        self.lists.include(vm)
+        self.lists.report_unchanged(vm)
 
     def _poll_at_deadlines(self) -> None:
-        vms = [vm for vm in dict.fromkeys(self._deadlines) if vm.last_polls]
+        vms = [vm for vm in dict.fromkeys(self._deadlines) if vm.expired]
         self._deadlines.clear()
-        if any(vm.by_list for vm in vms) or self.lists.is_cheaper(len(vms)):
+        if any(vm.needs_list for vm in vms) or self.lists.is_cheaper(len(vms)):
             self.lists.poll_by(self.polls.now)
             return
         for vm in vms:
             if vm.state is not State.IN_FLIGHT:
                 self._enqueue(vm, first=True)
 
-    def _choose(self) -> None:
+    def _choose_mode(self) -> None:
         """Choose the cheaper of list mode and GET mode."""
         list_mode = self.lists.is_cheaper(len(self.polls.vms), list_mode=self.lists.active)
         if list_mode is self.lists.active:
@@ -186,7 +190,7 @@ class Poller:
                 self._plan(vm, self.polls.now)
 
     def _list_done(self) -> None:
-        self._choose()
+        self._choose_mode()
         if not self.lists.active:
             # The VMs that were waiting for a list.
             self._plan_listed()
@@ -199,7 +203,7 @@ class Poller:
 
     def _enqueue(self, vm: PolledVM, *, first: bool = False) -> None:
         """Queue a VM's GET, or request a list now if only a list can show it."""
-        if vm.by_list and self.lists.is_readable:
+        if vm.needs_list and self.lists.is_readable:
             vm.move_to(State.LISTED)
             self.lists.poll_by(self.polls.now)
             return
@@ -208,38 +212,38 @@ class Poller:
             self._queue.appendleft(vm)
         else:
             self._queue.append(vm)
-        self._pump()
+        self._send_queued()
 
-    def _pump(self) -> None:
+    def _send_queued(self) -> None:
         """Send queued GETs while there are free slots."""
-        while self._queue and len(self._in_flight) < _GETS_AT_ONCE:
+        while self._queue and len(self._in_flight) < _MAX_GETS_IN_FLIGHT:
             hold = self.polls.hold_until
-            if hold - self.polls.now > CLOCK:
-                if self._pumps_at != hold:
-                    self._pumps_at = hold
-                    self.polls.call_at(hold, self._pump)
+            if hold - self.polls.now > TIMER_TOLERANCE:
+                if self._sending_at != hold:
+                    self._sending_at = hold
+                    self.polls.call_at(hold, self._send_queued)
                 return
             vm = self._queue.popleft()
             # Otherwise it has left, or a list came first.
             if vm.state is State.QUEUED:
                 vm.move_to(State.IN_FLIGHT)
                 self._in_flight[vm.vm_id] = vm
-                self.polls.send(self._get(vm), partial(self._got, vm))
+                self.polls.send(self._get(vm), partial(self._get_ended, vm))
 
-    def _got(self, vm: PolledVM) -> None:
+    def _get_ended(self, vm: PolledVM) -> None:
         del self._in_flight[vm.vm_id]
         if not vm.watches:
             vm.move_to(State.LEFT)
         else:
             self._plan(vm, self.polls.now)
-            if vm.last_polls and not vm.failures:
+            if vm.expired and not vm.failures:
                 # This GET was sent before their deadline.
                 self._poll_at_deadline(vm)
-        self._choose()
-        self._pump()
+        self._choose_mode()
+        self._send_queued()
 
     async def _get(self, vm: PolledVM) -> None:
-        asked = self.polls.now
+        sent_at = self.polls.now
         try:
             result = await fetch_vm(self.polls.pipeline, vm.vm_id)
         except AuthenticationError:
@@ -247,7 +251,7 @@ class Poller:
         except VMAPIError as error:
             self.polls.failed(error)
             vm.failures += 1
-            vm.missed(str(error))
+            vm.poll_failed(str(error))
             return
         self.polls.succeeded()
         vm.failures = 0
@@ -255,43 +259,51 @@ class Poller:
             self.polls.schedule.measured_get(result.size)
         if self.polls.pipeline.observer is not None:
             self.polls.pipeline.observer.polled("get")
-        vm.by_list = vm.is_unclear = result.unclear is not None
+        vm.needs_list = vm.is_unclear = result.unclear is not None
         if result.unclear is not None:
-            vm.missed(result.unclear)
+            vm.poll_failed(result.unclear)
             return
         if result.snapshot is not None:
             vm.absent_since, self.polls.read_at = None, self.polls.now
         elif any(watch.absence_counts for watch in vm.watches):
             if vm.absent_since is None:
-                vm.absent_since = asked
+                vm.absent_since = sent_at
             if self.polls.read_at < vm.absent_since:
                 # A server may return this for everything: wait until another read shows a VM.
-                vm.by_list = True
-                vm.missed("the API reports the VM as not found, but has shown no other VM since")
+                vm.needs_list = True
+                vm.poll_failed(
+                    "the API reports the VM as not found, but has shown no other VM since"
+                )
                 return
-        if result.snapshot is None or result.snapshot != vm.listed:
+        if result.snapshot is None or result.snapshot != vm.last_listed:
             # One of the two is old: the next list counts, changed or not.
-            vm.listed = NOT_LISTED
-        self._show(vm, result, asked, self.polls.now)
+            vm.last_listed = NEVER_LISTED
+        self._report(vm, result.snapshot, result.raw, sent_at, self.polls.now)
 
-    def _show(self, vm: PolledVM, result: GetResult, asked: float, answered: float) -> bool:
-        """Report a poll's result to the watches; return whether all of them processed it."""
-        seen = result.snapshot
-        all_took = True
+    def _report(
+        self,
+        vm: PolledVM,
+        snapshot: VMSnapshot | None,
+        raw: bytes | None,
+        sent_at: float,
+        received_at: float,
+    ) -> bool:
+        """Report a poll's result to the watches; return whether it counted for all of them."""
+        counted_for_all = True
         for watch in vm.watches:
-            took = watch.saw(asked, answered, seen, result.raw)
-            all_took = all_took and took
+            counted = watch.observe(sent_at, received_at, snapshot, raw)
+            counted_for_all = counted_for_all and counted
             verdict = watch.verdict
-            if not took or isinstance(verdict, Pending):
+            if not counted or isinstance(verdict, Pending):
                 continue
             self._pending.discard(watch)
             evidence = verdict.evidence if isinstance(verdict, Done) else None
             if evidence is not Evidence.ASSUMED:
                 # An operation that is assumed to be complete may still be running.
-                self._changes.end(vm.vm_id, visible=seen is not None)
+                self._changes.end(vm.vm_id, visible=snapshot is not None)
             if evidence is Evidence.OBSERVED:
-                self.polls.schedule.took(watch.target.operation, watch.elapsed)
-        if vm.release_last_polls(asked) and vm.state is not State.IN_FLIGHT:
+                self.polls.schedule.completed(watch.target.operation, watch.elapsed)
+        if vm.release_expired(sent_at) and vm.state is not State.IN_FLIGHT:
             # This list was sent before their deadline.
             self._poll_at_deadline(vm)
-        return all_took
+        return counted_for_all

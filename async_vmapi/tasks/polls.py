@@ -96,12 +96,12 @@ class Polls:
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, AuthenticationError):
             # By the time of the next poll, the waiters have left.
-            self._backoff_until = self.now + self.schedule.floor
-            self.release(lambda: copy.copy(error))
+            self._backoff_until = self.now + self.schedule.min_interval
+            self.fail_all(lambda: copy.copy(error))
             return
         kind = type(error).__name__
         _log.error("polling broke off", exc_info=error, extra={"vmapi_error": kind})
-        self.release(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
+        self.fail_all(lambda: InvalidState(f"polling broke off with {kind}; see the log"))
 
     def succeeded(self) -> None:
         """End the backoff: a read succeeded."""
@@ -113,13 +113,13 @@ class Polls:
             return False
         if self.now >= self._backoff_until:
             self._failures += 1
-            self._backoff_until = self.now + self.schedule.after_failures(self._failures)
+            self._backoff_until = self.now + self.schedule.backoff(self._failures)
         return True
 
-    def release(self, problem: Callable[[], VMAPIError]) -> None:
-        """Fail every wait with an error, created by `problem` for each watch."""
+    def fail_all(self, make_error: Callable[[], VMAPIError]) -> None:
+        """Fail every wait with an error, created by `make_error` for each watch."""
         for watch in self.watches:
-            watch.wake(problem())
+            watch.wake(make_error())
 
     def stop(self) -> None:
         """Cancel the polls in flight."""

@@ -21,10 +21,10 @@ class Rule:
     """How an operation proceeds and completes.
 
     Attributes:
-        expected: The target states; empty if the operation completes by absence.
-        passing: Known intermediate states. States in none of the three sets are handled like
-            these: polling continues.
-        failing: States that rule out completion.
+        target_states: States in which it is complete; empty if it completes by absence.
+        intermediate_states: Known states on the way. Other states, in none of the three sets, are
+            handled like these: polling continues.
+        failing_states: States that rule out completion.
         new_vm: Whether the operation creates the VM: no observation can predate the request, and
             an absent VM is at first "not yet" (WIRE §5.3).
         cycle: Whether the VM has to leave ``online`` and return.
@@ -34,9 +34,9 @@ class Rule:
         timeout: Seconds to wait by default, in addition to the operation's ``wait_for``.
     """
 
-    expected: frozenset[str] = frozenset()
-    passing: frozenset[str] = frozenset()
-    failing: frozenset[str] = frozenset()
+    target_states: frozenset[str] = frozenset()
+    intermediate_states: frozenset[str] = frozenset()
+    failing_states: frozenset[str] = frozenset()
     new_vm: bool = False
     cycle: bool = False
     resized: bool = False
@@ -49,12 +49,15 @@ _LOST: Final = _FAILURE_WORDS | {DELETING}
 KNOWN_STATES: Final = _LOST | {INSTALLING, ONLINE, OFFLINE}
 
 _GOES_OFF: Final = Rule(
-    expected=frozenset({OFFLINE}), passing=frozenset({ONLINE}), failing=_LOST, timeout=600.0
+    target_states=frozenset({OFFLINE}),
+    intermediate_states=frozenset({ONLINE}),
+    failing_states=_LOST,
+    timeout=600.0,
 )
 _COMES_BACK: Final = Rule(
-    expected=frozenset({ONLINE}),
-    passing=frozenset({OFFLINE}),
-    failing=_LOST,
+    target_states=frozenset({ONLINE}),
+    intermediate_states=frozenset({OFFLINE}),
+    failing_states=_LOST,
     cycle=True,
     grace=60.0,
     timeout=900.0,
@@ -62,25 +65,33 @@ _COMES_BACK: Final = Rule(
 
 RULES: Final[Mapping[Operation, Rule]] = {
     "create": Rule(
-        expected=frozenset({ONLINE}),
-        passing=frozenset({INSTALLING, OFFLINE}),
-        failing=_LOST,
+        target_states=frozenset({ONLINE}),
+        intermediate_states=frozenset({INSTALLING, OFFLINE}),
+        failing_states=_LOST,
         new_vm=True,
         timeout=1800.0,
     ),
     "resize": Rule(
-        expected=frozenset({ONLINE, OFFLINE}), failing=_LOST, resized=True, timeout=1800.0
+        target_states=frozenset({ONLINE, OFFLINE}),
+        failing_states=_LOST,
+        resized=True,
+        timeout=1800.0,
     ),
     "shutdown": _GOES_OFF,
     "power_off": _GOES_OFF,
     "power_on": Rule(
-        expected=frozenset({ONLINE}), passing=frozenset({OFFLINE}), failing=_LOST, timeout=600.0
+        target_states=frozenset({ONLINE}),
+        intermediate_states=frozenset({OFFLINE}),
+        failing_states=_LOST,
+        timeout=600.0,
     ),
     "reboot": _COMES_BACK,
     "reset": _COMES_BACK,
     # Fewer absences: a wrong "deleted" costs less than a wrong "vanished".
     "delete": Rule(
-        passing=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}), absences=5, timeout=900.0
+        intermediate_states=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}),
+        absences=5,
+        timeout=900.0,
     ),
 }
 

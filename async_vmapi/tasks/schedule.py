@@ -11,7 +11,10 @@ from typing import Final
 
 from async_vmapi.models import Operation
 
-__all__ = ["Schedule"]
+__all__ = ["TIMER_TOLERANCE", "Schedule"]
+
+TIMER_TOLERANCE: Final = 0.001
+"""Seconds by which timers may fire early: the resolution of the loop's clock."""
 
 _REQUEST: Final = 64 * 1024
 """The fixed cost of a request, in bytes: rate limits count requests."""
@@ -38,17 +41,22 @@ class Schedule:
     """The polling intervals, from observed costs and durations.
 
     Args:
-        floor: Minimum seconds between two polls.
-        ceiling: Maximum seconds between two polls.
+        min_interval: Minimum seconds between two polls.
+        max_interval: Maximum seconds between two polls.
         seed: Seed of the jitter.
         rate: The client's limit in requests per second; None for no limit.
     """
 
     def __init__(
-        self, *, floor: float, ceiling: float, seed: int | None, rate: float | None = None
+        self,
+        *,
+        min_interval: float,
+        max_interval: float,
+        seed: int | None,
+        rate: float | None = None,
     ) -> None:
-        self.floor = floor
-        self.ceiling = ceiling
+        self.min_interval = min_interval
+        self.max_interval = max_interval
         # The fewer requests are allowed, the more each one costs.
         self._request = max(_REQUEST, _BYTES_PER_SECOND / rate if rate else 0.0)
         self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
@@ -64,7 +72,7 @@ class Schedule:
         """Learn from the size of a GET in bytes."""
         self._get_cost = self._request + size
 
-    def took(self, operation: Operation, elapsed: float) -> None:
+    def completed(self, operation: Operation, elapsed: float) -> None:
         """Learn from an operation that was seen to complete `elapsed` seconds after its request."""
         count, shortest, longest = self._durations.get(operation, (0, math.inf, 0.0))
         self._durations[operation] = (count + 1, min(shortest, elapsed), max(longest, elapsed))
@@ -82,7 +90,7 @@ class Schedule:
         factor = 2 if list_mode else 1
         return vms > 1 and vms * self._get_cost * factor > self._list_cost
 
-    def between_lists(self, vms: int, *, cycling: bool) -> float:
+    def list_interval(self, vms: int, *, cycling: bool) -> float:
         """Return the seconds from one list to the next.
 
         The total cost of requests and waiting is lowest if the interval falls with the square root
@@ -92,12 +100,12 @@ class Schedule:
             vms: Number of awaited VMs.
             cycling: Whether one of them reboots, which is visible only briefly.
         """
-        interval = _INTERVALS_ALONE * self.floor / math.sqrt(max(1, vms))
+        interval = _INTERVALS_ALONE * self.min_interval / math.sqrt(max(1, vms))
         if cycling:
-            interval = min(interval, _INTERVALS_CYCLING * self.floor)
+            interval = min(interval, _INTERVALS_CYCLING * self.min_interval)
         return self._jittered(interval, 1.1)
 
-    def between_gets(self, operation: Operation, elapsed: float) -> float:
+    def get_interval(self, operation: Operation, elapsed: float) -> float:
         """Return the seconds until the next GET of one VM.
 
         An eighth of the elapsed time, so that the delay stays proportional to the wait. Once the
@@ -113,12 +121,14 @@ class Schedule:
                 interval = (longest - shortest) / 20
         return self._jittered(interval, 1.2)
 
-    def after_failures(self, count: int) -> float:
+    def backoff(self, count: int) -> float:
         """Return the seconds to wait after `count` consecutive failed polls; 0 after none."""
         if count == 0:
             return 0.0
-        return self._jittered(self.floor * 2.0 ** min(count, 16), 1.2)
+        return self._jittered(self.min_interval * 2.0 ** min(count, 16), 1.2)
 
     def _jittered(self, interval: float, most: float) -> float:
-        bounded = min(max(interval, self.floor), self.ceiling)
-        return min(bounded * self._random.uniform(1.0, most), max(self.ceiling, self.floor))
+        bounded = min(max(interval, self.min_interval), self.max_interval)
+        return min(
+            bounded * self._random.uniform(1.0, most), max(self.max_interval, self.min_interval)
+        )

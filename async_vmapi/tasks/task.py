@@ -198,7 +198,7 @@ class Task(Generic[T_co]):
         """
         watch, loop = self._watch, running_loop()
         since = loop.time() - self._hub.min_interval
-        fresh = watch.loop is loop and watch.asked > since
+        fresh = watch.loop is loop and watch.last_sent_at > since
         if not (watch.ended or fresh):
             await self._hub.wait(watch, until=since)
         return watch.ended
@@ -229,7 +229,7 @@ class Task(Generic[T_co]):
                 ram=watch.target.ram,
                 wait_for=watch.target.wait_for,
                 elapsed=round(watch.elapsed, 1),
-                seen=watch.seen,
+                seen=watch.visible,
                 adopted=self.adopted,
                 was_missing=watch.target.was_missing,
                 trace=None if (observer := watch.observer) is None else observer.trace,
@@ -255,7 +255,7 @@ class Task(Generic[T_co]):
             operation=self.operation,
             last_state=state,
             history=tuple((event.elapsed, event.state) for event in watch.history),
-            last_poll_error=self._hub.last_error(watch),
+            last_poll_error=watch.last_error,
             token=self.token(),
         )
 
@@ -299,7 +299,7 @@ async def has_begun(task: Task[Any], within: float) -> bool:
     watch, hub = task._watch, task._hub  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     until = running_loop().time() + within
     while not (watch.left_online or watch.ended):
-        if not await hub.wait(watch, until=until, news=True):
+        if not await hub.wait(watch, until=until, any_change=True):
             break
     return watch.left_online
 

@@ -15,8 +15,8 @@ import attrs
 
 from async_vmapi.errors import DecodingError, InvalidState
 from async_vmapi.tasks.names import Labels
-from async_vmapi.tasks.schedule import Schedule
-from async_vmapi.transport.codec import SNAPSHOTS, Named, VMSnapshot, decode_names
+from async_vmapi.tasks.schedule import TIMER_TOLERANCE, Schedule
+from async_vmapi.transport.codec import SNAPSHOTS, NamedVM, VMSnapshot, decode_names
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.rate_limit import Priority
 from async_vmapi.transport.retries import AttemptLog
@@ -28,9 +28,6 @@ FRESH: Final = 5.0
 
 _FOR_NAMES: Final = Call("list", "GET", "/v2/virtual-machines", shared=True)
 _FOR_POLLS: Final = attrs.evolve(_FOR_NAMES, priority=Priority.POLLS, first=True)
-
-_CLOCK: Final = 0.001
-"""Seconds by which timers may fire early."""
 
 
 @attrs.frozen(eq=False)
@@ -64,16 +61,16 @@ class VMList:
         ids: The ids of all VMs.
     """
 
-    def __init__(self, sent_at: float, vms: Sequence[Named]) -> None:
+    def __init__(self, sent_at: float, vms: Sequence[NamedVM]) -> None:
         self.sent_at = sent_at
-        self.vms: dict[str | None, list[Named]] = {}
+        self.vms: dict[str | None, list[NamedVM]] = {}
         for vm in vms:
             self.vms.setdefault(vm.label, []).append(vm)
         self.ids = frozenset(vm.id for vm in vms)
         self._ids: dict[str, frozenset[str]] = {}
         self._new: dict[int, tuple[frozenset[str], Labels]] = {}
 
-    def named(self, name: str) -> Sequence[Named]:
+    def named(self, name: str) -> Sequence[NamedVM]:
         """Return the VMs with a name."""
         return self.vms.get(name, ())
 
@@ -194,7 +191,7 @@ class VMListSource:
         while (now := loop.time()) < until:
             if self._poll is not None:
                 await asyncio.wait({self._poll}, timeout=until - now)
-            elif (early := self.sent_at + self._schedule.floor - now) > _CLOCK:
+            elif (early := self.sent_at + self._schedule.min_interval - now) > TIMER_TOLERANCE:
                 await asyncio.sleep(early)
             else:
                 break

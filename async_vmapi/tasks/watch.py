@@ -56,7 +56,7 @@ class TaskEvent:
 
 
 class Watch:
-    """One task's view of its VM. The poll hub reports to it by `saw` and `missed`.
+    """One task's view of its VM. The poller reports to it by `observe` and `poll_failed`.
 
     Args:
         vm_id: The VM.
@@ -70,16 +70,16 @@ class Watch:
 
     __slots__ = (
         "_completion",
-        "_last",
+        "_last_snapshot",
         "_observer",
         "adopted",
-        "asked",
         "elapsed",
+        "event_waiters",
         "failed_polls",
         "history",
         "last_error",
+        "last_sent_at",
         "loop",
-        "readers",
         "started",
         "target",
         "verdict",
@@ -105,24 +105,24 @@ class Watch:
         self.loop = asyncio.get_running_loop()
         self.started = self.loop.time() - elapsed
         # The loop's time at which the last observation was requested.
-        self.asked = -math.inf
+        self.last_sent_at = -math.inf
         self.verdict: Verdict = _PENDING
         self.history: list[TaskEvent] = []
         # Futures that wait for completion, and those that wait for any change.
         self.waiters: list[Waiter] = []
-        self.readers: list[Waiter] = []
+        self.event_waiters: list[Waiter] = []
         self.failed_polls = 0
         self.last_error: str | None = None
         # Weak: only the task holds its observer; without it, the operation is no longer observed.
         self._observer: weakref.ref[OperationObserver] | None = None
         self._completion = Completion(target, max_staleness, visible_at=visible_at, quiet=quiet)
-        self._last: VMSnapshot | None = None
+        self._last_snapshot: VMSnapshot | None = None
 
     def move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Continue in another event loop; its clock starts from the known elapsed time."""
         if self.loop is not loop:
             self.loop, self.started = loop, loop.time() - self.elapsed
-            self.asked = -math.inf
+            self.last_sent_at = -math.inf
 
     @property
     def ended(self) -> bool:
@@ -130,51 +130,51 @@ class Watch:
         return not isinstance(self.verdict, Pending)
 
     @property
-    def seen(self) -> bool:
+    def visible(self) -> bool:
         """Whether a read has shown the VM."""
         return self._completion.visible_at is not None
 
     @property
     def absence_counts(self) -> bool:
         """Whether absence means that the VM is gone; a new VM may not have appeared yet."""
-        return self.seen or not self.target.rule.new_vm
+        return self.visible or not self.target.rule.new_vm
 
     @property
     def left_online(self) -> bool:
         """Whether a reboot or reset was seen to leave ``online``."""
         return self._completion.left_online
 
-    def wake(self, problem: VMAPIError | None = None) -> None:
-        """Wake all awaiters, or fail them with `problem`."""
-        _wake(self.waiters, problem or True)
-        _wake(self.readers, problem or True)
+    def wake(self, error: VMAPIError | None = None) -> None:
+        """Wake all awaiters, or fail them with `error`."""
+        _wake(self.waiters, error or True)
+        _wake(self.event_waiters, error or True)
 
-    def saw(
-        self, asked: float, answered: float, seen: VMSnapshot | None, raw: bytes | None
+    def observe(
+        self, sent_at: float, received_at: float, snapshot: VMSnapshot | None, raw: bytes | None
     ) -> bool:
         """Process one observation, and return whether it counted.
 
         It is ignored if it was requested before the last one, or before the operation.
 
         Args:
-            asked: The loop's time when it was requested.
-            answered: The loop's time when its response had arrived.
-            seen: The VM; None for absent.
+            sent_at: The loop's time when it was requested.
+            received_at: The loop's time when its response had arrived.
+            snapshot: The VM; None for absent.
             raw: The VM undecoded.
         """
-        at = asked - self.started
+        at = sent_at - self.started
         if self.ended or at < self.elapsed:
             return self.ended
-        self.elapsed, self.asked = at, asked
-        since = answered - self.started
-        if seen is None:
-            observation = Observation(at, since, None)
+        self.elapsed, self.last_sent_at = at, sent_at
+        received = received_at - self.started
+        if snapshot is None:
+            observation = Observation(at, received, None)
         else:
-            observation = Observation(at, since, seen.state, seen.cores, seen.ram)
+            observation = Observation(at, received, snapshot.state, snapshot.cores, snapshot.ram)
         self.verdict = self._completion.observe(observation)
-        changed = seen is not None and seen != self._last
+        changed = snapshot is not None and snapshot != self._last_snapshot
         if changed:
-            self._last = seen
+            self._last_snapshot = snapshot
         if not changed and not self.ended:
             return True
         event = TaskEvent(
@@ -189,7 +189,7 @@ class Watch:
         if self.ended:
             self.wake()
         else:
-            _wake(self.readers, True)
+            _wake(self.event_waiters, True)
         return True
 
     @property
@@ -223,7 +223,7 @@ class Watch:
         how = "failed" if event.evidence is None else f"done, {event.evidence}"
         _log.info("%s of %s: %s after %.1f s: %s", *values, how, extra=fields)
 
-    def missed(self, error: str) -> None:
+    def poll_failed(self, error: str) -> None:
         """Record a failed poll."""
         self.failed_polls += 1
         self.last_error = error

@@ -35,7 +35,7 @@ __all__ = [
     "TEMPLATES",
     "UNREADABLE",
     "VM",
-    "Named",
+    "NamedVM",
     "ResponseSpec",
     "VMSnapshot",
     "decode_names",
@@ -142,26 +142,22 @@ class _LooseSnapshots(_Envelope, frozen=True, kw_only=True):
     virtual_machines: list[_LooseSnapshot]
 
 
-class Named(msgspec.Struct, frozen=True, gc=False):
+class NamedVM(VMSnapshot, frozen=True, gc=False):
     """The fields of a VM that show whether a create made it."""
 
-    id: str
-    state: str
-    cores: int
-    ram: int
     label: str | None = None
 
 
-class _LooseNamed(_LooseSnapshot, frozen=True, gc=False):
+class _LooseNamedVM(_LooseSnapshot, frozen=True, gc=False):
     label: str | None = None
 
 
 class _Names(msgspec.Struct, frozen=True):
-    virtual_machines: list[Named]
+    virtual_machines: list[NamedVM]
 
 
 class _LooseNames(msgspec.Struct, frozen=True):
-    virtual_machines: list[_LooseNamed]
+    virtual_machines: list[_LooseNamedVM]
 
 
 class _Console(_Envelope, frozen=True, kw_only=True):
@@ -275,7 +271,7 @@ def raw_vm(body: bytes) -> msgspec.Raw:
     return _decode_raw_vm(body).virtual_machine
 
 
-def decode_names(body: bytes) -> list[Named]:
+def decode_names(body: bytes) -> list[NamedVM]:
     """Decode a list's body, which was decoded as `SNAPSHOTS` before.
 
     Raises:
@@ -290,7 +286,7 @@ def decode_names(body: bytes) -> list[Named]:
     except UNREADABLE as error:
         message, where = explain(error)
     else:
-        return [Named(str(v.id), v.state, int(v.cores), int(v.ram), v.label) for v in loose]
+        return [NamedVM(str(v.id), v.state, int(v.cores), int(v.ram), v.label) for v in loose]
     del body  # error trackers keep the local variables of this frame
     raise DecodingError(message, where=where)
 

@@ -13,33 +13,33 @@ import attrs
 
 from async_vmapi.errors import AuthenticationError, NotFound, OutcomeUnknown, VMAPIError
 from async_vmapi.models import DELETING
+from async_vmapi.tasks.schedule import TIMER_TOLERANCE
 from async_vmapi.tasks.token import IntentToken, seal
 from async_vmapi.tasks.vm_list import VMList, VMListSource
 from async_vmapi.transport import codec
-from async_vmapi.transport.codec import Named
+from async_vmapi.transport.codec import NamedVM
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.writes.attach_times import is_older
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates
 
-__all__ = ["Lookup", "LookupResult", "unknown", "unnoticed"]
+__all__ = ["Lookup", "LookupResult", "unknown", "unobserved"]
 
-_PROOF: Final = 3
+_LISTS_FOR_PROOF: Final = 3
 """Lists without the VM that prove that there is none: a single one may be wrong."""
 
-_HIDDEN: Final = 60.0
+_INVISIBLE: Final = 60.0
 """Additional seconds by which a VM may be older than the create although the list before it does
 not show the VM: that list is some seconds old, and a new VM is invisible at first."""
 
-_MOST_READ: Final = 8
+_MAX_READS: Final = 8
 """Maximum number of VMs of one name that are read to find out which are older."""
 
-_MOST_CANDIDATES: Final = 100
+_MAX_CANDIDATES: Final = 100
 _LONGEST: Final = 600.0
 
 _LAST_LIST: Final = 5.0
 """Timeout in seconds for the list at the end of the window."""
 
-_CLOCK: Final = 0.001
 _NO_IDS: Final = frozenset[str]()
 
 
@@ -91,27 +91,27 @@ class Lookup:
         self._vm_lists = vm_lists
         self._retry = retry
         # Ids that a list has shown, and no GET since reported missing; ids that a GET has shown
-        # since `_settled`; ids of VMs older than the create.
+        # since `_conclusive_from`; ids of VMs older than the create.
         self._shown: set[str] = set()
         self._read: set[str] = set()
         self._older: set[str] = set()
         # All candidates; the value is whether the VM has exactly the name.
         self._candidates: dict[str, bool] = {}
-        # Number of lists read, and of those since `_settled`.
-        self._lists = self._settled_lists = 0
+        # Number of lists read, and of those since `_conclusive_from`.
+        self._lists = self._conclusive_lists = 0
         self._last_error: str | None = None
 
     async def run(self) -> LookupResult:
         """Search until the VM is found or the window is over."""
         loop = asyncio.get_running_loop()
         began, window = loop.time(), self._pending.window
-        until, settled = began + window, self._settled(began)
+        until, conclusive_from = began + window, self._conclusive_from(began)
         window = min(window, _LONGEST)
         pause = max(1.0, window / 60)
         while True:
             now = loop.time()
             # Always read a list at the end, even if the clock has jumped there.
-            last, proof = now >= until - _CLOCK, False
+            last, proof = now >= until - TIMER_TOLERANCE, False
             try:
                 async with asyncio.timeout_at(max(until, now) + _LAST_LIST):
                     vm_list = await self._vm_lists.get(now)
@@ -123,28 +123,28 @@ class Lookup:
             except TimeoutError:
                 self._last_error = f"a list took longer than {_LAST_LIST:g} s"
             else:
-                answered = await self._creates.others_answered(self._pending, until)
+                responded = await self._creates.others_responded(self._pending, until)
                 self._lists += 1
                 self._remember_candidates(vm_list)
-                if vm_list.sent_at >= settled:
-                    self._settled_lists += 1
-                    if answered and (adopted := await self._adoptable(vm_list)) is not None:
+                if vm_list.sent_at >= conclusive_from:
+                    self._conclusive_lists += 1
+                    if responded and (adopted := await self._adoptable(vm_list)) is not None:
                         self._changes.created(adopted, self._pending.name)
                         return self._found(adopted)
-                    proof = last and self._settled_lists >= _PROOF
+                    proof = last and self._conclusive_lists >= _LISTS_FOR_PROOF
                 self._shown.update(vm.id for vm in self._fitting(vm_list))
             if last or self._creates.stopping:
                 return self._found(proof=proof)
             now = loop.time()
-            if now < settled:
-                wait = min(pause, until - now, settled - now + _CLOCK)
+            if now < conclusive_from:
+                wait = min(pause, until - now, conclusive_from - now + TIMER_TOLERANCE)
             else:
                 # Leave time for the lists that are needed as proof.
-                wait = min(pause, (until - now) / max(1, _PROOF - self._settled_lists))
+                wait = min(pause, (until - now) / max(1, _LISTS_FOR_PROOF - self._conclusive_lists))
             await self._sleep(max(0.0, wait))
             pause = min(1.5 * pause, max(pause, window / 6))
 
-    def _settled(self, began: float) -> float:
+    def _conclusive_from(self, began: float) -> float:
         """Return the time from which reads show no VM that was deleted before the create."""
         pending = self._pending
         sent = began if pending.sent is None else pending.sent
@@ -156,7 +156,7 @@ class Lookup:
     def _found(self, vm_id: str | None = None, *, proof: bool = False) -> LookupResult:
         # Meanwhile a response may have shown that another create made a candidate.
         left = {vm_id: exact for vm_id, exact in self._candidates.items() if self._is_new(vm_id)}
-        candidates = sorted(left, key=lambda candidate: not left[candidate])[:_MOST_CANDIDATES]
+        candidates = sorted(left, key=lambda candidate: not left[candidate])[:_MAX_CANDIDATES]
         return LookupResult(
             vm_id,
             tuple(candidates),
@@ -178,22 +178,22 @@ class Lookup:
         # prevent a retry of the create.
         whole = self._changes.provider_renames and (self._retry or pending.baseline is not None)
         for vm in self._possible(new.vms if whole else new.like(pending.name)):
-            if pending.fits(vm):
+            if pending.has_size_of(vm):
                 self._candidates.setdefault(vm.id, False)
 
-    def _fitting(self, vm_list: VMList) -> list[Named]:
+    def _fitting(self, vm_list: VMList) -> list[NamedVM]:
         """Return the VMs that can be adopted if they are not ambiguous."""
         if self._pending.known is None:
             return []
         return [
             vm
             for vm in self._possible(vm_list.named(self._pending.name))
-            if vm.id not in self._older and (self._pending.unique or self._pending.fits(vm))
+            if vm.id not in self._older and (self._pending.unique or self._pending.has_size_of(vm))
         ]
 
-    def _possible(self, vms: Iterable[Named]) -> list[Named]:
+    def _possible(self, vms: Iterable[NamedVM]) -> list[NamedVM]:
         """Return the VMs that are new, without duplicates."""
-        found: dict[str, Named] = {}
+        found: dict[str, NamedVM] = {}
         for vm in vms:
             if self._is_new(vm.id):
                 found.setdefault(vm.id, vm)
@@ -220,23 +220,24 @@ class Lookup:
     async def _adoptable(self, vm_list: VMList) -> str | None:
         """Return the VM to adopt, which two reads must show; `vm_list` is one of them."""
         dated = self._pending.server_sent is not None
-        asked = set(self._read)
+        read = set(self._read)
         while True:
-            fitting, alike = self._fitting(vm_list), self._creates.alike(self._pending)
+            creates = self._creates.with_same_request(self._pending)
+            fitting = self._fitting(vm_list)
             if not fitting:
                 return None
-            if len(fitting) > len(alike):
+            if len(fitting) > len(creates):
                 # Ambiguous, unless reading them shows that some are older.
-                unread = [vm.id for vm in fitting if vm.id not in asked]
-                if not dated or not unread or len(asked) >= _MOST_READ:
+                unread = [vm.id for vm in fitting if vm.id not in read]
+                if not dated or not unread or len(read) >= _MAX_READS:
                     return None
                 vm_id = unread[0]
             else:
-                vm_id = fitting[alike.index(self._pending) % len(fitting)].id
+                vm_id = fitting[creates.index(self._pending) % len(fitting)].id
                 seen_twice = vm_id in self._read or vm_id in self._shown
-                if vm_id in asked or (seen_twice and not dated):
+                if vm_id in read or (seen_twice and not dated):
                     return vm_id if seen_twice else None
-            asked.add(vm_id)
+            read.add(vm_id)
             await self._get(vm_id)
 
     async def _get(self, vm_id: str) -> None:
@@ -255,7 +256,7 @@ class Lookup:
             self._changes.deleted(vm_id)
         elif vm.id == vm_id:
             self._read.add(vm_id)
-            sent, span = self._pending.server_sent, self._creates.max_staleness + _HIDDEN
+            sent, span = self._pending.server_sent, self._creates.max_staleness + _INVISIBLE
             if sent is not None and is_older(vm, sent, span):
                 # It stays a candidate: clocks may differ, so times can only prevent an adoption.
                 self._older.add(vm_id)
@@ -293,7 +294,7 @@ def unknown(creates: PendingCreates, pending: PendingCreate, found: LookupResult
     )
 
 
-def unnoticed(token: IntentToken) -> OutcomeUnknown:
+def unobserved(token: IntentToken) -> OutcomeUnknown:
     """Return the error for a reboot or reset whose VM was not observed to leave ``online``."""
     return OutcomeUnknown(
         f"the outcome of the {token.operation} of {token.vm} is unknown: its response was lost, "

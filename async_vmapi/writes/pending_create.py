@@ -14,7 +14,7 @@ from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest
 from async_vmapi.tasks.changes import OwnChanges
 from async_vmapi.tasks.token import IntentToken, read
-from async_vmapi.transport.codec import Named
+from async_vmapi.transport.codec import NamedVM
 from async_vmapi.transport.pipeline import Pipeline
 from async_vmapi.transport.retries import AttemptLog
 from async_vmapi.writes.attach_times import server_time
@@ -37,7 +37,7 @@ class PendingCreate:
         known: Ids of VMs that had the name before; None if unknown.
         baseline: All ids of a list that was requested before the create; None without one.
         attempts: Its attempts.
-        answered: Set unless an attempt is in flight.
+        responded: Set unless an attempt is in flight.
         outcome_unknown: Whether a lookup searches for its VM.
         retried: Whether it was sent again after proof that there was no VM.
         sent: The loop's time when the last attempt was sent; None if this process sent none.
@@ -54,14 +54,14 @@ class PendingCreate:
     known: frozenset[str] | None = None
     baseline: frozenset[str] | None = None
     attempts: AttemptLog = attrs.field(factory=AttemptLog)
-    answered: asyncio.Event = attrs.field(factory=asyncio.Event)
+    responded: asyncio.Event = attrs.field(factory=asyncio.Event)
     outcome_unknown: bool = False
     retried: bool = False
     sent: float | None = None
     server_sent: datetime | None = None
 
-    def fits(self, vm: Named) -> bool:
-        """Return whether a VM has the requested size."""
+    def has_size_of(self, vm: NamedVM) -> bool:
+        """Return whether its VM and another one have the same size."""
         return (vm.cores, vm.ram) == (self.cores, self.ram)
 
 
@@ -112,7 +112,7 @@ class PendingCreates:
     def mark_maybe_sent(self, pending: PendingCreate) -> None:
         """Note that an earlier process may have sent a create."""
         pending.resumed = pending.outcome_unknown = True
-        pending.answered.set()
+        pending.responded.set()
 
     def _note(self, pending: PendingCreate) -> PendingCreate:
         # A unique create excludes others of its name.
@@ -166,7 +166,7 @@ class PendingCreates:
 
     # --- during a lookup ------------------------------------------------------------------------
 
-    def alike(self, pending: PendingCreate) -> list[PendingCreate]:
+    def with_same_request(self, pending: PendingCreate) -> list[PendingCreate]:
         """Return all creates of this name and size whose outcome is unknown."""
         return [
             other
@@ -174,13 +174,13 @@ class PendingCreates:
             if other.outcome_unknown and (other.cores, other.ram) == (pending.cores, pending.ram)
         ]
 
-    async def others_answered(self, pending: PendingCreate, until: float) -> bool:
+    async def others_responded(self, pending: PendingCreate, until: float) -> bool:
         """Wait for the responses to other creates of the same name; return False at `until`."""
         try:
             async with asyncio.timeout_at(until):
                 for other in tuple(self._in_progress[pending.name]):
                     if other.attempts.in_flight and not other.outcome_unknown:
-                        await other.answered.wait()
+                        await other.responded.wait()
         except TimeoutError:
             return False
         return True

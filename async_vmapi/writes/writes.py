@@ -33,7 +33,7 @@ from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.retries import is_explained
-from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unnoticed
+from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unobserved
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, read_intent
 from async_vmapi.writes.record import FUNCTION, WriteContext
 from async_vmapi.writes.shield import Shield
@@ -191,7 +191,7 @@ class Writes:
         return vm_list
 
     async def _send(self, pending: PendingCreate, call: Call) -> str:
-        pending.answered.clear()
+        pending.responded.clear()
         pending.outcome_unknown = False
         try:
             vm_id = await self._pipeline.call(call, codec.CREATED, pending.attempts)
@@ -200,7 +200,7 @@ class Writes:
             pending.outcome_unknown = pending.attempts.outcome_unknown
             raise
         finally:
-            pending.answered.set()
+            pending.responded.set()
         return vm_id
 
     def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
@@ -319,7 +319,7 @@ class Writes:
         except VMAPIError as error:
             cause = cause or error
         tasks.forget(task)
-        raise unnoticed(token) from cause
+        raise unobserved(token) from cause
 
     # --- reconciling ----------------------------------------------------------------------------
 

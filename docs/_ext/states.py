@@ -33,9 +33,9 @@ def _or(states: frozenset[str]) -> str:
 
 
 def _cycle(rule: Rule) -> Iterator[str]:
-    (end,) = rule.expected
+    (end,) = rule.target_states
     yield _node("before", end, "passing")
-    yield _node("offline", _or(rule.passing), "passing")
+    yield _node("offline", _or(rule.intermediate_states), "passing")
     yield _node("end", end, "target")
     yield "request -> before -> offline -> end;"
     missed = rf"never observed offline:\nassumed after {rule.grace:g} s"
@@ -46,7 +46,7 @@ def _resize(rule: Rule) -> Iterator[str]:
     yield _node("before", r"online\nold size", "passing")
     yield _node("down", r"offline\nany size", "passing")
     yield "request -> before -> down;"
-    for end in sorted(rule.expected):
+    for end in sorted(rule.target_states):
         yield _node(end, rf"{end}\nnew size", "target")
     yield 'down -> online; down -> offline [label="stays"];'
     missed = r"never observed down:\nafter wait_for"
@@ -54,12 +54,12 @@ def _resize(rule: Rule) -> Iterator[str]:
 
 
 def _one_way(rule: Rule) -> Iterator[str]:
-    yield _node("end", _or(rule.expected) or "absent", "target")
-    yield _node("before", _or(rule.passing - {DELETING}), "passing")
+    yield _node("end", _or(rule.target_states) or "absent", "target")
+    yield _node("before", _or(rule.intermediate_states - {DELETING}), "passing")
     if rule.new_vm:
         yield f'hidden [label="not found\\nyet", color="{_INK}", style="rounded,dashed"];'
         yield "request -> hidden -> before -> end;"
-    elif DELETING in rule.passing:
+    elif DELETING in rule.intermediate_states:
         yield _node("deleting", DELETING, "passing")
         yield "request -> before -> deleting -> end; before -> end;"
     else:
@@ -70,20 +70,20 @@ def picture(operation: str, rule: Rule) -> str:
     """Return an operation's states as a graph in DOT."""
     lines = [f'request [label="{operation}", shape=plaintext, fontsize=13];']
     lines += _cycle(rule) if rule.cycle else _resize(rule) if rule.resized else _one_way(rule)
-    if rule.failing:
-        lines.append(_node("failing", _or(rule.failing), "failing"))
+    if rule.failing_states:
+        lines.append(_node("failing", _or(rule.failing_states), "failing"))
         lines.append("request -> failing [style=dashed];")
     return f"digraph {operation} {{ {_STYLE} {' '.join(lines)} }}"
 
 
 def words(operation: str, rule: Rule) -> str:
     """Return the alternative text of the picture."""
-    target = " or ".join(sorted(rule.expected)) or "absent"
+    target = " or ".join(sorted(rule.target_states)) or "absent"
     if rule.cycle:
         target = f"{target} again, or, if it was never observed offline, after {rule.grace:g} s"
     elif rule.resized:
         target += " with the new size, after it was down"
-    failing = f"; fails: {', '.join(sorted(rule.failing))}" if rule.failing else ""
+    failing = f"; fails: {', '.join(sorted(rule.failing_states))}" if rule.failing_states else ""
     return f"{operation} is complete: {target}{failing}"
 
 

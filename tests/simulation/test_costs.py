@@ -18,14 +18,14 @@ sys.path.insert(0, {benchmarks!r})
 import guard
 from async_vmapi.tasks.watch import Watch
 
-saw = Watch.saw
+observe = Watch.observe
 
 def slower(*arguments):
     for _ in range({rounds}):
         pass
-    return saw(*arguments)
+    return observe(*arguments)
 
-Watch.saw = slower
+Watch.observe = slower
 guard.main(["--only", "tick"])
 """
 

@@ -87,7 +87,7 @@ def contradiction(rule, verdict, world, step):
     elif rule.resized:
         seen = any(a[1] != b[1] == 2 for a, b in pairs)
     else:
-        ends = rule.expected or {None}
+        ends = rule.target_states or {None}
         seen = any(a not in ends and b in ends for a, b in pairs)
     return None if seen else "it claims to have seen what there was not"
 
@@ -98,7 +98,7 @@ def waits_by_design(rule, history, seen_from):
         # No read shows whether the VM will be started again, nor, before it was seen down, whether
         # the guest is still going to shut down.
         return True
-    if rule.expected:
+    if rule.target_states:
         return False
     # Absence must be shown over half of max_staleness.
     polls = itertools.takewhile(lambda poll: poll[1] is None, reversed(history))

@@ -218,7 +218,7 @@ def run(seed, *, believed=1.0):
     while isinstance(verdict, Pending) and elapsed < 3000:
         later = elapsed + source.uniform(0.3, pace)
         recheck = verdict.recheck_at
-        if recheck is not None and recheck > elapsed and (verdict.waiting or recheck < later):
+        if recheck is not None and recheck > elapsed and (verdict.too_early or recheck < later):
             later = recheck
         elapsed = later
         while others and others[0] <= elapsed:

@@ -207,8 +207,27 @@ class TestFailures:
         assert task.evidence is None
         assert task.last_seen is None
 
-    async def test_failed_polls_do_not_fail_the_task(self, memory_client, cloud_api, request_for):
-        """Unreadable responses are skipped, and reported if the time runs out."""
+    @pytest.mark.parametrize("count", [1, 3])
+    async def test_failed_polls_do_not_fail_the_task(
+        self, memory_client, cloud_api, request_for, count
+    ):
+        """Unreadable responses are skipped, GETs and lists, and reported if the time runs out."""
+        tasks = [await memory_client.vms.create(request_for(f"w-{n}")) for n in range(count)]
+        handle, cloud_api.handle = cloud_api.handle, unavailable(cloud_api.handle)
+        waits = [task.wait(timeout=300) for task in tasks]
+        for error in await asyncio.gather(*waits, return_exceptions=True):
+            assert isinstance(error, TaskTimeout)
+            assert re.search(r"[1-9]\d* polls failed", str(error))
+            assert "status 503" in error.last_poll_error
+        assert cloud_api.requests["get" if count == 1 else "list"] > 5
+        assert cloud_api.requests.total() < 60
+        cloud_api.handle = handle
+        assert [vm.state for vm in await asyncio.gather(*tasks)] == ["online"] * count
+
+    async def test_unreadable_responses_do_not_fail_the_task(
+        self, memory_client, cloud_api, request_for
+    ):
+        """They are skipped like failed polls."""
         task = await memory_client.vms.create(request_for())
         handle, cloud_api.handle = cloud_api.handle, garbled(cloud_api.handle)
         with pytest.raises(TaskTimeout, match="polls failed") as caught:
@@ -230,11 +249,18 @@ class TestFailures:
 
 
 def garbled(handle):
-    def answer(request, **when):
+    def garble(request, **when):
         response = handle(request, **when)
         return type(response)(response.status, response.headers, b"<html>")
 
-    return answer
+    return garble
+
+
+def unavailable(handle):
+    def fail(request, **when):
+        return type(handle(request, **when))(503, {}, b"")
+
+    return fail
 
 
 class TestAwaiting:

@@ -49,7 +49,7 @@ def pipeline():
 
 @pytest.fixture
 def vm_lists(pipeline):
-    return VMListSource(pipeline, Schedule(floor=1.0, ceiling=15.0, seed=1))
+    return VMListSource(pipeline, Schedule(min_interval=1.0, max_interval=15.0, seed=1))
 
 
 class TestForCreates:

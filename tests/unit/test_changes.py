@@ -6,7 +6,7 @@ from async_vmapi.tasks import changes as module
 from async_vmapi.tasks.changes import OwnChanges
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.vm_list import VMList
-from async_vmapi.transport.codec import Named
+from async_vmapi.transport.codec import NamedVM
 
 D = 10.0
 
@@ -35,7 +35,7 @@ def changes(clock):
 
 def listed(sent_at, *labels):
     return VMList(
-        sent_at, [Named(str(n), "online", 1, 1024, label) for n, label in enumerate(labels)]
+        sent_at, [NamedVM(str(n), "online", 1, 1024, label) for n, label in enumerate(labels)]
     )
 
 

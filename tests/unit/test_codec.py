@@ -34,7 +34,7 @@ from async_vmapi import (
 from async_vmapi.redaction import Secret
 from async_vmapi.transport import codec
 from async_vmapi.transport import responses as envelope
-from async_vmapi.transport.codec import Named, VMSnapshot
+from async_vmapi.transport.codec import NamedVM, VMSnapshot
 from async_vmapi.transport.responses import open_envelope, retry_after
 
 NOW = datetime(2026, 11, 23, 18, 0, 0, tzinfo=UTC)
@@ -318,8 +318,8 @@ class TestTolerance:
         """A VM without a label has none."""
         machine = {"id": 1729, "state": "online", "cores": "4", "ram": "8192"}
         first, second = codec.decode_names(pack({"virtual_machines": [MACHINE, machine]}))
-        assert first == Named("1729", "online", 2, 2048, "web-01")
-        assert second == Named("1729", "online", 4, 8192, None)
+        assert first == NamedVM("1729", "online", 2, 2048, "web-01")
+        assert second == NamedVM("1729", "online", 4, 8192, None)
 
     def test_unknown_fields_are_ignored(self):
         """New fields can come at any time, at any depth."""

@@ -80,7 +80,7 @@ class TestCreate:
 class TestOneWay:
     def test_the_target_state_within_max_staleness_may_be_old(self, operation, before, end):
         """It counts from then on, and no earlier poll is needed."""
-        assert judge(operation, (1, end)) == Pending(recheck_at=D, waiting=True)
+        assert judge(operation, (1, end)) == Pending(recheck_at=D, too_early=True)
         assert done(operation, (1, end), (D, end)) is Evidence.INFERRED
 
     def test_both_sides_in_order_are_observed(self, operation, before, end):
@@ -129,7 +129,7 @@ class TestCycle:
     def test_a_return_may_be_older_than_being_away(self, operation):
         """The first that cannot be is enough: later reads of being away may be old themselves."""
         polls = (1, "online"), (12, "offline"), (13, "online")
-        assert judge(operation, *polls) == Pending(recheck_at=12 + D, waiting=True)
+        assert judge(operation, *polls) == Pending(recheck_at=12 + D, too_early=True)
         assert is_pending(operation, *polls, (21.9, "online"))
         assert done(operation, *polls, (21, "offline"), (22, "online")) is Evidence.OBSERVED
 
@@ -231,7 +231,7 @@ class TestDelete:
         """An earlier absence may be from before the VM was visible."""
         early = [(t, None) for t in range(2, 11)]
         polls = (1, "online"), *early
-        assert judge("delete", *polls, visible_at=None) == Pending(recheck_at=11, waiting=True)
+        assert judge("delete", *polls, visible_at=None) == Pending(recheck_at=11, too_early=True)
         later = [(t, None) for t in range(11, 16)]
         assert is_pending("delete", *polls, *later, visible_at=None)
         assert done("delete", *polls, *later, (16, None), visible_at=None) is Evidence.OBSERVED
@@ -318,20 +318,20 @@ class TestAnyHistory:
             seen.append((at, state, size))
             if isinstance(verdict, Pending):
                 if verdict.recheck_at is None:
-                    assert not verdict.waiting
+                    assert not verdict.too_early
                 continue
             if isinstance(verdict, Failed):
-                assert state is None if verdict.gone else state in rule.failing
+                assert state is None if verdict.gone else state in rule.failing_states
                 break
             assert at >= old or rule.new_vm
-            assert state in (rule.expected or {None})
+            assert state in (rule.target_states or {None})
             if operation == "resize":
                 assert size == NEW
             if verdict.evidence is Evidence.OBSERVED and operation not in {"create", "delete"}:
                 others = [
                     asked
                     for asked, shown, shown_size in seen
-                    if shown not in rule.expected or shown_size != NEW
+                    if shown not in rule.target_states or shown_size != NEW
                 ]
                 assert others[0] + old <= at
             break

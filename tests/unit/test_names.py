@@ -3,11 +3,11 @@
 import pytest
 
 from async_vmapi.tasks.names import Labels, key
-from async_vmapi.transport.codec import Named
+from async_vmapi.transport.codec import NamedVM
 
 
 def like(name, *labels):
-    vms = [Named(str(n), "online", 1, 1024, label) for n, label in enumerate(labels)]
+    vms = [NamedVM(str(n), "online", 1, 1024, label) for n, label in enumerate(labels)]
     found = Labels(vms, among=[label for label in labels if label]).like(name)
     return {vm.label for vm in found}
 

@@ -9,7 +9,7 @@ import pytest
 
 from async_vmapi.tasks import polled_vm
 from async_vmapi.tasks.completion import Pending
-from async_vmapi.tasks.polled_vm import NOT_LISTED, TRANSITIONS, PolledVM, State
+from async_vmapi.tasks.polled_vm import NEVER_LISTED, TRANSITIONS, PolledVM, State
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.watch import Watch
@@ -31,7 +31,7 @@ class Timer:
 
 @pytest.fixture
 def schedule():
-    return Schedule(floor=1.0, ceiling=15.0, seed=0)
+    return Schedule(min_interval=1.0, max_interval=15.0, seed=0)
 
 
 def watch(verdict=None, operation="power_on"):
@@ -90,9 +90,9 @@ class TestTransitions:
         vm = awaited(first, second, state=state)
         vm.leave(first)
         assert (vm.state, vm.watches, vm.due) == (state, (second,), 7.0)
-        vm.last_polls.append((1.0, asyncio.get_running_loop().create_future()))
+        vm.expired.append((1.0, asyncio.get_running_loop().create_future()))
         vm.leave(second)
-        assert (vm.state, vm.watches, vm.timer, vm.last_polls) == (after, (), None, [])
+        assert (vm.state, vm.watches, vm.timer, vm.expired) == (after, (), None, [])
 
     @pytest.mark.parametrize(
         ("state", "after"), [*((s, s) for s in (*WAITED, IN_FLIGHT)), (ABANDONED, IN_FLIGHT)]
@@ -100,9 +100,9 @@ class TestTransitions:
     async def test_a_waiter_joins(self, state, after):
         """What the last list showed is new to it."""
         joined = watch()
-        vm = PolledVM("vm-1", state, listed=None)
+        vm = PolledVM("vm-1", state, last_listed=None)
         vm.join(joined)
-        assert (vm.state, vm.watches, vm.listed) == (after, (joined,), NOT_LISTED)
+        assert (vm.state, vm.watches, vm.last_listed) == (after, (joined,), NEVER_LISTED)
 
     @pytest.mark.parametrize("list_mode", [True, False])
     @pytest.mark.parametrize("state", list(State))
@@ -130,13 +130,18 @@ class TestPlan:
             ([Pending(105.0)], (5, 5.01), 5, False),
             ([Pending(150.0)], (12.5, 15), 50, False),
             # Nothing earlier can complete it.
-            ([Pending(150.0, waiting=True)], (50, 50.01), 50, True),
+            ([Pending(150.0, too_early=True)], (50, 50.01), 50, True),
             # Never twice within the least interval, even if it counts now.
             ([Pending(99.0)], (1, 1), -1, False),
-            ([Pending(99.0, waiting=True)], (1, 1), -1, True),
+            ([Pending(99.0, too_early=True)], (1, 1), -1, True),
             # Several: the earliest; it waits if all do.
-            ([Pending(150.0, waiting=True), Pending()], (12.5, 15), 50, False),
-            ([Pending(150.0, waiting=True), Pending(120.0, waiting=True)], (20, 20.01), 20, True),
+            ([Pending(150.0, too_early=True), Pending()], (12.5, 15), 50, False),
+            (
+                [Pending(150.0, too_early=True), Pending(120.0, too_early=True)],
+                (20, 20.01),
+                20,
+                True,
+            ),
         ],
     )
     async def test_when_it_is_polled_next(self, schedule, verdicts, due, recheck_at, waiting):
@@ -147,9 +152,9 @@ class TestPlan:
         least, most = due
         assert least <= vm.due - now <= most
         assert vm.recheck_at - now == pytest.approx(recheck_at, abs=0.01)
-        assert vm.waiting is waiting
+        assert vm.too_early is waiting
         vm.plan(now, schedule, list_mode=True)
-        assert (vm.due, vm.waiting) == (math.inf, waiting)
+        assert (vm.due, vm.too_early) == (math.inf, waiting)
         assert vm.recheck_at - now == pytest.approx(recheck_at, abs=0.01)
 
     async def test_failures_delay_the_poll(self, schedule):
@@ -173,7 +178,7 @@ class TestPlan:
         """Its waiters are about to leave."""
         ended = watch()
         at = ended.started + 20
-        ended.saw(at, at, VMSnapshot("vm-1", "online", 1, 1024), b"")
+        ended.observe(at, at, VMSnapshot("vm-1", "online", 1, 1024), b"")
         assert ended.ended
         vm = awaited(ended)
         vm.plan(at, schedule, list_mode=False)
@@ -185,11 +190,11 @@ class TestLastPolls:
         """Other waiters have one more to come, and those that left none."""
         waiters = [asyncio.get_running_loop().create_future() for _ in range(3)]
         vm = PolledVM("vm-1")
-        vm.last_polls += zip([5.0, 6.0, 7.0], waiters, strict=True)
+        vm.expired += zip([5.0, 6.0, 7.0], waiters, strict=True)
         waiters[2].cancel()
-        assert vm.release_last_polls(5.5)
+        assert vm.release_expired(5.5)
         assert [waiter.done() for waiter in waiters] == [True, False, True]
         assert waiters[0].result() is False
-        assert vm.last_polls == [(6.0, waiters[1])]
-        assert not vm.release_last_polls(6.0)
+        assert vm.expired == [(6.0, waiters[1])]
+        assert not vm.release_expired(6.0)
         assert waiters[1].result() is False

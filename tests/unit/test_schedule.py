@@ -7,7 +7,7 @@ from async_vmapi.tasks.schedule import Schedule
 
 @pytest.fixture
 def schedule():
-    return Schedule(floor=1.0, ceiling=15.0, seed=0)
+    return Schedule(min_interval=1.0, max_interval=15.0, seed=0)
 
 
 class TestListOrGets:
@@ -42,50 +42,50 @@ class TestListOrGets:
 class TestIntervals:
     def test_polls_are_frequent_after_the_write_and_rarer_later(self, schedule):
         """The interval grows with the elapsed time, within its limits."""
-        early, middle, late = (schedule.between_gets("create", t) for t in (0, 60, 900))
+        early, middle, late = (schedule.get_interval("create", t) for t in (0, 60, 900))
         assert 1.0 <= early <= 1.2
         assert 7.5 <= middle <= 9.0
         assert late == 15.0
 
     def test_more_waiting_vms_make_lists_more_frequent(self, schedule):
         """Four times as many VMs halve the interval, down to `min_poll_interval`."""
-        assert 3.7 <= schedule.between_lists(16, cycling=False) <= 4.2
-        assert 1.0 <= schedule.between_lists(1000, cycling=False) <= 1.1
+        assert 3.7 <= schedule.list_interval(16, cycling=False) <= 4.2
+        assert 1.0 <= schedule.list_interval(1000, cycling=False) <= 1.1
 
     def test_a_reboot_shows_for_a_short_while_only(self, schedule):
         """While one is awaited, lists are fetched every other second, however few wait."""
-        assert 2.0 <= schedule.between_lists(3, cycling=True) <= 2.2
-        assert 1.0 <= schedule.between_lists(1000, cycling=True) <= 1.1
+        assert 2.0 <= schedule.list_interval(3, cycling=True) <= 2.2
+        assert 1.0 <= schedule.list_interval(1000, cycling=True) <= 1.1
 
     def test_jitter_stays_below_the_maximum(self, schedule):
         """No interval is longer than `max_poll_interval`."""
-        assert max(schedule.between_gets("create", 1e6) for _ in range(100)) <= 15.0
-        assert max(schedule.after_failures(n) for n in range(100)) <= 15.0
+        assert max(schedule.get_interval("create", 1e6) for _ in range(100)) <= 15.0
+        assert max(schedule.backoff(n) for n in range(100)) <= 15.0
 
     def test_jitter_is_repeatable_for_a_seed(self):
         """Two schedules of one seed poll at the same times."""
-        first, second = (Schedule(floor=1, ceiling=15, seed=7) for _ in range(2))
-        asked = [[s.between_gets("create", t) for t in range(50)] for s in (first, second)]
+        first, second = (Schedule(min_interval=1, max_interval=15, seed=7) for _ in range(2))
+        asked = [[s.get_interval("create", t) for t in range(50)] for s in (first, second)]
         assert asked[0] == asked[1]
 
     def test_no_failure_means_no_delay(self, schedule):
         """Failures double the interval, beginning with none."""
-        assert schedule.after_failures(0) == 0
-        assert 2.0 <= schedule.after_failures(1) <= 2.4
-        assert 8.0 <= schedule.after_failures(3) <= 9.6
+        assert schedule.backoff(0) == 0
+        assert 2.0 <= schedule.backoff(1) <= 2.4
+        assert 8.0 <= schedule.backoff(3) <= 9.6
 
 
 class TestLearning:
     def test_the_first_poll_is_before_the_shortest_known_duration(self, schedule):
         """After some creates of 40 s and more, it comes near 36 s."""
         for elapsed in (40, 44, 50, 55, 60):
-            schedule.took("create", elapsed)
-        assert schedule.between_gets("create", 26) >= 10
-        assert schedule.between_gets("create", 45) <= 1.2
-        assert schedule.between_gets("create", 120) == 15.0
+            schedule.completed("create", elapsed)
+        assert schedule.get_interval("create", 26) >= 10
+        assert schedule.get_interval("create", 45) <= 1.2
+        assert schedule.get_interval("create", 120) == 15.0
 
     def test_operations_are_learned_separately(self, schedule):
         """What creates take says nothing about shutdowns."""
         for _ in range(5):
-            schedule.took("create", 60)
-        assert schedule.between_gets("shutdown", 0) <= 1.2
+            schedule.completed("create", 60)
+        assert schedule.get_interval("shutdown", 0) <= 1.2
