@@ -507,7 +507,9 @@ class TestTokens:
         token = (await memory_client.vms.create(request_for())).token()
         content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         later = base64.urlsafe_b64encode(b"\3" + content[1:]).decode().rstrip("=")
-        with pytest.raises(InvalidArgument, match="version 3; this release reads version 2"):
+        with pytest.raises(
+            InvalidArgument, match="version 3; use the release that made it: this one reads 2"
+        ):
             memory_client.resume(later)
         with pytest.raises(InvalidArgument, match="no token"):
             memory_client.resume(content[5:].decode())
