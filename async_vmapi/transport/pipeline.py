@@ -109,7 +109,7 @@ class Pipeline:
         self._transport = transport
         self._max_body = max_response_size
         self._signer = Signer(credentials, host)
-        self._credentials = credentials
+        self._api_secret = credentials.api_secret
         self._pace = pace
         # SystemRandom: forked processes would share another generator's state, and its jitter.
         dice = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
@@ -164,25 +164,20 @@ class Pipeline:
         """Make a call like `call`, and return the response's body too."""
         self.ensure_usable()
         attempts = attempts or AttemptLog()
-        try:
-            return await self._attempt(call, spec, attempts, again=False)
-        except VMAPIError as error:
-            # The hub schedules the next poll itself.
-            if call.priority is Priority.POLLS:
-                raise
-            failure = error
-        return await self._retry(call, spec, attempts, failure)
-
-    async def _retry(
-        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, failure: VMAPIError
-    ) -> tuple[T, bytes]:
-        """Retry a failed call until it succeeds or the policy allows no retry."""
         loop = asyncio.get_running_loop()
-        began, made, informed = loop.time(), 0, False
+        made, since, informed = 0, 0.0, False
         while True:
+            try:
+                return await self._attempt(call, spec, attempts, first=made > 0 or call.first)
+            except VMAPIError as error:
+                # The hub schedules the next poll itself.
+                if call.priority is Priority.POLLS:
+                    raise
+                failure = error
             now = loop.time()
+            since = since if made else now
             held = self.held_until - now
-            seconds = self._retries.wait(failure, call.idempotency, made, now - began, held=held)
+            seconds = self._retries.wait(failure, call.idempotency, made, now - since, held=held)
             if seconds is None:
                 raise failure
             fields = {"vmapi_call": call.name, "vmapi_retry_delay": seconds}
@@ -194,16 +189,12 @@ class Pipeline:
                 _log.debug("%s is retried in %.1f s", call.name, seconds, extra=fields)
             made += 1
             await asyncio.sleep(seconds)
-            try:
-                return await self._attempt(call, spec, attempts, again=True)
-            except VMAPIError as error:
-                failure = error
 
     async def _attempt(
-        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, *, again: bool
+        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, *, first: bool
     ) -> tuple[T, bytes]:
-        async with self._pace.admit(call.priority, first=again or call.first):
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        async with self._pace.admit(call.priority, first=first):
             headers = self._signer.sign(call.method, call.path, call.body, time.time())
             # A transport may change the headers.
             signed = headers["Authorization"]
@@ -219,75 +210,71 @@ class Pipeline:
                     call.name, call.method, call.path, resends=attempts.sent, shared=call.shared
                 )
             attempts.sent += 1
+            response: Response | BaseException
             try:
-                response = await self._send(call, headers)
-            except BaseException as error:
-                if isinstance(error, VMAPIError):
-                    attempts.in_flight = False
-                    attempts.unknown_attempts += error.may_have_happened
-                    _log_failure(call, error)
-                if seen is not None:
-                    seen.ended(loop.time() - began, error=error)
-                raise
-        # The attempt stays in flight until its response is decoded: if anything fails before that,
-        # the outcome of a write is unknown.
-        # The headers are secret: a server can repeat the signature in them.
-        self._last_response = loop.time(), Secret(response.headers)
-        seconds = loop.time() - began
-        if _log.isEnabledFor(logging.DEBUG):
-            _log_response(call, response, seconds)
-        try:
-            opened = self._opened(call, spec, response, signed)
-        except VMAPIError as error:
-            attempts.in_flight = False
-            attempts.unknown_attempts += error.may_have_happened
-            self._heed(error)
-            if seen is not None:
-                seen.ended(seconds, status=response.status, error=error)
-            raise
-        attempts.in_flight = False
-        if seen is not None:
-            seen.ended(seconds, status=response.status)
-        self._retries.succeeded()
-        self._pace.grow()
-        return opened, response.body
-
-    async def _send(self, call: Call, headers: Mapping[str, str]) -> Response:
-        """Send a request; any failure is raised as an error of this package."""
+                response = self._checked(
+                    await self._transport.send(call.method, call.path, headers, call.body), call
+                )
+            except BaseException as error:  # noqa: BLE001 - raised below
+                response = _failure_of(error, call)
+        seconds, status = loop.time() - began, None
         failure: BaseException
-        try:
-            response = await self._transport.send(call.method, call.path, headers, call.body)
-        except (TransportError, DecodingError) as error:
-            error.method, error.path = error.method or call.method, error.path or call.path
-            failure = error
-        except InvalidState as error:
-            failure = error
-        except Exception as error:  # noqa: BLE001 - the transport may be the user's
-            failure = _unexpected(error, call)
-        except BaseException as error:  # noqa: BLE001 - a cancellation, raised below
-            failure = error
+        if isinstance(response, Response):
+            status = response.status
+            # The headers are secret: a server can repeat the signature in them.
+            self._last_response = began + seconds, Secret(response.headers)
+            if _log.isEnabledFor(logging.DEBUG):
+                _log_response(call, response, seconds)
+            try:
+                value = open_envelope(
+                    spec,
+                    status,
+                    response.body,
+                    method=call.method,
+                    path=call.path,
+                    secrets=call.secrets,
+                    credentials=(self._api_secret, Secret(signed.rpartition(":")[2])),
+                )
+            except VMAPIError as error:
+                self._heed(error, response)
+                failure = error
+            else:
+                # Not earlier: if decoding fails, the outcome of a write is unknown.
+                attempts.in_flight = False
+                if seen is not None:
+                    seen.ended(seconds, status=status)
+                self._retries.succeeded()
+                self._pace.grow()
+                return value, response.body
         else:
-            problem = self._problem_of(response)
-            if problem is None:
-                return response
-            failure = DecodingError(problem, method=call.method, path=call.path)
-        # Raised outside `except`: a transport's frames and errors can hold headers and body.
+            failure = response
+            if isinstance(failure, VMAPIError):
+                _log_failure(call, failure)
+        if isinstance(failure, VMAPIError):
+            attempts.in_flight = False
+            attempts.unknown_attempts += failure.may_have_happened
+        if seen is not None:
+            seen.ended(seconds, status=status, error=failure)
+        # Raised outside `except`: the frames and errors of decoding and of a transport can hold
+        # headers and bodies.
         raise without_frames(failure)
 
-    def _problem_of(self, response: object) -> str | None:
-        """Return why a transport's response is invalid; None if it is valid."""
+    def _checked(self, response: object, call: Call) -> Response | DecodingError:
+        """Return a transport's response, or an error if it is invalid."""
         if not isinstance(response, Response):
-            return f"the transport returned <{type(response).__name__}>, not a Response"
-        status = response.status
-        if not isinstance(status, int) or not 200 <= status <= 999:
-            return "the response's status is not an integer from 200 to 999"
-        if not isinstance(response.body, bytes):
-            return f"the response's body is <{type(response.body).__name__}>, not bytes"
-        if not isinstance(response.headers, Mapping):
-            return f"the response's headers are <{type(response.headers).__name__}>, not a mapping"
-        if 200 <= status < 300 and len(response.body) > self._max_body:
-            return f"the body is larger than {self._max_body} bytes"
-        return None
+            problem = f"the transport returned <{type(response).__name__}>, not a Response"
+        elif not isinstance(response.status, int) or not 200 <= response.status <= 999:
+            problem = "the response's status is not an integer from 200 to 999"
+        elif not isinstance(response.body, bytes):
+            problem = f"the response's body is <{type(response.body).__name__}>, not bytes"
+        elif not isinstance(response.headers, Mapping):
+            kind = type(response.headers).__name__
+            problem = f"the response's headers are <{kind}>, not a mapping"
+        elif response.status < 300 and len(response.body) > self._max_body:
+            problem = f"the body is larger than {self._max_body} bytes"
+        else:
+            return response
+        return DecodingError(problem, method=call.method, path=call.path)
 
     def server_date(self) -> tuple[float, str] | None:
         """Return the loop's time of the last response, and its ``Date``; None without one."""
@@ -302,36 +289,19 @@ class Pipeline:
         """The loop's time until which the server asked to send nothing."""
         return self._pace.held_until
 
-    def _heed(self, error: VMAPIError) -> None:
+    def _heed(self, error: VMAPIError, response: Response) -> None:
         """Hold all requests of the client if the server asks for it (WIRE §1)."""
         if not isinstance(error, RateLimited | ServerError):
             self._pace.grow()
-        elif error.retry_after is not None:
+            return
+        asked = _header(response.headers, "retry-after")
+        # By the server's clock if known: it may differ from ours.
+        now = http_date(_header(response.headers, "date"))
+        error.retry_after = retry_after(asked, now or datetime.now(UTC))
+        if error.retry_after is not None:
             self._pace.hold(error.retry_after)
         elif isinstance(error, RateLimited):
             self._pace.hold(_DEFAULT_HOLD)
-
-    def _opened(self, call: Call, spec: ResponseSpec[T], response: Response, signed: str) -> T:
-        failure: VMAPIError
-        try:
-            return open_envelope(
-                spec,
-                response.status,
-                response.body,
-                method=call.method,
-                path=call.path,
-                secrets=call.secrets,
-                credentials=(self._credentials.api_secret, Secret(signed.rpartition(":")[2])),
-            )
-        except VMAPIError as error:
-            if isinstance(error, RateLimited | ServerError):
-                asked = _header(response.headers, "retry-after")
-                # By the server's clock if known: it may differ from ours.
-                now = http_date(_header(response.headers, "date"))
-                error.retry_after = retry_after(asked, now or datetime.now(UTC))
-            failure = error
-        # Raised outside `except`: the frames of decoding hold the body.
-        raise without_frames(failure)
 
     async def close(self) -> None:
         """Close the transport."""
@@ -365,15 +335,22 @@ def _header(headers: Mapping[str, str], name: str) -> str | None:
     return None
 
 
-def _unexpected(error: Exception, call: Call) -> TransportError:
-    """Return the error to raise for an undocumented exception of a transport.
+def _failure_of(error: BaseException, call: Call) -> BaseException:
+    """Return the error to raise for an exception of a transport.
 
-    It names only the exception's type and place, since its text may show a header.
+    For an undocumented one, it names only the exception's type and place, since its text may show a
+    header.
     """
+    if isinstance(error, TransportError | DecodingError):
+        error.method, error.path = error.method or call.method, error.path or call.path
+    if isinstance(error, TransportError | DecodingError | InvalidState) or not isinstance(
+        error, Exception
+    ):
+        return error
     kind = TransportTimeout if isinstance(error, TimeoutError) else TransportError
     message = f"the transport raised {type(error).__name__}"
     failure = kind(message, method=call.method, path=call.path)
-    # Skip the frame of `_send`.
+    # Skip the frame of `_attempt`.
     if frames := traceback.format_tb(error.__traceback__)[1:]:
         failure.add_note("".join(["It was raised here:\n", *frames]).rstrip())
     return failure
