@@ -320,8 +320,9 @@ async def _layers(url, vm_id):
         signature, path = Signature(url), f"{VMS_PATH}/{vm_id}"
 
         async def gate():
-            async with pipeline._pace.admit(Priority.CALLS):
-                pass
+            passed = pipeline._pace.gate()
+            await passed.enter(Priority.CALLS)
+            passed.leave()
 
         async def sign():
             pipeline._signer.sign("GET", path, b"", time.time())

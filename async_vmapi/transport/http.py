@@ -29,10 +29,8 @@ from async_vmapi.transport.endpoint import check_session, origin_of
 from async_vmapi.transport.responses import MAX_REFUSAL
 from async_vmapi.transport.transport import Response
 
-__all__ = ["CONNECT_TIMEOUT", "MAX_BODY", "TIMEOUT", "HTTPTransport"]
+__all__ = ["MAX_BODY", "HTTPTransport"]
 
-TIMEOUT: Final = 30.0
-CONNECT_TIMEOUT: Final = 10.0
 MAX_BODY: Final = 64 * 1024 * 1024
 
 _FRAMES_NAMED: Final = 3
@@ -41,8 +39,9 @@ _FRAMES_NAMED: Final = 3
 class HTTPTransport:
     """Sends requests over HTTP: the default `Transport` of a `Client`.
 
-    Create one to wrap it in another transport. It never resends a request, as aiohttp does
-    by default for ``PUT`` and ``DELETE``.
+    Create one to wrap it in another transport. It never resends a write, as aiohttp does by default
+    for ``PUT`` and ``DELETE``. If the connection is closed before the response, it may resend a
+    ``GET`` once.
 
     The first request opens an aiohttp session, which belongs to the running event loop until
     `close`. The next request after that opens a new one.
@@ -66,8 +65,8 @@ class HTTPTransport:
         base_url: str,
         *,
         session: aiohttp.ClientSession | None = None,
-        timeout: float = TIMEOUT,
-        connect_timeout: float = CONNECT_TIMEOUT,
+        timeout: float = 30.0,
+        connect_timeout: float = 10.0,
         max_response_size: int = MAX_BODY,
         max_connections: int = 100,
     ) -> None:
@@ -124,7 +123,7 @@ class HTTPTransport:
         attempt = _Attempt(headers, self._max_body)
         failure: BaseException
         try:
-            return await self._exchange(session, attempt, method, target, body)
+            return await self._exchange(session, attempt, method, target, headers, body)
         except (asyncio.CancelledError, DecodingError, InvalidState) as error:
             failure = error
         except Exception as error:
@@ -154,18 +153,21 @@ class HTTPTransport:
         attempt: "_Attempt",
         method: str,
         target: str,
+        headers: Mapping[str, str],
         body: bytes,
     ) -> Response:
+        # aiohttp may resend a read, and the client's own session has no hooks and no `.netrc`.
+        is_simple = method == "GET" and self._lent is None
         try:
             response = await session.request(
                 method,
                 self._url(target),
                 data=body or None,
-                headers=attempt.headers,
+                headers=headers if is_simple else attempt.headers,
                 timeout=self._timeout,
                 allow_redirects=False,
                 raise_for_status=False,
-                middlewares=(attempt,),
+                middlewares=() if is_simple else (attempt,),
             )
         except Exception as error:
             if attempt.response is None:
@@ -176,7 +178,7 @@ class HTTPTransport:
         try:
             if attempt.response is not None:
                 return attempt.response
-            # A mocked session (aioresponses) may run no middleware.
+            # A simple read; or a mocked session (aioresponses), which may run no middleware.
             return Response(
                 response.status, response.headers, await _read(response, self._max_body)
             )
@@ -245,36 +247,31 @@ class _Attempt:
     in ``.netrc``, so it is set here, and replaces the one from there.
 
     Attributes:
-        headers: All other headers.
         reached: Whether the request was passed on to be sent; before that, nothing was sent.
         response: The response, once it was read completely.
     """
 
-    __slots__ = (
-        "_authorization",
-        "_cancellations",
-        "_failure",
-        "_max_body",
-        "headers",
-        "reached",
-        "response",
-    )
+    __slots__ = ("_cancellations", "_failure", "_headers", "_max_body", "reached", "response")
 
     def __init__(self, headers: Mapping[str, str], max_response_size: int) -> None:
+        self._headers = headers
         self._max_body = max_response_size
-        self.headers = dict(headers)
-        self._authorization = self.headers.pop("Authorization", None)
         self.reached = False
         self.response: Response | None = None
         self._failure: BaseException | None = None
-        self._cancellations = _cancellations()
+        self._cancellations = 0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers but ``Authorization``."""
+        return {name: value for name, value in self._headers.items() if name != "Authorization"}
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        if self._authorization is not None:
-            request.headers["Authorization"] = self._authorization
-        self.reached = True
+        if (authorization := self._headers.get("Authorization")) is not None:
+            request.headers["Authorization"] = authorization
+        self.reached, self._cancellations = True, _cancellations()
         # aiohttp resends PUT and DELETE if a kept-alive connection turns out to be closed (RFC 9110
         # §9.2.2 defines them as idempotent). Here PUT creates a VM (WIRE §2), so such an error is
         # raised as a type that aiohttp does not retry.

@@ -45,7 +45,7 @@ _DEFAULT_HOLD: Final = 1.0
 """Seconds to hold all requests after a 429 without ``Retry-After``."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Call:
     """One call of the API, ready to be sent.
 
@@ -194,7 +194,9 @@ class Pipeline:
         self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, *, first: bool
     ) -> tuple[T, bytes]:
         loop = asyncio.get_running_loop()
-        async with self._pace.admit(call.priority, first=first):
+        gate = self._pace.gate()
+        await gate.enter(call.priority, first=first)
+        try:
             headers = self._signer.sign(call.method, call.path, call.body, time.time())
             # A transport may change the headers.
             signed = headers["Authorization"]
@@ -217,6 +219,8 @@ class Pipeline:
                 )
             except BaseException as error:  # noqa: BLE001 - raised below
                 response = _failure_of(error, call)
+        finally:
+            gate.leave()
         seconds, status = loop.time() - began, None
         failure: BaseException
         if isinstance(response, Response):

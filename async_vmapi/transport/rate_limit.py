@@ -7,10 +7,9 @@ import asyncio
 import enum
 import math
 from collections import deque
-from types import TracebackType
 from typing import Final
 
-__all__ = ["LONGEST_HOLD", "Pace", "Priority"]
+__all__ = ["LONGEST_HOLD", "Gate", "Pace", "Priority"]
 
 LONGEST_HOLD: Final = 300.0
 """Maximum seconds for which a ``Retry-After`` is honoured."""
@@ -45,19 +44,14 @@ class Pace:
     def __init__(self, max_connections: int, max_requests_per_second: float | None) -> None:
         self._most = max_connections
         self._rate = max_requests_per_second
-        self._gate: _Gate | None = None
+        self._gate: Gate | None = None
 
-    def admit(self, priority: Priority, *, first: bool = False) -> "_Admission":
-        """Return a context manager that waits for its turn; send the request inside it.
-
-        Args:
-            priority: The queue to wait in.
-            first: Whether to go to the front of the queue, as retries do.
-        """
+    def gate(self) -> "Gate":
+        """Return the gate of the running event loop."""
         loop = asyncio.get_running_loop()
         if self._gate is None or self._gate.loop is not loop:
-            self._gate = _Gate(loop, self._most, self._rate)
-        return _Admission(self._gate, priority, first=first)
+            self._gate = Gate(loop, self._most, self._rate)
+        return self._gate
 
     def hold(self, seconds: float) -> None:
         """Send nothing for some seconds, at most `LONGEST_HOLD`, then start with one at a time.
@@ -80,35 +74,8 @@ class Pace:
             self._gate.grow()
 
 
-class _Admission:
-    """The context manager of one request.
-
-    A class, not a generator: for the common case of an open gate, a generator would double the
-    cost.
-    """
-
-    __slots__ = ("_first", "_gate", "_priority")
-
-    def __init__(self, gate: "_Gate", priority: Priority, *, first: bool) -> None:
-        self._gate = gate
-        self._priority = priority
-        self._first = first
-
-    async def __aenter__(self) -> None:
-        if not self._gate.pass_open():
-            await self._gate.enter(self._priority, first=self._first)
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._gate.leave()
-
-
-class _Gate:
-    """The gate of one event loop."""
+class Gate:
+    """The gate of one event loop: enter it to send a request, and leave it with the response."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, rate: float | None) -> None:
         self.loop = loop
@@ -128,19 +95,22 @@ class _Gate:
         }
         self._room: asyncio.Future[None] | None = None
 
-    def pass_open(self) -> bool:
-        """Admit a request at once if no limit applies and the queues are empty."""
-        if (
-            self._busy
-            or self._interval > 0
-            or self._out >= self._window
-            or self.held_until - self.loop.time() > _CLOCK
-        ):
-            return False
-        self._out += 1
-        return True
+    async def enter(self, priority: Priority, *, first: bool = False) -> None:
+        """Wait for its turn.
 
-    async def enter(self, priority: Priority, *, first: bool) -> None:
+        Args:
+            priority: The queue to wait in.
+            first: Whether to go to the front of the queue, as retries do.
+        """
+        if (
+            not self._busy
+            and self._interval == 0
+            and self._out < self._window
+            and self.held_until - self.loop.time() <= _CLOCK
+        ):
+            # No limit applies, and the queues are empty.
+            self._out += 1
+            return
         await self._turn(priority, first=first)
         try:
             while True:
@@ -159,15 +129,18 @@ class _Gate:
             self._next()
 
     def leave(self) -> None:
+        """Let the next request in."""
         self._out -= 1
         if self._room is not None:
             self._make_room()
 
     def hold(self, seconds: float) -> None:
+        """See `Pace.hold`."""
         self.held_until = max(self.held_until, self.loop.time() + seconds)
         self._window = 1
 
     def grow(self) -> None:
+        """See `Pace.grow`."""
         if self._window < self._most:
             self._window += 1
             self._make_room()

@@ -1,6 +1,7 @@
 """How many requests are sent, and when, in virtual time."""
 
 import asyncio
+import contextlib
 import itertools
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -19,6 +20,17 @@ pytestmark = pytest.mark.looptime
 
 def now():
     return asyncio.get_running_loop().time()
+
+
+@contextlib.asynccontextmanager
+async def admitted(pace, priority, *, first=False):
+    """Send a request inside it."""
+    gate = pace.gate()
+    await gate.enter(priority, first=first)
+    try:
+        yield
+    finally:
+        gate.leave()
 
 
 class Recorder:
@@ -346,7 +358,7 @@ class TestClocks:
         passed = []
 
         async def ask():
-            async with pace.admit(Priority.CALLS):
+            async with admitted(pace, Priority.CALLS):
                 passed.append(now())
 
         await ask()
@@ -366,7 +378,7 @@ class TestClocks:
         passed = []
 
         async def ask():
-            async with pace.admit(Priority.CALLS):
+            async with admitted(pace, Priority.CALLS):
                 passed.append(now())
 
         asking = [asyncio.create_task(ask()) for _ in range(3)]
@@ -381,7 +393,7 @@ class TestClocks:
         passed = []
 
         async def ask():
-            async with pace.admit(Priority.CALLS):
+            async with admitted(pace, Priority.CALLS):
                 passed.append(now())
 
         await ask()
@@ -423,7 +435,7 @@ class TestPriorities:
         order = []
 
         async def ask(lane):
-            async with pace.admit(lane):
+            async with admitted(pace, lane):
                 order.append(lane)
                 await asyncio.sleep(0.1)
 
@@ -460,7 +472,7 @@ class TestPriorities:
         order = []
 
         async def ask(name, *, first=False):
-            async with pace.admit(Priority.CALLS, first=first):
+            async with admitted(pace, Priority.CALLS, first=first):
                 order.append(name)
                 await asyncio.sleep(0.1)
 
@@ -478,7 +490,7 @@ class TestPriorities:
         passed = []
 
         async def ask(number):
-            async with pace.admit(Priority.CALLS if number % 2 else Priority.POLLS):
+            async with admitted(pace, Priority.CALLS if number % 2 else Priority.POLLS):
                 await asyncio.sleep(0.1)
                 passed.append(number)
 
@@ -500,7 +512,7 @@ class TestPriorities:
         pace.grow()
 
         async def stay():
-            async with pace.admit(Priority.CALLS):
+            async with admitted(pace, Priority.CALLS):
                 await asyncio.sleep(3600)
 
         async def leave_it():
@@ -510,7 +522,7 @@ class TestPriorities:
             return task
 
         async def use():
-            async with asyncio.timeout(1), pace.admit(Priority.CALLS):
+            async with asyncio.timeout(1), admitted(pace, Priority.CALLS):
                 return True
 
         for what in (leave_it, use):
