@@ -5,8 +5,8 @@ from typing import Final
 import attrs
 import typer
 
+from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.listing import Columns, Listing
-from async_vmapi.cli.options import Commands
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.models import Region, SSHKey, Template, Zone
 

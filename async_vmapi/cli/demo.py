@@ -15,9 +15,10 @@ from rich.text import Text
 from async_vmapi.bulk.executor import BulkExecutor
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.bulk.report import BulkReport
+from async_vmapi.cli.commands import command
 from async_vmapi.cli.live import is_live
 from async_vmapi.cli.operations import confirm
-from async_vmapi.cli.options import Yes, command
+from async_vmapi.cli.options import Yes
 from async_vmapi.cli.outcomes import show_report
 from async_vmapi.cli.output import console_for, printable, style_of
 from async_vmapi.cli.profiles import client_for

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from async_vmapi.cli.options import command
+from async_vmapi.cli.commands import command
 from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.cli.streams import signals_handled
 

@@ -1,28 +1,29 @@
 """``async-vmapi fleet``: many VMs at once, by `client.bulk`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from async_vmapi.bulk.report import BulkReport
+from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.jobs import JobRequest, submit
 from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
 from async_vmapi.cli.options import (
-    Commands,
     DurableOptions,
     Fleet,
     New,
     Output,
     RolloutOptions,
-    WaitFor,
     Yes,
     read_text,
 )
-from async_vmapi.cli.output import who
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import looked_up, names_of
+from async_vmapi.cli.resolve import name_of
 from async_vmapi.cli.running import ExitCode, fail, say
+from async_vmapi.cli.verbs import add_verbs
 from async_vmapi.writes.operations import operation_spec
 from async_vmapi.writes.requests import VMOrId
 
@@ -79,85 +80,11 @@ def create(
                 else bulk.resume(earlier, requests)
             ),
             plan=plan,
-            json=output.json,
+            output=output,
             file=output.report,
+            timeout=options.timeout,
         ),
     )
-
-
-@app.add("resize")
-def resize(
-    ctx: typer.Context,
-    cores: Annotated[int, typer.Option(min=1, help="Number of cores.")],
-    ram: Annotated[int, typer.Option(min=1, help="Memory in MB.")],
-    fleet: Fleet,
-    options: DurableOptions,
-    output: Output,
-    wait_for: WaitFor = 4,
-    yes: Yes = False,
-) -> None:
-    """Change the cores and memory of VMs; running VMs are shut down first."""
-    keywords = {"cores": cores, "ram": ram, "wait_for": wait_for}
-    _operate(ctx, "resize", fleet, options, output, keywords, yes=yes)
-
-
-@app.add("shutdown")
-def shutdown(
-    ctx: typer.Context,
-    fleet: Fleet,
-    options: DurableOptions,
-    output: Output,
-    wait_for: WaitFor = 4,
-    yes: Yes = False,
-) -> None:
-    """Shut down VMs; guests that do not shut down in time are powered off."""
-    _operate(ctx, "shutdown", fleet, options, output, {"wait_for": wait_for}, yes=yes)
-
-
-@app.add("delete")
-def delete(
-    ctx: typer.Context,
-    fleet: Fleet,
-    options: DurableOptions,
-    output: Output,
-    delete_resources: Annotated[
-        bool, typer.Option("--delete-resources", help="Also delete their additional resources.")
-    ] = False,
-    yes: Yes = False,
-) -> None:
-    """Delete VMs."""
-    keywords = {"delete_resources": delete_resources}
-    _operate(ctx, "delete", fleet, options, output, keywords, yes=yes)
-
-
-@app.add("reboot")
-def reboot(
-    ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
-) -> None:
-    """Ask the guests of VMs to reboot."""
-    _operate(ctx, "reboot", fleet, options, output, {}, yes=yes)
-
-
-@app.add("reset")
-def reset(
-    ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
-) -> None:
-    """Power VMs off and on again, without asking the guests."""
-    _operate(ctx, "reset", fleet, options, output, {}, yes=yes)
-
-
-@app.add("power-on")
-def power_on(ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output) -> None:
-    """Power on VMs."""
-    _operate(ctx, "power_on", fleet, options, output, {})
-
-
-@app.add("power-off")
-def power_off(
-    ctx: typer.Context, fleet: Fleet, options: DurableOptions, output: Output, yes: Yes = False
-) -> None:
-    """Power off VMs, without asking the guests."""
-    _operate(ctx, "power_off", fleet, options, output, {}, yes=yes)
 
 
 @app.add("resume")
@@ -180,10 +107,9 @@ def resume(
     operation, rest = earlier.operation, [*earlier.unknown, *earlier.not_started]
     if operation == "create" and earlier.not_started:
         fail(f"{file} has creates not started: use 'fleet create --resume'", ExitCode.USAGE)
-    vms = ask(client, lambda client: client.vms.list())
-    labels = {vm.id: vm.label or vm.id for vm in vms}
+    known = {vm.id: vm for vm in ask(client, lambda client: client.vms.list())}
     written = [
-        who(o.item, labels.get(o.item))
+        known.get(o.item, o.item)
         for o in rest
         if o.status == "not_started" or (operation_spec(operation).idempotent and not o.accepted)
     ]
@@ -196,61 +122,67 @@ def resume(
             total=len(rest),
             call=lambda bulk: bulk.resume(earlier),
             plan=plan,
-            labels=labels,
-            json=output.json,
+            labels={vm.id: name_of(vm) for vm in known.values()},
+            output=output,
             file=output.report,
+            timeout=options.timeout,
         ),
     )
 
 
-def _operate(
-    ctx: typer.Context,
-    operation: str,
-    fleet: Fleet,
-    options: DurableOptions,
-    output: Output,
-    keywords: dict[str, Any],
-    *,
-    yes: bool = False,
-) -> None:
-    options.check_place(ctx)
-    client, plan, selection = client_for(ctx.obj), options.plan(), fleet.selection()
-    if not (fleet.everything or selection.has_conditions or selection.ids is not None):
-        fail(
-            "select VMs by --label, --group, --zone, --state or --id-file, or use --all",
-            ExitCode.USAGE,
+def _verb(operation: str) -> Callable[..., None]:
+    def run(
+        ctx: typer.Context,
+        fleet: Fleet,
+        options: DurableOptions,
+        output: Output,
+        yes: Yes = False,
+        **keywords: Any,
+    ) -> None:
+        options.check_place(ctx)
+        client, plan, selection = client_for(ctx.obj), options.plan(), fleet.selection()
+        if not (fleet.everything or selection.has_conditions or selection.ids is not None):
+            fail(
+                "select VMs by --label, --group, --zone, --state or --id-file, or use --all",
+                ExitCode.USAGE,
+            )
+        vms = ask(client, lambda client: client.vms.list())
+        selected, missing = selection.of(vms)
+        # VMs that a list has shown: if one is absent later, it is gone.
+        found: dict[str, VMOrId] = {vm.id: vm for vm in selected}
+        if missing and selection.has_conditions:
+            say(f"not in the list, left out: {some_of(missing)}")
+        else:
+            # Lists may be stale: let the API decide for each.
+            found |= {vm_id: vm_id for vm_id in missing}
+        if selection.ids is not None:
+            # Keep the file's order: its first VM is the canary.
+            found = {vm_id: found[vm_id] for vm_id in selection.ids if vm_id in found}
+        if fleet.fail_if_empty and not found:
+            fail(f"no VM is selected, of {len(vms)}")
+        items, labels = list(found.values()), {i: name_of(vm) for i, vm in found.items()}
+        if operation_spec(operation).lowers and not plan.dry_run:
+            confirm(operation, items, yes=yes)
+        if options.durable is not None:
+            order = JobRequest(
+                operation=operation, items=list(labels), keywords=keywords, labels=labels
+            )
+            submit(options, output, order)
+        carry_out(
+            client,
+            Work(
+                operation=operation,
+                total=len(items),
+                call=lambda bulk: bulk.run(items, operation, **keywords),
+                plan=plan,
+                labels=labels,
+                output=output,
+                file=output.report,
+                timeout=options.timeout,
+            ),
         )
 
-    selected, missing = selection.of(ask(client, lambda client: client.vms.list()))
-    # VMs that a list has shown: if one is absent later, it is gone.
-    found: dict[str, VMOrId] = {vm.id: vm for vm in selected}
-    labels = {vm.id: vm.label or vm.id for vm in selected}
-    if missing and selection.has_conditions:
-        say(f"not in the list, left out: {some_of(missing)}")
-    else:
-        # Lists may be stale: let the API decide for each.
-        found |= {vm_id: vm_id for vm_id in missing}
-        labels |= {vm_id: vm_id for vm_id in missing}
-    if selection.ids is not None:
-        # Keep the file's order: its first VM is the canary.
-        labels = {vm_id: labels[vm_id] for vm_id in selection.ids if vm_id in labels}
-    items = [found[vm_id] for vm_id in labels]
-    if operation_spec(operation).lowers and not plan.dry_run:
-        confirm(operation, [who(*named) for named in labels.items()], yes=yes)
-    if options.durable is not None:
-        order = JobRequest(
-            operation=operation, items=list(labels), keywords=keywords, labels=labels
-        )
-        submit(options, output, order)
-    carry_out(
-        client,
-        Work(
-            operation=operation,
-            total=len(labels),
-            call=lambda bulk: bulk.run(items, operation, **keywords),
-            plan=plan,
-            labels=labels,
-            json=output.json,
-            file=output.report,
-        ),
-    )
+    return run
+
+
+add_verbs(app, _verb, bulk=True)

@@ -19,9 +19,15 @@ _ALIASES: Final = {
 
 def _with_placeholders(params: list[Any]) -> list[Any]:
     for param in params:
-        if param.param_type_name == "option" and param.metavar is None:
+        if param.param_type_name == "argument":
+            param.display_type_rich = _no_type
+        elif param.metavar is None:
             param.metavar = "" if param.is_flag else param.name.upper().replace("_", "-")
     return params
+
+
+def _no_type(ctx: Any) -> None:  # noqa: ARG001 - Typer passes it
+    return None
 
 
 class Command(TyperCommand):

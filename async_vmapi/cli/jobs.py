@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -13,13 +13,14 @@ import typer
 from rich.console import Console
 
 from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.durable import fleet_of, opened, run_with
 from async_vmapi.cli.jobviews import JOB_COLUMNS, Jobs, JobsView, Lines, has_ended, print_lines
-from async_vmapi.cli.listing import Listing
+from async_vmapi.cli.listing import Format, Listing
 from async_vmapi.cli.live import Live, is_live
 from async_vmapi.cli.operations import Result, exit_code, present
-from async_vmapi.cli.options import JSON, Commands, Database, DurableOptions, Output
-from async_vmapi.cli.output import console_for, print_json, printable
+from async_vmapi.cli.options import Database, DurableOptions, Output, Timeout
+from async_vmapi.cli.output import console_for, printable
 from async_vmapi.cli.progress import Joined, Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import behind, is_lost
@@ -64,7 +65,7 @@ def submit(options: DurableOptions, output: Output, order: JobRequest) -> NoRetu
     plan = options.plan()
     fleet = fleet_of(options.database)
     shown = Result(
-        operation=order.operation, labels=order.labels, json=output.json, file=output.report
+        operation=order.operation, labels=order.labels, output=output, file=output.report
     )
     shown.check_file()
     raise typer.Exit(run(_submit(fleet, options, plan, order, shown)))
@@ -76,16 +77,19 @@ async def _submit(
     async with opened(fleet):
         submission = fleet.submit(options.durable or "", plan, attach=options.attach)
         job = await submission.run(order.items, order.operation, **order.keywords)
-        return await _follow(job, shown)
+        if options.no_wait:
+            _show(await job.status(), shown.output)
+            return ExitCode.OK
+        return await _follow(job, shown, options.timeout)
 
 
-async def _follow(job: "DurableJob", shown: Result) -> ExitCode:
-    console = console_for(json=shown.json)
+async def _follow(job: "DurableJob", shown: Result, timeout: float | None = None) -> ExitCode:
+    console = shown.output.console
     status = await job.status()
     joined = Joined(seconds=max(0.0, time.time() - status.submitted), done=status.done)
     progress = Progress(console, shown.operation, status.total, shown.labels, joined=joined)
     try:
-        async with progress:
+        async with asyncio.timeout(timeout), progress:
             noting = asyncio.get_running_loop().create_task(_note_state(job, progress))
             try:
                 async for event in job.events():
@@ -95,8 +99,10 @@ async def _follow(job: "DurableJob", shown: Result) -> ExitCode:
                 with suppress(asyncio.CancelledError):
                     await noting
         report = await job.report()
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, TimeoutError) as error:
         say(f"the job is still running; follow it with: async-vmapi job watch {job.name}")
+        if isinstance(error, TimeoutError):
+            return ExitCode.UNKNOWN
         raise
     return present(console, shown, report)
 
@@ -151,9 +157,9 @@ def _by_version(found: "Sequence[JobStatus]") -> dict[str, list[str]]:
 
 
 @app.add("show")
-def show(name: Name, database: Database, json: JSON = False) -> None:
+def show(name: Name, database: Database, output: Format) -> None:
     """Show the status of a job."""
-    _show(run_with(database, partial(_controlled, name, None)), json=json)
+    _show(run_with(database, partial(_controlled, name, None)), output)
 
 
 @app.add("watch")
@@ -163,6 +169,7 @@ def watch(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Job name; by default, all jobs.")
     ] = None,
+    timeout: Timeout = None,
 ) -> None:
     """Follow a job until it ends, and show its report; or follow all running jobs.
 
@@ -170,17 +177,23 @@ def watch(
     one JSON object per line). Exits when the last one has ended.
     """
     if name is not None:
-        raise typer.Exit(run_with(database, partial(_follow_named, name, output)))
+        raise typer.Exit(run_with(database, partial(_follow_named, name, output, timeout=timeout)))
+    if timeout is not None:
+        fail("--timeout is for a single job: give its NAME", ExitCode.USAGE)
     if output.report is not None:
         fail("--report is for a single job: give its NAME", ExitCode.USAGE)
-    raise typer.Exit(run_with(database, partial(_watch_all, json=output.json)))
+    if output.kind not in ("table", "json"):
+        fail("all jobs are shown as a table or with --json: give a NAME", ExitCode.USAGE)
+    raise typer.Exit(run_with(database, partial(_watch_all, json=output.kind == "json")))
 
 
-async def _follow_named(name: str, output: Output, fleet: "DurableFleet") -> ExitCode:
+async def _follow_named(
+    name: str, output: Output, fleet: "DurableFleet", *, timeout: float | None = None
+) -> ExitCode:
     job = await fleet.job(name)
-    shown = Result(operation=(await job.status()).operation, json=output.json, file=output.report)
+    shown = Result(operation=(await job.status()).operation, output=output, file=output.report)
     shown.check_file()
-    return await _follow(job, shown)
+    return await _follow(job, shown, timeout)
 
 
 async def _watch_all(fleet: "DurableFleet", *, json: bool) -> ExitCode:
@@ -241,45 +254,38 @@ async def _worst(fleet: "DurableFleet", found: "Sequence[JobStatus]") -> ExitCod
     return max(codes)
 
 
-@app.add("pause")
-def pause(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
-    """Pause a job: start no more operations until it is resumed."""
-    _control(name, "pause", database, follow=follow, json=json)
+def _verb(verb: str) -> Callable[..., None]:
+    def run(name: Name, database: Database, output: Output, follow: Follow = False) -> None:
+        async def control(fleet: "DurableFleet") -> "JobStatus | ExitCode":
+            status = await _controlled(name, verb, fleet)
+            return await _follow_named(name, output, fleet) if follow else status
+
+        result = run_with(database, control)
+        if isinstance(result, ExitCode):
+            raise typer.Exit(result)
+        _show(result, output)
+
+    return run
 
 
-@app.add("resume")
-def resume(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
-    """Resume a paused job."""
-    _control(name, "resume", database, follow=follow, json=json)
+for _name, _help in {
+    "pause": "Pause a job: start no more operations until it is resumed.",
+    "resume": "Resume a paused job.",
+    "cancel": "Cancel a job: start no more operations, and wait for those in flight.",
+}.items():
+    app.add(_name, help=_help)(_verb(_name))
 
 
-@app.add("cancel")
-def cancel(name: Name, database: Database, follow: Follow = False, json: JSON = False) -> None:
-    """Cancel a job: start no more operations, and wait for those in flight."""
-    _control(name, "cancel", database, follow=follow, json=json)
-
-
-def _control(name: str, verb: str, database: str, *, follow: bool, json: bool) -> None:
-    async def control(fleet: "DurableFleet") -> "JobStatus | ExitCode":
-        status = await _controlled(name, verb, fleet)
-        return await _follow_named(name, Output(json=json), fleet) if follow else status
-
-    result = run_with(database, control)
-    if isinstance(result, ExitCode):
-        raise typer.Exit(result)
-    _show(result, json=json)
-
-
-def _show(status: "JobStatus", *, json: bool) -> None:
-    if json:
-        print_json(status)
+def _show(status: "JobStatus", output: Format) -> None:
+    if output.print_data(status, [status], JOB_COLUMNS):
         return
-    console = console_for(json=False)
+    console = output.console
     console.print(JOB_COLUMNS.table([status]))
     if status.waits_for is not None:
         say(_WAITS.format(status.waits_for))
     if status.stopped:
-        console.print(f"no more operations are started: {printable(status.stopped)}")
+        what = "ended early" if has_ended(status) else "no more operations are started"
+        console.print(f"{what}: {printable(status.stopped)}")
 
 
 async def _controlled(name: str, verb: str | None, fleet: "DurableFleet") -> "JobStatus":

@@ -163,6 +163,7 @@ JOB_COLUMNS: "Final[Columns[JobStatus]]" = Columns(
         **{kind.replace("_", " "): partial(_count, kind=kind) for kind in _KINDS},
         "in flight": lambda status: status.in_flight,
         "submitted": _submitted,
+        "stopped": lambda status: status.stopped or "",
     }
 )
 

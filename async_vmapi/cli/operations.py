@@ -1,7 +1,9 @@
 """Run an operation on one VM or many: confirm, execute, show the report, return an exit code."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
@@ -10,15 +12,24 @@ import msgspec
 import typer
 from rich.console import Console
 
-from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.bulk.report import BulkReport
-from async_vmapi.cli.outcomes import outcome_json, show_outcome, show_report
-from async_vmapi.cli.output import console_for, print_json, printable
+from async_vmapi.cli.listing import Format
+from async_vmapi.cli.outcomes import (
+    outcome_columns,
+    outcome_json,
+    show_outcome,
+    show_report,
+    show_tokens,
+)
+from async_vmapi.cli.output import printable, who
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.prompts import agree, has_terminal
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import on_loss
+from async_vmapi.writes.operations import GENERAL
+from async_vmapi.writes.requests import VMOrId
 
 if TYPE_CHECKING:
     from async_vmapi.bulk.executor import BulkExecutor
@@ -51,16 +62,24 @@ class Result:
     Attributes:
         operation: Name of the operation on the command line.
         labels: Labels of the VMs by id.
-        only: Name of the VM of a ``vms`` command, whose outcome is shown in place of a report.
-        json: Whether to print JSON.
+        names: Names of the VMs of a ``vm`` command, in the order of the items, whose outcomes are
+            shown in place of a report.
+        output: How to print it.
         file: File to write the report to.
+        no_wait: Whether operations are not awaited: their tokens are the result.
     """
 
     operation: str = attrs.field(converter=_as_typed)
     labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
-    only: str | None = None
-    json: bool = False
+    names: Sequence[str] = ()
+    output: Format = attrs.field(factory=Format)
     file: Path | None = None
+    no_wait: bool = False
+
+    @property
+    def only(self) -> str | None:
+        """The name of the only VM of a ``vm`` command."""
+        return self.names[0] if len(self.names) == 1 else None
 
     def check_file(self) -> None:
         """Exit if the report file cannot be written."""
@@ -80,11 +99,13 @@ class Work(Result):
         call: Makes it.
         total: Number of VMs.
         plan: Its plan.
+        timeout: Maximum seconds to wait for it; None for no limit.
     """
 
     call: Call
     total: int = 1
     plan: BulkPlan = attrs.field(factory=BulkPlan)
+    timeout: float | None = None
 
 
 def some_of(names: Sequence[str]) -> str:
@@ -104,19 +125,31 @@ def _what(operation: str, count: int) -> str:
     return f"{_as_typed(operation)} of {count} VM{'s' * (count > 1)}"
 
 
-def confirm(operation: str, names: Sequence[str], *, yes: bool) -> None:
+def confirm(operation: str, vms: Sequence[VMOrId], *, yes: bool) -> None:
     """Ask for confirmation; exit if it is refused, or if there is no terminal.
 
     Args:
         operation: The operation.
-        names: Names of the VMs.
+        vms: The VMs, or what is known of them.
         yes: Skip the confirmation.
     """
-    if yes or not names:
+    if yes or not vms:
         return
-    check_terminal(operation, len(names))
-    typer.echo(f"{_what(operation, len(names))}: {some_of(names)}", err=True)
+    check_terminal(operation, len(vms))
+    states = Counter(vm.state for vm in vms if not isinstance(vm, str))
+    counts = "".join(f", {count} {printable(state)}" for state, count in states.most_common())
+    lines = [f"{_what(operation, len(vms))}{counts * (len(vms) > 1)}:"]
+    lines += [f"  {_described(vm)}" for vm in vms[:_MOST_NAMED]]
+    if len(vms) > _MOST_NAMED:
+        lines.append(f"  and {len(vms) - _MOST_NAMED} more")
+    typer.echo("\n".join(lines), err=True)
     agree("Continue?")
+
+
+def _described(vm: VMOrId) -> str:
+    return (
+        printable(vm) if isinstance(vm, str) else f"{who(vm.id, vm.label)}, {printable(vm.state)}"
+    )
 
 
 def carry_out(client: "Client", work: Work) -> NoReturn:
@@ -126,19 +159,38 @@ def carry_out(client: "Client", work: Work) -> NoReturn:
 
 
 async def _carry_out(client: "Client", work: Work) -> ExitCode:
-    console = console_for(json=work.json)
+    console = work.output.console
+    timer = asyncio.timeout(work.timeout)
+    sent = set[int | None]()
     async with client:
         progress = Progress(console, work.operation, work.total, work.labels, only=work.only)
-        async with progress:
-            bulk = client.bulk(attrs.evolve(work.plan, on_event=progress.on_event))
+
+        def observe(event: BulkEvent) -> None:
+            if not work.no_wait:
+                progress.on_event(event)
+            elif event.kind in ("accepted", "finished") and event.index not in sent:
+                sent.add(event.index)
+                if len(sent) == work.total:
+                    timer.reschedule(asyncio.get_running_loop().time())
+
+        async with nullcontext() if work.no_wait else progress:
+            bulk = client.bulk(attrs.evolve(work.plan, on_event=observe))
             interrupted = False
             try:
-                report = await work.call(bulk)
-            except asyncio.CancelledError:
-                if bulk.report is None:
+                async with timer:
+                    report = await work.call(bulk)
+            except (asyncio.CancelledError, TimeoutError) as error:
+                interrupted = isinstance(error, asyncio.CancelledError)
+                if bulk.report is None or not (interrupted or timer.expired()):
                     raise
                 # Shown while the client is open: closing may be cut short.
-                report, interrupted = bulk.report, True
+                report = bulk.report
+        if report.operation == GENERAL:
+            # Outcomes of tokens have only numbers.
+            named = (attrs.evolve(o, item=work.names[o.index]) for o in report.outcomes)
+            report = attrs.evolve(report, operation=work.operation, outcomes=tuple(named))
+        if timer.expired() and not work.no_wait:
+            say(f"timed out after {work.timeout:g} s; operations in flight continue")
         code = present(console, work, report)
         return ExitCode.INTERRUPTED if interrupted else code
 
@@ -162,21 +214,26 @@ def present(console: Console, result: Result, report: BulkReport) -> ExitCode:
 
     on_loss(rescue)
     _show(console, result, report)
-    return exit_code(report) or (ExitCode.OK if written else ExitCode.OUTPUT_LOST)
+    code = exit_code(report)
+    if result.no_wait and all(outcome.accepted for outcome in report.unknown):
+        code = ExitCode.FAILED if report.failed else ExitCode.OK
+    return code or (ExitCode.OK if written else ExitCode.OUTPUT_LOST)
 
 
 def _show(console: Console, result: Result, report: BulkReport) -> None:
-    if result.only is None:
-        if result.json:
-            print_json(msgspec.json.decode(report.to_json()))
-        else:
-            show_report(console, report, result.labels)
+    value: object = msgspec.json.decode(report.to_json())
+    if result.names:
+        each = [outcome_json(result.operation, o, no_wait=result.no_wait) for o in report.outcomes]
+        value = each[0] if result.only else each
+    ended_well = [o for o in report.outcomes if o.status == "succeeded" or o.accepted]
+    if result.output.print_data(value, ended_well, outcome_columns(result.labels)):
         return
-    (outcome,) = report.outcomes
-    if result.json:
-        print_json(outcome_json(result.operation, outcome))
+    if result.no_wait:
+        show_tokens(result.operation, dict(zip(result.names, report.outcomes, strict=True)))
+    elif result.only:
+        show_outcome(console, result.operation, result.only, report.outcomes[0])
     else:
-        show_outcome(console, result.operation, result.only, outcome)
+        show_report(console, report, result.labels)
 
 
 def exit_code(report: BulkReport) -> ExitCode:

@@ -1,40 +1,34 @@
-"""Groups of options that several commands share.
+"""Options that several commands share, in groups that `commands.command` expands."""
 
-A group is an attrs class whose fields are options. Typer has no groups, so `command` replaces a
-parameter of such a class with its fields.
-"""
-
-import inspect
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final
 
 import attrs
 import typer
 
-from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share
-from async_vmapi.cli.groups import Command, Group
+from async_vmapi.bulk.plan import BulkPlan, Share
 from async_vmapi.cli.listing import JSON, Format
-from async_vmapi.cli.running import ExitCode, errors_shown, fail
+from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.cli.selection import Selection
 from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
     "JSON",
-    "Commands",
     "Database",
     "DurableOptions",
     "Filters",
     "Fleet",
     "New",
+    "NoWait",
     "Output",
     "RolloutOptions",
+    "Timeout",
     "Vm",
+    "Vms",
     "WaitFor",
     "Yes",
-    "command",
     "read_text",
 ]
 
@@ -42,6 +36,7 @@ _SELECTION: Final = "VM selection"
 _ROLLOUT: Final = "Rollout options"
 _NEW: Final = "New VM options"
 _DURABLE: Final = "Durable job options"
+_WAITING: Final = "Waiting"
 _PASSWORD: Final = re.compile(r"//[^/@]*:[^/@]+@|[?&]password=")
 
 
@@ -75,6 +70,24 @@ Database = Annotated[
     ),
 ]
 Vm = Annotated[str, typer.Argument(metavar="VM", help="VM ID or name.")]
+Vms = Annotated[list[str], typer.Argument(metavar="VM", help="VM IDs or names.")]
+NoWait = Annotated[
+    bool,
+    typer.Option(
+        "--no-wait",
+        help="Print the tokens of accepted operations, for 'wait', and return.",
+        rich_help_panel=_WAITING,
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Maximum time to wait; operations in flight continue, and their tokens are shown.",
+        rich_help_panel=_WAITING,
+    ),
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +141,12 @@ class Fleet(Filters):
     everything: Annotated[
         bool, typer.Option("--all", help="All VMs of the region.", rich_help_panel=_SELECTION)
     ] = False
+    fail_if_empty: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-empty", help="Fail if no VM is selected.", rich_help_panel=_SELECTION
+        ),
+    ] = False
 
 
 @attrs.frozen(kw_only=True)
@@ -172,7 +191,9 @@ class RolloutOptions:
         ),
     ] = False
 
-    def plan(self, on_event: Callable[[BulkEvent], object] | None = None) -> BulkPlan:
+    timeout: Timeout = None
+
+    def plan(self) -> BulkPlan:
         """Return the bulk plan."""
         return BulkPlan(
             limit=self.limit,
@@ -182,7 +203,6 @@ class RolloutOptions:
             else [_share(part.strip()) for part in self.waves.split(",")],
             min_online=None if self.min_online is None else _share(self.min_online),
             dry_run=self.dry_run,
-            on_event=on_event,
         )
 
 
@@ -206,16 +226,21 @@ class DurableOptions(RolloutOptions):
             rich_help_panel=_DURABLE,
         ),
     ] = False
+    no_wait: Annotated[
+        bool,
+        typer.Option(
+            "--no-wait", help="Submit the job, and do not follow it.", rich_help_panel=_DURABLE
+        ),
+    ] = False
     database: Database = ""
 
     def check_place(self, ctx: typer.Context) -> None:
         """Exit if ``--durable`` is given without a database, or the reverse."""
         if self.durable is not None and not self.database:
             fail("--durable requires --database, or VMAPI_DATABASE", ExitCode.USAGE)
-        if self.durable is None and self.attach:
-            fail("--attach requires --durable NAME", ExitCode.USAGE)
-        if self.durable is None and _is_argument(ctx, "database"):
-            fail("--database requires --durable NAME", ExitCode.USAGE)
+        for option in ("attach", "no_wait", "database"):
+            if self.durable is None and _is_argument(ctx, option):
+                fail(f"--{option.replace('_', '-')} requires --durable NAME", ExitCode.USAGE)
 
 
 @attrs.frozen(kw_only=True)
@@ -282,63 +307,6 @@ class New:
         """Return the arguments of the create other than the request."""
         on_unknown = "retry" if self.retry_unknown else "raise"
         return {"unique_name": self.unique_name, "on_unknown": on_unknown}
-
-
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Expand the option groups of a command into options, and report its errors."""
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type, list[str]]] = {}
-    hints = get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        kind = hints[name]
-        if not (isinstance(kind, type) and attrs.has(kind)):
-            parameters.append(
-                parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
-            )
-            continue
-        fields = [field for field in attrs.fields(kind) if field.init]
-        groups[name] = kind, [field.name for field in fields]
-        options = get_type_hints(kind, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty
-                if field.default is attrs.NOTHING
-                else field.default,
-                annotation=options[field.name],
-            )
-            for field in fields
-        ]
-
-    def call(**values: Any) -> None:
-        for name, (kind, fields) in groups.items():
-            values[name] = kind(**{field: values.pop(field) for field in fields})
-        with errors_shown():
-            function(**values)
-
-    # Typer keeps line breaks of all paragraphs but the first.
-    call.__doc__ = re.sub(r"(\S)\n *(?=\S)", r"\1 ", function.__doc__ or "")
-    call.__name__ = function.__name__
-    call.__annotations__ = {p.name: p.annotation for p in parameters}
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return call
-
-
-class Commands(typer.Typer):
-    """A group of commands, with expanded option groups and the aliases of `Group`."""
-
-    def __init__(self, help: str) -> None:  # noqa: A002 - Typer's word
-        super().__init__(cls=Group, help=help, no_args_is_help=True)
-
-    def add(self, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Decorate the function that is the command of this name."""
-
-        def register(function: Callable[..., None]) -> Callable[..., None]:
-            self.command(name, cls=Command)(command(function))
-            return function
-
-        return register
 
 
 def read_text(path: Path) -> str:

@@ -1,18 +1,22 @@
 """Show reports and outcomes, as text or JSON."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import attrs
 from rich.console import Console
 from rich.text import Text
 
 from async_vmapi.bulk.report import BulkReport, Outcome
-from async_vmapi.cli.listing import VM_COLUMNS
+from async_vmapi.cli.listing import VM_COLUMNS, Columns
 from async_vmapi.cli.output import STYLES, printable, who
+from async_vmapi.cli.resolve import name_of
+from async_vmapi.cli.running import say
 from async_vmapi.models import VirtualMachine
 
-__all__ = ["outcome_json", "show_outcome", "show_report"]
+__all__ = ["outcome_columns", "outcome_json", "show_outcome", "show_report", "show_tokens"]
 
 _MOST_LINES: Final = 20
 
@@ -82,7 +86,7 @@ def _why(outcome: Outcome) -> str:
 
 
 def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) -> None:
-    """Print the outcome of a ``vms`` command, and the VM as last observed."""
+    """Print the outcome of a ``vm`` command, and the VM as last observed."""
     how = f", {outcome.evidence}" if outcome.evidence else ""
     took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
     text = Text(f"{operation} of {who(outcome.vm_id or name, name)}: ")
@@ -96,11 +100,53 @@ def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) 
         console.print(VM_COLUMNS.table([outcome.value]))
 
 
-def outcome_json(operation: str, outcome: Outcome) -> dict[str, Any]:
-    """Return the outcome of a ``vms`` command, with the VM as last observed."""
+def show_tokens(operation: str, outcomes: Mapping[str, Outcome]) -> None:
+    """Print the tokens of operations that are not awaited, one on each line.
+
+    Args:
+        operation: The operation.
+        outcomes: The outcomes by the names of their VMs.
+    """
+    for name, outcome in outcomes.items():
+        why = "accepted" if outcome.accepted else f"{outcome.status}: {_why(outcome)}"
+        say(f"{operation} of {who(outcome.vm_id or name, name)}: {why}")
+        if outcome.token:
+            sys.stdout.write(f"{outcome.token}\n")
+
+
+def outcome_columns(labels: Mapping[str, str]) -> Columns[Outcome]:
+    """Return the name and the id of an outcome's VM.
+
+    Args:
+        labels: The labels of VMs by id.
+    """
+
+    def name(outcome: Outcome) -> str:
+        if isinstance(outcome.value, VirtualMachine):
+            return name_of(outcome.value)
+        return labels.get(outcome.item, outcome.item)
+
+    return Columns(
+        {
+            "vm": name,
+            "id": lambda outcome: outcome.vm_id or outcome.item,
+        }
+    )
+
+
+def outcome_json(operation: str, outcome: Outcome, *, no_wait: bool = False) -> dict[str, Any]:
+    """Return the outcome of a ``vm`` command, with the VM as last observed.
+
+    Args:
+        operation: The operation.
+        outcome: The outcome.
+        no_wait: Whether its completion was not awaited.
+    """
+    if no_wait and outcome.accepted:
+        outcome = attrs.evolve(outcome, reason="")
     return {
         "operation": operation,
-        "status": outcome.status,
+        "status": "accepted" if no_wait and outcome.accepted else outcome.status,
         "vm_id": outcome.vm_id,
         "seconds": outcome.seconds,
         "evidence": outcome.evidence,

@@ -7,8 +7,9 @@ from typing import Annotated, Final
 
 import typer
 
+from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.listing import Columns, Listing
-from async_vmapi.cli.options import Commands, Yes, read_text
+from async_vmapi.cli.options import Yes, read_text
 from async_vmapi.cli.profile_editing import current, editing
 from async_vmapi.cli.profile_file import DEFAULT_KEY, ProfileFile, configured, profiles_path
 from async_vmapi.cli.profiles import client_of

@@ -165,7 +165,8 @@ class Progress:
         self._wave = max(self._wave, event.wave)
         if event.kind == "stopped":
             self._stopped = event.reason
-            self._say(f"no more operations are started: {event.reason}")
+            if not self._only:
+                self._say(f"no more operations are started: {event.reason}")
         if event.index is None:
             return
         name = self._only or who(event.item, self._labels.get(event.item))
@@ -175,7 +176,7 @@ class Progress:
             flight = self._flights[event.index]
             flight.task = event.task
             if not self._only and event.vm_id is not None and event.vm_id != event.item:
-                flight.name = who(event.vm_id, event.item)
+                flight.name = who(event.vm_id, self._labels.get(event.item, event.item))
         elif event.outcome is not None:
             ended = self._flights.pop(event.index, None)
             self._finished(ended.name if ended else name, event.outcome)

@@ -2,52 +2,61 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, cast
 
 from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.errors import InvalidArgument, NotFound
 from async_vmapi.models import VirtualMachine
+from async_vmapi.writes.requests import VMOrId, id_of
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
 
-__all__ = ["find_vm", "find_vms", "match_vms"]
+__all__ = ["find_vm", "find_vms", "name_of"]
 
 # Ids are opaque (WIRE §3), so the form only decides which request is sent first.
 _LOOKS_LIKE_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
+def name_of(vm: VMOrId) -> str:
+    """Return a VM's label; its id if it has none, or is not known."""
+    return vm if isinstance(vm, str) else vm.label or vm.id
+
+
 async def find_vm(client: "Client", vm: str) -> VirtualMachine:
     """Return the VM with this id, else the only one with this label; exit like `find_vms`."""
-    return (await find_vms(client, [vm]))[0]
+    return cast(VirtualMachine, (await find_vms(client, [vm]))[0])
 
 
-async def find_vms(client: "Client", vms: Sequence[str]) -> list[VirtualMachine]:
+async def find_vms(
+    client: "Client", vms: Iterable[str], *, missing_ok: bool = False
+) -> list[VMOrId]:
     """Return the VMs that arguments name by id or label: each once, in the order of the arguments.
-
-    Exits with code 1 if there is no such VM, and like `match_vms`.
-    """
-    found = await match_vms(client, vms)
-    known = {vm.id: vm for vm in found.values() if vm is not None}
-    missing = [repr(name) for name, vm in found.items() if vm is None]
-    if missing:
-        fail(
-            f"no VM has the id or name {', '.join(missing)}; 'async-vmapi vm list' shows all "
-            "(a new VM may take a moment to appear)"
-        )
-    return list(known.values())
-
-
-async def match_vms(client: "Client", vms: Iterable[str]) -> Mapping[str, VirtualMachine | None]:
-    """Return the VM that each argument names by id, else by label; None if there is none.
 
     A single argument that looks like an id costs one GET. Otherwise one list is requested for all
     arguments, and then a GET for each that it does not contain, as it may be stale.
 
-    Exits with code 2 if several VMs have the label; the message lists them.
+    Exits with code 1 if there is no such VM, and with code 2 if several VMs have the label; the
+    message lists them.
+
+    Args:
+        client: The client.
+        vms: The arguments.
+        missing_ok: Whether to return an argument itself if there is no such VM.
     """
-    names = list(dict.fromkeys(vms))
+    found = await _match(client, list(dict.fromkeys(vms)))
+    missing = ", ".join(repr(name) for name, vm in found.items() if vm is None)
+    if missing and not missing_ok:
+        fail(
+            f"no VM has the id or name {missing}; 'async-vmapi vm list' shows all "
+            "(a new VM may take a moment to appear)"
+        )
+    known = [vm or name for name, vm in found.items()]
+    return list({id_of(vm): vm for vm in known}.values())
+
+
+async def _match(client: "Client", names: Sequence[str]) -> dict[str, VirtualMachine | None]:
     if len(names) == 1 and _LOOKS_LIKE_ID.fullmatch(names[0]):
         vm = await _get(client, names[0])
         if vm is not None:

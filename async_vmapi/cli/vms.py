@@ -1,21 +1,26 @@
-"""``async-vmapi vms``: single VMs."""
+"""``async-vmapi vm``: VMs given by ids or names."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
 from rich.text import Text
 
+from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.listing import JSON, VM_COLUMNS, Format, Listing
 from async_vmapi.cli.operations import Work, carry_out, check_terminal, confirm, some_of
-from async_vmapi.cli.options import Commands, Filters, New, Vm, WaitFor, Yes
-from async_vmapi.cli.output import console_for, print_json, printable, style_of, table, who
+from async_vmapi.cli.options import Filters, New, NoWait, Timeout, Vm, Vms, Yes
+from async_vmapi.cli.output import console_for, print_json, printable, style_of, table
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import check_name, looked_up
-from async_vmapi.cli.resolve import find_vm, match_vms
+from async_vmapi.cli.resolve import find_vm, find_vms, name_of
 from async_vmapi.cli.running import say
+from async_vmapi.cli.verbs import add_verbs
 from async_vmapi.models import Console
-from async_vmapi.writes.requests import VMOrId, id_of
+from async_vmapi.writes.operations import operation_spec
+from async_vmapi.writes.requests import id_of
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
@@ -68,7 +73,9 @@ def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Option(help="Label of the new VM.")],
     new: New,
-    json: JSON = False,
+    output: Format,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
 ) -> None:
     """Create a VM, and wait until it is online."""
     check_name(name)
@@ -79,74 +86,12 @@ def create(
         Work(
             operation="create",
             call=lambda bulk: bulk.create(requests, **new.keywords()),
-            only=name,
-            json=json,
+            names=[name],
+            output=output,
+            no_wait=no_wait,
+            timeout=timeout,
         ),
     )
-
-
-@app.add("resize")
-def resize(
-    ctx: typer.Context,
-    vm: Vm,
-    cores: Annotated[int, typer.Option(min=1, help="Number of cores.")],
-    ram: Annotated[int, typer.Option(min=1, help="Memory in MB.")],
-    wait_for: WaitFor = 4,
-    yes: Yes = False,
-    json: JSON = False,
-) -> None:
-    """Change the cores and memory of a VM; a running VM is shut down first."""
-    _operate(ctx, "resize", vm, yes=yes, json=json, cores=cores, ram=ram, wait_for=wait_for)
-
-
-@app.add("shutdown")
-def shutdown(
-    ctx: typer.Context, vm: Vm, wait_for: WaitFor = 4, yes: Yes = False, json: JSON = False
-) -> None:
-    """Shut down a VM; a guest that does not shut down in time is powered off."""
-    _operate(ctx, "shutdown", vm, yes=yes, json=json, wait_for=wait_for)
-
-
-@app.add("reboot")
-def reboot(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
-    """Ask the guest of a VM to reboot."""
-    _operate(ctx, "reboot", vm, yes=yes, json=json)
-
-
-@app.add("reset")
-def reset(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
-    """Power a VM off and on again, without asking the guest."""
-    _operate(ctx, "reset", vm, yes=yes, json=json)
-
-
-@app.add("power-on")
-def power_on(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
-    """Power on a VM."""
-    _operate(ctx, "power_on", vm, yes=True, json=json)
-
-
-@app.add("power-off")
-def power_off(ctx: typer.Context, vm: Vm, yes: Yes = False, json: JSON = False) -> None:
-    """Power off a VM, without asking the guest."""
-    _operate(ctx, "power_off", vm, yes=yes, json=json)
-
-
-@app.add("delete")
-def delete(
-    ctx: typer.Context,
-    vm: Vm,
-    delete_resources: Annotated[
-        bool, typer.Option("--delete-resources", help="Also delete its additional resources.")
-    ] = False,
-    missing_ok: Annotated[
-        bool, typer.Option("--missing-ok", help="Succeed if the VM does not exist.")
-    ] = False,
-    yes: Yes = False,
-    json: JSON = False,
-) -> None:
-    """Delete a VM."""
-    keywords: dict[str, Any] = {"delete_resources": delete_resources, "missing_ok": missing_ok}
-    _operate(ctx, "delete", vm, yes=yes, json=json, **keywords)
 
 
 @app.add("rename")
@@ -154,11 +99,61 @@ def rename(
     ctx: typer.Context,
     vm: Vm,
     name: Annotated[str, typer.Argument(help="New label.")],
-    json: JSON = False,
+    output: Format,
 ) -> None:
     """Change the label of a VM."""
     check_name(name)
-    _operate(ctx, "rename", vm, yes=True, json=json, new_name=name)
+    client = client_for(ctx.obj)
+    found = ask(client, lambda client: find_vm(client, vm))
+    carry_out(
+        client,
+        Work(
+            operation="rename",
+            call=lambda bulk: bulk.rename({found.id: name}),
+            names=[vm],
+            output=output,
+        ),
+    )
+
+
+def _verb(operation: str) -> Callable[..., None]:
+    def run(
+        ctx: typer.Context,
+        vms: Vms,
+        output: Format,
+        yes: Yes = False,
+        no_wait: NoWait = False,
+        timeout: Timeout = None,
+        **keywords: Any,
+    ) -> None:
+        client, asks = client_for(ctx.obj), operation_spec(operation).lowers
+        if asks and not yes:
+            check_terminal(operation, len(vms))
+        missing_ok = keywords.get("missing_ok", False)
+        found = ask(client, lambda client: find_vms(client, vms, missing_ok=missing_ok))
+        if asks:
+            confirm(operation, found, yes=yes)
+        labels = {id_of(vm): name_of(vm) for vm in found}
+        carry_out(
+            client,
+            Work(
+                operation=operation,
+                total=len(found),
+                call=lambda bulk: bulk.run(found, operation, **keywords),
+                # All at once, which --no-wait needs.
+                plan=BulkPlan(limit=max(50, len(found))),
+                labels=labels,
+                names=list(labels.values()),
+                output=output,
+                no_wait=no_wait,
+                timeout=timeout,
+            ),
+        )
+
+    return run
+
+
+add_verbs(app, _verb)
 
 
 @app.add("console")
@@ -173,36 +168,3 @@ def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
         print_json(opened)
     else:
         console_for(json=False).print(table(("", ""), [(k, str(v)) for k, v in opened.items()]))
-
-
-def _operate(
-    ctx: typer.Context,
-    operation: str,
-    vm: str,
-    *,
-    yes: bool,
-    json: bool,
-    new_name: str | None = None,
-    **keywords: Any,
-) -> None:
-    client = client_for(ctx.obj)
-    if not yes:
-        check_terminal(operation, 1)
-    found: VMOrId
-    if keywords.get("missing_ok"):
-        found = ask(client, lambda client: match_vms(client, [vm]))[vm] or vm
-    else:
-        found = ask(client, lambda client: find_vm(client, vm))
-    if new_name is not None:
-        keywords["names"] = {id_of(found): new_name}
-    name = f"{who(found.id, found.label)}, {found.state}" if not isinstance(found, str) else found
-    confirm(operation, [name], yes=yes)
-    carry_out(
-        client,
-        Work(
-            operation=operation,
-            call=lambda bulk: bulk.run([found], operation, **keywords),
-            only=vm,
-            json=json,
-        ),
-    )

@@ -14,9 +14,10 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from async_vmapi.cli.commands import command
 from async_vmapi.cli.listing import VM_COLUMNS
 from async_vmapi.cli.live import Live, is_live
-from async_vmapi.cli.options import JSON, Filters, command
+from async_vmapi.cli.options import JSON, Filters
 from async_vmapi.cli.output import (
     console_for,
     print_json,

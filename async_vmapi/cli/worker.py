@@ -10,10 +10,11 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from async_vmapi.cli.commands import command
 from async_vmapi.cli.durable import fleet_of, opened
 from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, counts_text, print_lines
 from async_vmapi.cli.live import Live, is_live
-from async_vmapi.cli.options import JSON, Database, command
+from async_vmapi.cli.options import JSON, Database
 from async_vmapi.cli.output import STYLES, console_for, printable, style_of, who
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import duration, rate_of

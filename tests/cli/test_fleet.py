@@ -187,17 +187,26 @@ class TestConfirmation:
             program("vm", operation, ids["web-01"], *options, code=2)
         assert cloud.api.requests.keys() <= {"create", "list", "get", "regions", "templates"}
 
+    def test_an_empty_selection(self, program):
+        """It is a success, unless scripts want to know."""
+        reboot = ("fleet", "reboot", "--label", "none", "--yes")
+        assert "nothing to do" in program(*reboot).stdout
+        assert "no VM is selected, of 0" in program(*reboot, "--fail-if-empty", code=1).stderr
+
     def test_without_a_condition_no_vm_is_selected(self, program, cloud):
         """All VMs are never selected by leaving something out."""
         assert "--all" in program("fleet", "delete", "--yes", code=2).stderr
         assert not cloud.api.requests
 
     def test_on_a_terminal_it_asks(self, program, cloud):
-        """With the count and the names; a no changes nothing, a yes is enough."""
-        program.fleet(2)
+        """With the count, the names and the states; a no changes nothing, a yes is enough."""
+        ids = program.fleet(2)
+        program("vm", "shutdown", "web-02", "--yes")
         with program.terminal("fleet", "delete", "--label", "web-*") as terminal:
             shown = terminal.until("Continue? [y/N]")
-            assert "delete of 2 VMs: web-01 (" in shown
+            assert "delete of 2 VMs, 1 online, 1 offline:" in shown
+            assert f"  web-01 ({ids['web-01']}), online" in shown
+            assert f"  web-02 ({ids['web-02']}), offline" in shown
             terminal.type("n\n")
             assert terminal.end() == 1
             assert "nothing was changed" in terminal.shown

@@ -94,8 +94,18 @@ class TestJobs:
             report = durable.json("job", "watch", "make", code=1)
         assert report["counts"] == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 2}
         shown = durable("job", "show", "make").stdout
-        assert "no more operations are started: the job was cancelled" in shown
+        assert "ended early: the job was cancelled" in shown
+        assert "the job was cancelled" in durable("job", "list").stdout
         assert "is finished" in durable("job", "pause", "make", code=1).stderr
+
+    def test_submitting_without_following(self, durable):
+        """The status is shown; it can be followed later, for a limited time."""
+        assert "waiting" in durable(*CREATE, "--no-wait").stdout
+        followed = durable("job", "watch", "make", "--timeout", "0.2", code=3).stderr
+        assert "follow it with: async-vmapi job watch make" in followed
+        assert "give its NAME" in durable("job", "watch", "--timeout", "1", code=2).stderr
+        refused = durable("fleet", "reboot", "--all", "--no-wait", code=2).stderr
+        assert "--no-wait requires --durable NAME" in refused
 
     def test_live_views(self, durable, cloud):
         """The worker shows its items, and `job watch` all jobs to completion."""

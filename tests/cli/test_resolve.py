@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from async_vmapi.cli.resolve import find_vm, find_vms, match_vms
+from async_vmapi.cli.resolve import find_vm, find_vms
 
 
 class TestResolve:
@@ -46,7 +46,7 @@ class TestResolve:
         assert caught.value.exit_code == 1
         shown = capsys.readouterr().err
         assert "no VM has the id or name 'web-0', 'WEB-01'; 'async-vmapi vm list'" in shown
-        assert await match_vms(vm_client, ["web-0"]) == {"web-0": None}
+        assert await find_vms(vm_client, ["web-0"], missing_ok=True) == ["web-0"]
         with pytest.raises(typer.Exit):
             await find_vm(vm_client, "00000000-0000-0000-0000-000000000000")
 

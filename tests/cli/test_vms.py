@@ -90,9 +90,62 @@ class TestOperations:
             assert (done["status"], done["vm"]["state"]) == ("succeeded", state)
         program("vm", "rename", vm, "web-99")
         assert program.json("vm", "show", vm)["label"] == "web-99"
-        shown = program("vm", "delete", vm, "--delete-resources", "--yes").stdout
-        assert f"delete of {vm}: succeeded, observed" in shown
+        shown = program("vm", "delete", "web-99", "--delete-resources", "--yes").stdout
+        assert f"delete of web-99 ({vm}): succeeded, observed" in shown
         assert cloud.cloud.vms == {}
+
+    def test_several_vms(self, program, cloud):
+        """By ids and names, each once; one that does not exist stops all."""
+        ids = program.fleet(3)
+        missing = program("vm", "delete", "web-01", "none", "--yes", code=1).stderr
+        assert "no VM has the id or name 'none'" in missing
+        assert cloud.api.requests["delete"] == 0
+        shown = program("vm", "shutdown", "web-02", ids["web-01"], "web-01", "--yes").stdout
+        assert "shutdown of 2: 2 succeeded" in shown
+        deleted = program.json("vm", "rm", "web-01", "none", "--missing-ok", "--yes")
+        assert [(o["status"], o["vm_id"]) for o in deleted] == [
+            ("succeeded", ids["web-01"]),
+            ("succeeded", "none"),
+        ]
+        assert program("vm", "power-on", "web-02", "web-03", "-q").stdout.split() == [
+            ids["web-02"],
+            ids["web-03"],
+        ]
+
+    def test_not_waiting(self, program, cloud):
+        """The tokens are printed, one on each line, and `wait` takes several."""
+        program.fleet(2)
+        sent = program("vm", "shutdown", "web-01", "web-02", "--yes", "--no-wait")
+        assert len(sent.stdout.split()) == 2
+        assert sent.stderr.count("): accepted\n") == 2
+        waited = program.json("wait", *sent.stdout.split())
+        assert [(o["status"], o["vm"]["state"]) for o in waited] == [("succeeded", "offline")] * 2
+        cloud.api.faults.fail_next("power_on", "success_false")
+        both = program.json("vm", "power-on", "web-01", "web-02", "--no-wait", code=1)
+        assert {o["status"] for o in both} == {"accepted", "failed"}
+        assert [bool(o["token"]) for o in both] == [o["status"] == "accepted" for o in both]
+        cloud.api.faults.fail_next("power_on", "success_false")
+        failed = program("vm", "power-on", "web-01", "--no-wait", code=1)
+        assert failed.stdout == ""
+        assert "power-on of web-01" in failed.stderr
+        create = ("vm", "create", "--name", "new", *NEW, "--no-wait")
+        token = program(*create).stdout
+        assert program("wait", "-", "-o", "name", given=token).stdout == "new\n"
+
+    def test_a_timeout(self, program, cloud):
+        """The operation continues, and its token is shown; its outcome is not known yet."""
+        cloud.cloud.adjust("web-*", shutdown=1000)
+        program.fleet(2)
+        command = ("shutdown", "--yes", "--timeout", "0.3")
+        shown = program("vm", *command, "web-01", code=3)
+        assert "timed out after 0.3 s; operations in flight continue" in shown.stderr
+        assert "async-vmapi wait " in shown.stdout
+        report = program.json("fleet", *command, "--all", code=3)
+        assert report["counts"]["unknown"] == 2
+        token = report["outcomes"][0]["token"]
+        shown = program("wait", token, report["outcomes"][1]["token"], "--timeout", "0.1", code=3)
+        assert "wait of 2: 2 unknown" in shown.stdout
+        assert f"{report['outcomes'][0]['item']}: it was accepted" in shown.stdout
 
     def test_deleting_a_missing_vm(self, program, cloud):
         """It is an error, unless `--missing-ok` is set."""
@@ -108,7 +161,7 @@ class TestOperations:
         (vm_id,) = program.fleet(1).values()
         with program.terminal("vm", "delete", "web-01", columns=200) as terminal:
             shown = terminal.until("[y/N]")
-            assert f"delete of 1 VM: web-01 ({vm_id}), online" in shown
+            assert f"delete of 1 VM:\n  web-01 ({vm_id}), online" in shown
             terminal.type("n\n")
             assert terminal.end() == 1
         assert cloud.cloud.vms
@@ -148,7 +201,7 @@ class TestOperations:
         again = program("wait", "-", given=unknown["token"] + "\n").stdout
         assert f"wait of web-01 ({waited['vm_id']}): succeeded" in again
         assert cloud.api.requests["create"] == 1
-        assert "damaged" in program("wait", "{}", code=2).stderr
+        assert "damaged" in program("wait", unknown["token"], "{}", code=2).stderr
 
     def test_a_token_is_shown_with_its_command(self, program, cloud):
         """The command that resumes."""
