@@ -126,8 +126,8 @@ def run_tests(session: nox.Session, *chosen: str) -> None:
     Those that start programs mostly wait for them, so there are more processes than cores.
     """
     session.run(
-        *("python", "-X", "dev", "-W", "error", "-m", "pytest"),
-        *("-n", str((os.cpu_count() or 2) + 2), "--dist", "worksteal"),
+        *("python", "-W", "error", "-m", "pytest"),
+        *("-n", str((os.cpu_count() or 2) + 1), "--dist", "worksteal"),
         *chosen,
         *session.posargs,
     )

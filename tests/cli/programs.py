@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 import pyte
 
 from async_vmapi.emulator import Emulator, Settings
+from tests.forked import ForkedProgram
 
+_AT_START = {"LC_ALL", "PYTHONIOENCODING"}
 COMMAND = [sys.executable, "-m", "async_vmapi"]
 ZONE, TEMPLATE = "DC1/PUBLIC-1", "Debian 12"
 NEW = ["--cpus", "1", "--ram", "1024", "--zone", ZONE, "--template", TEMPLATE]
@@ -115,14 +117,15 @@ class Program:
         self.profiles.chmod(mode)
 
     def popen(self, *arguments, command=COMMAND, **options):
-        variables = clean_environment(**self.environment, **options.pop("env", {}))
+        more = options.pop("env", {})
+        variables = clean_environment(**self.environment, **more)
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(
-            [*command, *arguments],
-            env=variables,
-            text=True,
-            **({"stdin": subprocess.DEVNULL} | pipes | options),
-        )
+        options = {"stdin": subprocess.DEVNULL} | pipes | options
+        # The interpreter itself reads these at its start, or finds descriptors closed.
+        if command is COMMAND and "preexec_fn" not in options and not _AT_START & more.keys():
+            process = ForkedProgram("async_vmapi", arguments, env=variables, **options)
+        else:
+            process = subprocess.Popen([*command, *arguments], env=variables, text=True, **options)
         self._processes.append(process)
         return process
 

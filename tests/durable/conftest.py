@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 
 from async_vmapi.durable import DurableFleet
 from async_vmapi.emulator import Emulator, Settings
+from tests.forked import ForkedProgram
 
 from .fleets import at_work, client_of, new_database
 
-WORKER = Path(__file__).with_name("worker_program.py")
+WORKER = "tests.durable.worker_program"
 
 
 @pytest.fixture(scope="session")
@@ -81,17 +83,14 @@ class Workers:
         for _ in range(count):
             # Not a pipe, which would block a worker that logs much until it is read.
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed at its end
-            # Not with -X dev: asyncio would log each slow step of a busy host.
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "error::ResourceWarning", str(WORKER), *self._arguments),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
+            process = ForkedProgram(
+                WORKER, self._arguments, env=os.environ, stdout=subprocess.PIPE, stderr=errors
             )
             self._errors[process] = errors
             new.append(process)
         self.processes += new
         for process in new:
-            assert await process.stdout.readline() == b"ready\n"
+            assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
 
     async def kill(self, index):
         process = self.processes.pop(index)
@@ -100,7 +99,7 @@ class Workers:
 
     async def _ended(self, process):
         """Wait for a process, and return what it wrote to its standard error."""
-        await asyncio.wait_for(process.communicate(), 30)
+        await asyncio.to_thread(process.communicate, timeout=30)
         with self._errors.pop(process) as errors:
             errors.seek(0)
             return errors.read().decode()
@@ -110,7 +109,7 @@ class Workers:
         for process in self.processes:
             # A suspended process receives no signal.
             process.send_signal(signal.SIGCONT)
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
         written = []
         for process in self.processes:
             errors = await self._ended(process)

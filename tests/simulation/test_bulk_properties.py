@@ -18,7 +18,8 @@ from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 from .in_memory import client_and_transport
 from .test_bulk import fleet_of, least_online, now, requests, truth
 
-pytestmark = pytest.mark.looptime
+# Many cases of the same code; what it covers is measured in the other tests.
+pytestmark = [pytest.mark.looptime, pytest.mark.no_cover]
 
 CLOUDS = st.builds(
     Settings,

@@ -21,6 +21,9 @@ import pytest
 from async_vmapi.tasks.completion import Completion, Done, Evidence, Failed, Observation, Pending
 from async_vmapi.tasks.rules import RULES, Target
 
+# Many cases of the same code; what it covers is measured in the other tests.
+pytestmark = pytest.mark.no_cover
+
 STEP = 20.0
 """Seconds from one moment of the grid to the next."""
 OLD = 3

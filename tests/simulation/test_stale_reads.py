@@ -19,7 +19,8 @@ from async_vmapi import (
 from async_vmapi.emulator import CloudAPI, InMemoryTransport, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 
-pytestmark = pytest.mark.looptime
+# Many cases of the same code; what it covers is measured in the other tests.
+pytestmark = [pytest.mark.looptime, pytest.mark.no_cover]
 
 ZONE = next(iter(ZONES.values()))
 REPLICAS = [
