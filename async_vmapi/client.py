@@ -15,7 +15,6 @@ from async_vmapi.options import (
     checked,
     environment,
     transport_of,
-    url_of_region,
 )
 from async_vmapi.redaction import Secret
 from async_vmapi.signing import Credentials
@@ -25,7 +24,7 @@ from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.telemetry.guards import Guard, GuardedObserver
-from async_vmapi.transport.endpoint import key_of, origin_of
+from async_vmapi.transport.endpoint import key_of, origin_of, url_of_region
 from async_vmapi.transport.pipeline import Pipeline, running_loop
 from async_vmapi.transport.rate_limit import Pace
 from async_vmapi.vms import VirtualMachines

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypedDict, cast
@@ -24,10 +23,7 @@ __all__ = [
     "checked",
     "environment",
     "transport_of",
-    "url_of_region",
 ]
-
-_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 _VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY")
 _API_SECRET: Final = "VMAPI_API_SECRET"  # noqa: S105 - its name
@@ -207,21 +203,6 @@ class Environment(NamedTuple):
     region: str | None
     api_key: str
     api_secret: Secret
-
-
-def url_of_region(region: object) -> str:
-    """Return the endpoint of a region (WIRE §1).
-
-    Raises:
-        InvalidArgument: If `region` is not a valid name.
-    """
-    if not isinstance(region, str) or not _REGION.fullmatch(region):
-        raise validation.refuse(
-            "region",
-            region,
-            "a name of lower-case letters, digits and '-', like 'eu-poland-1warszawa'",
-        )
-    return f"https://{region}.api.e24cloud.com"
 
 
 def environment(options: ClientOptions) -> Environment:

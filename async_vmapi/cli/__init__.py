@@ -1,15 +1,22 @@
 """The command line, ``async-vmapi``. Requires the ``cli`` extra."""
 
 import logging
+import os
 import sys
-
-from async_vmapi.cli.streams import Streams, signals_raised
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line; if a dependency is missing, print how to install it."""
+    # Set by the functions of the shells, at each press of the completion key.
+    if "_ASYNC_VMAPI_COMPLETE" in os.environ:
+        from async_vmapi.cli.completion import answer
+
+        answer.main()
+        return
+    from async_vmapi.cli.streams import Streams, signals_raised
+
     with Streams() as streams, signals_raised():
         try:
             _call()

@@ -33,6 +33,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     ),
     "demo": (_LOCAL, "demo:demo", "Create, reboot and delete a fleet on the bundled emulator."),
     "profile": (_SETTINGS, "profile:app", "Store endpoints and credentials by name."),
+    "completion": (
+        *(_SETTINGS, "completion.command:completion"),
+        "Print the script that sets up completion in a shell.",
+    ),
 }
 """The panel of each command in the help, where it is defined, and the first line of its help."""
 
@@ -89,6 +93,8 @@ app = typer.Typer(
     cls=_Root,
     help="Manage e24cloud virtual machines (VMs), one at a time or as a fleet.",
     no_args_is_help=True,
+    # The command 'completion' does that, and never lets a shell evaluate names of VMs.
+    add_completion=False,
     # Tracebacks with local variables would leak secrets.
     pretty_exceptions_enable=False,
 )

@@ -4,9 +4,9 @@ from typing import Any, Final
 
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["Command", "Group"]
+__all__ = ["ALIASES", "Command", "Group"]
 
-_ALIASES: Final = {
+ALIASES: Final = {
     "ls": "list",
     "get": "show",
     "describe": "show",
@@ -48,4 +48,4 @@ class Group(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command by its name or an alias; None if there is none."""
         found = super().get_command(ctx, cmd_name)
-        return found or super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+        return found or super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))

@@ -5,14 +5,14 @@ import ipaddress
 import re
 from typing import Final
 
-import aiohttp
 from yarl import URL
 
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
 
-__all__ = ["check_session", "key_of", "origin_of"]
+__all__ = ["check_session", "key_of", "origin_of", "url_of_region"]
 
+_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 
 
@@ -20,6 +20,9 @@ def check_session(session: object) -> None:
     """Check that a session sends requests as they were signed."""
     if session is None:
         return
+    # Shell completion imports this module, and needs no aiohttp.
+    import aiohttp
+
     if not isinstance(session, aiohttp.ClientSession):
         why = f"of type {type(session).__name__} is not an aiohttp.ClientSession"
     elif session.auth is not None:
@@ -66,6 +69,21 @@ def origin_of(base_url: object) -> URL:
     if url.scheme == "http" and not _is_loopback(url.host):
         raise refuse(f"{base_url!r} is plain http, which is allowed only for loopback hosts")
     return url.origin()
+
+
+def url_of_region(region: object) -> str:
+    """Return the endpoint of a region (WIRE §1).
+
+    Raises:
+        InvalidArgument: If `region` is not a valid name.
+    """
+    if not isinstance(region, str) or not _REGION.fullmatch(region):
+        raise validation.refuse(
+            "region",
+            region,
+            "a name of lower-case letters, digits and '-', like 'eu-poland-1warszawa'",
+        )
+    return f"https://{region}.api.e24cloud.com"
 
 
 def _is_host(host: str) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from async_vmapi.cli.app import COMMANDS, Later
 
-from .programs import LONG, clean_environment
+from .programs import LONG, ZONE, clean_environment
 
 LOADED = "import sys, atexit, json; atexit.register(lambda: print(json.dumps([*sys.modules])));"
 
@@ -71,20 +71,32 @@ class TestCommandLine:
         assert not modules & self.NEEDLESS
 
     @pytest.mark.programs
-    @pytest.mark.parametrize(
-        ("words", "found"),
-        [("async-vmapi em", "emulator"), ("async-vmapi fleet cre", "create")],
-    )
-    def test_completion_loads_no_client(self, words, found):
-        """A shell calls it at every key press."""
+    @pytest.mark.parametrize(("line", "found"), [("em", "emulator"), ("fleet cre", "create")])
+    def test_completion_loads_no_command(self, line, found, tmp_path):
+        """A shell calls it at every key press; only the first time it loads them all."""
+        for _ in range(2):
+            shown, modules = loaded(
+                "from async_vmapi.cli import main; main()",
+                *(f"async-vmapi {line}", line.split()[-1]),
+                _ASYNC_VMAPI_COMPLETE="bash",
+                XDG_CACHE_HOME=str(tmp_path),
+            )
+            assert shown == found
+        assert not modules & (self.NEEDLESS | {"asyncio", "attrs", "rich", "typer"})
+
+    @pytest.mark.programs
+    def test_completion_of_names_loads_no_client(self, program, tmp_path):
+        """It sends its request without it."""
+        program.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        program("completion", "bash")
         shown, modules = loaded(
-            "from async_vmapi.cli import main; sys.argv[0] = 'async-vmapi'; main()",
-            _ASYNC_VMAPI_COMPLETE="complete_bash",
-            COMP_WORDS=words,
-            COMP_CWORD=str(len(words.split()) - 1),
+            "from async_vmapi.cli import main; main()",
+            *("async-vmapi vm create --zone ", ""),
+            _ASYNC_VMAPI_COMPLETE="bash",
+            **program.environment,
         )
-        assert shown == found
-        assert not modules & self.NEEDLESS
+        assert ZONE in shown
+        assert not modules & (self.NEEDLESS | {"asyncio", "rich", "typer"})
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_the_list_of_commands_matches_their_help(self, name):
