@@ -102,7 +102,7 @@ def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
         raise InvalidArgument("on_unknown='retry' needs unique_name=True", argument="on_unknown")
 
 
-def check_items(items: object) -> None:
+def check_items(items: Any) -> None:
     """Check that items can be iterated over, and are not a single text.
 
     Raises:

@@ -12,7 +12,6 @@ from aiohttp import web
 from async_vmapi.emulator.api import CloudAPI, Request
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.delivery import Delivery, deliver
-from async_vmapi.emulator.fast_response import whole
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.host_check import is_loopback, names_this_server
 from async_vmapi.emulator.settings import Settings
@@ -156,7 +155,8 @@ class Emulator:
             # Not sent, but a handler must return a response.
             return web.Response()
         if delivery == Delivery(response):
-            return whole(request, response)
+            headers = response.headers
+            return web.Response(status=response.status, headers=headers, body=response.body)
         streamed = web.StreamResponse(status=response.status, headers=response.headers)
         # The client may close the connection early.
         with contextlib.suppress(ConnectionError):
