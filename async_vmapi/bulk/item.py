@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -111,7 +111,8 @@ def check_items(items: Any) -> None:
     iterable = isinstance(items, Iterable | AsyncIterable)
     fits = iterable and not isinstance(items, str | bytes | Mapping)
     if not fits:
-        raise validation.refuse("items", items, "an iterable of VMs, ids or requests, such as [vm]")
+        allowed = "an iterable of VMs, ids or requests, such as [vm]"
+        raise validation.refuse("items", cast(object, items), allowed)
 
 
 def label_of(operation: str, item: Any) -> str:

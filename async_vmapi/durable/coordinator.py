@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 from dbos import DBOS, WorkflowStatus
@@ -20,10 +20,9 @@ from async_vmapi.bulk.outcomes import Ended, outcome
 from async_vmapi.bulk.plan import BulkEvent
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.bulk.scheduler import Rollout
-from async_vmapi.durable.events import STREAM, written
-from async_vmapi.durable.operation import CANCELLED, Host
+from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.rows import decoding
-from async_vmapi.durable.spec import Spec, decode, encode
+from async_vmapi.durable.spec import STREAM, Spec, decode, encode
 from async_vmapi.durable.store import (
     ENDED,
     OPERATION_WORKFLOW,
@@ -38,6 +37,9 @@ from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.models import ONLINE
 from async_vmapi.models.serialization import Document
 from async_vmapi.telemetry.logs import logger_of
+
+if TYPE_CHECKING:
+    from async_vmapi.durable.worker import Worker
 
 __all__ = ["Coordinator", "run_job"]
 
@@ -244,7 +246,7 @@ class Coordinator:
         events = list(self._events)
         if events:
             # DBOS accepts this only from the workflow's current owner.
-            await DBOS.write_stream_async(STREAM, written(events))
+            await DBOS.write_stream_async(STREAM, encode(events))
             del self._events[: len(events)]
         progress: dict[str, object] = {
             "done": dict(self._rollout.counts),
@@ -266,7 +268,7 @@ class _Begun(Document):
 
 
 async def run_job(
-    host: Host,
+    host: "Worker",
     database: Database,
     name: str,
     text: str,
@@ -319,7 +321,7 @@ async def run_job(
     return await _recorded("roll out", roll_out)
 
 
-async def _online(host: Host, spec: Spec, retry_delay: float) -> list[str] | None:
+async def _online(host: "Worker", spec: Spec, retry_delay: float) -> list[str] | None:
     if not spec.keeps_online:
         return None
     given = set(spec.labels)

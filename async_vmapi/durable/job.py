@@ -12,8 +12,8 @@ from dbos import PortableWorkflowError, WorkflowStatus
 from async_vmapi import validation
 from async_vmapi.bulk.plan import BulkEvent
 from async_vmapi.bulk.report import BulkReport, Status
-from async_vmapi.durable.events import STREAM, Reader
 from async_vmapi.durable.rows import UntrustedData, decoding
+from async_vmapi.durable.spec import STREAM, EventReader
 from async_vmapi.durable.store import (
     ENDED,
     VERSION,
@@ -158,7 +158,7 @@ class DurableJob:
         Raises:
             UntrustedData: If another program has written an event.
         """
-        reader, offset = Reader(), 0
+        reader, offset = EventReader(), 0
         while True:
             stream = self._database.client.read_stream_async(
                 job_id(self.name), STREAM, offset=offset, polling_interval_sec=self._interval
@@ -177,7 +177,7 @@ class DurableJob:
             else:
                 return
 
-    def _events_in(self, text: object, reader: Reader) -> list[BulkEvent]:
+    def _events_in(self, text: object, reader: EventReader) -> list[BulkEvent]:
         try:
             return list(reader.read(cast(str, text)))
         except UntrustedData:

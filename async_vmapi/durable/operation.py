@@ -6,11 +6,10 @@ die.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import attrs
 from dbos import DBOS
@@ -18,9 +17,7 @@ from dbos import DBOS
 from async_vmapi.bulk import outcomes
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
-from async_vmapi.client import Client
 from async_vmapi.durable.rows import decoding
-from async_vmapi.durable.secrets import SecretStore
 from async_vmapi.durable.spec import Order, decode, encode
 from async_vmapi.durable.store import operation_id
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
@@ -33,7 +30,10 @@ from async_vmapi.vms import bound
 from async_vmapi.writes.operations import operation_spec
 from async_vmapi.writes.record import Write, WriteContext, is_task
 
-__all__ = ["CANCELLED", "Host", "Operation"]
+if TYPE_CHECKING:
+    from async_vmapi.durable.worker import Worker
+
+__all__ = ["CANCELLED", "Operation"]
 
 _log: Final = logger_of(__name__)
 
@@ -41,39 +41,6 @@ CANCELLED: Final = "the job was cancelled"
 
 _ATTEMPTS: Final = 3
 """Maximum attempts of a create that may be retried; each first reconciles the previous one."""
-
-
-class Host(Protocol):
-    """The worker, as jobs and operations need it."""
-
-    client: Client
-    secrets: SecretStore
-    unrecorded: dict[str, str]
-    """Results of steps that could not be stored, by the items' workflows."""
-
-    async def stopped(self, job: str) -> str | None:
-        """Return why no item of a job may start any more; None if items may."""
-        ...
-
-    def holds_lease(self) -> bool:
-        """Return whether certainly no other worker has taken over this worker's workflows."""
-        ...
-
-    async def lease_held(self) -> None:
-        """Wait until this worker certainly holds its lease; cancel the caller if it expired."""
-        ...
-
-    async def has_begun_before(self) -> bool:
-        """Return whether the running workflow was started before, by any worker."""
-        ...
-
-    async def is_refused(self) -> bool:
-        """Return whether the API refuses this worker's credentials altogether; then it stops."""
-        ...
-
-    def sending(self) -> contextlib.AbstractContextManager[None]:
-        """Mark a section that is not to be cancelled while the worker drains."""
-        ...
 
 
 @attrs.frozen
@@ -106,7 +73,7 @@ class Operation:
         order: The item's operation.
     """
 
-    def __init__(self, host: Host, order: Order) -> None:
+    def __init__(self, host: "Worker", order: Order) -> None:
         self._host = host
         self._order = order
         label = order.label

@@ -1,7 +1,7 @@
-"""The stored form of a durable job: its operation, plan and items, without secrets. Pure."""
+"""The stored form of a durable job: its spec, items and events, without secrets. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -9,16 +9,28 @@ import msgspec
 
 from async_vmapi import validation
 from async_vmapi.bulk.item import check_arguments, labels_of
-from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.durable.rows import UntrustedData
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models import CreateRequest, VirtualMachine
 from async_vmapi.models.serialization import Document, structure, unstructure
 from async_vmapi.writes.operations import OPERATIONS, operation_spec
 
-__all__ = ["Order", "Spec", "decode", "encode", "same_but_items", "spec_of"]
+__all__ = [
+    "STREAM",
+    "EventReader",
+    "Order",
+    "Spec",
+    "decode",
+    "encode",
+    "same_but_items",
+    "spec_of",
+]
 
 T = TypeVar("T")
+
+STREAM: Final = "events"
+"""The name of a job's stream of events."""
 
 _FORMAT: Final = "async_vmapi durable job 1"
 
@@ -76,7 +88,7 @@ def _label_of(item: str | CreateRequest) -> str:
     return item if isinstance(item, str) else item.name
 
 
-def encode(value: Document | list[Document]) -> str:
+def encode(value: Document | Sequence[Document]) -> str:
     """Return a value's canonical text: equal values have equal texts."""
     return msgspec.json.encode(unstructure(value), order="sorted").decode()
 
@@ -144,3 +156,21 @@ def _stored(item: Any) -> str | CreateRequest:
             raise InvalidArgument(f"{item.name!r}: {error}", argument=error.argument) from None
         return item
     return item.id if isinstance(item, VirtualMachine) else validation.identifier("vm", item)
+
+
+class EventReader:
+    """Reads serialized events, without duplicates.
+
+    A worker that resumes a job repeats it from the start, and writes its events again.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[Hashable] = set()
+
+    def read(self, text: str) -> Iterator[BulkEvent]:
+        """Iterate over the new events in a text."""
+        for event in decode(text, list[BulkEvent]):
+            key = (event.kind, event.index)
+            if key not in self._seen:
+                self._seen.add(key)
+                yield event

@@ -90,6 +90,7 @@ class Worker:
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
         self._leases = Leases(database, self._executor_id, limits.lease_duration)
         self.unrecorded: dict[str, str] = {}
+        """Results of steps that could not be stored, by the items' workflows."""
         self._draining = False
         self._tasks: dict[asyncio.Task[Any], bool] = {}
         self._executions: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()

@@ -5,12 +5,13 @@ A script yields the seconds to wait, and receives the time afterwards.
 
 import functools
 import random
+from collections.abc import Callable
 from typing import Any, cast
 
 from async_vmapi.emulator.reads import Reads
 from async_vmapi.emulator.settings import Span
 from async_vmapi.emulator.timeline import Timeline
-from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Script
+from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, Script
 
 __all__ = ["Scripts"]
 
@@ -160,7 +161,9 @@ class Scripts:
             now = yield third
             self.change(vm, now, state="online")
 
-    def _switching(self, vm: CloudVM, operation: CloudOperation, before: str, after: str) -> Script:
+    def _switching(self, vm: CloudVM, operation: CloudOperation) -> Script:
+        on = operation.kind == "power_on"
+        before, after = ("offline", "online") if on else ("online", "offline")
         stale, total = self._stale_and_total(vm, operation)
         yield stale
         if vm.state != before:
@@ -203,20 +206,14 @@ class Scripts:
         return self._draw(vm.settings.stale), self._draw(getattr(vm.settings, operation.kind))
 
     def _script(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        match operation.kind:
-            case "create":
-                return self._creating(vm, operation)
-            case "resize":
-                return self._resizing(vm, operation)
-            case "shutdown":
-                return self._shutting_down(vm, operation)
-            case "power_on":
-                return self._switching(vm, operation, "offline", "online")
-            case "power_off":
-                return self._switching(vm, operation, "online", "offline")
-            case "reboot":
-                return self._rebooting(vm, operation)
-            case "reset":
-                return self._cycling(vm, operation)
-            case "delete":
-                return self._deleting(vm, operation)
+        scripts: dict[Kind, Callable[[CloudVM, CloudOperation], Script]] = {
+            "create": self._creating,
+            "resize": self._resizing,
+            "shutdown": self._shutting_down,
+            "power_on": self._switching,
+            "power_off": self._switching,
+            "reboot": self._rebooting,
+            "reset": self._cycling,
+            "delete": self._deleting,
+        }
+        return scripts[operation.kind](vm, operation)

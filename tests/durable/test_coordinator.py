@@ -12,9 +12,8 @@ from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.bulk.report import Outcome
 from async_vmapi.durable import coordinator
 from async_vmapi.durable.coordinator import Coordinator
-from async_vmapi.durable.events import Reader
 from async_vmapi.durable.operation import CANCELLED
-from async_vmapi.durable.spec import Order, decode, encode, spec_of
+from async_vmapi.durable.spec import EventReader, Order, decode, encode, spec_of
 
 pytestmark = pytest.mark.looptime
 
@@ -85,7 +84,7 @@ class Shared:
         self.stream.append(text)
 
     def events(self):
-        reader = Reader()
+        reader = EventReader()
         return [event for text in self.stream for event in reader.read(text)]
 
 
