@@ -52,7 +52,10 @@ class Serializable:
         Raises:
             InvalidArgument: If the content does not fit; the error names the place.
         """
-        return structure(content, cls)
+        try:
+            return structure(content, cls)
+        finally:
+            del content  # an error would show this frame's variables
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
@@ -97,6 +100,7 @@ def structure(content: object, kind: type[T]) -> T:
         # A misspelt field is missing, too.
         worst = min(problems, key=lambda problem: not problem.startswith(_UNKNOWN))
         problem, _, place = worst.partition(" @ ")
+    del content  # as in `from_dict`
     raise InvalidArgument(f"{place} of {kind.__name__} is {problem}", argument="content")
 
 
@@ -106,7 +110,10 @@ def _problem(error: BaseException, kind: Any) -> str:
     if isinstance(error, InvalidArgument):
         return f"invalid: {error}"
     if isinstance(error, ForbiddenExtraKeysError):
-        known = attrs.fields_dict(error.cl)
+        known = [
+            field.metadata.get(_STORED, {}).get("rename", field.name)
+            for field in attrs.fields(error.cl)
+        ]
         return f"{_UNKNOWN}: {validation.unknown(sorted(error.extra_fields), known)}"
     if isinstance(error, KeyError):
         return "missing or unknown"

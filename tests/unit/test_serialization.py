@@ -1,6 +1,7 @@
 """Models, plans and reports as plain data, and back."""
 
 import json
+import traceback
 
 import attrs
 import cattrs
@@ -188,6 +189,14 @@ class TestRefusals:
             (CreateRequest, {"cpus": 0}, "cpus=0 is not an integer from 1"),
             (CreateRequest, {"boot": {"os": "1"}}, "$.boot of CreateRequest is missing"),
             (CreateRequest, {"boot": {"type": "image", "os": 1}}, "$.boot.os of CreateRequest is"),
+            (
+                CreateRequest,
+                {"boot": {"type": "image", "os": "1", "password": SECRET}},
+                (
+                    "$.boot of CreateRequest is with unknown fields: 'password' (did you mean "
+                    "'password_ref'?)"
+                ),
+            ),
             (CreateRequest, {"boot": "image"}, "$.boot of CreateRequest is not valid"),
             (BulkPlan, {"limit": 0}, "limit=0"),
             (BulkPlan, {"waves": []}, "waves"),
@@ -206,6 +215,9 @@ class TestRefusals:
             kind.from_dict(damaged)
         assert words in str(info.value)
         assert info.value.argument == "content"
+        inside = list(traceback.walk_tb(info.tb))[1:]
+        assert inside
+        assert not any(SECRET in repr(frame.f_locals) for frame, _ in inside)
 
 
 class TestStoredFormats:
