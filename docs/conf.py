@@ -23,7 +23,6 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
-# Pages include the README's pictures from their place in the repository.
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
@@ -53,6 +52,9 @@ napoleon_numpy_docstring = False
 graphviz_output_format = "svg"
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
+html_js_files = ["narrow.js"]
 html_title = "async_vmapi"
 html_show_copyright = False
 html_copy_source = False

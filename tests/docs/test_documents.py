@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+from unittest import mock
 
 import pytest
 
@@ -17,6 +18,7 @@ OUTSIDE = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY"
 LANGUAGES = {"python", "sh", "toml"}
 # Not run: errors of other origins, and the output of programs.
 NOT_CODE = {"text"}
+INSTALLED = re.compile(r"pip install --quiet '(\S*)\[cli\]'")
 FENCE = re.compile(r"^```(\S.*)$", re.MULTILINE)
 
 
@@ -33,7 +35,8 @@ class TestDocuments:
         monkeypatch.setattr("asyncio.events.new_event_loop", FastLoop)
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
         monkeypatch.setenv("ROOT_PASSWORD", "hunter2hunter2")
-        with LocalCloud() as emulator:
+        # A shell's block may set any variable.
+        with mock.patch.dict(os.environ), LocalCloud() as emulator:
             monkeypatch.setenv("VMAPI_URL", emulator.url)
             monkeypatch.setenv("VMAPI_API_KEY", emulator.api_key)
             monkeypatch.setenv("VMAPI_API_SECRET", emulator.api_secret)
@@ -63,6 +66,21 @@ class TestLinks:
         links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src(?:set)?="([^"]+)"', text)
         inside = [link.partition("#")[0] for link in links if "://" not in link]
         assert all((ROOT / link).exists() for link in inside), inside
+
+
+class TestInstallation:
+    """The README's way to install is the only one, and the one to change on publication."""
+
+    @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+    def test_there_is_one_way(self, file):
+        """A checkout's folder, or the name of the published package."""
+        found = re.findall(r"'(\S*)\[[a-z,]+\]'", file.read_text())
+        (way,) = INSTALLED.findall(FILES[0].read_text())
+        assert set(found) <= {way}
+
+    def test_where_it_is_said(self):
+        """Pages that name an extra refer to this one."""
+        assert INSTALLED.findall((FOLDER / "install.md").read_text())
 
 
 class TestLanguages:
