@@ -1,29 +1,26 @@
 """``async-vmapi jobs``: rollouts in a database, submitted by ``fleet ... --durable``."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import attrs
 import typer
-from rich.console import Console
 
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.durable import fleet_of, opened, run_with
-from async_vmapi.cli.jobviews import JOB_COLUMNS, Jobs, JobsView, Lines, has_ended, print_lines
+from async_vmapi.cli.jobviews import JOB_COLUMNS, JobsView, has_ended
 from async_vmapi.cli.listing import Format, Listing
-from async_vmapi.cli.live import Live, is_live
+from async_vmapi.cli.live import follow
 from async_vmapi.cli.operations import Result, exit_code, present
 from async_vmapi.cli.options import Database, DurableOptions, Output, Timeout
 from async_vmapi.cli.output import console_for, printable
 from async_vmapi.cli.progress import Joined, Progress
 from async_vmapi.cli.running import ExitCode, fail, run, say
-from async_vmapi.cli.streams import behind, is_lost
 from async_vmapi.errors import InvalidState, VMAPIError
 
 if TYPE_CHECKING:
@@ -198,49 +195,15 @@ async def _follow_named(
 
 async def _watch_all(fleet: "DurableFleet", *, json: bool) -> ExitCode:
     console = console_for(json=json)
-    jobs = Jobs(fleet)
-    changed = await jobs.poll()
-    if not changed:
+    view = JobsView(console, fleet)
+    await view.poll()
+    if not view.items:
         say(f"no job is running in {fleet.database}; 'job list' shows those that have ended")
         return ExitCode.OK
-    await _watch_until_ended(console, jobs, changed, json=json)
-    found = list(jobs.seen.values())
+    await follow(console, view, json=json, interval=_POLL_INTERVAL)
     if not json:
-        console.print(JOB_COLUMNS.table(sorted(found, key=lambda status: -status.submitted)))
-    return await _worst(fleet, found)
-
-
-async def _watch_until_ended(
-    console: Console, jobs: Jobs, changed: "list[JobStatus]", *, json: bool
-) -> None:
-    view, lines = JobsView(console, jobs), Lines(console, 0.0)
-    live: Live | None = None
-    shown: AbstractContextManager[object] = nullcontext()
-    names: set[str] = set()
-    if is_live(console) and not json:
-        shown = live = Live(console, view)
-    with shown:
-        while True:
-            if live is not None:
-                live.refresh()
-            elif not json:
-                lines.update(changed)
-            else:
-                names |= {status.name for status in changed}
-                if not behind(sys.stdout):
-                    print_lines([s for n, s in jobs.seen.items() if n in names])
-                    names = set()
-            if all(map(has_ended, jobs.seen.values())) or is_lost(sys.stdout):
-                return
-            await asyncio.sleep(_POLL_INTERVAL)
-            try:
-                changed, problem = await jobs.poll(), ""
-            except VMAPIError as error:
-                # Keep polling after a failed poll.
-                changed, problem = [], str(error)
-                if live is None and problem != view.problem:
-                    say(problem)
-            view.problem = problem
+        console.print(JOB_COLUMNS.table(view.items))
+    return await _worst(fleet, view.items)
 
 
 async def _worst(fleet: "DurableFleet", found: "Sequence[JobStatus]") -> ExitCode:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from async_vmapi.bulk.plan import BulkEvent
 from async_vmapi.bulk.report import Outcome
-from async_vmapi.cli.live import Live, is_live
+from async_vmapi.cli.live import Live, is_live, one_line
 from async_vmapi.cli.output import STYLES, printable, style_of, who
 from async_vmapi.cli.streams import behind
 
@@ -249,7 +249,7 @@ class Progress:
             lines.append(Text(f"  {since:>6}  {flight.name}  ").append(flight.description(), style))
         lines += [Text(line, "red") for line in self._wrong]
         for line in (head, *lines):
-            line.no_wrap, line.overflow = True, "ellipsis"
+            one_line(line)
         width = min(_BAR, self._console.width)
         filled = width * done // max(1, self._total)
         # The rest is thinner, to be visible without colours.

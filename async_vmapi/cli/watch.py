@@ -1,35 +1,21 @@
 """``async-vmapi watch``: show changes of VMs."""
 
-import asyncio
 import math
-import sys
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
+from rich.console import Console
 
 from async_vmapi.cli.commands import command
 from async_vmapi.cli.listing import VM_COLUMNS
-from async_vmapi.cli.live import Live, is_live
+from async_vmapi.cli.live import TableView, follow
 from async_vmapi.cli.options import JSON, Filters
-from async_vmapi.cli.output import (
-    console_for,
-    print_json,
-    printable,
-    style_of,
-    who,
-)
+from async_vmapi.cli.output import console_for, printable, who
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import ExitCode, fail, run
 from async_vmapi.cli.selection import Selection
-from async_vmapi.cli.streams import behind, is_lost
-from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.models import VirtualMachine
 
 if TYPE_CHECKING:
@@ -73,77 +59,44 @@ class _Change:
 
 async def _watch(client: "Client", selection: Selection, interval: float, *, json: bool) -> None:
     console = console_for(json=json)
-    view = _View(console)
-    live: Live | None = None
-    shown: AbstractContextManager[object] = nullcontext()
-    if is_live(console) and not json:
-        shown = live = Live(console, view, full_screen=True)
     async with client:
-        with shown:
-            while True:
-                if behind(sys.stdout):
-                    # Report all changes of this time as one.
-                    await asyncio.sleep(interval)
-                    continue
-                try:
-                    vms, _ = selection.of(await client.vms.list())
-                except AuthenticationError:
-                    raise
-                except VMAPIError as error:
-                    # Keep polling after a failed poll.
-                    view.problem = str(error)
-                    if live is None:
-                        console.print(printable(view.problem))
-                else:
-                    changes = view.update(vms)
-                    if json:
-                        for change in changes:
-                            print_json(change, indent=None)
-                    elif live is None:
-                        for change in changes:
-                            console.print(_line(change))
-                if live is not None:
-                    live.refresh()
-                if is_lost(sys.stdout):
-                    return
-                await asyncio.sleep(interval)
+        view = _View(console, client, selection)
+        await follow(console, view, json=json, interval=interval, full_screen=True)
 
 
-class _View:
-    """A live table of the VMs last listed."""
+class _View(TableView[VirtualMachine]):
+    """The VMs last listed, and how they have changed."""
 
-    def __init__(self, console: Console) -> None:
-        self.problem = ""
-        self._console = console
-        self._vms: dict[str, VirtualMachine] = {}
+    def __init__(self, console: Console, client: "Client", selection: Selection) -> None:
+        super().__init__(console, "VM", VM_COLUMNS, _FRAME)
+        self._client = client
+        self._selection = selection
+        self._changes: list[_Change] = []
 
-    def update(self, vms: Sequence[VirtualMachine]) -> list[_Change]:
-        """Record a list, and return the changes since the last one."""
+    async def poll(self) -> None:
+        """List the VMs."""
+        vms, _ = self._selection.of(await self._client.vms.list())
         at = datetime.now().astimezone().isoformat(timespec="seconds")
-        before, self._vms, self.problem = self._vms, {vm.id: vm for vm in vms}, ""
-        changes: list[_Change] = []
+        before, self.items = {vm.id: vm for vm in self.items}, vms
         for vm in vms:
             old = before.pop(vm.id, None)
             if old is None or (old.state, old.cores, old.ram) != (vm.state, vm.cores, vm.ram):
                 state = old.state if old else None
-                changes.append(_Change(at, vm.id, vm.label, state, vm.state, vm.cores, vm.ram))
-        changes += [
+                self._changes.append(
+                    _Change(at, vm.id, vm.label, state, vm.state, vm.cores, vm.ram)
+                )
+        self._changes += [
             _Change(at, vm.id, vm.label, vm.state, None, vm.cores, vm.ram) for vm in before.values()
         ]
+
+    def changes(self) -> "list[_Change]":
+        """Return the changes since the last call."""
+        changes, self._changes = self._changes, []
         return changes
 
-    def __rich__(self) -> RenderableType:
-        vms = list(self._vms.values())
-        counts = Counter(vm.state for vm in vms)
-        head = Text(f"{len(vms)} VM{'s' * (len(vms) != 1)}", "bold")
-        for state, count in counts.most_common():
-            head.append("  ").append(f"{count} {printable(state)}", style_of(state))
-        room = max(1, self._console.height - _FRAME)
-        if len(vms) > room:
-            head.append(f"  {len(vms) - room} not shown", "dim")
-        head.no_wrap, head.overflow = True, "ellipsis"
-        problem = Text(printable(self.problem), "red", no_wrap=True, overflow="ellipsis")
-        return Group(head, problem, VM_COLUMNS.table(vms[:room], width=self._console.width))
+    def lines(self) -> list[str]:
+        """Return them as text."""
+        return list(map(_line, self.changes()))
 
 
 def _line(change: _Change) -> str:

@@ -1,37 +1,36 @@
 """``async-vmapi worker``: run a worker for durable jobs, and show what it does."""
 
 import asyncio
-import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from async_vmapi.cli.commands import command
 from async_vmapi.cli.durable import fleet_of, opened
-from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, counts_text, print_lines
-from async_vmapi.cli.live import Live, is_live
+from async_vmapi.cli.jobviews import JobsView, counts_text
+from async_vmapi.cli.live import follow, is_live, one_line
 from async_vmapi.cli.options import JSON, Database
 from async_vmapi.cli.output import STYLES, console_for, printable, style_of, who
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import duration, rate_of
 from async_vmapi.cli.running import run
-from async_vmapi.cli.streams import behind
-from async_vmapi.errors import VMAPIError
 
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, WorkerItem, WorkerStatus
 
-__all__ = ["worker"]
+__all__ = ["WorkerView", "worker"]
 
 _POLL_INTERVAL: Final = 1.0
 _EVERY: Final = 30.0
 _SLOWEST: Final = 5
-# The worker's own lines in the live view: two, those of the slowest, and an empty one.
-_ROWS: Final = _SLOWEST + 3
+# The worker's own lines in the live view (two, those of the slowest, and an empty one), and the
+# jobs' head, problem and header.
+_ROWS: Final = _SLOWEST + 3 + 4
 
 
 @command
@@ -83,38 +82,22 @@ async def _work(fleet: "DurableFleet", *, json: bool) -> None:
 
 
 async def _work_and_show(fleet: "DurableFleet", console: Console, *, json: bool) -> None:
-    jobs = Jobs(fleet)
-    view, lines = _View(console, fleet, jobs), Lines(console, _EVERY)
-    live: Live | None = None
-    shown: AbstractContextManager[object] = nullcontext()
-    if is_live(console) and not json:
-        shown = live = Live(console, view)
-    else:
+    if json or not is_live(console):
         console.print(f"worker: running jobs of {printable(fleet.database)}")
-    working = asyncio.get_running_loop().create_task(fleet.work())
-    before: dict[str, dict[str, Any]] = {}
-    names: set[str] = set()
+    loop = asyncio.get_running_loop()
+    working = loop.create_task(fleet.work())
+    view = WorkerView(console, fleet)
+    showing = loop.create_task(follow(console, view, json=json, interval=_POLL_INTERVAL))
     try:
-        with shown:
-            while not working.done():
-                try:
-                    changed = await jobs.poll()
-                    view.jobs.problem = ""
-                except VMAPIError as error:
-                    # Keep polling until the database is available.
-                    changed, view.jobs.problem = [], str(error)
-                if live is not None:
-                    live.refresh()
-                elif json:
-                    names |= {status.name for status in changed}
-                    if not behind(sys.stdout):
-                        here = _here(fleet.worker_status())
-                        names |= {name for name in here if here[name] != before.get(name)}
-                        print_lines([s for n, s in jobs.seen.items() if n in names], here)
-                        before, names = here, set()
-                else:
-                    lines.update(changed)
-                await asyncio.wait({working}, timeout=_POLL_INTERVAL)
+        try:
+            await asyncio.wait({working, showing}, return_when=asyncio.FIRST_COMPLETED)
+            if showing.done():
+                # Output is lost, but not the work.
+                showing.result()
+                await asyncio.wait({working})
+        finally:
+            showing.cancel()
+            await asyncio.wait({showing})
         working.result()
     except asyncio.CancelledError:
         had = fleet.worker_status()
@@ -152,14 +135,27 @@ def _end(status: "WorkerStatus", left: int) -> str:
     return f"worker: ended; {counts} here{rest}"
 
 
-class _View:
+class WorkerView(JobsView):
     """A live view of the worker's items, and below it the jobs."""
 
-    def __init__(self, console: Console, fleet: "DurableFleet", jobs: Jobs) -> None:
-        self.jobs = JobsView(console, jobs, rows=_ROWS)
-        self._fleet = fleet
-        self._clock = asyncio.get_running_loop().time
+    ended = False
+
+    def __init__(self, console: Console, fleet: "DurableFleet") -> None:
+        super().__init__(console, fleet, rows=_ROWS, every=_EVERY)
         self._began = self._clock()
+        self._here_before: dict[str, dict[str, Any]] = {}
+
+    def changes(self) -> Iterable[object]:
+        """Return the jobs that have changed, or this worker's part of them."""
+        here = _here(self._fleet.worker_status())
+        names = {
+            name for name in here if here[name] != self._here_before.get(name)
+        } | self._changed.keys()
+        self._here_before, self._changed = here, {}
+        for status in self.items:
+            if status.name in names:
+                line = msgspec.to_builtins(status)
+                yield line | {"here": here.get(status.name) or {"in_flight": 0, "done": {}}}
 
     def __rich__(self) -> RenderableType:
         status, elapsed = self._fleet.worker_status(), self._clock() - self._began
@@ -176,9 +172,7 @@ class _View:
         if executed and elapsed > 0:
             counts.append(f" · {rate_of(executed / elapsed)}")
         lines = [head, counts, *map(_line, status.in_flight[:_SLOWEST])]
-        for line in lines:
-            line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(*lines, "", self.jobs)
+        return Group(*map(one_line, lines), "", super().__rich__())
 
 
 def _line(item: "WorkerItem") -> Text:

@@ -2,16 +2,16 @@
 
 import asyncio
 import io
-import json
 
 import attrs
 import pytest
 from rich.console import Console
 
 from async_vmapi import BulkEvent, Outcome
-from async_vmapi.cli.jobviews import Jobs, JobsView, Lines, has_ended, print_lines
+from async_vmapi.cli.jobviews import JobsView, has_ended
 from async_vmapi.cli.progress import Joined, Progress
-from async_vmapi.durable import JobStatus
+from async_vmapi.cli.worker import WorkerView
+from async_vmapi.durable import JobStatus, WorkerItem, WorkerStatus
 
 
 def status(name, state="running", total=10, *, in_flight=0, submitted=0.0, stopped=None, **done):
@@ -35,6 +35,7 @@ class FakeFleet:
     def __init__(self, *found):
         self.found = {s.name: s for s in found}
         self.whole = 0
+        self.database = "sqlite:///jobs"
 
     def put(self, *found):
         self.found |= {s.name: s for s in found}
@@ -65,47 +66,64 @@ def shown(console, what):
     return "".join(part.partition("m")[2] for part in f"\x1bm{capture.get()}".split("\x1b["))
 
 
+def view_of(fleet, out=None, **options):
+    return JobsView(out or console(), fleet, **options)
+
+
+async def changed(view):
+    await view.poll()
+    return list(view.changes())
+
+
 class TestJobs:
     async def test_changes_are_reported_once(self):
         """An unchanged status is skipped, even if it was read again."""
         fleet = FakeFleet(status("a"), status("b"))
-        jobs = Jobs(fleet)
-        assert [s.name for s in await jobs.poll()] == ["b", "a"]
+        view = view_of(fleet)
+        assert [s.name for s in await changed(view)] == ["b", "a"]
         fleet.put(attrs.evolve(status("a"), changed=9.0), status("b", succeeded=1))
-        assert await jobs.poll() == [status("b", succeeded=1)]
+        assert await changed(view) == [status("b", succeeded=1)]
+        assert list(view.changes()) == []
 
     async def test_jobs_completed_before_are_skipped(self):
         """They are not read again; a job that completes now is followed to its end."""
         fleet = FakeFleet(status("old", "finished"), status("a"))
-        jobs = Jobs(fleet)
-        assert [s.name for s in await jobs.poll()] == ["a"]
+        view = view_of(fleet)
+        assert [s.name for s in await changed(view)] == ["a"]
+        assert not view.ended
         fleet.put(status("a", "finished", succeeded=10), status("short", "finished"))
-        assert {s.name for s in await jobs.poll()} == {"a", "short"}
-        assert {s.state for s in jobs.seen.values()} == {"finished"}
-        assert await jobs.poll() == []
+        assert {s.name for s in await changed(view)} == {"a", "short"}
+        assert view.ended
+        assert await changed(view) == []
         assert fleet.whole == 1
 
     async def test_a_job_that_is_not_among_the_newest(self):
         """Many jobs were submitted after it; its completion is reported."""
         fleet = FakeFleet(status("a"), *(status(f"n{n}") for n in range(60)))
-        jobs = Jobs(fleet)
-        assert len(await jobs.poll()) == 61
+        view = view_of(fleet)
+        assert len(await changed(view)) == 61
         fleet.put(status("a", "broken"))
-        assert await jobs.poll() == [status("a", "broken")]
+        assert await changed(view) == [status("a", "broken")]
 
 
 @pytest.mark.looptime
 class TestLines:
     async def test_lines_of_a_worker(self):
         """A new state is reported at once, mere progress only now and then."""
-        out = Console(file=io.StringIO(), width=200)
-        lines = Lines(out, 1000.0)
-        lines.update([status("a", "waiting")])
-        lines.update([status("a", in_flight=3)])
-        lines.update([status("a", in_flight=3, succeeded=1)])
-        lines.update([])
-        lines.update([status("a", "finished", failed=1, stopped="\x1b")])
-        assert out.file.getvalue().splitlines() == [
+        fleet = FakeFleet()
+        view = view_of(fleet, every=1000.0)
+        lines = []
+        for found in (
+            status("a", "waiting"),
+            status("a", in_flight=3),
+            status("a", in_flight=3, succeeded=1),
+            status("a", in_flight=3, succeeded=1),
+            status("a", "finished", failed=1, stopped="\x1b"),
+        ):
+            fleet.put(found)
+            await view.poll()
+            lines += view.lines()
+        assert lines == [
             "job a: reboot of 10, waiting, 0 in flight",
             "job a: reboot of 10, running, 3 in flight",
             (
@@ -116,22 +134,16 @@ class TestLines:
 
     async def test_progress_that_is_due(self):
         """It is reported at its time, though nothing has changed since."""
-        out = Console(file=io.StringIO(), width=200)
-        lines = Lines(out, 1000.0)
-        lines.update([status("a")])
-        lines.update([status("a", succeeded=1)])
+        fleet = FakeFleet(status("a"))
+        view = view_of(fleet, every=1000.0)
+        await view.poll()
+        assert len(list(view.lines())) == 1
+        fleet.put(status("a", succeeded=1))
+        await view.poll()
+        assert list(view.lines()) == []
         await asyncio.sleep(1000)
-        lines.update([])
-        assert "1 succeeded" in out.file.getvalue().splitlines()[1]
-
-    async def test_json_lines(self, capsys):
-        """The fields of a JobStatus, and of a worker those of its items."""
-        print_lines([status("a", succeeded=1)])
-        print_lines([status("a"), status("b")], {"a": {"in_flight": 2, "done": {"failed": 1}}})
-        plain, a, b = map(json.loads, capsys.readouterr().out.splitlines())
-        assert plain == json.loads(json.dumps(attrs.asdict(status("a", succeeded=1))))
-        assert a["here"] == {"in_flight": 2, "done": {"failed": 1}}
-        assert b["here"] == {"in_flight": 0, "done": {}}
+        (line,) = view.lines()
+        assert "1 succeeded" in line
 
 
 @pytest.mark.looptime
@@ -139,13 +151,13 @@ class TestJobsView:
     async def test_rate_and_remaining_time(self):
         """Counted from the first status, for earlier progress is unknown."""
         fleet = FakeFleet(status("a", total=100, succeeded=40), status("b", "paused"))
-        jobs, out = Jobs(fleet), console()
-        view = JobsView(out, jobs)
-        await jobs.poll()
+        out = console()
+        view = view_of(fleet, out)
+        await view.poll()
         assert "/s" not in shown(out, view)
         fleet.put(status("a", total=100, in_flight=4, succeeded=58, failed=2))
         await asyncio.sleep(10)
-        await jobs.poll()
+        await view.poll()
         words = shown(out, view)
         assert "2 jobs" in words
         assert "1 running" in words
@@ -158,14 +170,47 @@ class TestJobsView:
         """Running jobs come first, and the hidden ones are counted."""
         found = [status(f"f{n}", "finished", submitted=n) for n in range(9)]
         fleet = FakeFleet(status("on", submitted=-1.0))
-        jobs, out = Jobs(fleet), console(height=7)
-        await jobs.poll()
+        out = console(height=7)
+        view = view_of(fleet, out)
+        await view.poll()
         fleet.put(*found)
-        await jobs.poll()
-        lines = shown(out, JobsView(out, jobs)).splitlines()
+        await view.poll()
+        lines = shown(out, view).splitlines()
         assert "10 jobs" in lines[0]
         assert "7 not shown" in lines[0]
         assert [line.split()[0] for line in lines[2:]] == ["on", "f8", "f7"]
+
+
+@pytest.mark.looptime
+class TestWorkerView:
+    async def test_this_workers_part_of_the_jobs(self):
+        """It is shown above the jobs, and in JSON; a job is reported if either has changed."""
+        fleet = FakeFleet(status("a"), status("b"))
+        item = WorkerItem(
+            job="a",
+            operation="reboot",
+            item="web-01",
+            vm_id="7",
+            seconds=5.0,
+            accepted=True,
+            state="online",
+        )
+        fleet.worker_status = lambda: WorkerStatus(in_flight=(item,), done={"a": {"failed": 1}})
+        out = console()
+        view = WorkerView(out, fleet)
+        first = await changed(view)
+        parts = {line["name"]: line["here"] for line in first}
+        assert parts == {
+            "a": {"in_flight": 1, "done": {"failed": 1}},
+            "b": {"in_flight": 0, "done": {}},
+        }
+        assert first[0].keys() > {"state", "total", "here"}
+        assert await changed(view) == []
+        fleet.worker_status = lambda: WorkerStatus(in_flight=(), done={"a": {"failed": 2}})
+        assert [line["name"] for line in await changed(view)] == ["a"]
+        words = shown(out, view)
+        assert "0 in flight here · 2 done here · 2 failed" in words
+        assert "2 jobs" in words
 
 
 @pytest.mark.looptime
