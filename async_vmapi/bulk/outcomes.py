@@ -1,4 +1,4 @@
-"""Create an item's `Outcome` from its operation's result or error, or from how far it got."""
+"""Create an item's `Outcome` from its operation's result or error."""
 
 from typing import Any, Final
 
@@ -10,10 +10,9 @@ from async_vmapi.errors import OutcomeUnknown, TaskError, TaskFailed, VMAPIError
 from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.models.serialization import Document
 from async_vmapi.tasks.task import Task
-from async_vmapi.writes.operations import GENERAL
 from async_vmapi.writes.record import Write
 
-__all__ = ["INTERRUPTED", "Ended", "cut_off", "failed", "outcome", "succeeded"]
+__all__ = ["INTERRUPTED", "Ended", "failed", "outcome", "succeeded"]
 
 INTERRUPTED: Final = "it was interrupted"
 
@@ -112,58 +111,6 @@ def failed(
         exception=_light(error),
     )
     return Ended(found, untouched=task is None and not unknown)
-
-
-def cut_off(
-    operation: str,
-    item: BulkItem,
-    task: Task[Any] | None,
-    write: Write | None,
-    *,
-    wave: int,
-    running: bool,
-    seconds: float,
-    why: str,
-) -> Ended:
-    """Return what is known of an operation that is no longer awaited.
-
-    Args:
-        operation: The operation's name.
-        item: The item.
-        task: Its task, if it was accepted.
-        write: Its last write, if it made one.
-        wave: The number of its wave.
-        running: Whether it had started.
-        seconds: Its duration so far.
-        why: Why it is no longer awaited.
-    """
-    general = operation == GENERAL
-    if task is None and write is not None and write.accepted and not general:
-        task = write.task
-        if task is None:
-            # A rename is complete once it is accepted.
-            return succeeded(item, None, None, seconds=seconds, wave=wave)
-    if task is not None and task.done():
-        try:
-            return succeeded(item, task, task.result(), seconds=seconds, wave=wave)
-        except VMAPIError as ended_badly:
-            return failed(item, task, ended_badly, wave=wave)
-    known: dict[str, Any] = {"wave": wave}
-    if task is not None:
-        known |= {"vm_id": task.vm_id, "token": task.token(), "adopted": task.adopted}
-        known |= {"accepted": True}
-        reason = f"it was accepted, and {why} before it was seen to complete"
-    elif write is not None and not general and (error := write.error) is not None:
-        return failed(item, None, error, wave=wave, write=write)
-    elif write is not None and (write.outcome_unknown or (general and write.accepted)):
-        known |= {"token": write.resume_token(), "vm_id": item.vm_id or write.made}
-        how = "accepted" if write.accepted else "sent, but it is unknown whether it was accepted"
-        reason = f"{why}; its {write.operation} was {how}"
-    elif general and running:
-        reason = f"{why} while it was running"
-    else:
-        return Ended(outcome(item, "not_started", wave=wave, reason=why), untouched=True)
-    return Ended(outcome(item, "unknown", reason=reason, **known))
 
 
 def _light(error: Exception) -> Exception:

@@ -9,6 +9,7 @@ import attrs
 from async_vmapi.bulk import outcomes
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
+from async_vmapi.errors import VMAPIError
 from async_vmapi.tasks.task import Task
 from async_vmapi.writes.operations import GENERAL
 from async_vmapi.writes.record import WriteContext, is_task
@@ -68,26 +69,46 @@ class Work:
                 # The function knows how this write ended; its own error decides.
                 write = None
             return outcomes.failed(self.item, self.task, error, wave=self.wave, write=write)
-        return outcomes.succeeded(
-            self.item, self.task, started, seconds=self._seconds(), wave=self.wave
-        )
+        return self._succeeded(self.task, started)
 
     def cut_off(self, why: str) -> Ended:
         """Return what is known now, if the item is no longer awaited."""
-        return outcomes.cut_off(
-            self.operation,
-            self.item,
-            self.task,
-            self.context.last,
-            wave=self.wave,
-            running=self.running,
-            seconds=self._seconds(),
-            why=why,
-        )
+        item, task, write = self.item, self.task, self.context.last
+        general = self.operation == GENERAL
+        if task is None and write is not None and write.accepted and not general:
+            task = write.task
+            if task is None:
+                # A rename is complete once it is accepted.
+                return self._succeeded(None, None)
+        if task is not None and task.done():
+            try:
+                return self._succeeded(task, task.result())
+            except VMAPIError as ended_badly:
+                return outcomes.failed(item, task, ended_badly, wave=self.wave)
+        known: dict[str, Any] = {"wave": self.wave}
+        if task is not None:
+            known |= {"vm_id": task.vm_id, "token": task.token(), "adopted": task.adopted}
+            known |= {"accepted": True}
+            reason = f"it was accepted, and {why} before it was seen to complete"
+        elif write is not None and not general and (error := write.error) is not None:
+            return outcomes.failed(item, None, error, wave=self.wave, write=write)
+        elif write is not None and (write.outcome_unknown or (general and write.accepted)):
+            known |= {"token": write.resume_token(), "vm_id": item.vm_id or write.made}
+            how = (
+                "accepted" if write.accepted else "sent, but it is unknown whether it was accepted"
+            )
+            reason = f"{why}; its {write.operation} was {how}"
+        elif general and self.running:
+            reason = f"{why} while it was running"
+        else:
+            ended = outcomes.outcome(item, "not_started", wave=self.wave, reason=why)
+            return Ended(ended, untouched=True)
+        return Ended(outcomes.outcome(item, "unknown", reason=reason, **known))
 
     def _ended_remotely(self, ended: Ended) -> Ended:
         known = {"index": self.item.index, "item": self.item.label, "source": self.item.source}
         return attrs.evolve(ended, outcome=attrs.evolve(ended.outcome, wave=self.wave, **known))
 
-    def _seconds(self) -> float:
-        return asyncio.get_running_loop().time() - self.began
+    def _succeeded(self, task: Task[Any] | None, value: Any) -> Ended:
+        seconds = asyncio.get_running_loop().time() - self.began
+        return outcomes.succeeded(self.item, task, value, seconds=seconds, wave=self.wave)

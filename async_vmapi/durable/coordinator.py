@@ -267,24 +267,13 @@ class _Begun(Document):
     online: list[str] | None = None
 
 
-async def run_job(
-    host: "Worker",
-    database: Database,
-    name: str,
-    text: str,
-    *,
-    polling_interval: float,
-    retry_delay: float,
-) -> str:
-    """Run a job's workflow, and return its report as JSON.
+async def run_job(worker: "Worker", name: str, text: str) -> str:
+    """Run a job's workflow on a worker, and return its report as JSON.
 
     Args:
-        host: The worker.
-        database: The fleet's database.
+        worker: The worker.
         name: The job's name.
         text: The job's spec, encoded.
-        polling_interval: Seconds between two polls for finished items.
-        retry_delay: Seconds until a failed list of the online VMs is retried.
     """
     spec = decode(text, Spec)
     loop = asyncio.get_running_loop()
@@ -292,7 +281,7 @@ async def run_job(
 
     async def begin() -> str:
         nonlocal here
-        begun = _Begun(time.time(), await _online(host, spec, retry_delay))
+        begun = _Begun(time.time(), await _online(worker, spec))
         here = True
         return encode(begun)
 
@@ -302,14 +291,20 @@ async def run_job(
         return taken if here else max(taken, time.time() - begun.at)
 
     begun = decode(await _recorded("begin", begin), _Begun)
-    coordinator = Coordinator(database, name, spec, begun.online, polling_interval=polling_interval)
+    coordinator = Coordinator(
+        worker.database,
+        name,
+        spec,
+        begun.online,
+        polling_interval=worker.limits.polling_interval,
+    )
 
     async def roll_out() -> str:
         outcomes = await coordinator.run()
         report = BulkReport(
             operation=spec.operation,
             arguments=spec.arguments,
-            origin=host.client.origin,
+            origin=worker.client.origin,
             outcomes=outcomes,
             dry_run=spec.plan.dry_run,
             complete=True,
@@ -321,20 +316,20 @@ async def run_job(
     return await _recorded("roll out", roll_out)
 
 
-async def _online(host: "Worker", spec: Spec, retry_delay: float) -> list[str] | None:
+async def _online(worker: "Worker", spec: Spec) -> list[str] | None:
     if not spec.keeps_online:
         return None
     given = set(spec.labels)
     while True:
         try:
-            vms = await host.client.vms.list()
+            vms = await worker.client.vms.list()
         except VMAPIError as error:
-            if isinstance(error, AuthenticationError) and await host.is_refused():
+            if isinstance(error, AuthenticationError) and await worker.access.is_refused():
                 raise asyncio.CancelledError from None
             # Nothing has started yet, so there is time to retry.
             fields = {"vmapi_error": type(error).__name__}
             _log.warning("cannot list the online VMs yet: %s", error, extra=fields)
-            await asyncio.sleep(retry_delay)
+            await asyncio.sleep(worker.limits.lease_duration)
         else:
             return sorted(vm.id for vm in vms if vm.state == ONLINE and vm.id in given)
 

@@ -83,6 +83,13 @@ class Leases:
         """Return whether this worker has certainly not expired."""
         return not self._expired and _since(self._renewed) < _SAFE * self._lease
 
+    async def wait_until_held(self) -> None:
+        """Wait until this worker certainly has not expired; cancel the caller if it has."""
+        while not self.holds():
+            if self._expired:
+                raise asyncio.CancelledError
+            await asyncio.sleep(self.interval / 2)
+
     async def endpoint(self, origin: str) -> str:
         """Return the endpoint of this database's jobs; the first worker's is stored.
 

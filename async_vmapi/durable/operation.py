@@ -69,12 +69,12 @@ class Operation:
     """Runs an item's operation from its first unfinished step.
 
     Args:
-        host: The worker.
+        worker: The worker.
         order: The item's operation.
     """
 
-    def __init__(self, host: "Worker", order: Order) -> None:
-        self._host = host
+    def __init__(self, worker: "Worker", order: Order) -> None:
+        self._worker = worker
         self._order = order
         label = order.label
         vm_id = None if order.operation == "create" else label
@@ -107,14 +107,14 @@ class Operation:
 
     async def _prepare_and_send(self, turn: str) -> _Step:
         intent: str | None = None
-        with self._host.sending():
+        with self._worker.sending():
             if not operation_spec(self._order.operation).idempotent:
                 intended = await _step(f"prepare{turn}", self._prepare)
                 if intended.ended is not None:
                     return intended
                 intent = intended.token
             sent = await _step(f"send{turn}", partial(self._send, intent))
-            self._host.unrecorded.pop(self._key, None)
+            self._worker.unrecorded.pop(self._key, None)
         return sent
 
     # --- steps ----------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ class Operation:
         if (early := await self._if_stopped()) is not None:
             return early
         # An expired worker must not record an intent.
-        await self._host.lease_held()
-        vms, order = self._host.client.vms, self._order
+        await self._worker.leases.wait_until_held()
+        vms, order = self._worker.client.vms, self._order
         operation = cast(Literal["create", "reboot", "reset"], order.operation)
         try:
             if isinstance(order.item, str):
@@ -141,7 +141,7 @@ class Operation:
         return _Step(token=token)
 
     async def _send(self, intent: str | None) -> _Step:
-        if (kept := self._host.unrecorded.get(self._key)) is not None:
+        if (kept := self._worker.unrecorded.get(self._key)) is not None:
             return decode(kept, _Step)
         began, self._sent = time.time(), _now()
         if intent is not None and not self._prepared_here:
@@ -156,7 +156,7 @@ class Operation:
             if intent is None:
                 await self._hand_over_if_refused(error)
             elif isinstance(error, AuthenticationError) and not (write and write.outcome_unknown):
-                self._refused_here = await self._host.is_refused()
+                self._refused_here = await self._worker.access.is_refused()
                 if self._refused_here:
                     return _Step(refused=True)
             return self._failed(error, write)
@@ -171,20 +171,20 @@ class Operation:
         task = cast("Task[Any]", self._task)
         step = _Step(token=task.token(), began=began)
         # If the database is unavailable now, this worker repeats the step without reconciling.
-        self._host.unrecorded[self._key] = encode(step)
+        self._worker.unrecorded[self._key] = encode(step)
         return step
 
     async def _start_or_reconcile(self, intent: str | None, context: WriteContext) -> Any:
         try:
             started = await self._start(intent, context)
             missing = is_task(started) and started.was_missing
-            if not (missing and await self._host.has_begun_before()):
+            if not (missing and await self._worker.has_begun_before()):
                 return started
             forget(started)
         except APIError as error:
             if intent is not None or not is_explained(self._order.operation, error):
                 raise
-            if not await self._host.has_begun_before():
+            if not await self._worker.has_begun_before():
                 raise
         # The refusal may be due to an earlier worker's request; send it again with that known.
         context.maybe_sent = True
@@ -194,7 +194,7 @@ class Operation:
         self, intent: str | None, context: WriteContext, *, maybe_sent: bool = False
     ) -> Any:
         while True:
-            await self._host.lease_held()
+            await self._worker.leases.wait_until_held()
             try:
                 return await self._make(intent, context, maybe_sent=maybe_sent)
             except _NoLease:
@@ -203,16 +203,16 @@ class Operation:
 
     def _require_lease(self) -> None:
         """Raise if another worker may have taken over the item by now."""
-        if not self._host.holds_lease():
+        if not self._worker.leases.holds():
             raise _NoLease
 
     async def _make(self, intent: str | None, context: WriteContext, *, maybe_sent: bool) -> Any:
-        order, vms = self._order, bound(self._host.client.vms, context)
+        order, vms = self._order, bound(self._worker.client.vms, context)
         if isinstance(order.item, str):
             method: Callable[..., Awaitable[Any]] = getattr(vms, order.operation)
             keywords = {**operation_spec(order.operation).bulk_defaults, **order.arguments}
             return await method(order.item, **keywords)
-        request = await self._host.secrets.resolved(order.item)
+        request = await self._worker.secrets.resolved(order.item)
         rounds = _ATTEMPTS if order.arguments.get("on_unknown") == "retry" else 1
         while True:
             try:
@@ -231,7 +231,7 @@ class Operation:
                 context = WriteContext(self._require_lease)
                 self._task = await self._start(intent, context, maybe_sent=True)
             else:
-                self._task = await self._host.client.reconcile(intent)
+                self._task = await self._worker.client.reconcile(intent)
         except Exception as error:  # noqa: BLE001 - it would end the workflow, without the token
             await self._hand_over_if_refused(error)
             if not isinstance(error, OutcomeUnknown):
@@ -248,7 +248,7 @@ class Operation:
     async def _watch(self, token: str, began: float) -> Ended:
         task: Task[Any] | None = self._task
         try:
-            task = self._task = task or self._host.client.resume(token)
+            task = self._task = task or self._worker.client.resume(token)
             value: VirtualMachine | None = await task
         except Exception as error:  # noqa: BLE001 - it would end the workflow, unexplained
             await self._hand_over_if_refused(error)
@@ -270,11 +270,11 @@ class Operation:
 
     async def _hand_over_if_refused(self, error: Exception) -> None:
         """Cancel the item if the API refuses this worker, so that another worker runs it."""
-        if isinstance(error, AuthenticationError) and await self._host.is_refused():
+        if isinstance(error, AuthenticationError) and await self._worker.access.is_refused():
             raise asyncio.CancelledError
 
     async def _if_stopped(self) -> _Step | None:
-        if (why := await self._host.stopped(self._order.job)) is None:
+        if (why := await self._worker.stopped(self._order.job)) is None:
             return None
         ended = Ended(outcomes.outcome(self._item, "not_started", reason=why), untouched=True)
         return _Step(ended=encode(ended))

@@ -72,7 +72,7 @@ class Worker:
     """
 
     client: Client
-    _access: Access
+    access: Access
 
     def __init__(
         self,
@@ -82,20 +82,20 @@ class Worker:
         limits: Limits,
         stats: WorkerStats,
     ) -> None:
-        self._database = database
+        self.database = database
         self._make_client = client
         self.secrets = secrets
-        self._limits = limits
+        self.limits = limits
         self._stats = stats
         self._executor_id = f"async_vmapi-{uuid.uuid4()}"
-        self._leases = Leases(database, self._executor_id, limits.lease_duration)
+        self.leases = Leases(database, self._executor_id, limits.lease_duration)
         self.unrecorded: dict[str, str] = {}
         """Results of steps that could not be stored, by the items' workflows."""
         self._draining = False
         self._tasks: dict[asyncio.Task[Any], bool] = {}
         self._executions: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._running: set[str] = set()
-        self._recovery = Recovery(database, self._leases, self._executor_id, self._running)
+        self._recovery = Recovery(database, self.leases, self._executor_id, self._running)
         self._stopped: dict[str, tuple[float, str | None]] = {}
         self._status_lock = asyncio.Lock()
 
@@ -121,8 +121,8 @@ class Worker:
         _current = self
         try:
             async with self._make_client() as self.client:
-                self._access = Access(self.client)
-                await self._access.begin()
+                self.access = Access(self.client)
+                await self.access.begin()
                 try:
                     if await self._enter(stop) and await self._launch(stop):
                         await self._keep_running(stop)
@@ -133,9 +133,9 @@ class Worker:
             _current = None
         if stop.is_set():
             return False
-        if self._access.refusal is not None:
-            raise self._access.refusal
-        if not self._leases.expired:
+        if self.access.refusal is not None:
+            raise self.access.refusal
+        if not self.leases.expired:
             return False
         fields = {"vmapi_worker": self._executor_id}
         _log.warning("this worker had expired, and restarts", extra=fields)
@@ -143,20 +143,20 @@ class Worker:
 
     async def _enter(self, stop: asyncio.Event) -> bool:
         """Register this worker once the database is available; return whether `stop` is not set."""
-        limits, client = self._limits, self._database.client
+        limits, client = self.limits, self.database.client
         while not stop.is_set():
             try:
-                endpoint = await self._leases.endpoint(self.client.origin)
+                endpoint = await self.leases.endpoint(self.client.origin)
                 if endpoint != self.client.origin:
                     raise InvalidState(
                         f"the jobs of this database are of {endpoint}, but this worker's client is "
                         f"of {self.client.origin}: use a separate database for each endpoint"
                     )
-                await self._leases.begin()
-                await self._database.call(
+                await self.leases.begin()
+                await self.database.call(
                     client.register_queue, JOBS, polling_interval_sec=limits.polling_interval
                 )
-                await self._database.call(
+                await self.database.call(
                     client.register_queue,
                     OPERATIONS,
                     global_concurrency=limits.limit,
@@ -172,9 +172,9 @@ class Worker:
 
     def _at_most(self, queue: str) -> int | None:
         """Return how many workflows of a queue this worker may run concurrently."""
-        if self._draining or self._access.refusal:
+        if self._draining or self.access.refusal:
             return 0
-        return self._limits.worker_limit if queue == OPERATIONS else None
+        return self.limits.worker_limit if queue == OPERATIONS else None
 
     async def _launch(self, stop: asyncio.Event) -> bool:
         """Launch DBOS once the database accepts it; return whether `stop` is not set."""
@@ -185,7 +185,7 @@ class Worker:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                await self._database.in_thread(DBOS.destroy)
+                await self.database.in_thread(DBOS.destroy)
                 why = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
                 message = (
                     "a worker waits to start: the database has no connection for it (up to %d): %s"
@@ -200,7 +200,7 @@ class Worker:
     def _launch_once(self) -> None:
         config: DBOSConfig = {
             "name": APPLICATION,
-            "system_database_url": self._database.url,
+            "system_database_url": self.database.url,
             "application_version": VERSION,
             "executor_id": self._executor_id,
             "serializer": SERIALIZER,
@@ -208,13 +208,13 @@ class Worker:
             "sys_db_idle_transaction_timeout_sec": IDLE_IN_TRANSACTION,
             "max_executor_threads": _THREADS,
             "log_level": "WARNING",
-            "db_engine_kwargs": {"connect_args": self._database.connect_args(Rows(self._at_most))},
+            "db_engine_kwargs": {"connect_args": self.database.connect_args(Rows(self._at_most))},
         }
         DBOS(config=config)
         DBOS.launch()
 
     async def _keep_running(self, stop: asyncio.Event) -> None:
-        while not (stop.is_set() or self._leases.expired or self._access.refusal):
+        while not (stop.is_set() or self.leases.expired or self.access.refusal):
             try:
                 await self._recovery.run_once()
             except Exception as error:
@@ -226,7 +226,7 @@ class Worker:
 
     async def _wait_heartbeat(self, stop: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._leases.interval):
+            async with asyncio.timeout(self.leases.interval):
                 await stop.wait()
 
     async def _drain(self) -> None:
@@ -250,13 +250,13 @@ class Worker:
                 task.cancel()
             # DBOS has replaced the loop's default executor, and shuts it down.
             loop.set_default_executor(executor)
-            await self._database.in_thread(DBOS.destroy)
+            await self.database.in_thread(DBOS.destroy)
         finally:
             loop.set_default_executor(executor)
             logger.setLevel(level)
-            self._leases.end()
+            self.leases.end()
         try:
-            await self._leases.leave()
+            await self.leases.leave()
         except (DatabaseLost, DatabaseUnavailable) as error:
             message = "a worker has left without giving up its lease, which has to expire: %s"
             _log.warning(message, error, extra={"vmapi_error": type(error).__name__})
@@ -266,7 +266,7 @@ class Worker:
     @contextlib.contextmanager
     def _present(self) -> Generator[None]:
         task, workflow_id = asyncio.current_task(), DBOS.workflow_id
-        if self._draining or self._access.refusal or task is None or workflow_id is None:
+        if self._draining or self.access.refusal or task is None or workflow_id is None:
             raise asyncio.CancelledError
         self._tasks[task] = False
         self._executions.add(task)
@@ -308,7 +308,7 @@ class Worker:
         # One query serves all concurrent callers.
         async with self._status_lock:
             read_at, stopped = self._stopped.get(job, (-1e9, None))
-            if loop.time() - read_at > self._limits.polling_interval:
+            if loop.time() - read_at > self.limits.polling_interval:
                 found = await self._find(job_id(job))
                 attributes: dict[str, Any] = (found.attributes if found else None) or {}
                 progress: dict[str, Any] = attributes.get("progress") or {}
@@ -320,29 +320,14 @@ class Worker:
         """Find a workflow, waiting while the database is unavailable."""
         while True:
             try:
-                return await self._database.find(workflow_id)
+                return await self.database.find(workflow_id)
             except DatabaseUnavailable:
-                await asyncio.sleep(self._leases.interval)
-
-    def holds_lease(self) -> bool:
-        """Return whether certainly no other worker has taken over this worker's workflows."""
-        return self._leases.holds()
-
-    async def lease_held(self) -> None:
-        """Wait until this worker certainly holds its lease; cancel the caller if it expired."""
-        while not self._leases.holds():
-            if self._leases.expired:
-                raise asyncio.CancelledError
-            await asyncio.sleep(self._leases.interval / 2)
+                await asyncio.sleep(self.leases.interval)
 
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was started before, by any worker."""
         found = await self._find(DBOS.workflow_id or "")
         return found is not None and (found.recovery_attempts or 0) > 1
-
-    async def is_refused(self) -> bool:
-        """Return whether the API refuses this worker's credentials altogether; then it stops."""
-        return await self._access.is_refused()
 
     async def operate(self, text: str) -> str:
         """Run one item of a job, and return how it ended."""
@@ -356,14 +341,7 @@ class Worker:
     async def coordinate(self, text: str, name: str) -> str:
         """Run a job's items, and return its report."""
         with self._present():
-            return await run_job(
-                self,
-                self._database,
-                name,
-                text,
-                polling_interval=self._limits.polling_interval,
-                retry_delay=self._limits.lease_duration,
-            )
+            return await run_job(self, name, text)
 
 
 async def _uninterrupted(body: Coroutine[Any, Any, None]) -> None:

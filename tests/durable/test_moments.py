@@ -69,15 +69,16 @@ class Host:
         self.client = client
         self.secrets = SecretStore()
         self.why = why
+        self.leases = self.access = self
 
     async def stopped(self, job):
         return self.why
 
-    def holds_lease(self):
+    def holds(self):
         return next(self.lease)
 
-    async def lease_held(self):
-        while not (held := self.holds_lease()):
+    async def wait_until_held(self):
+        while not (held := self.holds()):
             if held is None:
                 raise asyncio.CancelledError
             await asyncio.sleep(1)

@@ -91,6 +91,7 @@ class TestTime:
             "cli/progress.py",  # draws frames
             "cli/watch.py",  # polls for a command
             "durable/coordinator.py",  # a database sends no events
+            "durable/heartbeat.py",  # a thread renews the lease
             "durable/job.py",
             "durable/worker.py",
             "emulator/app.py",  # sends a slow body
