@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 import re
 import signal
 import socket
@@ -283,20 +282,6 @@ class TestInstallation:
             [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
         )
         assert "ModuleNotFoundError" in result.stderr
-
-    def test_shell_completion(self):
-        """The script for a shell, and then the completions."""
-        assert "complete" in run("--show-completion", SHELL="/bin/bash").stdout
-        command = os.path.join(os.path.dirname(sys.executable), "async-vmapi")
-        asked = {"_ASYNC_VMAPI_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
-        found = subprocess.run(
-            [command],
-            env=clean_environment(COMP_WORDS="async-vmapi vm re", **asked),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert found.stdout.split() == ["resize", "reboot", "reset", "rename"]
 
     def test_without_a_command_it_lists_them(self):
         """With their help."""
