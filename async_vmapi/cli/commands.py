@@ -1,13 +1,14 @@
 """Make commands of functions whose parameters may be groups of options.
 
-A group is an attrs class whose fields are options. Typer has no groups, so `command` replaces a
-parameter of such a class with its fields.
+A group is an attrs class whose fields are options, each made by `option` or annotated like a
+parameter of Typer. Typer has no groups, so `command` replaces a parameter of such a class with its
+fields. The help shows them in the panel that the class names as ``PANEL``.
 """
 
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import attrs
 import typer
@@ -15,7 +16,51 @@ import typer
 from async_vmapi.cli.groups import Command, Group
 from async_vmapi.cli.running import errors_shown
 
-__all__ = ["Commands", "command"]
+__all__ = ["Commands", "command", "option"]
+
+
+def option(help: str, default: Any = None, **settings: Any) -> Any:  # noqa: A002 - Typer's word
+    """Return a field of an option group.
+
+    Args:
+        help: Its help.
+        default: Its default; `attrs.NOTHING` if it is required.
+        settings: Further arguments of `typer.Option`; ``names`` are the option's names.
+    """
+    names = settings.pop("names", ())
+    return attrs.field(
+        default=default, metadata={"option": typer.Option(*names, help=help, **settings)}
+    )
+
+
+def _options(group: type) -> list[inspect.Parameter]:
+    """Return the parameters of an option group."""
+    panels: dict[str, str] = {}
+    for base in reversed(group.__mro__):
+        if attrs.has(base):
+            for field in attrs.fields(base):
+                panels.setdefault(field.name, getattr(base, "PANEL", ""))
+    hints = get_type_hints(group, include_extras=True)
+    found: list[inspect.Parameter] = []
+    for field in attrs.fields(group):
+        if field.init:
+            hint = hints[field.name]
+            if info := field.metadata.get("option"):
+                info.rich_help_panel = panels[field.name]
+                hint = Annotated[hint, info]
+            required = field.default is attrs.NOTHING
+            default = inspect.Parameter.empty if required else field.default
+            found.append(_parameter(field.name, hint, default))
+    return found
+
+
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    for info in getattr(hint, "__metadata__", ()):
+        if hint.__origin__ is bool and not info.param_decls:
+            # Without its negation.
+            info.param_decls = (f"--{name.replace('_', '-')}",)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=hint)
 
 
 def command(
@@ -28,32 +73,22 @@ def command(
         keywords: Annotations and defaults of further options, which it takes as keywords.
     """
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type, list[str]]] = {}
+    groups: dict[str, tuple[type, list[inspect.Parameter]]] = {}
     hints = get_type_hints(function, include_extras=True)
-
-    def add(name: str, annotation: Any, default: Any) -> None:
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
-
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints[name]
         if parameter.kind is parameter.VAR_KEYWORD:
-            for keyword, (annotation, default) in (keywords or {}).items():
-                add(keyword, annotation, default)
+            further = keywords or {}
+            parameters += [_parameter(name, *further[name]) for name in further]
         elif isinstance(hint, type) and attrs.has(hint):
-            fields = [field for field in attrs.fields(hint) if field.init]
-            groups[name] = hint, [field.name for field in fields]
-            options = get_type_hints(hint, include_extras=True)
-            for field in fields:
-                required = field.default is attrs.NOTHING
-                default = inspect.Parameter.empty if required else field.default
-                add(field.name, options[field.name], default)
+            groups[name] = hint, _options(hint)
+            parameters += groups[name][1]
         else:
-            add(name, hint, parameter.default)
+            parameters.append(_parameter(name, hint, parameter.default))
 
     def call(**values: Any) -> None:
-        for name, (kind, fields) in groups.items():
-            values[name] = kind(**{field: values.pop(field) for field in fields})
+        for name, (group, options) in groups.items():
+            values[name] = group(**{option.name: values.pop(option.name) for option in options})
         with errors_shown():
             function(**values)
 

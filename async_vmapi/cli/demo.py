@@ -43,7 +43,7 @@ def demo(
     *,
     count: Annotated[int, typer.Option(min=4, max=400, help="Number of VMs.")] = 40,
     real: Annotated[
-        bool, typer.Option("--real", help="Use the configured endpoint. This costs money.")
+        bool, typer.Option(help="Use the configured endpoint. This costs money.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Random seed of the emulator.")] = None,
     yes: Yes = False,

@@ -74,17 +74,13 @@ def emulator(
     ] = 8024,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Allow addresses other than loopback.")
+        bool, typer.Option(help="Allow addresses other than loopback.")
     ] = False,
     speed: Annotated[float, typer.Option(help="How many times faster its clock runs.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Random seed, for reproducible runs.")] = None,
     faults: Annotated[Path | None, typer.Option(help="TOML file of faults to inject.")] = None,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="Enable /_emulator/faults, to set faults.")
-    ] = False,
-    uvloop: Annotated[
-        bool, typer.Option("--uvloop", help="Run on uvloop, if it is installed.")
-    ] = False,
+    admin: Annotated[bool, typer.Option(help="Enable /_emulator/faults, to set faults.")] = False,
+    uvloop: Annotated[bool, typer.Option(help="Run on uvloop, if it is installed.")] = False,
     shell: Annotated[
         Shell | None,
         typer.Option(

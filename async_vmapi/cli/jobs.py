@@ -31,9 +31,7 @@ __all__ = ["JobRequest", "app", "submit"]
 app = Commands("Show and control durable jobs.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Job name.")]
-Follow = Annotated[
-    bool, typer.Option("--follow", help="Then follow the job until it ends, like 'job watch'.")
-]
+Follow = Annotated[bool, typer.Option(help="Then follow the job until it ends, like 'job watch'.")]
 
 _POLL_INTERVAL: Final = 1.0
 # Polls before "waits for a worker" is shown; idle workers need almost that long to find a job.

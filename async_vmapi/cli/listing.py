@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 import typer
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from async_vmapi.cli.commands import option
 from async_vmapi.cli.output import console_for, print_json, print_yaml, printable, style_of, table
 from async_vmapi.models import VirtualMachine
 
@@ -22,9 +23,7 @@ Cell: TypeAlias = str | int | float | Text
 
 _OUTPUT: Final = "Output"
 
-JSON = Annotated[
-    bool, typer.Option("--json", help="Short for --output json.", rich_help_panel=_OUTPUT)
-]
+JSON = Annotated[bool, typer.Option(help="Short for --output json.", rich_help_panel=_OUTPUT)]
 
 
 @attrs.frozen
@@ -60,19 +59,13 @@ class Columns(Generic[T]):
 class Format:
     """How a command prints its result."""
 
-    output: Annotated[
-        Literal["table", "json", "yaml", "name"],
-        typer.Option(
-            *("--output", "-o"),
-            metavar="table|json|yaml|name",
-            help="Output format.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = "table"
+    PANEL: ClassVar = _OUTPUT
+
+    output: Literal["table", "json", "yaml", "name"] = option(
+        "Output format.", "table", names=["--output", "-o"], metavar="table|json|yaml|name"
+    )
     json: JSON = False
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print only IDs.", rich_help_panel=_OUTPUT)
-    ] = False
+    quiet: bool = option("Print only IDs.", False, names=["--quiet", "-q"])
     kind: Literal["table", "json", "yaml", "name", "id"] = attrs.field(init=False)
 
     @kind.default
@@ -120,26 +113,10 @@ def _key(cell: Cell) -> tuple[float, str]:
 class Listing(Format):
     """How a command prints a list."""
 
-    columns: Annotated[
-        str | None,
-        typer.Option(help="Columns of the table, like 'label,state'.", rich_help_panel=_OUTPUT),
-    ] = None
-    no_header: Annotated[
-        bool,
-        typer.Option(
-            "--no-header", help="Print the table without its header.", rich_help_panel=_OUTPUT
-        ),
-    ] = False
-    sort: Annotated[
-        str | None,
-        typer.Option(
-            help="Column to sort by, like 'state' or 'ram:desc'.", rich_help_panel=_OUTPUT
-        ),
-    ] = None
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum number of items.", rich_help_panel=_OUTPUT),
-    ] = None
+    columns: str | None = option("Columns of the table, like 'label,state'.")
+    no_header: bool = option("Print the table without its header.", False)
+    sort: str | None = option("Column to sort by, like 'state' or 'ram:desc'.")
+    limit: int | None = option("Maximum number of items.", min=1)
 
     def __attrs_post_init__(self) -> None:
         if self.kind != "table" and (self.columns is not None or self.no_header):

@@ -3,12 +3,13 @@
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import attrs
 import typer
 
 from async_vmapi.bulk.plan import BulkPlan, Share
+from async_vmapi.cli.commands import option
 from async_vmapi.cli.listing import JSON, Format
 from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.cli.selection import Selection
@@ -27,14 +28,10 @@ __all__ = [
     "Timeout",
     "Vm",
     "Vms",
-    "WaitFor",
     "Yes",
     "read_text",
 ]
 
-_SELECTION: Final = "VM selection"
-_ROLLOUT: Final = "Rollout options"
-_NEW: Final = "New VM options"
 _DURABLE: Final = "Durable job options"
 _WAITING: Final = "Waiting"
 _PASSWORD: Final = re.compile(r"//[^/@]*:[^/@]+@|[?&]password=")
@@ -56,9 +53,6 @@ def _is_argument(ctx: typer.Context, name: str) -> bool:
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip confirmation.")]
-WaitFor = Annotated[
-    int, typer.Option(min=0, help="Minutes until a guest that does not shut down is powered off.")
-]
 Database = Annotated[
     str,
     typer.Option(
@@ -74,7 +68,6 @@ Vms = Annotated[list[str], typer.Argument(metavar="VM", help="VM IDs or names.")
 NoWait = Annotated[
     bool,
     typer.Option(
-        "--no-wait",
         help="Print the tokens of accepted operations, for 'wait', and return.",
         rich_help_panel=_WAITING,
     ),
@@ -94,33 +87,17 @@ Timeout = Annotated[
 class Filters:
     """Select VMs; those that match all conditions given."""
 
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Label pattern like 'web-*'; can be repeated.", rich_help_panel=_SELECTION
-        ),
-    ] = None
-    group: Annotated[
-        list[str] | None,
-        typer.Option(help="Group name or ID; can be repeated.", rich_help_panel=_SELECTION),
-    ] = None
-    zone: Annotated[
-        list[str] | None,
-        typer.Option(help="Zone label or ID; can be repeated.", rich_help_panel=_SELECTION),
-    ] = None
-    state: Annotated[
-        list[str] | None,
-        typer.Option(help="State like 'online'; can be repeated.", rich_help_panel=_SELECTION),
-    ] = None
-    id_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with one VM ID per line (# starts a comment), or - for standard input.",
-            dir_okay=False,
-            allow_dash=True,
-            rich_help_panel=_SELECTION,
-        ),
-    ] = None
+    PANEL: ClassVar = "VM selection"
+
+    label: list[str] | None = option("Label pattern like 'web-*'; can be repeated.")
+    group: list[str] | None = option("Group name or ID; can be repeated.")
+    zone: list[str] | None = option("Zone label or ID; can be repeated.")
+    state: list[str] | None = option("State like 'online'; can be repeated.")
+    id_file: Path | None = option(
+        "File with one VM ID per line (# starts a comment), or - for standard input.",
+        dir_okay=False,
+        allow_dash=True,
+    )
 
     def selection(self) -> Selection:
         """Return the selection."""
@@ -138,59 +115,32 @@ class Filters:
 class Fleet(Filters):
     """Select the VMs of a ``fleet`` command, which selects all VMs only by ``--all``."""
 
-    everything: Annotated[
-        bool, typer.Option("--all", help="All VMs of the region.", rich_help_panel=_SELECTION)
-    ] = False
-    fail_if_empty: Annotated[
-        bool,
-        typer.Option(
-            "--fail-if-empty", help="Fail if no VM is selected.", rich_help_panel=_SELECTION
-        ),
-    ] = False
+    everything: bool = option("All VMs of the region.", False, names=["--all"])
+    fail_if_empty: bool = option("Fail if no VM is selected.", False)
 
 
 @attrs.frozen(kw_only=True)
 class Output(Format):
     """How a ``fleet`` command reports its result."""
 
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Write the report to this file, for 'fleet resume'."),
-    ] = None
+    report: Path | None = option("Write the report to this file, for 'fleet resume'.")
 
 
 @attrs.frozen(kw_only=True)
 class RolloutOptions:
     """The rollout options of a ``fleet`` command."""
 
-    limit: Annotated[
-        int, typer.Option(min=1, help="Maximum operations in flight.", rich_help_panel=_ROLLOUT)
-    ] = 50
-    max_failures: Annotated[
-        str | None,
-        typer.Option(
-            help="Failure budget, like 3 or 5%: start no more operations if more have failed.",
-            rich_help_panel=_ROLLOUT,
-        ),
-    ] = None
-    waves: Annotated[
-        str | None,
-        typer.Option(
-            help="Wave sizes, like 1,10%,100%; a wave starts after the previous one has passed.",
-            rich_help_panel=_ROLLOUT,
-        ),
-    ] = None
-    min_online: Annotated[
-        str | None,
-        typer.Option(help="VMs to keep online, like 10 or 80%.", rich_help_panel=_ROLLOUT),
-    ] = None
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Show what would be done; change nothing.", rich_help_panel=_ROLLOUT
-        ),
-    ] = False
+    PANEL: ClassVar = "Rollout options"
 
+    limit: int = option("Maximum operations in flight.", 50, min=1)
+    max_failures: str | None = option(
+        "Failure budget, like 3 or 5%: start no more operations if more have failed."
+    )
+    waves: str | None = option(
+        "Wave sizes, like 1,10%,100%; a wave starts after the previous one has passed."
+    )
+    min_online: str | None = option("VMs to keep online, like 10 or 80%.")
+    dry_run: bool = option("Show what would be done; change nothing.", False)
     timeout: Timeout = None
 
     def plan(self) -> BulkPlan:
@@ -210,98 +160,50 @@ class RolloutOptions:
 class DurableOptions(RolloutOptions):
     """The rollout options of a ``fleet`` command that can be submitted as a durable job."""
 
-    durable: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Submit a job of this name to the workers, and follow it.",
-            rich_help_panel=_DURABLE,
-        ),
-    ] = None
-    attach: Annotated[
-        bool,
-        typer.Option(
-            "--attach",
-            help="If this job exists already, follow it, even if it has other VMs.",
-            rich_help_panel=_DURABLE,
-        ),
-    ] = False
-    no_wait: Annotated[
-        bool,
-        typer.Option(
-            "--no-wait", help="Submit the job, and do not follow it.", rich_help_panel=_DURABLE
-        ),
-    ] = False
+    PANEL: ClassVar = _DURABLE
+
+    durable: str | None = option(
+        "Submit a job of this name to the workers, and follow it.", metavar="NAME"
+    )
+    attach: bool = option("If this job exists already, follow it, even if it has other VMs.", False)
+    no_wait: bool = option("Submit the job, and do not follow it.", False)
     database: Database = ""
 
     def check_place(self, ctx: typer.Context) -> None:
         """Exit if ``--durable`` is given without a database, or the reverse."""
         if self.durable is not None and not self.database:
             fail("--durable requires --database, or VMAPI_DATABASE", ExitCode.USAGE)
-        for option in ("attach", "no_wait", "database"):
-            if self.durable is None and _is_argument(ctx, option):
-                fail(f"--{option.replace('_', '-')} requires --durable NAME", ExitCode.USAGE)
+        for name in ("attach", "no_wait", "database"):
+            if self.durable is None and _is_argument(ctx, name):
+                fail(f"--{name.replace('_', '-')} requires --durable NAME", ExitCode.USAGE)
 
 
 @attrs.frozen(kw_only=True)
 class New:
     """The options of a new VM."""
 
-    cpus: Annotated[int, typer.Option(min=1, help="Number of cores.", rich_help_panel=_NEW)]
-    ram: Annotated[int, typer.Option(min=1, help="Memory in MB.", rich_help_panel=_NEW)]
-    zone: Annotated[str, typer.Option(help="Zone label or ID.", rich_help_panel=_NEW)]
-    template: Annotated[
-        str | None, typer.Option(help="Template label or ID.", rich_help_panel=_NEW)
-    ] = None
-    iso: Annotated[
-        str | None,
-        typer.Option(help="CD image to boot from, not a template.", rich_help_panel=_NEW),
-    ] = None
-    password_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VARIABLE",
-            help="Environment variable with the administrator's password.",
-            rich_help_panel=_NEW,
-        ),
-    ] = None
-    key: Annotated[str | None, typer.Option(help="SSH key name or ID.", rich_help_panel=_NEW)] = (
-        None
+    PANEL: ClassVar = "New VM options"
+
+    cpus: int = option("Number of cores.", attrs.NOTHING, min=1)
+    ram: int = option("Memory in MB.", attrs.NOTHING, min=1)
+    zone: str = option("Zone label or ID.", attrs.NOTHING)
+    template: str | None = option("Template label or ID.")
+    iso: str | None = option("CD image to boot from, not a template.")
+    password_env: str | None = option(
+        "Environment variable with the administrator's password.", metavar="VARIABLE"
     )
-    user_data: Annotated[
-        Path | None,
-        typer.Option(
-            help="cloud-init user data file, or - for standard input.",
-            dir_okay=False,
-            allow_dash=True,
-            rich_help_panel=_NEW,
-        ),
-    ] = None
-    user_data_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VARIABLE",
-            help="Environment variable with cloud-init user data.",
-            rich_help_panel=_NEW,
-        ),
-    ] = None
-    unique_name: Annotated[
-        bool,
-        typer.Option(
-            "--unique-name",
-            help="Assert that no other VM ever has this label.",
-            rich_help_panel=_NEW,
-        ),
-    ] = False
-    retry_unknown: Annotated[
-        bool,
-        typer.Option(
-            "--retry-unknown",
-            help="Retry a create of unknown outcome if no VM of its label appears; requires "
-            "--unique-name.",
-            rich_help_panel=_NEW,
-        ),
-    ] = False
+    key: str | None = option("SSH key name or ID.")
+    user_data: Path | None = option(
+        "cloud-init user data file, or - for standard input.", dir_okay=False, allow_dash=True
+    )
+    user_data_env: str | None = option(
+        "Environment variable with cloud-init user data.", metavar="VARIABLE"
+    )
+    unique_name: bool = option("Assert that no other VM ever has this label.", False)
+    retry_unknown: bool = option(
+        "Retry a create of unknown outcome if no VM of its label appears; requires --unique-name.",
+        False,
+    )
 
     def keywords(self) -> dict[str, Any]:
         """Return the arguments of the create other than the request."""

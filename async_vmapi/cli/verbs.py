@@ -36,15 +36,10 @@ _ARGUMENTS: Final[Mapping[str, tuple[Any, Any]]] = {
         4,
     ),
     "delete_resources": (
-        Annotated[
-            bool, typer.Option("--delete-resources", help="Also delete their additional resources.")
-        ],
+        Annotated[bool, typer.Option(help="Also delete their additional resources.")],
         False,
     ),
-    "missing_ok": (
-        Annotated[bool, typer.Option("--missing-ok", help="Succeed if a VM does not exist.")],
-        False,
-    ),
+    "missing_ok": (Annotated[bool, typer.Option(help="Succeed if a VM does not exist.")], False),
 }
 
 
