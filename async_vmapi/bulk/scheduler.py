@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from functools import partial
 from typing import Any, Final, Literal
 
 import anyio
@@ -61,6 +60,7 @@ class Rollout:
         self._at_once = math.inf if at_once is None else at_once
         self._unaccepted = 0
         self._operation = operation
+        self._worker_name = f"async_vmapi {operation}"
         self._items = items
         self._total = total
         self._online: OnlineVMs | None = None
@@ -263,7 +263,7 @@ class Rollout:
         self._started += 1
         self._unaccepted += 1
         work.unaccepted = loop.call_later(_ACCEPT_TIMEOUT, self._mark_accepted, work)
-        worker = loop.create_task(self._run(work), name=f"async_vmapi {self._operation}")
+        worker = loop.create_task(work.run(self), name=self._worker_name)
         self._workers[worker] = work
         worker.add_done_callback(self._finished)
 
@@ -291,25 +291,26 @@ class Rollout:
 
     # --- one item -------------------------------------------------------------------------------
 
-    async def _run(self, work: Work) -> Ended:
-        work.running = True
+    def started(self, work: Work) -> None:
+        """Note that an item's worker runs."""
         self._emit("started", work.item, work.wave)
-        return await work.run(partial(self._accepted, work), self._why_cut_off)
 
-    def _accepted(self, work: Work, task: Task[Any]) -> None:
+    def accepted(self, work: Work) -> None:
+        """Note that an item has a task; cancel its worker if completion is not awaited."""
         self._mark_accepted(work)
-        self._emit("accepted", work.item, work.wave, task=task)
+        self._emit("accepted", work.item, work.wave, task=work.task)
         if self.state is State.INTERRUPTED:
             raise asyncio.CancelledError  # completion is no longer awaited
 
-    def _why_cut_off(self) -> str:
+    def why_cut_off(self) -> str:
+        """Return why items in progress are no longer awaited."""
         return (self.stopped if self.state is State.STOPPING else None) or INTERRUPTED
 
     def _end_of(self, worker: asyncio.Task[Ended], work: Work) -> Ended:
         """Return how a worker ended, or what is known so far."""
         if worker.done() and not worker.cancelled() and worker.exception() is None:
             return worker.result()
-        return work.cut_off(self._why_cut_off())
+        return work.cut_off(self.why_cut_off())
 
     def _finished(self, worker: asyncio.Task[Ended]) -> None:
         work = self._workers[worker]

@@ -1,8 +1,7 @@
 """One item of a bulk call in progress: it sends the request, and awaits the task."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -15,6 +14,22 @@ from async_vmapi.writes.operations import GENERAL
 from async_vmapi.writes.record import WriteContext, is_task
 
 __all__ = ["Work"]
+
+
+class Host(Protocol):
+    """The rollout, as an item needs it."""
+
+    def started(self, work: "Work") -> None:
+        """Note that the item's worker runs."""
+        ...
+
+    def accepted(self, work: "Work") -> None:
+        """Note that the item has a task; cancel the caller if completion is not awaited."""
+        ...
+
+    def why_cut_off(self) -> str:
+        """Return why an item is cancelled."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -43,32 +58,30 @@ class Work:
     task: Task[Any] | None = None
     context: WriteContext = attrs.field(factory=WriteContext)
 
-    async def run(self, accepted: Callable[[Task[Any]], None], why: Callable[[], str]) -> Ended:
-        """Run the operation to completion.
-
-        Args:
-            accepted: Called with the task of an accepted operation.
-            why: Returns why the item is cancelled.
-        """
+    async def run(self, rollout: Host) -> Ended:
+        """Run the operation to completion."""
+        self.running = True
+        rollout.started(self)
+        item = self.item
         try:
-            started = await self.item.start(self.context)
+            started = await item.begin(item.source, self.context)
             if is_task(started):
                 self.task = started
                 if self.operation != GENERAL:
                     # From now on, the task has all that is known.
-                    self.context.writes.clear()
-                accepted(started)
-                started = await started
+                    self.context.last = None
+                rollout.accepted(self)
+                started = await started.wait()
             elif isinstance(started, Ended):
                 return self._ended_remotely(started)
         except asyncio.CancelledError:
-            return self.cut_off(why())
+            return self.cut_off(rollout.why_cut_off())
         except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
             write = self.context.last
             if self.operation == GENERAL and write is not None and not write.left:
                 # The function knows how this write ended; its own error decides.
                 write = None
-            return outcomes.failed(self.item, self.task, error, wave=self.wave, write=write)
+            return outcomes.failed(item, self.task, error, wave=self.wave, write=write)
         return self._succeeded(self.task, started)
 
     def cut_off(self, why: str) -> Ended:

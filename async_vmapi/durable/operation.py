@@ -199,7 +199,8 @@ class Operation:
                 return await self._make(intent, context, maybe_sent=maybe_sent)
             except _NoLease:
                 # An earlier attempt may have been carried out before this one was held back.
-                context.maybe_sent |= any(write.outcome_unknown for write in context.writes)
+                write = context.last
+                context.maybe_sent |= write is not None and write.outcome_unknown
 
     def _require_lease(self) -> None:
         """Raise if another worker may have taken over the item by now."""
@@ -301,5 +302,5 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _never(_: WriteContext) -> None:
-    """Fill in for `BulkItem.start`, which is unused here."""
+async def _never(*_: object) -> None:
+    """Fill in for `BulkItem.begin`, which is unused here."""

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-import anyio.lowlevel
 import attrs
 
 from async_vmapi.errors import AuthenticationError, VMAPIError
@@ -166,7 +165,7 @@ class ListPoller:
         self._failures = 0
         self._polls.succeeded()
         # Decoding and comparing a large fleet's list take some milliseconds each.
-        await anyio.lowlevel.checkpoint()
+        await asyncio.sleep(0)
         await self._compare(result)
         if self.active:
             self.poll_by(self._next_due(result.sent_at, result.received_at))
@@ -193,13 +192,13 @@ class ListPoller:
             self._at_deadline.clear()
         if not vms:
             return
-        await anyio.lowlevel.checkpoint()
+        await asyncio.sleep(0)
         raws = raw_vms(result.body)
-        await anyio.lowlevel.checkpoint()
+        await asyncio.sleep(0)
         places = {snapshot.id: place for place, snapshot in enumerate(result.snapshots)}
         for count, vm in enumerate(vms, 1):
             if count % _UPDATES_PER_YIELD == 0:
-                await anyio.lowlevel.checkpoint()
+                await asyncio.sleep(0)
             if not vm.watches:
                 continue
             place, snapshot = places.get(vm.vm_id), shown.get(vm.vm_id)

@@ -136,17 +136,12 @@ class WriteContext:
     Attributes:
         before_sending: Called immediately before each request is sent; see `AttemptLog`.
         maybe_sent: Whether an earlier process may have sent the write already.
-        writes: The writes made for the item.
+        last: The last write made for the item.
     """
 
     before_sending: Callable[[], None] | None = None
     maybe_sent: bool = False
-    writes: list[Write] = attrs.field(factory=list[Write])
-
-    @property
-    def last(self) -> Write | None:
-        """The item's last write."""
-        return self.writes[-1] if self.writes else None
+    last: Write | None = None
 
     def begin(
         self,
@@ -160,9 +155,8 @@ class WriteContext:
         attempts = AttemptLog(
             unknown_attempts=int(self.maybe_sent), before_sending=self.before_sending
         )
-        write = Write(operation, vm_id, name, attempts, token)
-        self.writes.append(write)
-        return write
+        self.last = Write(operation, vm_id, name, attempts, token)
+        return self.last
 
 
 FUNCTION: Final[ContextVar[WriteContext | None]] = ContextVar("FUNCTION", default=None)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import anyio
-import anyio.lowlevel
 import attrs
 
 from async_vmapi.errors import InvalidArgument, InvalidState, OutcomeUnknown
@@ -186,8 +185,11 @@ class Shield:
             if not write.attempts.outcome_unknown:
                 task.cancel()
         cancellation = await _wait_out(set(running), self._grace) if running else None
-        # Let their callers run first: they update `unresolved`.
-        await anyio.lowlevel.cancel_shielded_checkpoint()
+        try:
+            # Let their callers run first: they update `unresolved`.
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as error:
+            cancellation = error
         if self._unresolved:
             named = [str(write) for write in self._unresolved[:_MOST_NAMED]]
             more = len(self._unresolved) - len(named)

@@ -42,6 +42,8 @@ __all__ = ["Writes"]
 
 _log: Final = logger_of(__name__)
 
+_CREATE: Final = Target("create")
+
 
 class Writes:
     """Makes the writes of a client.
@@ -205,7 +207,7 @@ class Writes:
 
     def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
         # Reads have shown a VM that is adopted.
-        return tasks.start(self._hub, vm_id, Target("create"), visible=adopted, adopted=adopted)
+        return tasks.start(self._hub, vm_id, _CREATE, visible=adopted, adopted=adopted)
 
     async def idempotent(
         self,

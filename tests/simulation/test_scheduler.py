@@ -31,7 +31,7 @@ async def play(events, durations, limit):
 
     def jobs():
         for index, seconds in enumerate(durations):
-            yield BulkItem(index, str(index), lambda _, seconds=seconds: start(seconds))
+            yield BulkItem(index, str(index), lambda *_, seconds=seconds: start(seconds))
 
     plan = BulkPlan(limit=limit, on_event=lambda event: seen.append((event, rollout.state)))
     rollout = Rollout(plan, "run", jobs(), len(durations))
