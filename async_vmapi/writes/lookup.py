@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-import attrs
-
 from async_vmapi.errors import AuthenticationError, NotFound, OutcomeUnknown, VMAPIError
 from async_vmapi.models import DELETING
 from async_vmapi.tasks.schedule import TIMER_TOLERANCE
@@ -22,7 +20,7 @@ from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.writes.attach_times import is_older
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates
 
-__all__ = ["Lookup", "LookupResult", "unknown", "unobserved"]
+__all__ = ["Lookup", "unobserved"]
 
 _LISTS_FOR_PROOF: Final = 3
 """Lists without the VM that prove that there is none: a single one may be wrong."""
@@ -43,27 +41,6 @@ _LAST_LIST: Final = 5.0
 _NO_IDS: Final = frozenset[str]()
 
 
-@attrs.frozen
-class LookupResult:
-    """The result of the search for a create's VM.
-
-    Attributes:
-        vm_id: The VM's id; None if it was not found, or is uncertain.
-        candidates: Ids of VMs that the create may have made.
-        renamed: Number of candidates with another name than the create requested.
-        lists: Number of lists read.
-        last_error: The text of the latest read error; None if no read failed.
-        is_proof: Whether there is proof that the create made no VM.
-    """
-
-    vm_id: str | None
-    candidates: tuple[str, ...] = ()
-    renamed: int = 0
-    lists: int = 0
-    last_error: str | None = None
-    is_proof: bool = False
-
-
 class Lookup:
     """Searches for the VM of one create.
 
@@ -73,6 +50,9 @@ class Lookup:
         pipeline: Reads a single VM.
         vm_lists: Reads lists.
         retry: Whether the create is resent after proof that there is no VM.
+
+    Attributes:
+        proves_absence: Whether there is proof that the create made no VM.
     """
 
     def __init__(
@@ -90,6 +70,7 @@ class Lookup:
         self._pipeline = pipeline
         self._vm_lists = vm_lists
         self._retry = retry
+        self.proves_absence = False
         # Ids that a list has shown, and no GET since reported missing; ids that a GET has shown
         # since `_conclusive_from`; ids of VMs older than the create.
         self._shown: set[str] = set()
@@ -101,8 +82,8 @@ class Lookup:
         self._lists = self._conclusive_lists = 0
         self._last_error: str | None = None
 
-    async def run(self) -> LookupResult:
-        """Search until the VM is found or the window is over."""
+    async def run(self) -> str | None:
+        """Search until the window is over; return the VM's id if it is found and certain."""
         loop = asyncio.get_running_loop()
         began, window = loop.time(), self._pending.window
         until, conclusive_from = began + window, self._conclusive_from(began)
@@ -111,13 +92,13 @@ class Lookup:
         while True:
             now = loop.time()
             # Always read a list at the end, even if the clock has jumped there.
-            last, proof = now >= until - TIMER_TOLERANCE, False
+            last = now >= until - TIMER_TOLERANCE
             try:
                 async with asyncio.timeout_at(max(until, now) + _LAST_LIST):
                     vm_list = await self._vm_lists.get(now)
             except AuthenticationError as error:
                 self._last_error = str(error)
-                return self._found()
+                return None
             except VMAPIError as error:
                 self._last_error = str(error)
             except TimeoutError:
@@ -130,11 +111,12 @@ class Lookup:
                     self._conclusive_lists += 1
                     if responded and (adopted := await self._adoptable(vm_list)) is not None:
                         self._changes.created(adopted, self._pending.name)
-                        return self._found(adopted)
-                    proof = last and self._conclusive_lists >= _LISTS_FOR_PROOF
+                        return adopted
+                    if last and self._conclusive_lists >= _LISTS_FOR_PROOF:
+                        self.proves_absence = not self._remaining_candidates()
                 self._shown.update(vm.id for vm in self._fitting(vm_list))
-            if last or self._creates.stopping:
-                return self._found(proof=proof)
+            if last or self._creates.stopping.is_set():
+                return None
             now = loop.time()
             if now < conclusive_from:
                 wait = min(pause, until - now, conclusive_from - now + TIMER_TOLERANCE)
@@ -153,18 +135,37 @@ class Lookup:
         times = 2 if pending.unique and pending.baseline is None else 1
         return sent + times * self._creates.max_staleness
 
-    def _found(self, vm_id: str | None = None, *, proof: bool = False) -> LookupResult:
-        # Meanwhile a response may have shown that another create made a candidate.
-        left = {vm_id: exact for vm_id, exact in self._candidates.items() if self._is_new(vm_id)}
-        candidates = sorted(left, key=lambda candidate: not left[candidate])[:_MAX_CANDIDATES]
-        return LookupResult(
-            vm_id,
-            tuple(candidates),
-            sum(not left[candidate] for candidate in candidates),
-            self._lists,
-            self._last_error,
-            is_proof=proof and not left,
+    def outcome_unknown(self) -> OutcomeUnknown:
+        """Return the error for a create whose VM was not found."""
+        pending, candidates = self._pending, self._remaining_candidates()
+        renamed = len(candidates) - sum(candidates.values())
+        vms = "1 VM" if len(candidates) == 1 else f"{len(candidates)} VMs"
+        if not candidates:
+            seen = f"no VM that it may have created was found in {self._lists} lists"
+        elif pending.known is None:
+            seen = f"{vms} may be the one, and it is unknown which existed before"
+        else:
+            seen = f"{vms} may be the one"
+        if renamed:
+            seen += f", {renamed} of them if the provider changed the name"
+        if self._last_error is not None:
+            seen += f" (latest read error: {self._last_error})"
+        return OutcomeUnknown(
+            f"the outcome of the create of {pending.name!r} is unknown: its response was lost, and "
+            f"{seen}; it was {'retried once' if pending.retried else 'not retried'}. Call "
+            "client.reconcile(error.token) to try again, or check yourself before you create it "
+            "again",
+            operation="create",
+            name=pending.name,
+            candidates=tuple(candidates),
+            token=seal(self._creates.token(pending)),
         )
+
+    def _remaining_candidates(self) -> dict[str, bool]:
+        """Return the candidates that no other create has made meanwhile, the likely ones first."""
+        remaining = [(i, exact) for i, exact in self._candidates.items() if self._is_new(i)]
+        remaining.sort(key=lambda candidate: not candidate[1])
+        return dict(remaining[:_MAX_CANDIDATES])
 
     # --- candidates -----------------------------------------------------------------------------
 
@@ -264,34 +265,9 @@ class Lookup:
     async def _sleep(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._creates.stopped()
+                await self._creates.stopping.wait()
         except TimeoutError:
             pass
-
-
-def unknown(creates: PendingCreates, pending: PendingCreate, found: LookupResult) -> OutcomeUnknown:
-    """Return the error for a create whose outcome is unknown after the lookup."""
-    count = len(found.candidates)
-    vms = "1 VM" if count == 1 else f"{count} VMs"
-    if not count:
-        seen = f"no VM that it may have created was found in {found.lists} lists"
-    elif pending.known is None:
-        seen = f"{vms} may be the one, and it is unknown which existed before"
-    else:
-        seen = f"{vms} may be the one"
-    if found.renamed:
-        seen += f", {found.renamed} of them if the provider changed the name"
-    if found.last_error is not None:
-        seen += f" (latest read error: {found.last_error})"
-    return OutcomeUnknown(
-        f"the outcome of the create of {pending.name!r} is unknown: its response was lost, and "
-        f"{seen}; it was {'retried once' if pending.retried else 'not retried'}. Call "
-        "client.reconcile(error.token) to try again, or check yourself before you create it again",
-        operation="create",
-        name=pending.name,
-        candidates=found.candidates,
-        token=seal(creates.token(pending)),
-    )
 
 
 def unobserved(token: IntentToken) -> OutcomeUnknown:

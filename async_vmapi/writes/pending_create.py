@@ -31,7 +31,6 @@ class PendingCreate:
         cores: Its number of CPUs.
         ram: Its memory in MB.
         unique: Whether only this create can have made a VM of that name.
-        origin: The endpoint.
         window: Seconds to search for its VM.
         resumed: Whether an earlier process may have sent it.
         known: Ids of VMs that had the name before; None if unknown.
@@ -48,10 +47,11 @@ class PendingCreate:
     cores: int
     ram: int
     unique: bool
-    origin: str
     window: float
     resumed: bool = False
-    known: frozenset[str] | None = None
+    known: frozenset[str] | None = attrs.field(
+        default=attrs.Factory(lambda self: frozenset() if self.unique else None, takes_self=True)
+    )
     baseline: frozenset[str] | None = None
     attempts: AttemptLog = attrs.field(factory=AttemptLog)
     responded: asyncio.Event = attrs.field(factory=asyncio.Event)
@@ -76,6 +76,7 @@ class PendingCreates:
     Attributes:
         changes: As above.
         max_staleness: As above.
+        stopping: Set while lookups must stop.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class PendingCreates:
         self.max_staleness = max_staleness
         self._in_progress: dict[str, dict[PendingCreate, None]] = {}
         self.changes = changes
-        self._stopped = asyncio.Event()
+        self.stopping = asyncio.Event()
 
     def begin(self, request: CreateRequest, *, unique: bool, window: float) -> PendingCreate:
         """Add a create.
@@ -93,18 +94,11 @@ class PendingCreates:
         Raises:
             InvalidArgument: If another create of that name is in progress, and one is unique.
         """
-        pending = PendingCreate(
-            request.name, request.cpus, request.ram, unique, self._pipeline.origin, window
-        )
-        if unique:
-            pending.known = frozenset()
-        return self._note(pending)
+        return self._note(PendingCreate(request.name, request.cpus, request.ram, unique, window))
 
     def resume(self, token: IntentToken, besides: frozenset[str], window: float) -> PendingCreate:
         """Add the create of a token, which made none of the VMs `besides`."""
-        pending = PendingCreate(
-            token.name, token.cores, token.ram, token.unique, token.origin, window
-        )
+        pending = PendingCreate(token.name, token.cores, token.ram, token.unique, window)
         pending.known = None if token.known is None else besides.union(token.known)
         self.mark_maybe_sent(pending)
         return self._note(pending)
@@ -154,7 +148,7 @@ class PendingCreates:
             # Include VMs that no list shows yet.
             known = known.union(self.changes.created_with(pending.name))
         return IntentToken(
-            pending.origin,
+            self._pipeline.origin,
             "create",
             name=pending.name,
             cores=pending.cores,
@@ -184,23 +178,6 @@ class PendingCreates:
         except TimeoutError:
             return False
         return True
-
-    @property
-    def stopping(self) -> bool:
-        """Whether lookups must stop."""
-        return self._stopped.is_set()
-
-    async def stopped(self) -> None:
-        """Wait until lookups must stop."""
-        await self._stopped.wait()
-
-    def stop(self) -> None:
-        """Stop all lookups."""
-        self._stopped.set()
-
-    def start(self) -> None:
-        """Allow lookups again, in another event loop too."""
-        self._stopped = asyncio.Event()
 
 
 def read_intent(intent: str, request: CreateRequest, *, unique: bool, origin: str) -> IntentToken:

@@ -33,7 +33,7 @@ from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.retries import is_explained
-from async_vmapi.writes.lookup import Lookup, LookupResult, unknown, unobserved
+from async_vmapi.writes.lookup import Lookup, unobserved
 from async_vmapi.writes.pending_create import PendingCreate, PendingCreates, read_intent
 from async_vmapi.writes.record import FUNCTION, WriteContext
 from async_vmapi.writes.shield import Shield
@@ -76,18 +76,13 @@ class Writes:
         self.shield = shield
         self._window = window
         self._creates = PendingCreates(pipeline, hub.changes, max_staleness=max_staleness)
-        self._closing = False
 
     # --- the three kinds of writes --------------------------------------------------------------
 
     async def prepare(self, request: CreateRequest, *, unique: bool) -> str:
         """Return the intent token of a create; see `VirtualMachines.prepare`."""
-        pending = PendingCreate(
-            request.name, request.cpus, request.ram, unique, self._pipeline.origin, self._window
-        )
-        if unique:
-            pending.known = frozenset()
-        elif (vm_list := await self._list_before(pending)) is not None:
+        pending = PendingCreate(request.name, request.cpus, request.ram, unique, self._window)
+        if not unique and (vm_list := await self._list_before(pending)) is not None:
             pending.known = vm_list.ids_named(pending.name)
         return seal(self._creates.token(pending))
 
@@ -126,7 +121,7 @@ class Writes:
         try:
             if maybe_sent:
                 self._creates.mark_maybe_sent(pending)
-                body = self._reconcile_create(pending, call, None, retry=retry)
+                body = self._reconcile_create(pending, None, call if retry else None)
             else:
                 ask = retry or pending.known is None
                 body = self._create(pending, call, retry=retry, ask=ask)
@@ -153,29 +148,26 @@ class Writes:
             # Any exception: once the request may have been sent, the outcome is unknown.
             if not pending.attempts.outcome_unknown:
                 raise
-            return await self._reconcile_create(pending, call, error, retry=retry)
+            return await self._reconcile_create(pending, error, call if retry else None)
 
     async def _reconcile_create(
-        self, pending: PendingCreate, call: Call, cause: Exception | None, *, retry: bool
+        self, pending: PendingCreate, cause: Exception | None, resend: Call | None = None
     ) -> Task[VirtualMachine]:
-        found = await self._look_for(pending, retry=retry)
-        if retry and found.is_proof:
-            extra = {"vmapi_call": call.name, "vmapi_name": pending.name}
-            _log.info("there is no VM %r; its create is retried", pending.name, extra=extra)
-            pending.retried = True
-            try:
-                return self._created(await self._send(pending, call))
-            except Exception as error:  # noqa: BLE001 - whatever it is, search again
-                cause = error
-            found = await self._look_for(pending)
-        if found.vm_id is None:
-            raise unknown(self._creates, pending, found) from cause
-        return self._created(found.vm_id, adopted=True)
-
-    async def _look_for(self, pending: PendingCreate, *, retry: bool = False) -> LookupResult:
-        return await Lookup(
-            self._creates, pending, self._pipeline, self._vm_lists, retry=retry
-        ).run()
+        """Find the VM of a create, or make the call `resend` after proof that there is none."""
+        retry = resend is not None
+        lookup = Lookup(self._creates, pending, self._pipeline, self._vm_lists, retry=retry)
+        if (vm_id := await lookup.run()) is not None:
+            return self._created(vm_id, adopted=True)
+        if resend is None or not lookup.proves_absence:
+            raise lookup.outcome_unknown() from cause
+        extra = {"vmapi_call": resend.name, "vmapi_name": pending.name}
+        _log.info("there is no VM %r; its create is retried", pending.name, extra=extra)
+        pending.retried = True
+        try:
+            return self._created(await self._send(pending, resend))
+        except Exception as error:  # noqa: BLE001 - whatever it is, search again
+            cause = error
+        return await self._reconcile_create(pending, cause)
 
     async def _list_before(self, pending: PendingCreate) -> VMList | None:
         try:
@@ -316,7 +308,7 @@ class Writes:
         """Return the task of a reboot or reset once its VM is observed to leave ``online``."""
         task = tasks.start(self._hub, token.vm, Target(token.operation), adopted=True)
         try:
-            if not self._closing and await tasks.has_begun(task, window):
+            if not self._creates.stopping.is_set() and await tasks.has_begun(task, window):
                 return task
         except VMAPIError as error:
             cause = cause or error
@@ -376,22 +368,18 @@ class Writes:
     ) -> Task[VirtualMachine]:
         pending = self._creates.resume(token, besides, window)
         try:
-            found = await self._look_for(pending)
-            if found.vm_id is None:
-                raise unknown(self._creates, pending, found)
+            return await self._reconcile_create(pending, None)
         finally:
             self._creates.end(pending)
-        return self._created(found.vm_id, adopted=True)
 
     async def close(self) -> None:
         """Stop reconciling, and wait for responses to writes in flight for the grace period."""
-        self._closing = True
-        self._creates.stop()
+        self._creates.stopping.set()
         try:
             await self.shield.close()
         finally:
-            self._creates.start()
-            self._closing = False
+            # It may be opened again in another event loop.
+            self._creates.stopping = asyncio.Event()
 
 
 def _context(context: WriteContext | None) -> WriteContext:
