@@ -53,7 +53,6 @@ class ListPoller:
     _failures: int = 0
     # No VM's `recheck_at` is earlier.
     _recheck_at: float = math.inf
-    _at_deadline: set[PolledVM] = attrs.field(factory=set[PolledVM])
 
     @property
     def is_readable(self) -> bool:
@@ -74,10 +73,6 @@ class ListPoller:
         """Record when a VM needs a list even if it is unchanged."""
         self._recheck_at = min(self._recheck_at, vm.recheck_at)
 
-    def report_unchanged(self, vm: PolledVM) -> None:
-        """Report the next list to a VM even if it is unchanged: a waiter's deadline has passed."""
-        self._at_deadline.add(vm)
-
     def poll_by(self, due: float) -> None:
         """Send a list at `due`, or earlier if one is already planned."""
         self._due = min(self._due, due)
@@ -93,7 +88,6 @@ class ListPoller:
     def stop(self) -> None:
         """Discard planned lists and the one in flight."""
         self._in_flight = False
-        self._at_deadline.clear()
         self.end_mode()
 
     def _interval(self) -> float:
@@ -187,9 +181,6 @@ class ListPoller:
             self._recheck_at = min(
                 (vm.recheck_at for vm in all_vms if vm.recheck_at > sent_at), default=math.inf
             )
-        if self._at_deadline:
-            vms = list(dict.fromkeys([*vms, *self._at_deadline]))
-            self._at_deadline.clear()
         if not vms:
             return
         await asyncio.sleep(0)
@@ -203,9 +194,10 @@ class ListPoller:
                 continue
             place, snapshot = places.get(vm.vm_id), shown.get(vm.vm_id)
             raw = None if place is None else bytes(raws[place])
-            counted = self._report(vm, snapshot, raw, sent_at, received_at)
-            # A watch that joined while the list was in flight needs the next one.
-            vm.last_listed = snapshot if counted else NEVER_LISTED
+            vm.last_listed = snapshot
+            if not self._report(vm, snapshot, raw, sent_at, received_at):
+                # A watch that joined while the list was in flight needs the next one.
+                vm.last_listed = NEVER_LISTED
             vm.needs_list = vm.is_unclear and snapshot is None
             if vm.state in (State.LISTED, State.PLANNED) or (
                 self.active and vm.state is State.QUEUED

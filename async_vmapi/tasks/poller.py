@@ -154,7 +154,8 @@ class Poller:
             # After all deadlines of this iteration of the loop.
             self.polls.loop.call_soon(self._poll_at_deadlines, context=self.polls.context)
         self._deadlines.append(vm)
-        self.lists.report_unchanged(vm)
+        # The next list counts, changed or not.
+        vm.last_listed = NEVER_LISTED
 
     def _poll_at_deadlines(self) -> None:
         vms = [vm for vm in dict.fromkeys(self._deadlines) if vm.expired]
