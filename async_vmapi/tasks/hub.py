@@ -10,6 +10,7 @@ from functools import partial
 
 from async_vmapi.errors import InvalidState, VMAPIError
 from async_vmapi.tasks.changes import OwnChanges
+from async_vmapi.tasks.completion import Completion
 from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.poller import Poller
 from async_vmapi.tasks.polls import Polls
@@ -92,15 +93,9 @@ class PollHub:
         quiet = not resumed and self.changes.is_quiet(vm_id, besides=besides)
         visible = visible or (not resumed and self.changes.is_visible(vm_id))
         self.changes.begin(vm_id, target)
-        return Watch(
-            vm_id,
-            target,
-            max_staleness=self._max_staleness,
-            elapsed=elapsed,
-            visible_at=elapsed if visible else None,
-            quiet=quiet,
-            adopted=adopted,
-        )
+        visible_at = elapsed if visible else None
+        completion = Completion(target, self._max_staleness, visible_at=visible_at, quiet=quiet)
+        return Watch(vm_id, target, completion, elapsed=elapsed, adopted=adopted)
 
     async def wait(
         self, watch: Watch, *, until: float | None = None, any_change: bool = False

@@ -256,8 +256,8 @@ class Poller:
             return
         self.polls.succeeded()
         vm.failures = 0
-        if result.size is not None:
-            self.polls.schedule.measured_get(result.size)
+        if result.raw is not None:
+            self.polls.schedule.measured_get(len(result.raw))
         if self.polls.pipeline.observer is not None:
             self.polls.pipeline.observer.polled("get")
         vm.needs_list = vm.is_unclear = result.unclear is not None

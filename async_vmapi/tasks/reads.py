@@ -24,14 +24,12 @@ class GetResult:
     Attributes:
         snapshot: The VM; None if it was not found.
         raw: The VM, undecoded.
-        size: The size of the response's body in bytes.
         unclear: The error's text if the response may or may not mean "not found". Then a list
             shows whether the VM exists.
     """
 
     snapshot: VMSnapshot | None
     raw: bytes | None = attrs.field(default=None, repr=False)
-    size: int | None = None
     unclear: str | None = None
 
 
@@ -76,4 +74,4 @@ async def fetch_vm(pipeline: Pipeline, vm_id: str) -> GetResult:
             method=call.method,
             path=call.path,
         )
-    return GetResult(snapshot, bytes(raw_vm(body)), len(body))
+    return GetResult(snapshot, bytes(raw_vm(body)))

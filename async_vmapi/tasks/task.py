@@ -4,7 +4,6 @@ import asyncio
 import enum
 import math
 from collections.abc import AsyncIterator, Generator
-from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 from async_vmapi import validation
@@ -285,7 +284,11 @@ def start(
 
 def pending(hub: PollHub) -> tuple[Task[Any], ...]:
     """Return the tasks of a client that are not complete, the oldest first."""
-    return tuple(hub.pending.tasks(partial(Task, hub)))
+
+    def recreate(watch: Watch) -> Task[Any]:
+        return Task(hub, watch)
+
+    return tuple(hub.pending.tasks(recreate))
 
 
 def forget(task: Task[Any]) -> None:

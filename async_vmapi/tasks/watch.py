@@ -55,68 +55,46 @@ class TaskEvent:
         return None if self.raw is None else decode_vm(self.raw)
 
 
+@attrs.define(eq=False, weakref_slot=False)
 class Watch:
     """One task's view of its VM. The poller reports to it by `observe` and `poll_failed`.
 
-    Args:
+    Attributes:
         vm_id: The VM.
         target: What was requested.
-        max_staleness: Maximum age of a read, in seconds.
-        elapsed: Seconds since the request was accepted.
-        visible_at: When a read had shown the VM; None if none has.
-        quiet: Whether this client changed nothing about the VM just before.
+        elapsed: Seconds from the accepted request to the last observation.
         adopted: Whether the response to the request was lost.
+        loop: The event loop in which it is polled.
+        started: The loop's time when the request was accepted.
+        last_sent_at: The loop's time when the last observation was requested.
+        verdict: The verdict so far.
+        history: The changes observed so far.
+        waiters: Futures that wait for completion.
+        event_waiters: Futures that wait for any change.
+        failed_polls: Number of failed polls.
+        last_error: The text of the last one's error.
     """
 
-    __slots__ = (
-        "_completion",
-        "_last_snapshot",
-        "_observer",
-        "adopted",
-        "elapsed",
-        "event_waiters",
-        "failed_polls",
-        "history",
-        "last_error",
-        "last_sent_at",
-        "loop",
-        "started",
-        "target",
-        "verdict",
-        "vm_id",
-        "waiters",
+    vm_id: str
+    target: Target
+    _completion: Completion
+    elapsed: float = 0.0
+    adopted: bool = False
+    loop: asyncio.AbstractEventLoop = attrs.field(init=False, factory=asyncio.get_running_loop)
+    started: float = attrs.field(
+        init=False,
+        default=attrs.Factory(lambda self: self.loop.time() - self.elapsed, takes_self=True),
     )
-
-    def __init__(
-        self,
-        vm_id: str,
-        target: Target,
-        *,
-        max_staleness: float,
-        elapsed: float = 0.0,
-        visible_at: float | None = None,
-        quiet: bool = False,
-        adopted: bool = False,
-    ) -> None:
-        self.adopted = adopted
-        self.vm_id = vm_id
-        self.target = target
-        self.elapsed = elapsed
-        self.loop = asyncio.get_running_loop()
-        self.started = self.loop.time() - elapsed
-        # The loop's time at which the last observation was requested.
-        self.last_sent_at = -math.inf
-        self.verdict: Verdict = _PENDING
-        self.history: list[TaskEvent] = []
-        # Futures that wait for completion, and those that wait for any change.
-        self.waiters: list[Waiter] = []
-        self.event_waiters: list[Waiter] = []
-        self.failed_polls = 0
-        self.last_error: str | None = None
-        # Weak: only the task holds its observer; without it, the operation is no longer observed.
-        self._observer: weakref.ref[OperationObserver] | None = None
-        self._completion = Completion(target, max_staleness, visible_at=visible_at, quiet=quiet)
-        self._last_snapshot: VMSnapshot | None = None
+    last_sent_at: float = attrs.field(init=False, default=-math.inf)
+    verdict: Verdict = attrs.field(init=False, default=_PENDING)
+    history: list[TaskEvent] = attrs.field(init=False, factory=list[TaskEvent])
+    waiters: list[Waiter] = attrs.field(init=False, factory=list[Waiter])
+    event_waiters: list[Waiter] = attrs.field(init=False, factory=list[Waiter])
+    failed_polls: int = attrs.field(init=False, default=0)
+    last_error: str | None = attrs.field(init=False, default=None)
+    _last_snapshot: VMSnapshot | None = attrs.field(init=False, default=None)
+    # Weak: only the task holds its observer; without it, the operation is no longer observed.
+    _observer: weakref.ref[OperationObserver] | None = attrs.field(init=False, default=None)
 
     def move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Continue in another event loop; its clock starts from the known elapsed time."""

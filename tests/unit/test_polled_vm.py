@@ -8,7 +8,7 @@ import re
 import pytest
 
 from async_vmapi.tasks import polled_vm
-from async_vmapi.tasks.completion import Pending
+from async_vmapi.tasks.completion import Completion, Pending
 from async_vmapi.tasks.polled_vm import NEVER_LISTED, TRANSITIONS, PolledVM, State
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.schedule import Schedule
@@ -36,7 +36,8 @@ def schedule():
 
 def watch(verdict=None, operation="power_on"):
     """Return a watch, made in this moment, that has reached a verdict."""
-    made = Watch("vm-1", Target(operation), max_staleness=10.0)
+    target = Target(operation)
+    made = Watch("vm-1", target, Completion(target, 10.0))
     if verdict is not None:
         made.verdict = verdict
     return made
