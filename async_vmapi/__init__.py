@@ -36,19 +36,16 @@ if typing.TYPE_CHECKING:
         VMAPIError,
         VMVanished,
     )
-    from async_vmapi.models import (
+    from async_vmapi.models.create import CdromBoot, CreateRequest, ImageBoot, SecretRef
+    from async_vmapi.models.vm import (
         Autoscaler,
-        CdromBoot,
         Console,
-        CreateRequest,
-        ImageBoot,
         IPv4Address,
         Network,
         Operation,
         PublicInterface,
         Reference,
         Region,
-        SecretRef,
         SSHKey,
         StorageVolume,
         Template,
@@ -125,8 +122,9 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # Names are imported on first use, so that the command line's help and completion start fast. The
 # modules that define them, from the lowest layer up:
 _MODULES = (
-    *("errors", "transport.transport", "models", "tasks.completion", "bulk.report", "bulk.plan"),
-    *("tasks.watch", "tasks.task", "writes.record", "transport.http", "bulk.executor", "client"),
+    *("errors", "transport.transport", "models.vm", "models.create", "tasks.completion"),
+    *("bulk.report", "bulk.plan", "tasks.watch", "tasks.task", "writes.record"),
+    *("transport.http", "bulk.executor", "client"),
 )
 
 if not typing.TYPE_CHECKING:

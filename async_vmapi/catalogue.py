@@ -1,6 +1,6 @@
 """The catalogue for creates: regions with their zones, templates, SSH keys (WIRE §2)."""
 
-from async_vmapi.models import Region, SSHKey, Template
+from async_vmapi.models.vm import Region, SSHKey, Template
 from async_vmapi.transport import codec
 from async_vmapi.transport.pipeline import Call, Pipeline
 

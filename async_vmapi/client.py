@@ -9,7 +9,7 @@ from async_vmapi.bulk.executor import BulkExecutor
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share, plan_of
 from async_vmapi.catalogue import Account, Regions, Templates
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.options import (
     ClientOptions,
     checked,

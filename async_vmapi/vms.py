@@ -17,7 +17,8 @@ from typing import Any, Final, Literal, overload
 
 from async_vmapi import validation
 from async_vmapi.errors import DecodingError, InvalidArgument
-from async_vmapi.models import CdromBoot, Console, CreateRequest, ImageBoot, VirtualMachine
+from async_vmapi.models.create import CdromBoot, CreateRequest, ImageBoot
+from async_vmapi.models.vm import Console, VirtualMachine
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.token import IntentToken, seal

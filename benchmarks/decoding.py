@@ -27,9 +27,10 @@ import orjson
 from aiohttp import web
 from results import draw, keep, kept
 
-from async_vmapi import Client, models
+from async_vmapi import Client
 from async_vmapi.emulator import CloudAPI
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
+from async_vmapi.models import vm as models
 from async_vmapi.tasks.token import TaskToken, seal
 from async_vmapi.transport import codec
 from async_vmapi.transport.responses import open_envelope

@@ -43,7 +43,7 @@ from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.bulk.scheduler import Rollout
 from async_vmapi.errors import InvalidArgument, InvalidState
-from async_vmapi.models import ONLINE, VirtualMachine
+from async_vmapi.models.vm import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.pipeline import running_loop

@@ -19,7 +19,8 @@ import attrs
 from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.models.create import CreateRequest
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.writes.operations import GENERAL, OPERATIONS
 from async_vmapi.writes.record import FUNCTION, WriteContext
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 from async_vmapi.bulk.item import Items, check_arguments
-from async_vmapi.models import CreateRequest
+from async_vmapi.models.create import CreateRequest
 from async_vmapi.writes.requests import VMOrId
 
 __all__ = ["Operations"]

@@ -7,8 +7,8 @@ import attrs
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import OutcomeUnknown, TaskError, TaskFailed, VMAPIError, VMVanished
-from async_vmapi.models import ONLINE, VirtualMachine
 from async_vmapi.models.serialization import Document
+from async_vmapi.models.vm import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
 from async_vmapi.writes.record import Write
 

@@ -9,7 +9,7 @@ import typer
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.listing import Columns, Listing
 from async_vmapi.cli.profiles import ask, client_for
-from async_vmapi.models import Region, SSHKey, Template, Zone
+from async_vmapi.models.vm import Region, SSHKey, Template, Zone
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client

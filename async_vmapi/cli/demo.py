@@ -28,7 +28,7 @@ from async_vmapi.cli.streams import on_loss
 from async_vmapi.client import Client
 from async_vmapi.emulator import Emulator
 from async_vmapi.errors import VMAPIError
-from async_vmapi.models import CreateRequest, ImageBoot
+from async_vmapi.models.create import CreateRequest, ImageBoot
 from async_vmapi.tasks.task import Task
 
 __all__ = ["FastLoop", "demo", "names", "on_emulator", "on_endpoint"]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from async_vmapi.cli.commands import option
 from async_vmapi.cli.output import console_for, print_json, print_yaml, printable, style_of, table
-from async_vmapi.models import VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 
 __all__ = ["JSON", "VM_COLUMNS", "Columns", "Format", "Listing"]
 

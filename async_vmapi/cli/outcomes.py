@@ -14,7 +14,7 @@ from async_vmapi.cli.listing import VM_COLUMNS, Columns
 from async_vmapi.cli.output import STYLES, printable, who
 from async_vmapi.cli.resolve import name_of
 from async_vmapi.cli.running import say
-from async_vmapi.models import VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 
 __all__ = ["outcome_columns", "outcome_json", "show_outcome", "show_report", "show_tokens"]
 

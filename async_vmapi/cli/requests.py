@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from async_vmapi.cli.options import New, read_text
 from async_vmapi.cli.profiles import ask
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CdromBoot, CreateRequest, ImageBoot, SecretRef, Template
+from async_vmapi.models.create import CdromBoot, CreateRequest, ImageBoot, SecretRef
+from async_vmapi.models.vm import Template
 from async_vmapi.redaction import Secret
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.errors import InvalidArgument, NotFound
-from async_vmapi.models import VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.writes.requests import VMOrId, id_of
 
 if TYPE_CHECKING:

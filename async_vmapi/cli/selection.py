@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 import attrs
 
-from async_vmapi.models import Reference, VirtualMachine
+from async_vmapi.models.vm import Reference, VirtualMachine
 
 __all__ = ["Selection"]
 

@@ -18,7 +18,7 @@ from async_vmapi.cli.requests import check_name, looked_up
 from async_vmapi.cli.resolve import find_vm, find_vms, name_of
 from async_vmapi.cli.running import say
 from async_vmapi.cli.verbs import add_verbs
-from async_vmapi.models import Console
+from async_vmapi.models.vm import Console
 from async_vmapi.writes.operations import operation_spec
 from async_vmapi.writes.requests import id_of
 

@@ -16,7 +16,7 @@ from async_vmapi.cli.output import console_for, printable, who
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import ExitCode, fail, run
 from async_vmapi.cli.selection import Selection
-from async_vmapi.models import VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client

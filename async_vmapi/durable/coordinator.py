@@ -34,8 +34,8 @@ from async_vmapi.durable.store import (
     operation_id,
 )
 from async_vmapi.errors import AuthenticationError, VMAPIError
-from async_vmapi.models import ONLINE
 from async_vmapi.models.serialization import Document
+from async_vmapi.models.vm import ONLINE
 from async_vmapi.telemetry.logs import logger_of
 
 if TYPE_CHECKING:

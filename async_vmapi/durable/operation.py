@@ -21,8 +21,8 @@ from async_vmapi.durable.rows import decoding
 from async_vmapi.durable.spec import Order, decode, encode
 from async_vmapi.durable.store import operation_id
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
-from async_vmapi.models import VirtualMachine
 from async_vmapi.models.serialization import Document
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.retries import is_explained

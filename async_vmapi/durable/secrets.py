@@ -10,7 +10,7 @@ import attrs
 
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CreateRequest, ImageBoot, SecretRef
+from async_vmapi.models.create import CreateRequest, ImageBoot, SecretRef
 from async_vmapi.redaction import Secret
 
 __all__ = ["ENV_PREFIX", "SecretStore", "Secrets"]

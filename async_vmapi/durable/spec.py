@@ -12,8 +12,9 @@ from async_vmapi.bulk.item import check_arguments, labels_of
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.durable.rows import UntrustedData
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.models.create import CreateRequest
 from async_vmapi.models.serialization import Document, structure, unstructure
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.writes.operations import OPERATIONS, operation_spec
 
 __all__ = [

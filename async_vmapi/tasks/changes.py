@@ -15,7 +15,7 @@ from typing import Final
 
 import attrs
 
-from async_vmapi.models import Operation
+from async_vmapi.models.vm import Operation
 from async_vmapi.tasks.completion import APPEARS_WITHIN
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.vm_list import VMList

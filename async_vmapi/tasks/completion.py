@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from async_vmapi.models import DELETING, OFFLINE, ONLINE
+from async_vmapi.models.vm import DELETING, OFFLINE, ONLINE
 from async_vmapi.tasks.rules import KNOWN_STATES, Rule, Target
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from async_vmapi.models import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
+from async_vmapi.models.vm import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
 
 __all__ = ["KNOWN_STATES", "RULES", "Rule", "Target"]
 

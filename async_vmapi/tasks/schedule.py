@@ -9,7 +9,7 @@ import math
 import random
 from typing import Final
 
-from async_vmapi.models import Operation
+from async_vmapi.models.vm import Operation
 
 __all__ = ["TIMER_TOLERANCE", "Schedule"]
 

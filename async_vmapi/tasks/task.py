@@ -15,7 +15,7 @@ from async_vmapi.errors import (
     TaskTimeout,
     VMVanished,
 )
-from async_vmapi.models import Operation, VirtualMachine
+from async_vmapi.models.vm import Operation, VirtualMachine
 from async_vmapi.tasks import token as tokens
 from async_vmapi.tasks.completion import Done, Evidence, Failed
 from async_vmapi.tasks.events import Events

@@ -15,7 +15,7 @@ import msgspec
 
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import Operation
+from async_vmapi.models.vm import Operation
 
 __all__ = ["IntentToken", "TaskToken", "Token", "peek", "read", "seal"]
 

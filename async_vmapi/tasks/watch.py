@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from async_vmapi.errors import VMAPIError
-from async_vmapi.models import VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.tasks.completion import Completion, Done, Evidence, Observation, Pending, Verdict
 from async_vmapi.tasks.rules import Target
 from async_vmapi.telemetry.hooks import OperationObserver

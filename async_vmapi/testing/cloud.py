@@ -17,7 +17,7 @@ from async_vmapi.emulator import (
     Settings,
     catalogue,
 )
-from async_vmapi.models import CreateRequest, ImageBoot
+from async_vmapi.models.create import CreateRequest, ImageBoot
 
 __all__ = ["QUICK", "QUICK_CLIENT", "VMCloud"]
 

@@ -12,15 +12,8 @@ import msgspec
 
 from async_vmapi import validation
 from async_vmapi.errors import DecodingError, InvalidArgument
-from async_vmapi.models import (
-    Console,
-    CreateRequest,
-    ImageBoot,
-    Region,
-    SSHKey,
-    Template,
-    VirtualMachine,
-)
+from async_vmapi.models.create import CreateRequest, ImageBoot
+from async_vmapi.models.vm import Console, Region, SSHKey, Template, VirtualMachine
 from async_vmapi.redaction import HiddenBytes
 
 __all__ = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from async_vmapi.models import VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.transport.responses import http_date
 
 __all__ = ["is_older", "server_time"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from async_vmapi.errors import AuthenticationError, NotFound, OutcomeUnknown, VMAPIError
-from async_vmapi.models import DELETING
+from async_vmapi.models.vm import DELETING
 from async_vmapi.tasks.schedule import TIMER_TOLERANCE
 from async_vmapi.tasks.token import IntentToken, seal
 from async_vmapi.tasks.vm_list import VMList, VMListSource

@@ -11,7 +11,7 @@ from datetime import datetime
 import attrs
 
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CreateRequest
+from async_vmapi.models.create import CreateRequest
 from async_vmapi.tasks.changes import OwnChanges
 from async_vmapi.tasks.token import IntentToken, read
 from async_vmapi.transport.codec import NamedVM

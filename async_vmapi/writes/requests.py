@@ -6,7 +6,8 @@ import attrs
 
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models import CreateRequest, ImageBoot, VirtualMachine
+from async_vmapi.models.create import CreateRequest, ImageBoot
+from async_vmapi.models.vm import VirtualMachine
 
 __all__ = ["PATH", "VMOrId", "id_of", "path_of", "request_of"]
 

@@ -21,7 +21,8 @@ from async_vmapi.errors import (
     TransportError,
     VMAPIError,
 )
-from async_vmapi.models import CreateRequest, VirtualMachine
+from async_vmapi.models.create import CreateRequest
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.tasks import task as tasks
 from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.reads import is_missing

@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 from sphinx.ext.graphviz import graphviz
 from sphinx.util.docutils import SphinxDirective
 
-from async_vmapi.models import DELETING
+from async_vmapi.models.vm import DELETING
 from async_vmapi.tasks.rules import RULES, Rule
 
 # Legible on light and dark pages.

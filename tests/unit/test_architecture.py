@@ -23,7 +23,7 @@ from async_vmapi.cli import fleet as cli_fleet
 from async_vmapi.cli import vms as cli_vms
 from async_vmapi.emulator import Settings
 from async_vmapi.emulator.vm import Kind
-from async_vmapi.models import Operation
+from async_vmapi.models.vm import Operation
 from async_vmapi.tasks.rules import RULES
 from async_vmapi.vms import VirtualMachines
 from async_vmapi.writes.operations import OPERATIONS as SPECS

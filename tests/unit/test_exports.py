@@ -132,7 +132,7 @@ class TestOptions:
     def test_an_unknown_one_is_named(self):
         """With those that there are."""
         given = {"base_url": "https://a.invalid", "api_key": "k", "api_secret": "s"}
-        with pytest.raises(TypeError, match=r"no option max_conections.*max_connections"):
+        with pytest.raises(TypeError, match=r"no option 'max_conections'.*max_connections"):
             async_vmapi.Client(**given, max_conections=3)
 
 
