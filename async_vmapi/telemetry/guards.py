@@ -7,11 +7,10 @@ changes no outcome, and reaches neither the poller nor a caller.
 from asyncio import CancelledError
 from collections.abc import Callable
 from contextvars import Context
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from async_vmapi.telemetry.hooks import (
     Ending,
-    Observer,
     OperationObserver,
     RequestObserver,
     Telemetry,
@@ -68,7 +67,33 @@ class Guard:
             _log.error(f"{message}\n%s", place, kind.__name__, where, extra=extra)
 
 
-class GuardedObserver:
+class _Guarded:
+    """Calls the methods of an observer; `_inner` is None if creating that raised."""
+
+    __slots__ = ("__weakref__", "_guard", "_inner")
+
+    def __init__(self, inner: object, guard: Guard) -> None:
+        self._inner = inner
+        self._guard = guard
+
+    def _call(self, place: str, *arguments: Any, **keywords: Any) -> Any:
+        """Call the method that a place names last."""
+        if (inner := self._inner) is None:
+            return None
+        name = place.rpartition(".")[2]
+        return self._guard.call(place, lambda: getattr(inner, name)(*arguments, **keywords))
+
+    def _value(self, place: str) -> object:
+        """Return the attribute that a place names last; None if it raises."""
+        if (inner := self._inner) is None:
+            return None
+        return self._guard.call(place, lambda: getattr(inner, place.rpartition(".")[2]))
+
+
+# The protocols in `hooks` have the signatures.
+
+
+class GuardedObserver(_Guarded):
     """An observer that never raises, around one that may.
 
     Args:
@@ -77,108 +102,59 @@ class GuardedObserver:
         guard: Logs its exceptions.
     """
 
+    __slots__ = ()
+
     def __init__(self, telemetry: Telemetry, origin: str, guard: Guard) -> None:
-        self._guard = guard
-        self._inner: Observer | None = guard.call(
-            "telemetry.observe", lambda: telemetry.observe(origin)
-        )
+        super().__init__(guard.call("telemetry.observe", lambda: telemetry.observe(origin)), guard)
 
-    def request(
-        self, name: str, method: str, path: str, *, resends: int, shared: bool
-    ) -> RequestObserver:
+    def request(self, *call: Any, **known: Any) -> RequestObserver:
         """Note that a request is sent; see `Observer.request`."""
-        inner, found = self._inner, None
-        if inner is not None:
-            found = self._guard.call(
-                "telemetry.request",
-                lambda: inner.request(name, method, path, resends=resends, shared=shared),
-            )
-        return _GuardedRequest(found, self._guard)
+        return _GuardedRequest(self._call("telemetry.request", *call, **known), self._guard)
 
-    def operation(
-        self,
-        name: str,
-        vm_id: str | None,
-        *,
-        elapsed: float | None = None,
-        trace: str | None = None,
-    ) -> OperationObserver:
+    def operation(self, *operation: Any, **known: Any) -> OperationObserver:
         """Note that an operation starts or is resumed; see `Observer.operation`."""
-        inner, found = self._inner, None
-        if inner is not None:
-            found = self._guard.call(
-                "telemetry.operation",
-                lambda: inner.operation(name, vm_id, elapsed=elapsed, trace=trace),
-            )
-        return _GuardedOperation(found, self._guard)
+        inner = self._call("telemetry.operation", *operation, **known)
+        return _GuardedOperation(inner, self._guard)
 
     def polled(self, how: Literal["get", "list"]) -> None:
         """Note a response to a poll; see `Observer.polled`."""
-        if (inner := self._inner) is not None:
-            self._guard.call("telemetry.polled", lambda: inner.polled(how))
+        self._call("telemetry.polled", how)
 
     def close(self) -> None:
         """Note that the client is closed."""
-        if (inner := self._inner) is not None:
-            self._guard.call("telemetry.close", lambda: inner.close())
+        self._call("telemetry.close")
 
 
-class _GuardedRequest:
-    """A guarded `RequestObserver`; its inner one is None if creating it raised."""
+class _GuardedRequest(_Guarded):
+    __slots__ = ()
 
-    __slots__ = ("_guard", "_inner")
-
-    def __init__(self, inner: RequestObserver | None, guard: Guard) -> None:
-        self._inner = inner
-        self._guard = guard
-
-    def ended(
-        self, seconds: float, *, status: int | None = None, error: BaseException | None = None
-    ) -> None:
-        if (inner := self._inner) is not None:
-            self._guard.call(
-                "telemetry.request.ended",
-                lambda: inner.ended(seconds, status=status, error=error),
-            )
+    def ended(self, seconds: float, **known: Any) -> None:
+        self._call("telemetry.request.ended", seconds, **known)
 
 
-class _GuardedOperation:
-    """A guarded `OperationObserver`; its inner one is None if creating it raised."""
-
-    __slots__ = ("__weakref__", "_guard", "_inner")
-
-    def __init__(self, inner: OperationObserver | None, guard: Guard) -> None:
-        self._inner = inner
-        self._guard = guard
+class _GuardedOperation(_Guarded):
+    __slots__ = ()
 
     @property
     def context(self) -> Context | None:
-        if (inner := self._inner) is None:
-            return None
-        found: object = self._guard.call("telemetry.operation.context", lambda: inner.context)
+        found = self._value("telemetry.operation.context")
         return found if isinstance(found, Context) else None
 
     @property
     def trace(self) -> str | None:
-        if (inner := self._inner) is None:
-            return None
-        found: object = self._guard.call("telemetry.operation.trace", lambda: inner.trace)
+        found = self._value("telemetry.operation.trace")
         # Tokens contain it.
         fits = isinstance(found, str) and found.isascii() and len(found) <= _LONGEST_TRACE
         return str(found) if fits else None
 
-    def accepted(self, vm_id: str, *, adopted: bool) -> None:
-        self._call("accepted", lambda inner: inner.accepted(vm_id, adopted=adopted))
+    def accepted(self, vm_id: str, **known: Any) -> None:
+        self._call("telemetry.operation.accepted", vm_id, **known)
 
     def awaited(self) -> None:
-        self._call("awaited", lambda inner: inner.awaited())
+        self._call("telemetry.operation.awaited")
 
-    def seen(self, elapsed: float, state: str | None, evidence: str | None, *, end: bool) -> None:
-        self._call("seen", lambda inner: inner.seen(elapsed, state, evidence, end=end))
+    def seen(self, *event: Any, **known: Any) -> None:
+        self._call("telemetry.operation.seen", *event, **known)
 
     def ended(self, how: Ending, error: BaseException | None = None) -> None:
-        self._call("ended", lambda inner: inner.ended(how, error))
-
-    def _call(self, method: str, call: Callable[[OperationObserver], None]) -> None:
-        if (inner := self._inner) is not None:
-            self._guard.call(f"telemetry.operation.{method}", lambda: call(inner))
+        self._call("telemetry.operation.ended", how, error)

@@ -4,6 +4,7 @@ A response is decoded once, directly into the value that the caller wants: a `Re
 """
 
 import gc
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -75,6 +76,9 @@ def encode_create(request: CreateRequest) -> HiddenBytes:
 
 # --- responses --------------------------------------------------------------------------------
 
+_VM: Final = "virtual_machine"
+_VMS: Final = "virtual_machines"
+
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     success: bool | msgspec.UnsetType = msgspec.UNSET
@@ -82,22 +86,6 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 class _CreatedVM(msgspec.Struct, frozen=True):
     id: str | int
-
-
-class _Created(_Envelope, frozen=True, kw_only=True):
-    virtual_machine: _CreatedVM
-
-
-class _VM(_Envelope, frozen=True, kw_only=True):
-    virtual_machine: VirtualMachine | list[VirtualMachine]
-
-
-class _RawVM(msgspec.Struct, frozen=True):
-    virtual_machine: msgspec.Raw
-
-
-class _RawVMs(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[msgspec.Raw]
 
 
 class VMSnapshot(msgspec.Struct, frozen=True, gc=False):
@@ -123,18 +111,6 @@ class _LooseSnapshot(msgspec.Struct, frozen=True, gc=False):
             raise ValueError("neither a number nor a string that holds one") from None
 
 
-class _OneSnapshot(_Envelope, frozen=True, kw_only=True):
-    virtual_machine: _LooseSnapshot | list[_LooseSnapshot]
-
-
-class _Snapshots(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[VMSnapshot]
-
-
-class _LooseSnapshots(_Envelope, frozen=True, kw_only=True):
-    virtual_machines: list[_LooseSnapshot]
-
-
 class NamedVM(VMSnapshot, frozen=True, gc=False):
     """The fields of a VM that show whether a create made it."""
 
@@ -145,33 +121,9 @@ class _LooseNamedVM(_LooseSnapshot, frozen=True, gc=False):
     label: str | None = None
 
 
-class _Names(msgspec.Struct, frozen=True):
-    virtual_machines: list[NamedVM]
-
-
-class _LooseNames(msgspec.Struct, frozen=True):
-    virtual_machines: list[_LooseNamedVM]
-
-
-class _Console(_Envelope, frozen=True, kw_only=True):
-    console: Console
-
-
-class _Regions(_Envelope, frozen=True, kw_only=True):
-    regions: list[Region]
-
-
-class _Templates(_Envelope, frozen=True, kw_only=True):
-    templates: list[Template]
-
-
-class _AccountKeys(msgspec.Struct, frozen=True):
+class _Account(msgspec.Struct, frozen=True):
     # The account's own secrets are never decoded (WIRE §2).
     sshkeys: list[SSHKey]
-
-
-class _Account(_Envelope, frozen=True, kw_only=True):
-    account: _AccountKeys
 
 
 @attrs.frozen
@@ -192,14 +144,18 @@ class ResponseSpec(Generic[T]):
     key: bytes | None = None
 
 
-def _spec(
-    kind: type[Any],
-    take: Callable[[Any], T],
-    *,
-    proves_success: bool = True,
-    key: bytes | None = None,
-) -> ResponseSpec[T]:
-    return ResponseSpec(msgspec.json.Decoder(kind).decode, take, proves_success, key)
+def _decoder(field: str, kind: Any) -> Callable[[bytes], Any]:
+    """Return a decoder of the envelope and one more field."""
+    response = msgspec.defstruct(field, [(field, kind)], bases=(_Envelope,), frozen=True)
+    return msgspec.json.Decoder(response).decode
+
+
+def _one(field: str, kind: Any, convert: Callable[[Any], T]) -> ResponseSpec[T]:
+    return ResponseSpec(_decoder(field, kind), lambda response: convert(getattr(response, field)))
+
+
+def _list(field: str, decode: Callable[[bytes], Any]) -> ResponseSpec[Any]:
+    return ResponseSpec(decode, operator.attrgetter(field), key=f'"{field}"'.encode())
 
 
 def _only(found: T | list[T]) -> T:
@@ -224,30 +180,30 @@ def _strict(vm: _LooseSnapshot) -> VMSnapshot:
     return VMSnapshot(str(vm.id), vm.state, int(vm.cores), int(vm.ram))
 
 
-_decode_snapshots = msgspec.json.Decoder(_Snapshots).decode
-_decode_loose_snapshots = msgspec.json.Decoder(_LooseSnapshots).decode
-_decode_names = msgspec.json.Decoder(_Names).decode
-_decode_loose_names = msgspec.json.Decoder(_LooseNames).decode
-_decode_raw_vms = msgspec.json.Decoder(_RawVMs).decode
-_decode_raw_vm = msgspec.json.Decoder(_RawVM).decode
+_decode_snapshots = _decoder(_VMS, list[VMSnapshot])
+_decode_loose_snapshots = _decoder(_VMS, list[_LooseSnapshot])
+_decode_names = _decoder(_VMS, list[NamedVM])
+_decode_loose_names = _decoder(_VMS, list[_LooseNamedVM])
+_decode_raw_vms = _decoder(_VMS, list[msgspec.Raw])
+_decode_raw_vm = _decoder(_VM, msgspec.Raw)
 _decode_listed_vm = msgspec.json.Decoder(VirtualMachine).decode
 _decode_one_vm: Callable[[bytes | msgspec.Raw], VirtualMachine | list[VirtualMachine]] = (
     msgspec.json.Decoder(VirtualMachine | list[VirtualMachine]).decode
 )
 
 
-def _snapshots(body: bytes) -> _Snapshots:
+def _snapshots(body: bytes) -> Any:
     try:
         return _decode_snapshots(body)
     except msgspec.ValidationError:
         # Numbers as strings, or ids as numbers: valid by WIRE §5.1, but rare.
         loose = _decode_loose_snapshots(body)
-        return _Snapshots(
-            success=loose.success, virtual_machines=[_strict(vm) for vm in loose.virtual_machines]
+        return msgspec.structs.replace(
+            loose, virtual_machines=[_strict(vm) for vm in loose.virtual_machines]
         )
 
 
-def _raw_vms(body: bytes) -> _RawVMs:
+def _raw_vms(body: bytes) -> Any:
     response = _decode_raw_vms(body)
     if not body.isascii():
         body.decode()  # the undecoded parts may be invalid UTF-8
@@ -256,12 +212,14 @@ def _raw_vms(body: bytes) -> _RawVMs:
 
 def raw_vms(body: bytes) -> list[msgspec.Raw]:
     """Return the VMs of a list's body, each undecoded."""
-    return _decode_raw_vms(body).virtual_machines
+    vms: list[msgspec.Raw] = _decode_raw_vms(body).virtual_machines
+    return vms
 
 
 def raw_vm(body: bytes) -> msgspec.Raw:
     """Return the ``virtual_machine`` of a get's body, undecoded."""
-    return _decode_raw_vm(body).virtual_machine
+    vm: msgspec.Raw = _decode_raw_vm(body).virtual_machine
+    return vm
 
 
 def decode_names(body: bytes) -> list[NamedVM]:
@@ -270,10 +228,13 @@ def decode_names(body: bytes) -> list[NamedVM]:
     Raises:
         DecodingError: If a label is no text.
     """
+    vms: list[NamedVM]
     try:
-        return _decode_names(body).virtual_machines
+        vms = _decode_names(body).virtual_machines
     except msgspec.ValidationError:
         pass
+    else:
+        return vms
     try:
         loose = _decode_loose_names(body).virtual_machines
     except UNREADABLE as error:
@@ -321,26 +282,24 @@ def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMa
     raise DecodingError(message, where=f"$.virtual_machines[{first + len(vms)}]{where[1:]}")
 
 
-_LIST: Final = b'"virtual_machines"'
-
-ACCEPTED: Final[ResponseSpec[None]] = _spec(_Envelope, lambda _: None, proves_success=False)
-CREATED: Final[ResponseSpec[str]] = _spec(_Created, lambda r: _id(r.virtual_machine.id))
-VM: Final[ResponseSpec[VirtualMachine]] = _spec(_VM, lambda r: _only(r.virtual_machine))
-RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = ResponseSpec(
-    _raw_vms, lambda r: r.virtual_machines, key=_LIST
+ACCEPTED: Final[ResponseSpec[None]] = ResponseSpec(
+    msgspec.json.Decoder(_Envelope).decode, lambda _: None, proves_success=False
 )
-SNAPSHOT: Final[ResponseSpec[VMSnapshot]] = _spec(
-    _OneSnapshot, lambda r: _strict(_only(r.virtual_machine))
+CREATED: Final[ResponseSpec[str]] = _one(_VM, _CreatedVM, lambda vm: _id(vm.id))
+VM: Final[ResponseSpec[VirtualMachine]] = _one(_VM, VirtualMachine | list[VirtualMachine], _only)
+RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = _list(_VMS, _raw_vms)
+SNAPSHOT: Final[ResponseSpec[VMSnapshot]] = _one(
+    _VM, _LooseSnapshot | list[_LooseSnapshot], lambda vm: _strict(_only(vm))
 )
-SNAPSHOTS: Final[ResponseSpec[list[VMSnapshot]]] = ResponseSpec(
-    _snapshots, lambda r: r.virtual_machines, key=_LIST
+SNAPSHOTS: Final[ResponseSpec[list[VMSnapshot]]] = _list(_VMS, _snapshots)
+CONSOLE: Final[ResponseSpec[Console]] = _one("console", Console, lambda console: console)
+REGIONS: Final[ResponseSpec[list[Region]]] = _list("regions", _decoder("regions", list[Region]))
+TEMPLATES: Final[ResponseSpec[list[Template]]] = _list(
+    "templates", _decoder("templates", list[Template])
 )
-CONSOLE: Final[ResponseSpec[Console]] = _spec(_Console, lambda r: r.console)
-REGIONS: Final[ResponseSpec[list[Region]]] = _spec(_Regions, lambda r: r.regions, key=b'"regions"')
-TEMPLATES: Final[ResponseSpec[list[Template]]] = _spec(
-    _Templates, lambda r: r.templates, key=b'"templates"'
+SSH_KEYS: Final[ResponseSpec[list[SSHKey]]] = _one(
+    "account", _Account, lambda account: account.sshkeys
 )
-SSH_KEYS: Final[ResponseSpec[list[SSHKey]]] = _spec(_Account, lambda r: r.account.sshkeys)
 
 
 def explain(error: Exception) -> tuple[str, str]:
