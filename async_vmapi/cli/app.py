@@ -19,6 +19,7 @@ _LOCAL, _SETTINGS = "Local cloud", "Settings"
 COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "vm": (_VMS, "vms:app", "List, show and change VMs."),
     "fleet": (_VMS, "fleet:app", "Create and change many VMs at once."),
+    "inventory": (_VMS, "inventory:inventory", "Print the VMs for Ansible, Prometheus or ssh."),
     "wait": (_VMS, "wait:wait", "Wait for operations to complete, given their tokens."),
     "watch": (_VMS, "watch:watch", "Watch VMs for changes, until interrupted."),
     "region": (_VALUES, "catalogue:region", "List the regions."),

@@ -18,6 +18,7 @@ __all__ = [
     "Streams",
     "behind",
     "finish_before_exit",
+    "hand_over",
     "hurry",
     "is_lost",
     "on_loss",
@@ -197,6 +198,14 @@ def finish_before_exit(name: str, stream: Stream) -> None:
     """Wait at exit until all is written to a file's stream, and print why if that fails."""
     if _current is not None:
         _current.files[name] = stream
+
+
+def hand_over() -> None:
+    """Wait until all is written, for at most five seconds without progress per stream."""
+    if _current is not None:
+        for stream in (_current.out, _current.err, *_current.files.values()):
+            if stream is not None:
+                stream.writer.drain(_PATIENCE)
 
 
 def hurry() -> None:

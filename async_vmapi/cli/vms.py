@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.cli.access import add_access
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.listing import JSON, VM_COLUMNS, Format, Listing
 from async_vmapi.cli.operations import Work, carry_out, check_terminal, confirm, some_of
@@ -168,3 +169,6 @@ def console(ctx: typer.Context, vm: Vm, json: JSON = False) -> None:
         print_json(opened)
     else:
         console_for(json=False).print(table(("", ""), [(k, str(v)) for k, v in opened.items()]))
+
+
+add_access(app)
