@@ -106,7 +106,7 @@ class JobsView(TableView["JobStatus"]):
         self._printed: dict[str, tuple[tuple[object, ...], float]] = {}
 
     @property
-    def ended(self) -> bool:  # type: ignore[override]
+    def ended(self) -> bool:
         """Whether all jobs have ended."""
         return all(map(has_ended, self.items))
 

@@ -55,6 +55,15 @@ class Columns(Generic[T]):
         return table(headers, cells, fold=width is None, width=width, show_header=show_header)
 
 
+def _kind_of(chosen: "Format") -> Any:
+    kinds = {"json": chosen.json, "id": chosen.quiet}
+    kinds[chosen.output] = kinds.get(chosen.output) or chosen.output != "table"
+    given = [kind for kind, is_given in kinds.items() if is_given]
+    if len(given) > 1:
+        raise typer.BadParameter("give only one of --output, --json and --quiet")
+    return given[0] if given else "table"
+
+
 @attrs.frozen(kw_only=True)
 class Format:
     """How a command prints its result."""
@@ -66,16 +75,9 @@ class Format:
     )
     json: JSON = False
     quiet: bool = option("Print only IDs.", False, names=["--quiet", "-q"])
-    kind: Literal["table", "json", "yaml", "name", "id"] = attrs.field(init=False)
-
-    @kind.default
-    def _kind(self) -> str:
-        kinds = {"json": self.json, "id": self.quiet}
-        kinds[self.output] = kinds.get(self.output) or self.output != "table"
-        chosen = [kind for kind, is_chosen in kinds.items() if is_chosen]
-        if len(chosen) > 1:
-            raise typer.BadParameter("give only one of --output, --json and --quiet")
-        return chosen[0] if chosen else "table"
+    kind: Literal["table", "json", "yaml", "name", "id"] = attrs.field(
+        init=False, default=attrs.Factory(_kind_of, takes_self=True)
+    )
 
     @property
     def console(self) -> Console:

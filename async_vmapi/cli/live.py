@@ -98,9 +98,6 @@ class TableView(abc.ABC, Generic[T]):
         rows: Lines of the terminal for other things than items.
     """
 
-    ended = False
-    """Whether there is nothing more to poll."""
-
     def __init__(self, console: Console, noun: str, columns: Columns[T], rows: int) -> None:
         self.items: Sequence[T] = ()
         self.problem = ""
@@ -108,6 +105,11 @@ class TableView(abc.ABC, Generic[T]):
         self._noun = noun
         self._columns = columns
         self._rows = rows
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to poll."""
+        return False
 
     @abc.abstractmethod
     async def poll(self) -> None:

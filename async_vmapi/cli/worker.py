@@ -138,12 +138,15 @@ def _end(status: "WorkerStatus", left: int) -> str:
 class WorkerView(JobsView):
     """A live view of the worker's items, and below it the jobs."""
 
-    ended = False
-
     def __init__(self, console: Console, fleet: "DurableFleet") -> None:
         super().__init__(console, fleet, rows=_ROWS, every=_EVERY)
         self._began = self._clock()
         self._here_before: dict[str, dict[str, Any]] = {}
+
+    @property
+    def ended(self) -> bool:
+        """False: other jobs may come."""
+        return False
 
     def changes(self) -> Iterable[object]:
         """Return the jobs that have changed, or this worker's part of them."""
