@@ -11,10 +11,18 @@ ALIASES: Final = {
     "get": "show",
     "describe": "show",
     "rm": "delete",
+    "start": "power-on",
     "poweron": "power-on",
+    "stop": "shutdown",
     "poweroff": "power-off",
     **{f"{noun}s": noun for noun in ("vm", "region", "zone", "template", "key", "job", "profile")},
+    "server": "vm",
+    "droplet": "vm",
+    "instance": "vm",
+    "image": "template",
+    "ssh-key": "key",
 }
+"""The names of other tools, for users who type them."""
 
 
 def _with_placeholders(params: list[Any]) -> list[Any]:

@@ -200,7 +200,7 @@ async def _watch_all(fleet: "DurableFleet", *, json: bool) -> ExitCode:
         return ExitCode.OK
     await follow(console, view, json=json, interval=_POLL_INTERVAL)
     if not json:
-        console.print(JOB_COLUMNS.table(view.items))
+        JOB_COLUMNS.print(console, view.items)
     return await _worst(fleet, view.items)
 
 
@@ -241,7 +241,7 @@ def _show(status: "JobStatus", output: Format) -> None:
     if output.print_data(status, [status], JOB_COLUMNS):
         return
     console = output.console
-    console.print(JOB_COLUMNS.table([status]))
+    JOB_COLUMNS.print(console, [status])
     if status.waits_for is not None:
         say(_WAITS.format(status.waits_for))
     if status.stopped:

@@ -22,6 +22,15 @@ T = TypeVar("T")
 Cell: TypeAlias = str | int | float | Text
 
 _OUTPUT: Final = "Output"
+# What other tools call the columns of VMs.
+_SYNONYMS: Final = {
+    "name": "label",
+    "status": "state",
+    "ip": "address",
+    "ipv4": "address",
+    "cpus": "cores",
+    "memory": "ram",
+}
 
 JSON = Annotated[bool, typer.Option(help="Short for --output json.", rich_help_panel=_OUTPUT)]
 
@@ -38,6 +47,18 @@ class Columns(Generic[T]):
 
     shown: Mapping[str, Callable[[T], Cell]]
     more: Mapping[str, Callable[[T], Cell]] = attrs.field(factory=dict[str, Any])
+
+    def print(
+        self,
+        console: Console,
+        items: Iterable[T],
+        headers: Iterable[str] | None = None,
+        *,
+        show_header: bool = True,
+    ) -> None:
+        """Print a table of the columns chosen; on a terminal, else of those that fit."""
+        width = console.width if console.is_terminal and headers is None else None
+        console.print(self.table(items, headers, width=width, show_header=show_header))
 
     def table(
         self,
@@ -130,11 +151,13 @@ class Listing(Format):
         headers = {header.split()[0]: header for header in values}
 
         def chosen(option: str, name: str) -> str:
+            name = name.strip().lower()
+            name = name if name in headers else _SYNONYMS.get(name, name)
             if name not in headers:
                 raise typer.BadParameter(f"{option} {name}: use {', '.join(headers)}")
             return headers[name]
 
-        picked = self.columns and [chosen("--columns", c.strip()) for c in self.columns.split(",")]
+        picked = self.columns and [chosen("--columns", c) for c in self.columns.split(",")]
         shown = list(items)
         if self.sort is not None:
             name, _, order = self.sort.partition(":")
@@ -144,12 +167,7 @@ class Listing(Format):
             shown.sort(key=lambda item: _key(value(item)), reverse=order == "desc")
         shown = shown[: self.limit]
         if not self.print_data(shown, shown, columns):
-            console = self.console
-            # Without a choice, show the columns that fit.
-            width = console.width if console.is_terminal and not picked else None
-            console.print(
-                columns.table(shown, picked or None, width=width, show_header=not self.no_header)
-            )
+            columns.print(self.console, shown, picked or None, show_header=not self.no_header)
 
 
 VM_COLUMNS: Final = Columns[VirtualMachine](

@@ -87,6 +87,8 @@ def _why(outcome: Outcome) -> str:
 
 def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) -> None:
     """Print the outcome of a ``vm`` command, and the VM as last observed."""
+    if isinstance(outcome.value, VirtualMachine):
+        name = name_of(outcome.value)
     how = f", {outcome.evidence}" if outcome.evidence else ""
     took = f" in {outcome.seconds:.1f} s" if outcome.seconds is not None else ""
     text = Text(f"{operation} of {who(outcome.vm_id or name, name)}: ")
@@ -97,7 +99,7 @@ def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) 
     if outcome.token:
         console.print(f"  run: async-vmapi wait {outcome.token}")
     if isinstance(outcome.value, VirtualMachine):
-        console.print(VM_COLUMNS.table([outcome.value]))
+        VM_COLUMNS.print(console, [outcome.value])
 
 
 def show_tokens(operation: str, outcomes: Mapping[str, Outcome]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, cast
 
 from async_vmapi.cli.running import ExitCode, fail
@@ -45,29 +46,29 @@ async def find_vms(
         vms: The arguments.
         missing_ok: Whether to return an argument itself if there is no such VM.
     """
-    found = await _match(client, list(dict.fromkeys(vms)))
-    missing = ", ".join(repr(name) for name, vm in found.items() if vm is None)
-    if missing and not missing_ok:
+    names = list(dict.fromkeys(vms))
+    found: dict[str, VirtualMachine | None] = dict.fromkeys(names)
+    listed: Sequence[VirtualMachine] = ()
+    if len(names) == 1 and _LOOKS_LIKE_ID.fullmatch(names[0]):
+        found = {names[0]: await _get(client, names[0])}
+    if None in found.values():
+        listed = await client.vms.list()
+        by_id = {vm.id: vm for vm in listed}
+        found = {name: by_id.get(name) or _labelled(name, listed) for name in names}
+    missing = [name for name, vm in found.items() if vm is None]
+    polled = await asyncio.gather(*(_get(client, name) for name in missing))
+    found |= zip(missing, polled, strict=True)
+    if None in polled and not missing_ok:
+        missing = [name for name, vm in found.items() if vm is None]
+        labels = {vm.label for vm in listed if vm.label}
+        near = [repr(label) for name in missing for label in get_close_matches(name, labels)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "a new one may take a moment"
         fail(
-            f"no VM has the id or name {missing}; 'async-vmapi vm list' shows all "
-            "(a new VM may take a moment to appear)"
+            f"no VM has the id or name {', '.join(map(repr, missing))}; 'async-vmapi vm list' "
+            f"shows all ({hint})"
         )
     known = [vm or name for name, vm in found.items()]
     return list({id_of(vm): vm for vm in known}.values())
-
-
-async def _match(client: "Client", names: Sequence[str]) -> dict[str, VirtualMachine | None]:
-    if len(names) == 1 and _LOOKS_LIKE_ID.fullmatch(names[0]):
-        vm = await _get(client, names[0])
-        if vm is not None:
-            return {names[0]: vm}
-    listed = await client.vms.list()
-    by_id = {vm.id: vm for vm in listed}
-    found = {name: by_id.get(name) or _labelled(name, listed) for name in names}
-    missing = [name for name, vm in found.items() if vm is None]
-    return found | dict(
-        zip(missing, await asyncio.gather(*(_get(client, name) for name in missing)), strict=True)
-    )
 
 
 def _labelled(name: str, vms: Iterable[VirtualMachine]) -> VirtualMachine | None:

@@ -45,6 +45,11 @@ class TestListing:
         """In the order given, with those that are not shown by default."""
         assert show(columns="half,item")[:2] == ["half  item", "5.0   b"]
 
+    def test_columns_have_synonyms(self, show):
+        """What users of other tools type names the same columns, if no column is named so."""
+        shown = show([machine()], VM_COLUMNS, columns="ID,name,status", sort="Memory")
+        assert shown == ["id  label   state", "1   web-01  online"]
+
     def test_no_header(self, show):
         """For programs that split lines."""
         assert show(no_header=True)[0] == "b      10"

@@ -46,6 +46,7 @@ class TestResolve:
         assert caught.value.exit_code == 1
         shown = capsys.readouterr().err
         assert "no VM has the id or name 'web-0', 'WEB-01'; 'async-vmapi vm list'" in shown
+        assert "did you mean 'web-01'?" in shown
         assert await find_vms(vm_client, ["web-0"], missing_ok=True) == ["web-0"]
         with pytest.raises(typer.Exit):
             await find_vm(vm_client, "00000000-0000-0000-0000-000000000000")

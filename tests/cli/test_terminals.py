@@ -155,6 +155,16 @@ class TestOddTerminals:
             terminal.interrupt()
             assert terminal.end() == 130
 
+    def test_a_list_has_a_line_for_each_vm(self, program):
+        """Columns that do not fit are left out, unless they were chosen."""
+        program.fleet(2)
+        for more, zone_is_shown in (([], False), (["--columns", "label,state,zone"], True)):
+            with program.terminal("vm", "list", *more, columns=80) as terminal:
+                assert terminal.end() == 0
+            shown = [line for line in terminal.shown.splitlines() if line]
+            assert [line.split()[0] for line in shown] == ["label", "web-01", "web-02"]
+            assert ("DC1/PUBLIC-1" in terminal.shown) == zone_is_shown
+
     @pytest.mark.parametrize(
         "variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp437"}]
     )
