@@ -343,7 +343,7 @@ class TestConstructors:
     async def test_a_create_by_keywords(self, cloud_api):
         """A password as the wrong argument."""
         async with Client.in_memory(cloud_api) as client:
-            with pytest.raises(InvalidArgument, match="fields of an ImageBoot") as caught:
+            with pytest.raises(InvalidArgument, match="Pass boot=ImageBoot") as caught:
                 await client.vms.create(
                     name="a", cpus=1, ram=1, zone_id="z", boot=CdromBoot(iso="x"), password=PASSWORD
                 )
