@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, TypeVar, Unpack
+from typing import Any, Final, TypeVar, Unpack, get_args
 
 from async_vmapi.client import Client, ClientOptions
 from async_vmapi.emulator import (
@@ -17,6 +17,7 @@ from async_vmapi.emulator import (
     Settings,
     catalogue,
 )
+from async_vmapi.emulator.vm import Kind
 from async_vmapi.models.create import CreateRequest, ImageBoot
 
 __all__ = ["QUICK", "QUICK_CLIENT", "VMCloud"]
@@ -269,9 +270,5 @@ class VMCloud(CloudAPI):
 _ZONE: Final = next(zone for zone in catalogue.ZONES.values() if zone["available"])
 _TEMPLATE: Final = max(catalogue.TEMPLATES, key=lambda template: len(template["supports"]))
 _CALLS: Final = frozenset(
-    {
-        *("create", "list", "get", "rename", "delete", "resize", "console"),
-        *("shutdown", "reboot", "reset", "power_on", "power_off"),
-        *("regions", "templates", "account"),
-    }
+    {*get_args(Kind), "list", "get", "rename", "console", "regions", "templates", "account"}
 )
