@@ -128,13 +128,10 @@ class DurableFleet:
         """
         validation.identifier("name", name)
         validation.boolean("attach", attach)
-        return Submission(
-            self._database,
-            name,
-            plan_of(plan, fields),
-            polling_interval=self._limits.polling_interval,
-            attach=attach,
-        )
+        return Submission(self._database, self._job(name), plan_of(plan, fields), attach=attach)
+
+    def _job(self, name: str) -> DurableJob:
+        return DurableJob(self._database, name, polling_interval=self._limits.polling_interval)
 
     async def job(self, name: str) -> DurableJob:
         """Return the job with a name.
@@ -142,11 +139,7 @@ class DurableFleet:
         Raises:
             JobNotFound: If it does not exist.
         """
-        job = DurableJob(
-            self._database,
-            validation.identifier("name", name),
-            polling_interval=self._limits.polling_interval,
-        )
+        job = self._job(validation.identifier("name", name))
         await job.status()
         return job
 
@@ -221,24 +214,17 @@ class Submission(Operations[DurableJob]):
 
     Args:
         database: The fleet's database.
-        name: The job's name.
+        job: The job to submit.
         plan: The plan.
-        polling_interval: Seconds between two polls of the job.
         attach: Whether an existing job may have other items.
     """
 
     def __init__(
-        self,
-        database: Database,
-        name: str,
-        plan: BulkPlan,
-        *,
-        polling_interval: float,
-        attach: bool,
+        self, database: Database, job: DurableJob, plan: BulkPlan, *, attach: bool
     ) -> None:
         self._attach = attach
         self._database = database
-        self._job = DurableJob(database, name, polling_interval=polling_interval)
+        self._job = job
         self._plan = plan
 
     async def run(self, items: Items[Any], start: str, **keywords: Any) -> DurableJob:

@@ -139,12 +139,10 @@ class Cloud:
     ) -> str:
         """Accept a create and return the new VM's id."""
         self.advance(now)
-        settings = self.settings_for(label)
-        if settings.quota is not None and len(self.vms) >= settings.quota:
-            raise Refused(403, f"quota of {settings.quota} virtual machines reached")
-        vm = self._new(now, label, cores, ram, zone, template, settings)
-        self.vms[vm.id] = vm
-        vm.history.append(Change(now, vm.state, cores, ram))
+        quota = self.settings_for(label).quota
+        if quota is not None and len(self.vms) >= quota:
+            raise Refused(403, f"quota of {quota} virtual machines reached")
+        vm = self._add(now, label, cores, ram, zone, template, "installing")
         self._reads.configure(vm)
         self._accept(vm, CloudOperation("create", vm.id, now), now)
         return vm.id
@@ -162,14 +160,12 @@ class Cloud:
     ) -> CloudVM:
         """Add an existing VM, without a create."""
         self.advance(now)
-        vm = self._new(now, label, cores, ram, zone, template, self.settings_for(label))
-        vm.state, vm.visible, vm.has_address = state, True, True
-        self.vms[vm.id] = vm
-        vm.history.append(Change(now, state, cores, ram))
+        vm = self._add(now, label, cores, ram, zone, template, state)
+        vm.visible = vm.has_address = True
         self._reads.place(vm, now)
         return vm
 
-    def _new(
+    def _add(
         self,
         now: float,
         label: str,
@@ -177,20 +173,24 @@ class Cloud:
         ram: int,
         zone: Zone,
         template: Template | None,
-        settings: Settings,
+        state: str,
     ) -> CloudVM:
         number = len(self.vms) + len(self.gone)
-        return CloudVM(
+        vm = CloudVM(
             id=_uuid(self._scripts.random),
             label=label,
             cores=cores,
             ram=ram,
             zone=zone,
             template=template,
-            settings=settings,
+            settings=self.settings_for(label),
             created=f"{self.second(now)[0]:%Y-%m-%d %H:%M:%S}",
             address=f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
+            state=state,
+            history=[Change(now, state, cores, ram)],
         )
+        self.vms[vm.id] = vm
+        return vm
 
     def operate(
         self, kind: Kind, vm_id: str, now: float, *, cores: int = 0, ram: int = 0, wait_for: int = 0
