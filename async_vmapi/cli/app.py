@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -76,13 +77,36 @@ class Later(Command):
         return command
 
 
+_EVERYWHERE: Final = {"--profile": True, "--debug": False, "--debug-file": True}
+"""The options that may also follow the command, and whether they have a value."""
+
+
+def _moved_first(args: list[str]) -> list[str]:
+    """Return the arguments with the options of all commands before the command."""
+    first, rest, words = list[str](), list[str](), iter(args)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in _EVERYWHERE:
+            value = list(islice(words, _EVERYWHERE[name] and not equals))
+            if _EVERYWHERE[name] and not (equals or value):
+                raise typer.BadParameter("a value is required", param_hint=name)
+            first += [word, *value]
+        else:
+            # After --, all words are another program's.
+            rest += [word, *(words if word == "--" else ())]
+    return first + rest
+
+
 class _Root(Group):
-    """All commands; loads only the one that is called or completed."""
+    """All commands; loads only the one that is called."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         for name, place in COMMANDS.items():
             self.add_command(Later(name, *place))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _moved_first(args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
@@ -115,8 +139,8 @@ def root(
         str | None,
         typer.Option(
             envvar="VMAPI_PROFILE",
-            help="Profile in profiles.toml. By default, VMAPI_* variables are used if set, "
-            "else the profile 'default'.",
+            help="Profile to use. By default, VMAPI_* variables are used if set, else the "
+            "default profile.",
         ),
     ] = None,
     debug: Annotated[

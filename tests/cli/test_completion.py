@@ -71,6 +71,7 @@ class TestCommandsAndOptions:
         assert offered("vm", "list", "--zo") == ["--zone"]
         assert offered("--debug", "vm", "list", "--help") == ["--help"]
         assert offered("vm", "list", "--", "--zo") == []
+        assert offered("vm", "list", "--debug-file", "") == [":files"]
 
     def test_choices_and_files(self):
         """The shell completes names of files itself."""
@@ -120,6 +121,8 @@ class TestValues:
         assert offered("vm", "show", "") == ["web-01", "web-02"]
         assert f"web-01\tonline, {ids['web-01']}" in answer("fish", ["async-vmapi vm show "])
         assert offered("vm", "show", ids["web-01"][:8]) == [ids["web-01"]]
+        assert offered("vm", "reboot", "web-01", "") == ["web-02"]
+        assert offered("vm", "show", "web-01", "") == []
         assert offered("fleet", "reboot", "--state", "") == ["online"]
         assert offered("fleet", "reboot", "--label", "web-0") == ["web-01", "web-02"]
         assert offered("fleet", "reboot", "--group", "") == []
@@ -152,6 +155,7 @@ class TestValues:
         assert ZONE in offered("vm", "create", "--zone", "")
         assert ZONE in offered("--profile", "default", "vm", "create", "--zone", "")
         assert offered("--profile=none", "vm", "create", "--zone", "") == []
+        assert offered("vm", "create", "--profile", "none", "--zone", "") == []
         program.profiles.chmod(0o644)
         assert offered("--profile", "") == []
         assert offered("vm", "create", "--zone", "") == []

@@ -40,12 +40,12 @@ class TestLog:
 
     def test_an_operation_with_retries_polls_and_changes(self, program, cloud):
         """Neither a password nor a signature is shown."""
-        cloud.api.faults = FaultPlan([Fault(kind="drop_before", call="regions", nth=(1,))])
+        cloud.api.faults = FaultPlan([Fault(kind="server_error", call="regions", nth=(1,))])
         create = ["vm", "create", "--name", "web", *NEW, "--password-env", "PW", "--json"]
         done = program("--debug", *create, PW="hunter2hunter2")
         (vm_id,) = cloud.cloud.vms
         for shown in (
-            "DEBUG regions failed: TransportError",
+            "DEBUG GET /v2/regions: status 50",
             "DEBUG regions is retried in ",
             "DEBUG PUT /v2/virtual-machines: status 20",
             f"DEBUG GET /v2/virtual-machines/{vm_id}: status 200",
@@ -54,6 +54,22 @@ class TestLog:
             assert shown in done.stderr
         assert "hunter2" not in done.stderr
         assert "Authorization" not in done.stderr
+
+    def test_the_option_may_follow_the_command(self, program, tmp_path):
+        """As users of other clouds' tools type it; so may --profile. After -- it is another's."""
+        path = tmp_path / "debug.log"
+        for words in (
+            ["region", "list", "--debug"],
+            ["region", "--profile=default", "list", "--debug"],
+            ["region", "list", "--debug", "--profile", "default"],
+        ):
+            assert "GET /v2/regions" in program(*words).stderr
+        program("region", "list", "--debug-file", str(path))
+        assert "GET /v2/regions" in path.read_text()
+        assert "no such profile" in program("region", "list", "--profile", "none", code=2).stderr
+        assert "DEBUG" not in program("vm", "show", "--", "--debug", code=1).stderr
+        done = program("region", "list", "--profile", code=2)
+        assert "--profile: a value is required" in done.stderr
 
     def test_a_file_is_for_its_owner_and_is_appended_to(self, program, tmp_path):
         """It replaces the log on standard error, unless both are wanted."""

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -43,9 +43,10 @@ class _Place(NamedTuple):
     """What is at the cursor: the command there, and what the words before it mean."""
 
     node: tree.Node
+    options: Mapping[str, Any]
     waiting: Any
     only_arguments: bool
-    arguments: int
+    arguments: Sequence[str]
     context: Context
 
 
@@ -57,7 +58,7 @@ def _candidates(line: Line) -> list[Candidate] | None:
     prefix, found = "", _of_place(place, line.current)
     name, equals, _ = line.current.partition("=")
     if not place.waiting and not place.only_arguments and equals and name.startswith("--"):
-        option = place.node["options"].get(name)
+        option = place.options.get(name)
         prefix = f"{name}="
         found = [] if option is None else _values(option["value"], place, line.current, prefix)
     if found is None:
@@ -68,9 +69,10 @@ def _candidates(line: Line) -> list[Candidate] | None:
 
 def _place(words: Sequence[str]) -> _Place | None:
     """Return what the words mean; None if one of them is no command."""
-    node, waiting = tree.load(), None
-    aliases = node["aliases"]
-    only_arguments, arguments, given = False, 0, dict[str, str]()
+    top = node = tree.load()
+    waiting: Any = None
+    options = top["options"]
+    only_arguments, arguments, given = False, list[str](), dict[str, str]()
     name = ""
     for word in words:
         if waiting:
@@ -79,20 +81,22 @@ def _place(words: Sequence[str]) -> _Place | None:
             only_arguments = True
         elif not only_arguments and len(word) > 1 and word.startswith("-"):
             name, equals, value = word.partition("=")
-            option = node["options"].get(name)
+            option = options.get(name)
             if equals:
                 given[name] = value
             elif option is not None and option["value"] is not None:
                 waiting = option
         elif node["commands"]:
-            command = word if word in node["commands"] else aliases.get(word, word)
+            command = word if word in node["commands"] else top["aliases"].get(word, word)
             if command not in node["commands"]:
                 return None
             node = node["commands"][command]
+            # Those of all commands may follow, too.
+            options = {**top["options"], **node["options"]}
         else:
-            arguments += 1
+            arguments.append(word)
     context = Context(given.get("--profile"), given.get("--database"))
-    return _Place(node, waiting, only_arguments, arguments, context)
+    return _Place(node, options, waiting, only_arguments, arguments, context)
 
 
 def _of_place(place: _Place, current: str) -> list[Candidate] | None:
@@ -103,12 +107,13 @@ def _of_place(place: _Place, current: str) -> list[Candidate] | None:
         return [Candidate(name, option["help"]) for name, option in node["options"].items()]
     if node["commands"]:
         return [Candidate(name, child["help"]) for name, child in node["commands"].items()]
-    arguments = node["arguments"]
-    if place.arguments < len(arguments):
-        return _values(arguments[place.arguments]["value"], place, current)
-    if arguments and arguments[-1]["many"]:
-        return _values(arguments[-1]["value"], place, current)
-    return []
+    *before, last = node["arguments"] or [None]
+    number = len(place.arguments)
+    argument = before[number] if number < len(before) else last
+    if argument is None or (number > len(before) and not argument["many"]):
+        return []
+    found = _values(argument["value"], place, current)
+    return found and [candidate for candidate in found if candidate.value not in place.arguments]
 
 
 def _values(
