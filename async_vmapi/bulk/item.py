@@ -177,7 +177,7 @@ def item_to_reconcile(outcome: Outcome, reconcile: Callable[[], Awaitable[Any]])
     return BulkItem(
         outcome.index,
         outcome.item,
-        lambda *_: reconcile(),
+        lambda _, __: reconcile(),
         outcome.vm_id,
         outcome.source,
         before=outcome,

@@ -98,7 +98,7 @@ class Coordinator:
         return BulkItem(
             index,
             label,
-            lambda *_: self._run_on_worker(index),
+            lambda _, __: self._run_on_worker(index),
             vm_id,
             begun=index in self._started,
         )
