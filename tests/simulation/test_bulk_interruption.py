@@ -263,7 +263,7 @@ class TestCancellation:
 
     @pytest.mark.parametrize("how", ["timeout", "fail_after", "wait_for", "gather"])
     async def test_the_report_is_found_from_the_exception(self, client, how):
-        """Whoever cancelled."""
+        """Whatever cancelled it."""
         bulk = client.bulk()
         call = bulk.create(requests(2), unique_name=True)
 

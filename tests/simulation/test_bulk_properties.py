@@ -92,28 +92,28 @@ class Tap:
 
     Attributes:
         sent: What each was about, a path or the name of what is created, in their order.
-        untold: Of each, how many were not refused, so that they may be carried out.
+        unrefused: Of each, how many were not refused, so that they may be carried out.
     """
 
     def __init__(self, transport):
         self._send, transport.send = transport.send, self.send
         self.sent = []
-        self.untold = Counter()
+        self.unrefused = Counter()
 
     async def send(self, method, target, headers, body):
         if method == "GET":
             return await self._send(method, target, headers, body)
         about = msgspec.json.decode(body)["name"] if method == "PUT" else target.partition("?")[0]
         self.sent.append(about)
-        self.untold[about] += 1
+        self.unrefused[about] += 1
         try:
             response = await self._send(method, target, headers, body)
         except ConnectError:
-            self.untold[about] -= 1
+            self.unrefused[about] -= 1
             raise
         refused = response.status < 500 and response.status not in (200, 408)
         if refused or b'"success":false' in response.body.replace(b" ", b""):
-            self.untold[about] -= response.status < 500
+            self.unrefused[about] -= response.status < 500
         return response
 
 
@@ -167,7 +167,7 @@ class Run:
     items: list = None
     ours: set = None
     carried_out_before: int = 0
-    untold: Counter = attrs.field(factory=Counter)
+    unrefused: Counter = attrs.field(factory=Counter)
 
     async def main(self):
         self.api = CloudAPI(settings=self.cloud, seed=self.seed)
@@ -210,7 +210,7 @@ class Run:
 
         def note(event):
             if event.kind == "stopped":
-                at_stop.append((len(tap.sent), set(+tap.untold)))
+                at_stop.append((len(tap.sent), set(+tap.unrefused)))
 
         plan = attrs.evolve(self.plan, on_event=note)
         if cut is None:
@@ -236,7 +236,7 @@ class Run:
         self.check(report, tap, at_stop)
         self.check_in_flight(report, first)
         assert Counter(report.requests) <= Counter(client.requests) - sent_before
-        self.untold += tap.untold
+        self.unrefused += tap.unrefused
         return BulkReport.from_json(report.to_json())
 
     def call(self, bulk, before):
@@ -255,8 +255,8 @@ class Run:
             assert tap.sent == []
         if at_stop:
             # Nothing is sent then but to reconcile what may have been carried out.
-            sent, doubtful = at_stop[0]
-            assert set(tap.sent[sent:]) <= doubtful
+            sent, unrefused = at_stop[0]
+            assert set(tap.sent[sent:]) <= unrefused
 
     def check_in_flight(self, report, first):
         """Count by the cloud's log what was in flight at once; unknown items are left out."""
@@ -284,7 +284,7 @@ class Run:
         )
         if self.operation in ONCE:
             assert max(done.values(), default=0) <= 1
-            assert max(self.untold.values(), default=0) <= 1
+            assert max(self.unrefused.values(), default=0) <= 1
         refused = [o for o in report.failed if o.error not in ("TaskFailed", "VMVanished")]
         untouched = {o.item for o in [*refused, *report.not_started]}
         if self.operation == "create":

@@ -197,6 +197,6 @@ def test_only_documented_errors_are_raised(retries, stride):
         gc.collect()
         grown = sys.getallocatedblocks() - before
         logging.disable(logging.NOTSET)
-    print(f"{given_in_all} answers")
+    print(f"{given_in_all} responses")
     assert given_in_all >= 25_000 // stride
     assert grown < 5_000

@@ -263,8 +263,8 @@ class TestRules:
 
 
 def unreliable(handle, source, probability):
-    """Answer some of the polls with an error, a wrong "not found", rubbish or an odd state."""
-    answers = [
+    """Respond to some of the polls with an error, a wrong "not found", rubbish or an odd state."""
+    responses = [
         Response(503, {}, b""),
         Response(200, {}, b"<html>"),
         Response(404, {}, b'{"success": false, "error": "not found"}'),
@@ -272,14 +272,14 @@ def unreliable(handle, source, probability):
         None,
     ]
 
-    def answer(request, **when):
+    def respond(request, **when):
         response = handle(request, **when)
         if request.method != "GET" or source.random() >= probability:
             return response
         odd = response.body.replace(b'"state":"online"', b'"state":"migrating"')
-        return source.choice(answers) or Response(response.status, {}, odd)
+        return source.choice(responses) or Response(response.status, {}, odd)
 
-    return answer
+    return respond
 
 
 def verdict_of(task, error):

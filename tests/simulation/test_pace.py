@@ -39,13 +39,13 @@ class Recorder:
     def __init__(self, **options):
         self.api = CloudAPI(**options)
         self.came = []
-        self.answer = lambda number: None
+        self.respond = lambda number: None
         self._handle = self.api.handle
         self.api.handle = self.handle
 
     def handle(self, request, **when):
         self.came.append((now(), self.api.call_of(request)))
-        return self.answer(len(self.came)) or self._handle(request, **when)
+        return self.respond(len(self.came)) or self._handle(request, **when)
 
     def client(self, **options):
         return Client.in_memory(self.api, **({"latency": 0.02, "seed": 1} | options))
@@ -172,10 +172,10 @@ class TestRetryAfter:
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
         value = "8" if form == "seconds" else date
 
-        def answer(number):
+        def respond(number):
             return refusal(status, **{"Retry-After": value}) if number == 3 else None
 
-        cloud.answer = answer
+        cloud.respond = respond
         async with cloud.client(max_connections=2) as client:
             await asyncio.gather(*(client.regions.list() for _ in range(20)))
         (hit, _), later = cloud.came[2], cloud.came[4:]
@@ -186,7 +186,7 @@ class TestRetryAfter:
     async def test_it_resumes_without_a_burst(self):
         """One request comes first, and more only as responses come."""
         cloud = Recorder()
-        cloud.answer = lambda number: (
+        cloud.respond = lambda number: (
             refusal(429, **{"Retry-After": "5"}) if number <= 100 else None
         )
         async with cloud.client(latency=0.2) as client:
@@ -224,14 +224,14 @@ class TestRetryAfter:
             assert [call for _, call in cloud.came][-1] == polls
             hit, is_hit = [], asyncio.Event()
 
-            def answer(number):
+            def respond(number):
                 if not hit and (cloud.came[-1][1] == "regions") == (refused == "call"):
                     hit.append(now())
                     is_hit.set()
                     return refusal(429, **{"Retry-After": "200"})
                 return None
 
-            cloud.answer = answer
+            cloud.respond = respond
             if refused == "call":
                 with pytest.raises(RateLimited) as caught:
                     await client.regions.list()
@@ -247,7 +247,7 @@ class TestRetryAfter:
     async def test_a_call_waits_within_its_time_limit(self, status):
         """A hundred seconds of its two minutes; then it succeeds."""
         cloud = Recorder()
-        cloud.answer = lambda number: (
+        cloud.respond = lambda number: (
             refusal(status, **{"Retry-After": "100"}) if number == 1 else None
         )
         async with cloud.client() as client:
@@ -263,7 +263,7 @@ class TestRetryAfter:
             "Retry-After": format_datetime(there + timedelta(seconds=30), usegmt=True),
         }
         cloud = Recorder()
-        cloud.answer = lambda number: refusal(503, **headers) if number == 1 else None
+        cloud.respond = lambda number: refusal(503, **headers) if number == 1 else None
         async with cloud.client() as client:
             await client.regions.list()
         assert [at for at, _ in cloud.came] == pytest.approx([0.01, 30.03], abs=0.05)
@@ -272,7 +272,7 @@ class TestRetryAfter:
     async def test_an_hour_is_too_long(self, value):
         """The call fails, as it would wait too long; the next one is sent after 5 min."""
         cloud = Recorder()
-        cloud.answer = lambda number: (
+        cloud.respond = lambda number: (
             refusal(429, **{"Retry-After": value}) if number == 1 else None
         )
         async with cloud.client() as client:
@@ -287,7 +287,7 @@ class TestRetryAfter:
     async def test_an_invalid_value_is_ignored(self, status, value):
         """As if the header was missing."""
         cloud = Recorder()
-        cloud.answer = lambda number: (
+        cloud.respond = lambda number: (
             refusal(status, **{"Retry-After": value}) if number == 1 else None
         )
         async with cloud.client() as client:
@@ -297,7 +297,7 @@ class TestRetryAfter:
     async def test_a_server_that_always_refuses_ends_the_call(self):
         """The call's time is limited; its error holds what the server asked for."""
         cloud = Recorder()
-        cloud.answer = lambda number: refusal(429, **{"Retry-After": "30"})
+        cloud.respond = lambda number: refusal(429, **{"Retry-After": "30"})
         async with cloud.client() as client:
             with pytest.raises(RateLimited) as caught:
                 await client.regions.list()
@@ -308,7 +308,7 @@ class TestRetryAfter:
     async def test_a_failing_server_is_not_hammered(self):
         """A thousand calls to a server that only fails are not five thousand requests."""
         cloud = Recorder()
-        cloud.answer = lambda number: refusal(500)
+        cloud.respond = lambda number: refusal(500)
         async with cloud.client() as client:
             results = await asyncio.gather(
                 *(client.regions.list() for _ in range(1000)), return_exceptions=True
@@ -406,7 +406,7 @@ class TestRetryDelays:
     async def test_delays_grow(self):
         """Half a second, then twice as long, each less up to half of it by chance."""
         cloud = Recorder(seed=1)
-        cloud.answer = lambda number: refusal(500) if number <= 3 else None
+        cloud.respond = lambda number: refusal(500) if number <= 3 else None
         async with cloud.client(max_retries=3) as client:
             await client.vms.list()
         waits = [b - a - 0.02 for (a, _), (b, _) in itertools.pairwise(cloud.came)]
@@ -417,7 +417,7 @@ class TestRetryDelays:
     async def test_retry_after_sets_the_delay(self):
         """It takes precedence over the backoff."""
         cloud = Recorder(seed=1)
-        cloud.answer = lambda number: refusal(429, **{"Retry-After": "7"}) if number == 1 else None
+        cloud.respond = lambda number: refusal(429, **{"Retry-After": "7"}) if number == 1 else None
         async with cloud.client() as client:
             await client.vms.list()
         (first, _), (second, _) = cloud.came

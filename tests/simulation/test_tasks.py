@@ -372,7 +372,7 @@ class TestAwaiting:
         assert task.last_seen.state == "deleting"
 
     async def test_two_tasks_of_one_vm_share_its_polls(self, memory_client, cloud_api, request_for):
-        """No VM is polled twice at once."""
+        """No VM is polled by two requests at once."""
         vm = await online(memory_client, request_for)
         before = cloud_api.requests["get"]
         one = await memory_client.vms.shutdown(vm)

@@ -195,12 +195,12 @@ class TestOperations:
 
     async def test_a_bulk_call_is_one_span_for_each_vm(self, api, client, recorded):
         """All under the caller's span."""
-        machines = [add(api) for _ in range(5)]
+        vm_ids = [add(api) for _ in range(5)]
         with recorded.tracer.start_as_current_span("job"):
-            await client.bulk(limit=2).power_off(machines)
+            await client.bulk(limit=2).power_off(vm_ids)
         below = recorded.children(recorded.one("job"))
         assert Counter(span.name for span in below) == {"vms.power_off": 5}
-        assert {span.attributes["vmapi.vm.id"] for span in below} == {*machines}
+        assert {span.attributes["vmapi.vm.id"] for span in below} == {*vm_ids}
 
     async def test_a_span_is_named_like_its_method(self, api, client, recorded):
         """For every operation."""
@@ -707,15 +707,15 @@ class TestLogging:
         caplog.set_level(logging.DEBUG, "async_vmapi")
         api.faults.fail_next("list", "drop_before")
         await client.vms.list()
-        lost, again, answered = (
+        lost, again, succeeded = (
             r for r in caplog.records if r.name == "async_vmapi.transport.pipeline"
         )
         assert (lost.vmapi_call, lost.vmapi_error) == ("list", "TransportError")
         assert again.vmapi_retry_delay > 0
-        assert answered.vmapi_status == 200
-        assert answered.vmapi_response_size > 0
-        assert answered.vmapi_duration == pytest.approx(0.02)
-        assert answered.vmapi_path == "/v2/virtual-machines"
+        assert succeeded.vmapi_status == 200
+        assert succeeded.vmapi_response_size > 0
+        assert succeeded.vmapi_duration == pytest.approx(0.02)
+        assert succeeded.vmapi_path == "/v2/virtual-machines"
 
     async def test_a_failed_connection_is_logged_once(self, api, client, caplog):
         """At INFO, for the retries may take long, and the reason is for a person to fix."""

@@ -49,8 +49,8 @@ async def turns():
 async def turns_of_a_list(count):
     async with Client.in_memory(cloud_of(count)) as client:
         async with turns() as counted:
-            machines = await client.vms.list()
-        assert len(machines) == count
+            vms = await client.vms.list()
+        assert len(vms) == count
         return len(counted)
 
 

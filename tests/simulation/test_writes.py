@@ -35,7 +35,7 @@ ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
 BOOT = ImageBoot(os="2268")
 
 # What happens to a create, and whether the cloud carried it out.
-DOUBTS = {
+LOSSES = {
     "dropped before": ({"kind": "drop_before"}, False),
     "dropped after": ({"kind": "drop_after"}, True),
     "stalled": ({"kind": "stall", "seconds": 100}, True),
@@ -74,12 +74,12 @@ def labels(api):
 
 class TestUnknownCreates:
     @pytest.mark.parametrize("unique", [False, True], ids=["", "unique"])
-    @pytest.mark.parametrize("doubt", DOUBTS)
+    @pytest.mark.parametrize("loss", LOSSES)
     async def test_a_create_is_adopted_or_unknown_and_sent_once(
-        self, client, cloud_api, broken, request_for, doubt, unique
+        self, client, cloud_api, broken, request_for, loss, unique
     ):
         """A VM that appeared is adopted; without one the outcome is unknown."""
-        fields, carried_out = DOUBTS[doubt]
+        fields, carried_out = LOSSES[loss]
         broken("create", **fields)
         if carried_out:
             task = await client.vms.create(request_for(), unique_name=unique)
@@ -407,7 +407,7 @@ class TestUnknownReboots:
     async def test_a_refusal_is_final(self, client, request_for):
         """A refused reboot was not carried out."""
         with pytest.raises(NotFound):
-            await client.vms.reboot("no-such-machine")
+            await client.vms.reboot("no-such-vm")
 
     async def test_failed_polls_leave_it_unknown(self, client, cloud_api, broken, request_for):
         """The first error is the cause."""
@@ -483,13 +483,13 @@ class TestIdempotentWrites:
         with pytest.raises(Conflict):
             await client.vms.rename(vm, "other")
         with pytest.raises(NotFound):
-            await client.vms.delete("no-such-machine")
+            await client.vms.delete("no-such-vm")
 
     async def test_a_missing_vm_does_not_explain_a_shutdown(self, client, broken, request_for):
         """Only a delete leads there."""
         broken("shutdown", "drop_before")
         with pytest.raises(NotFound):
-            await client.vms.shutdown("no-such-machine")
+            await client.vms.shutdown("no-such-vm")
 
     async def test_the_last_error_is_raised(self, client, cloud_api, request_for):
         """After the last retry the call has failed; it is safe to repeat."""

@@ -84,7 +84,7 @@ class TestOneWay:
         assert done(operation, (1, end), (D, end)) is Evidence.INFERRED
 
     def test_both_sides_in_order_are_observed(self, operation, before, end):
-        """A target state asked max_staleness after the other side was answered came after it."""
+        """A target state read max_staleness after the response with the other side is later."""
         assert done(operation, (1, before), (1 + D, end)) is Evidence.OBSERVED
         assert done(operation, (1.1, before), (1 + D, end)) is Evidence.INFERRED
 

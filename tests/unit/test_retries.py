@@ -70,15 +70,15 @@ class TestRule:
         """Only what is idempotent, or was certainly not sent."""
         assert (retries.wait(error, idempotency, 0, 0.0) is not None) == (idempotency in kinds)
 
-    @pytest.mark.parametrize(("error", "_", "doubt"), TABLE.values(), ids=TABLE)
-    def test_errors_that_leave_the_outcome_unknown(self, error, _, doubt):
+    @pytest.mark.parametrize(("error", "_", "unknown"), TABLE.values(), ids=TABLE)
+    def test_errors_that_leave_the_outcome_unknown(self, error, _, unknown):
         """A refusal is final; all else may hide a write that was carried out."""
-        assert error.may_have_happened == doubt
+        assert error.may_have_happened == unknown
 
     def test_a_write_with_an_unknown_outcome_is_retried_only_if_idempotent(self, retries):
         """The two tables above never contradict each other."""
-        for error, kinds, doubt in TABLE.values():
-            assert not (doubt and NON_IDEMPOTENT in kinds), error
+        for error, kinds, unknown in TABLE.values():
+            assert not (unknown and NON_IDEMPOTENT in kinds), error
 
     @pytest.mark.parametrize("limit", [0, 1, 5])
     def test_max_retries(self, limit):
