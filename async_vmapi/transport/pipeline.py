@@ -30,7 +30,7 @@ from async_vmapi.signing import Credentials, Signer
 from async_vmapi.telemetry.hooks import Observer
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.codec import ResponseSpec
-from async_vmapi.transport.rate_limit import Pace, Priority
+from async_vmapi.transport.rate_limit import Gate, Pace, Priority
 from async_vmapi.transport.responses import http_date, open_envelope, retry_after
 from async_vmapi.transport.retries import AttemptLog, Idempotency, Retries
 from async_vmapi.transport.transport import Response, Transport
@@ -240,7 +240,7 @@ class Pipeline:
                     credentials=(self._api_secret, Secret(signed.rpartition(":")[2])),
                 )
             except VMAPIError as error:
-                self._heed(error, response)
+                _heed(gate, error, response)
                 failure = error
             else:
                 # Not earlier: if decoding fails, the outcome of a write is unknown.
@@ -248,7 +248,7 @@ class Pipeline:
                 if seen is not None:
                     seen.ended(seconds, status=status)
                 self._retries.succeeded()
-                self._pace.grow()
+                gate.grow()
                 return value, response.body
         else:
             failure = response
@@ -291,21 +291,7 @@ class Pipeline:
     @property
     def held_until(self) -> float:
         """The loop's time until which the server asked to send nothing."""
-        return self._pace.held_until
-
-    def _heed(self, error: VMAPIError, response: Response) -> None:
-        """Hold all requests of the client if the server asks for it (WIRE §1)."""
-        if not isinstance(error, RateLimited | ServerError):
-            self._pace.grow()
-            return
-        asked = _header(response.headers, "retry-after")
-        # By the server's clock if known: it may differ from ours.
-        now = http_date(_header(response.headers, "date"))
-        error.retry_after = retry_after(asked, now or datetime.now(UTC))
-        if error.retry_after is not None:
-            self._pace.hold(error.retry_after)
-        elif isinstance(error, RateLimited):
-            self._pace.hold(_DEFAULT_HOLD)
+        return self._pace.gate().held_until
 
     async def close(self) -> None:
         """Close the transport."""
@@ -337,6 +323,21 @@ def _header(headers: Mapping[str, str], name: str) -> str | None:
         kind = type(error).__name__
         _log.debug("the response's headers raised %s", kind, extra={"vmapi_error": kind})
     return None
+
+
+def _heed(gate: Gate, error: VMAPIError, response: Response) -> None:
+    """Hold all requests of the client if the server asks for it (WIRE §1)."""
+    if not isinstance(error, RateLimited | ServerError):
+        gate.grow()
+        return
+    asked = _header(response.headers, "retry-after")
+    # By the server's clock if known: it may differ from ours.
+    now = http_date(_header(response.headers, "date"))
+    error.retry_after = retry_after(asked, now or datetime.now(UTC))
+    if error.retry_after is not None:
+        gate.hold(error.retry_after)
+    elif isinstance(error, RateLimited):
+        gate.hold(_DEFAULT_HOLD)
 
 
 def _failure_of(error: BaseException, call: Call) -> BaseException:

@@ -5,7 +5,6 @@ The limit of a bulk call is a different one: it counts VMs with an operation in 
 
 import asyncio
 import enum
-import math
 from collections import deque
 from typing import Final
 
@@ -53,29 +52,13 @@ class Pace:
             self._gate = Gate(loop, self._most, self._rate)
         return self._gate
 
-    def hold(self, seconds: float) -> None:
-        """Send nothing for some seconds, at most `LONGEST_HOLD`, then start with one at a time.
-
-        The only effect of a ``Retry-After``: it delays all calls and polls.
-        """
-        if self._gate is not None:
-            self._gate.hold(min(seconds, LONGEST_HOLD))
-
-    @property
-    def held_until(self) -> float:
-        """The running loop's time before which nothing is sent."""
-        if self._gate is None or self._gate.loop is not asyncio.get_running_loop():
-            return -math.inf
-        return self._gate.held_until
-
-    def grow(self) -> None:
-        """Raise the concurrency limit by one after a hold, up to the maximum."""
-        if self._gate is not None:
-            self._gate.grow()
-
 
 class Gate:
-    """The gate of one event loop: enter it to send a request, and leave it with the response."""
+    """The gate of one event loop: enter it to send a request, and leave it with the response.
+
+    Attributes:
+        held_until: The loop's time before which nothing is sent.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, rate: float | None) -> None:
         self.loop = loop
@@ -135,12 +118,16 @@ class Gate:
             self._make_room()
 
     def hold(self, seconds: float) -> None:
-        """See `Pace.hold`."""
-        self.held_until = max(self.held_until, self.loop.time() + seconds)
+        """Send nothing for some seconds, at most `LONGEST_HOLD`, then start with one at a time.
+
+        The only effect of a ``Retry-After``: it delays all calls and polls.
+        """
+        until = self.loop.time() + min(seconds, LONGEST_HOLD)
+        self.held_until = max(self.held_until, until)
         self._window = 1
 
     def grow(self) -> None:
-        """See `Pace.grow`."""
+        """Raise the concurrency limit by one after a hold, up to the maximum."""
         if self._window < self._most:
             self._window += 1
             self._make_room()

@@ -117,7 +117,7 @@ class Retries:
             idempotency: The kind of call.
             made: Number of retries made so far.
             elapsed: Seconds since the first attempt.
-            held: Seconds for which `Pace` still sends nothing.
+            held: Seconds for which nothing is sent.
         """
         if self.limit == 0 or not _is_worth_it(error, idempotency):
             return None

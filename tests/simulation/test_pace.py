@@ -363,7 +363,7 @@ class TestClocks:
 
         await ask()
         monkeypatch.setattr("async_vmapi.transport.rate_limit.asyncio.sleep", hasty)
-        pace.hold(5)
+        pace.gate().hold(5)
         await asyncio.gather(*(ask() for _ in range(20)))
         assert passed[1] == pytest.approx(5, abs=0.001)
         # One wait for each request that is not sent at once.
@@ -383,7 +383,7 @@ class TestClocks:
 
         asking = [asyncio.create_task(ask()) for _ in range(3)]
         await asyncio.sleep(1)
-        pace.hold(30)
+        pace.gate().hold(30)
         await asyncio.gather(*asking)
         assert passed == pytest.approx([0, 0, 31], abs=0.001)
 
@@ -497,7 +497,7 @@ class TestPriorities:
         tasks = [asyncio.create_task(ask(n)) for n in range(12)]
         await asyncio.sleep(at)
         if at > 0.2:
-            pace.hold(3)
+            pace.gate().hold(3)
         for victim in tasks[2:7]:
             victim.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -508,8 +508,6 @@ class TestPriorities:
     def test_another_loop_starts_afresh(self):
         """Requests that waited in a closed loop block none in the next."""
         pace = Pace(1, 100)
-        pace.hold(5)
-        pace.grow()
 
         async def stay():
             async with admitted(pace, Priority.CALLS):
