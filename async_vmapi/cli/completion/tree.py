@@ -5,6 +5,7 @@ changes with every change of the program.
 """
 
 import enum
+import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -101,7 +102,9 @@ def _node(command: Any, path: tuple[str, ...]) -> Node:
         "--help": {"help": "Show this message and exit.", "value": None},
     }
     arguments: list[Any] = []
-    types = {} if command.callback is None else get_type_hints(command.callback)
+    # From Python 3.14 on, a wrapper does not get annotations that were set as a value.
+    callback = command.callback and inspect.unwrap(command.callback)
+    types = get_type_hints(callback) if callback else {}
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
             continue
