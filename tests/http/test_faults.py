@@ -43,18 +43,22 @@ FAULTS = {
 
 @pytest.fixture
 async def client(emulator):
-    """A client without retries."""
-    async with Client(
-        emulator.url,
-        api_key=emulator.api_key,
-        api_secret=emulator.api_secret,
-        timeout=0.5,
-        max_response_size=100_000,
-        max_retries=0,
-        reconcile_timeout=0,
-        min_poll_interval=0.01,
-        max_staleness=0.0,
-    ) as client:
+    """A client without retries, neither its own nor, on a lent session, aiohttp's of reads."""
+    async with (
+        aiohttp.ClientSession() as session,
+        Client(
+            emulator.url,
+            session=session,
+            api_key=emulator.api_key,
+            api_secret=emulator.api_secret,
+            timeout=0.5,
+            max_response_size=100_000,
+            max_retries=0,
+            reconcile_timeout=0,
+            min_poll_interval=0.01,
+            max_staleness=0.0,
+        ) as client,
+    ):
         yield client
 
 
