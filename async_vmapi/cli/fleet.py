@@ -8,7 +8,7 @@ import typer
 
 from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.commands import Commands
-from async_vmapi.cli.jobs import JobRequest, submit
+from async_vmapi.cli.jobs import submit
 from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
 from async_vmapi.cli.options import (
     DurableOptions,
@@ -54,37 +54,25 @@ def create(
 ) -> None:
     """Create VMs, and wait until all are online."""
     options.check_place(ctx)
-    client, plan, names = client_for(ctx.obj), options.plan(), names_of(name, count, first)
+    client, names = client_for(ctx.obj), names_of(name, count, first)
     earlier = None if resume is None else BulkReport.from_json(read_text(resume))
     if earlier is not None and (earlier.operation, len(earlier.outcomes)) != ("create", count):
         reported = f"{earlier.operation} of {len(earlier.outcomes)}"
         fail(f"{resume} is the report of a {reported}, not of a create of {count}", ExitCode.USAGE)
-    requests = looked_up(client, names, new, stored=options.durable is not None)
-    if options.durable is not None:
-        if earlier is not None:
-            fail(
-                "--resume and --durable exclude each other: jobs resume by themselves",
-                ExitCode.USAGE,
-            )
-        submit(
-            options, output, JobRequest(operation="create", items=requests, keywords=new.keywords())
-        )
-    carry_out(
-        client,
-        Work(
-            operation="create",
-            total=count if earlier is None else len(earlier.unknown) + len(earlier.not_started),
-            call=lambda bulk: (
-                bulk.create(requests, **new.keywords())
-                if earlier is None
-                else bulk.resume(earlier, requests)
-            ),
-            plan=plan,
-            output=output,
-            file=output.report,
-            timeout=options.timeout,
-        ),
+    if earlier is not None and options.durable is not None:
+        fail("--resume and --durable exclude each other: jobs resume by themselves", ExitCode.USAGE)
+    work = Work(
+        operation="create",
+        items=looked_up(client, names, new, stored=options.durable is not None),
+        keywords=new.keywords(),
+        earlier=earlier,
+        plan=options.plan(),
+        output=output,
+        timeout=options.timeout,
     )
+    if options.durable is not None:
+        submit(options, work)
+    carry_out(client, work)
 
 
 @app.add("resume")
@@ -119,12 +107,10 @@ def resume(
         client,
         Work(
             operation=operation,
-            total=len(rest),
-            call=lambda bulk: bulk.resume(earlier),
+            earlier=earlier,
             plan=plan,
             labels={vm.id: name_of(vm) for vm in known.values()},
             output=output,
-            file=output.report,
             timeout=options.timeout,
         ),
     )
@@ -163,24 +149,18 @@ def _verb(operation: str) -> Callable[..., None]:
         items, labels = list(found.values()), {i: name_of(vm) for i, vm in found.items()}
         if operation_spec(operation).lowers and not plan.dry_run:
             confirm(operation, items, yes=yes)
-        if options.durable is not None:
-            order = JobRequest(
-                operation=operation, items=list(labels), keywords=keywords, labels=labels
-            )
-            submit(options, output, order)
-        carry_out(
-            client,
-            Work(
-                operation=operation,
-                total=len(items),
-                call=lambda bulk: bulk.run(items, operation, **keywords),
-                plan=plan,
-                labels=labels,
-                output=output,
-                file=output.report,
-                timeout=options.timeout,
-            ),
+        work = Work(
+            operation=operation,
+            items=items,
+            keywords=keywords,
+            plan=plan,
+            labels=labels,
+            output=output,
+            timeout=options.timeout,
         )
+        if options.durable is not None:
+            submit(options, work)
+        carry_out(client, work)
 
     return run
 

@@ -2,21 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
-import attrs
 import typer
 
-from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.durable import fleet_of, opened, run_with
 from async_vmapi.cli.jobviews import JOB_COLUMNS, JobsView, has_ended
 from async_vmapi.cli.listing import Format, Listing
 from async_vmapi.cli.live import follow
-from async_vmapi.cli.operations import Result, exit_code, present
+from async_vmapi.cli.operations import Work, exit_code, present
 from async_vmapi.cli.options import Database, DurableOptions, Output, Timeout
 from async_vmapi.cli.output import console_for, printable
 from async_vmapi.cli.progress import Joined, Progress
@@ -26,7 +24,7 @@ from async_vmapi.errors import InvalidState, VMAPIError
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, DurableJob, JobStatus
 
-__all__ = ["JobRequest", "app", "submit"]
+__all__ = ["app", "submit"]
 
 app = Commands("Show and control durable jobs.")
 
@@ -38,53 +36,30 @@ _POLL_INTERVAL: Final = 1.0
 _WAITING: Final = 3
 
 
-@attrs.frozen(kw_only=True)
-class JobRequest:
-    """The content of a new job.
-
-    Attributes:
-        operation: The operation, as `BulkExecutor.run` takes it.
-        items: VM ids or create requests.
-        keywords: Arguments of the operation.
-        labels: Labels of the VMs by id.
-    """
-
-    operation: str
-    items: Sequence[Any]
-    keywords: Mapping[str, Any]
-    labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
-
-
-def submit(options: DurableOptions, output: Output, order: JobRequest) -> NoReturn:
+def submit(options: DurableOptions, work: Work) -> NoReturn:
     """Submit a job, and follow it until it ends."""
-    plan = options.plan()
     fleet = fleet_of(options.database)
-    shown = Result(
-        operation=order.operation, labels=order.labels, output=output, file=output.report
-    )
-    shown.check_file()
-    raise typer.Exit(run(_submit(fleet, options, plan, order, shown)))
+    work.check_file()
+    raise typer.Exit(run(_submit(fleet, options, work)))
 
 
-async def _submit(
-    fleet: "DurableFleet", options: DurableOptions, plan: BulkPlan, order: JobRequest, shown: Result
-) -> ExitCode:
+async def _submit(fleet: "DurableFleet", options: DurableOptions, work: Work) -> ExitCode:
     async with opened(fleet):
-        submission = fleet.submit(options.durable or "", plan, attach=options.attach)
-        job = await submission.run(order.items, order.operation, **order.keywords)
+        submission = fleet.submit(options.durable or "", work.plan, attach=options.attach)
+        job = await submission.run(work.items, work.operation, **work.keywords)
         if options.no_wait:
-            _show(await job.status(), shown.output)
+            _show(await job.status(), work.output)
             return ExitCode.OK
-        return await _follow(job, shown, options.timeout)
+        return await _follow(job, work)
 
 
-async def _follow(job: "DurableJob", shown: Result, timeout: float | None = None) -> ExitCode:
-    console = shown.output.console
+async def _follow(job: "DurableJob", work: Work) -> ExitCode:
+    console = work.output.console
     status = await job.status()
     joined = Joined(seconds=max(0.0, time.time() - status.submitted), done=status.done)
-    progress = Progress(console, shown.operation, status.total, shown.labels, joined=joined)
+    progress = Progress(console, work.title, status.total, work.labels, joined=joined)
     try:
-        async with asyncio.timeout(timeout), progress:
+        async with asyncio.timeout(work.timeout), progress:
             noting = asyncio.get_running_loop().create_task(_note_state(job, progress))
             try:
                 async for event in job.events():
@@ -99,7 +74,7 @@ async def _follow(job: "DurableJob", shown: Result, timeout: float | None = None
         if isinstance(error, TimeoutError):
             return ExitCode.UNKNOWN
         raise
-    return present(console, shown, report)
+    return present(console, work, report)
 
 
 async def _note_state(job: "DurableJob", progress: Progress) -> None:
@@ -134,21 +109,14 @@ def list_(database: Database, listing: Listing) -> None:
 
     found, where = run_with(database, read)
     listing.show(found, JOB_COLUMNS)
-    for version, jobs in _by_version(found).items():
-        say(f"{', '.join(jobs)}: {_WAITS.format(version)}")
+    for status in found:
+        if status.waits_for is not None:
+            say(f"{status.name}: {_WAITS.format(status.waits_for)}")
     if not found:
         say(f"there are no jobs in {where}; submit one with 'fleet ... --durable NAME'")
 
 
 _WAITS: Final = "submitted by another version; waits for a worker of {!r}"
-
-
-def _by_version(found: "Sequence[JobStatus]") -> dict[str, list[str]]:
-    waiting: dict[str, list[str]] = {}
-    for status in found:
-        if status.waits_for is not None:
-            waiting.setdefault(status.waits_for, []).append(printable(status.name))
-    return waiting
 
 
 @app.add("show")
@@ -186,9 +154,9 @@ async def _follow_named(
     name: str, output: Output, fleet: "DurableFleet", *, timeout: float | None = None
 ) -> ExitCode:
     job = await fleet.job(name)
-    shown = Result(operation=(await job.status()).operation, output=output, file=output.report)
-    shown.check_file()
-    return await _follow(job, shown, timeout)
+    work = Work(operation=(await job.status()).operation, output=output, timeout=timeout)
+    work.check_file()
+    return await _follow(job, work)
 
 
 async def _watch_all(fleet: "DurableFleet", *, json: bool) -> ExitCode:

@@ -2,19 +2,21 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 import msgspec
 import typer
 from rich.console import Console
 
+from async_vmapi.bulk.item import Start
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.listing import Format
+from async_vmapi.cli.options import Output
 from async_vmapi.cli.outcomes import (
     outcome_columns,
     outcome_json,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from async_vmapi.client import Client
 
 __all__ = [
-    "Result",
     "Work",
     "carry_out",
     "check_terminal",
@@ -48,64 +49,73 @@ __all__ = [
 
 _MOST_NAMED: Final = 20
 
-Call: TypeAlias = "Callable[[BulkExecutor], Awaitable[BulkReport]]"
-
-
-def _as_typed(operation: str) -> str:
-    return operation.replace("_", "-")
-
 
 @attrs.frozen(kw_only=True)
-class Result:
-    """How the result of an operation is shown.
+class Work:
+    """An operation on VMs, and how its result is shown.
 
     Attributes:
-        operation: Name of the operation on the command line.
+        operation: The operation.
+        items: VMs, ids or create requests.
+        keywords: Arguments of the operation.
+        start: A function of an item to call in place of the operation.
+        earlier: The report to resume from.
+        plan: The bulk plan.
         labels: Labels of the VMs by id.
         names: Names of the VMs of a ``vm`` command, in the order of the items, whose outcomes are
             shown in place of a report.
-        output: How to print it.
-        file: File to write the report to.
+        output: How to print the result.
         no_wait: Whether operations are not awaited: their tokens are the result.
+        timeout: Maximum seconds to wait; None for no limit.
     """
 
-    operation: str = attrs.field(converter=_as_typed)
+    operation: str
+    items: Sequence[Any] = ()
+    keywords: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    start: Start | None = None
+    earlier: BulkReport | None = None
+    plan: BulkPlan = attrs.field(factory=BulkPlan)
     labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
     names: Sequence[str] = ()
     output: Format = attrs.field(factory=Format)
-    file: Path | None = None
     no_wait: bool = False
+    timeout: float | None = None
+
+    @property
+    def title(self) -> str:
+        """The operation as it is typed."""
+        return self.operation.replace("_", "-")
 
     @property
     def only(self) -> str | None:
         """The name of the only VM of a ``vm`` command."""
         return self.names[0] if len(self.names) == 1 else None
 
+    @property
+    def file(self) -> Path | None:
+        """The file to write the report to."""
+        return self.output.report if isinstance(self.output, Output) else None
+
+    @property
+    def total(self) -> int:
+        """The number of items to start."""
+        if self.earlier is None:
+            return len(self.items)
+        return len(self.earlier.unknown) + len(self.earlier.not_started)
+
     def check_file(self) -> None:
         """Exit if the report file cannot be written."""
-        if self.file is None:
-            return
         try:
-            check_file(self.file)
+            if self.file is not None:
+                check_file(self.file)
         except OSError as error:
             fail(f"{self.file} cannot be written: {error.strerror}", ExitCode.USAGE)
 
-
-@attrs.frozen(kw_only=True)
-class Work(Result):
-    """A bulk call to make.
-
-    Attributes:
-        call: Makes it.
-        total: Number of VMs.
-        plan: Its plan.
-        timeout: Maximum seconds to wait for it; None for no limit.
-    """
-
-    call: Call
-    total: int = 1
-    plan: BulkPlan = attrs.field(factory=BulkPlan)
-    timeout: float | None = None
+    async def run(self, bulk: "BulkExecutor") -> BulkReport:
+        """Make the bulk call."""
+        if self.earlier is not None:
+            return await bulk.resume(self.earlier, self.items or None)
+        return await bulk.run(self.items, self.start or self.operation, **self.keywords)
 
 
 def some_of(names: Sequence[str]) -> str:
@@ -122,7 +132,7 @@ def check_terminal(operation: str, count: int) -> None:
 
 
 def _what(operation: str, count: int) -> str:
-    return f"{_as_typed(operation)} of {count} VM{'s' * (count > 1)}"
+    return f"{operation.replace('_', '-')} of {count} VM{'s' * (count > 1)}"
 
 
 def confirm(operation: str, vms: Sequence[VMOrId], *, yes: bool) -> None:
@@ -163,7 +173,7 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
     timer = asyncio.timeout(work.timeout)
     sent = set[int | None]()
     async with client:
-        progress = Progress(console, work.operation, work.total, work.labels, only=work.only)
+        progress = Progress(console, work.title, work.total, work.labels, only=work.only)
 
         def observe(event: BulkEvent) -> None:
             if not work.no_wait:
@@ -178,7 +188,7 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
             interrupted = False
             try:
                 async with timer:
-                    report = await work.call(bulk)
+                    report = await work.run(bulk)
             except (asyncio.CancelledError, TimeoutError) as error:
                 interrupted = isinstance(error, asyncio.CancelledError)
                 if bulk.report is None or not (interrupted or timer.expired()):
@@ -195,13 +205,13 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
         return ExitCode.INTERRUPTED if interrupted else code
 
 
-def present(console: Console, result: Result, report: BulkReport) -> ExitCode:
+def present(console: Console, work: Work, report: BulkReport) -> ExitCode:
     """Save and show the report; return its exit code.
 
     If standard output is lost, the report is written to a file, and its tokens to standard error.
     """
-    written = result.file is None or write_report(result.file, report)
-    file = result.file if written else keep_report(report)
+    written = work.file is None or write_report(work.file, report)
+    file = work.file if written else keep_report(report)
     if not written and file is not None:
         say(f"the report is in {file}")
 
@@ -213,27 +223,27 @@ def present(console: Console, result: Result, report: BulkReport) -> ExitCode:
             say(f"{outcome.item}: outcome unknown; run: async-vmapi wait {outcome.token}")
 
     on_loss(rescue)
-    _show(console, result, report)
+    _show(console, work, report)
     code = exit_code(report)
-    if result.no_wait and all(outcome.accepted for outcome in report.unknown):
+    if work.no_wait and all(outcome.accepted for outcome in report.unknown):
         code = ExitCode.FAILED if report.failed else ExitCode.OK
     return code or (ExitCode.OK if written else ExitCode.OUTPUT_LOST)
 
 
-def _show(console: Console, result: Result, report: BulkReport) -> None:
+def _show(console: Console, work: Work, report: BulkReport) -> None:
     value: object = msgspec.json.decode(report.to_json())
-    if result.names:
-        each = [outcome_json(result.operation, o, no_wait=result.no_wait) for o in report.outcomes]
-        value = each[0] if result.only else each
+    if work.names:
+        each = [outcome_json(work.title, o, no_wait=work.no_wait) for o in report.outcomes]
+        value = each[0] if work.only else each
     ended_well = [o for o in report.outcomes if o.status == "succeeded" or o.accepted]
-    if result.output.print_data(value, ended_well, outcome_columns(result.labels)):
+    if work.output.print_data(value, ended_well, outcome_columns(work.labels)):
         return
-    if result.no_wait:
-        show_tokens(result.operation, dict(zip(result.names, report.outcomes, strict=True)))
-    elif result.only:
-        show_outcome(console, result.operation, result.only, report.outcomes[0])
+    if work.no_wait:
+        show_tokens(work.title, dict(zip(work.names, report.outcomes, strict=True)))
+    elif work.only:
+        show_outcome(console, work.title, work.only, report.outcomes[0])
     else:
-        show_report(console, report, result.labels)
+        show_report(console, report, work.labels)
 
 
 def exit_code(report: BulkReport) -> ExitCode:

@@ -81,12 +81,12 @@ def create(
     """Create a VM, and wait until it is online."""
     check_name(name)
     client = client_for(ctx.obj)
-    requests = looked_up(client, [name], new)
     carry_out(
         client,
         Work(
             operation="create",
-            call=lambda bulk: bulk.create(requests, **new.keywords()),
+            items=looked_up(client, [name], new),
+            keywords=new.keywords(),
             names=[name],
             output=output,
             no_wait=no_wait,
@@ -110,7 +110,8 @@ def rename(
         client,
         Work(
             operation="rename",
-            call=lambda bulk: bulk.rename({found.id: name}),
+            items=[found.id],
+            keywords={"names": {found.id: name}},
             names=[vm],
             output=output,
         ),
@@ -139,8 +140,8 @@ def _verb(operation: str) -> Callable[..., None]:
             client,
             Work(
                 operation=operation,
-                total=len(found),
-                call=lambda bulk: bulk.run(found, operation, **keywords),
+                items=found,
+                keywords=keywords,
                 # All at once, which --no-wait needs.
                 plan=BulkPlan(limit=max(50, len(found))),
                 labels=labels,

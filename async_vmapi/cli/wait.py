@@ -44,8 +44,8 @@ def wait(
         client,
         Work(
             operation="wait",
-            total=len(given),
-            call=lambda bulk: bulk.run(given, client.reconcile),
+            items=given,
+            start=client.reconcile,
             labels={str(number): name for number, name in enumerate(names)},
             names=names,
             output=output,

@@ -101,7 +101,8 @@ class TestDatabases:
     def test_a_database_without_jobs(self, said, tmp_path):
         """It is named, for it may be the wrong one."""
         url = f"sqlite:///{tmp_path}/jobs"
-        assert f"no jobs in {url}" in said("job", "list", "--database", url, code=0)
+        listed = said("job", "list", "--database", url, code=0, silent=False)
+        assert f"no jobs in {url}" in listed
         assert f"no job is running in {url}" in said("job", "watch", "--database", url, code=0)
         assert "give its NAME" in said("job", "watch", "--report", "x", "--database", url, code=2)
         assert "no job 'x'" in said("job", "show", "x", "--database", url, code=2)

@@ -91,7 +91,7 @@ class TestOperations:
         program("vm", "rename", vm, "web-99")
         assert program.json("vm", "show", vm)["label"] == "web-99"
         shown = program("vm", "delete", "web-99", "--delete-resources", "--yes").stdout
-        assert f"delete of web-99 ({vm}): succeeded, observed" in shown
+        assert f"delete of web-99 ({vm}): succeeded" in shown
         assert cloud.cloud.vms == {}
 
     def test_several_vms(self, program, cloud):
