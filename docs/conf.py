@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.graphviz",
     "sphinx.ext.napoleon",
     "sphinx_design",
+    "commands",
     "links",
     "states",
 ]

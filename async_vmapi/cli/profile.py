@@ -1,10 +1,10 @@
 """``async-vmapi profile``: store endpoints and credentials, and choose the default ones."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
+import attrs
 import typer
 
 from async_vmapi.cli.commands import Commands
@@ -17,7 +17,7 @@ from async_vmapi.cli.prompts import agree, ask_hidden, ask_visible, has_terminal
 from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.redaction import Secret
 
-__all__ = ["app"]
+__all__ = ["ProfileRow", "app"]
 
 app = Commands("Store endpoints and credentials by name.")
 
@@ -27,11 +27,28 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Profile name.")]
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
-_COLUMNS: Final = Columns[Mapping[str, str | bool | None]](
+@attrs.frozen
+class ProfileRow:
+    """A profile, without its credentials.
+
+    Attributes:
+        name: The profile's name.
+        region: The region, if it has one.
+        url: The URL of the API, if it has one instead.
+        default: Whether it is the default profile.
+    """
+
+    name: str
+    region: str | None
+    url: str | None
+    default: bool
+
+
+_COLUMNS: Final = Columns[ProfileRow](
     {
-        "profile": lambda profile: str(profile["name"]),
-        "endpoint": lambda profile: str(profile["region"] or profile["url"] or ""),
-        "default": lambda profile: "yes" if profile["default"] else "",
+        "profile": lambda profile: profile.name,
+        "endpoint": lambda profile: profile.region or profile.url or "",
+        "default": lambda profile: "yes" if profile.default else "",
     }
 )
 
@@ -40,13 +57,10 @@ _COLUMNS: Final = Columns[Mapping[str, str | bool | None]](
 def list_(listing: Listing) -> None:
     """List the profiles, and mark the default one; credentials are not shown."""
     file = current()
-    rows: list[Mapping[str, str | bool | None]] = [
-        {
-            "name": name,
-            "region": _shown(settings.get("region")),
-            "url": _shown(settings.get("url")),
-            "default": name == file.default,
-        }
+    rows = [
+        ProfileRow(
+            name, _shown(settings.get("region")), _shown(settings.get("url")), name == file.default
+        )
         for name, settings in sorted(file.profiles.items())
     ]
     listing.show(rows, _COLUMNS)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 import typer
 
@@ -25,14 +25,23 @@ _STUCK: Final = 1.0
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of the commands."""
+    """Exit codes of the commands, each with its `meaning` for the reference."""
 
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    UNKNOWN = 3
-    OUTPUT_LOST = 4
-    INTERRUPTED = 130
+    meaning: str
+
+    OK = 0, "success"
+    FAILED = 1, "something failed or was not started, or you declined"
+    USAGE = 2, "invalid usage; nothing was sent"
+    UNKNOWN = 3, "an outcome is unknown: continue with `wait` or `fleet resume`"
+    OUTPUT_LOST = 4, "success, but the output or the file of `--report` could not be written"
+    INTERRUPTED = 130, "interrupted"
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """Return the member; the enum calls it."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
 
 
 def say(message: str) -> None:

@@ -21,7 +21,7 @@ from async_vmapi.models.vm import VirtualMachine
 if TYPE_CHECKING:
     from async_vmapi.client import Client
 
-__all__ = ["watch"]
+__all__ = ["Change", "watch"]
 
 # Lines of the live view other than the VMs'.
 _FRAME: Final = 4
@@ -45,8 +45,18 @@ def watch(
 
 
 @attrs.frozen
-class _Change:
-    """A VM that is new, gone, or has changed since the last poll."""
+class Change:
+    """A VM that is new, gone, or has changed since the last poll.
+
+    Attributes:
+        at: When that was seen, with the time zone.
+        vm_id: The VM's id.
+        label: Its label.
+        before: The state before; null for a new VM.
+        state: The state now; null for a VM that is gone.
+        cores: The number of cores, now or last.
+        ram: The memory in MB, now or last.
+    """
 
     at: str
     vm_id: str
@@ -71,7 +81,7 @@ class _View(TableView[VirtualMachine]):
         super().__init__(console, "VM", VM_COLUMNS, _FRAME)
         self._client = client
         self._selection = selection
-        self._changes: list[_Change] = []
+        self._changes: list[Change] = []
 
     async def poll(self) -> None:
         """List the VMs."""
@@ -82,14 +92,12 @@ class _View(TableView[VirtualMachine]):
             old = before.pop(vm.id, None)
             if old is None or (old.state, old.cores, old.ram) != (vm.state, vm.cores, vm.ram):
                 state = old.state if old else None
-                self._changes.append(
-                    _Change(at, vm.id, vm.label, state, vm.state, vm.cores, vm.ram)
-                )
+                self._changes.append(Change(at, vm.id, vm.label, state, vm.state, vm.cores, vm.ram))
         self._changes += [
-            _Change(at, vm.id, vm.label, vm.state, None, vm.cores, vm.ram) for vm in before.values()
+            Change(at, vm.id, vm.label, vm.state, None, vm.cores, vm.ram) for vm in before.values()
         ]
 
-    def changes(self) -> "list[_Change]":
+    def changes(self) -> "list[Change]":
         """Return the changes since the last call."""
         changes, self._changes = self._changes, []
         return changes
@@ -99,7 +107,7 @@ class _View(TableView[VirtualMachine]):
         return list(map(_line, self.changes()))
 
 
-def _line(change: _Change) -> str:
+def _line(change: Change) -> str:
     name = who(change.vm_id, change.label)
     before = f"{printable(change.before)} -> " if change.before else ""
     size = f"  {change.cores} cores, {change.ram} MB" if change.state else ""
