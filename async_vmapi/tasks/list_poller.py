@@ -98,17 +98,17 @@ class ListPoller:
             self._timer.cancel()
             self._timer = None
         if self._due < math.inf:
-            floor = self._vm_lists.sent_at + self._polls.schedule.min_interval
-            due = max(self._due, floor, self._polls.hold_until)
-            self._timer = self._polls.call_at(due, self._send)
+            self._timer = self._polls.call_at(max(self._due, self._earliest), self._send)
+
+    @property
+    def _earliest(self) -> float:
+        min_interval = self._polls.schedule.min_interval
+        return max(self._vm_lists.sent_at + min_interval, self._polls.hold_until)
 
     def _send(self) -> None:
         if not self._polls.vms:
             return
-        soonest = max(
-            self._vm_lists.sent_at + self._polls.schedule.min_interval, self._polls.hold_until
-        )
-        if soonest - self._polls.now > TIMER_TOLERANCE:
+        if self._earliest - self._polls.now > TIMER_TOLERANCE:
             # A create has requested one meanwhile, or the server has asked to wait.
             self._set_timer()
             return
