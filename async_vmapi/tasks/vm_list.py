@@ -140,7 +140,8 @@ class VMListSource:
                     self._decode(loop, result)
             return result
         finally:
-            ended.set_result(None)
+            if not loop.is_closed():
+                ended.set_result(None)
             if self._poll is ended:
                 self._poll = None
 
@@ -156,7 +157,8 @@ class VMListSource:
         self._waiters += 1
         try:
             while (vm_list := self._sent_since(since)) is None:
-                if self._request is None:
+                # An eager task may be done before it has called `_ended`.
+                if self._request is None or self._request.done():
                     request = loop.create_task(self._next(loop), name="async_vmapi list of names")
                     self._request = request
                     request.add_done_callback(self._ended)
