@@ -34,19 +34,19 @@ GETS = 1_000
 OPTIONS = {"latency": 0.02, "seed": 1, "max_response_size": 1 << 30}
 EMULATOR = str(Path(async_vmapi.emulator.__file__).parent / "*")
 
-answering = collecting = 0.0
+emulating = collecting = 0.0
 
 
 def timed(deliver):
     """Return the emulator's `handle` with its CPU time added up."""
 
     def timed_deliver(*arguments, **keywords):
-        global answering
+        global emulating
         began, collected = time.process_time(), collecting
         try:
             return deliver(*arguments, **keywords)
         finally:
-            answering += time.process_time() - began - (collecting - collected)
+            emulating += time.process_time() - began - (collecting - collected)
 
     return timed_deliver
 
@@ -79,13 +79,13 @@ class Cost:
     def __enter__(self):
         gc.collect()
         self._requests = sum(self._client.requests.values())
-        self._collecting, self._answering = collecting, answering
+        self._collecting, self._emulating = collecting, emulating
         self._began = time.process_time()
         return self
 
     def __exit__(self, *_):
         self.gc = collecting - self._collecting
-        self.cpu = time.process_time() - self._began - (answering - self._answering) - self.gc
+        self.cpu = time.process_time() - self._began - (emulating - self._emulating) - self.gc
         self.requests = sum(self._client.requests.values()) - self._requests
 
     def per(self, count):
@@ -215,7 +215,7 @@ def paint(figures):
                     garbage = [value["gc_us"] or None for value in values.values()]
                     axis.loglog(counts, garbage, linestyle="--", color=colour)
             axis.set_title(title)
-            axis.set_xlabel("machines")
+            axis.set_xlabel("VMs")
             axis.grid(visible=True, alpha=0.6)
         low = min(kept_bytes.values())
         axes[2].set_ylim(low / 10, low * 10)

@@ -55,7 +55,7 @@ def uncounted(code):
 class Instructions:
     """Counts bytecode instructions as they are executed, while `counting`."""
 
-    answering = False
+    emulating = False
 
     def __init__(self):
         self.count = 0
@@ -78,7 +78,7 @@ class Instructions:
             gc.enable()
 
     def _called(self, frame, _event, _argument):
-        if self.answering or uncounted(frame.f_code):
+        if self.emulating or uncounted(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._executed
@@ -94,7 +94,7 @@ class Instructions:
         def executed(code, _offset):
             if uncounted(code):
                 return monitoring.DISABLE
-            self.count += not self.answering
+            self.count += not self.emulating
             return None
 
         monitoring.register_callback(tool, monitoring.events.INSTRUCTION, executed)
@@ -114,11 +114,11 @@ def emulator_uncounted():
     deliver = in_memory.deliver
 
     def delivered(*arguments, **keywords):
-        Instructions.answering = True
+        Instructions.emulating = True
         try:
             return deliver(*arguments, **keywords)
         finally:
-            Instructions.answering = False
+            Instructions.emulating = False
 
     in_memory.deliver = delivered
     try:
