@@ -84,7 +84,8 @@ class _Handler(logging.Handler):
 def _opened(path: Path) -> Stream:
     # Without O_NONBLOCK, opening a pipe waits until a program reads it.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+        flags |= getattr(os, name, 0)
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:

@@ -8,7 +8,6 @@ from typing import Any
 
 import attrs
 import typer
-from sphinx.application import Sphinx
 
 from async_vmapi import BulkReport, Console, Outcome, Region, SSHKey, Template, VirtualMachine, Zone
 from async_vmapi.cli.app import Later, app
@@ -17,6 +16,10 @@ from async_vmapi.cli.profile import ProfileRow
 from async_vmapi.cli.running import ExitCode
 from async_vmapi.cli.watch import Change
 from async_vmapi.durable import JobStatus
+
+if typing.TYPE_CHECKING:
+    # The tests of the page run without Sphinx.
+    from sphinx.application import Sphinx
 
 PAGE = "reference/cli"
 _GENERAL = "Options"
@@ -46,7 +49,7 @@ def _section(path: str, command: Any) -> str:
     words = [*map(_word, arguments), *(["COMMAND"] if hasattr(command, "commands") else [])]
     parts = [
         f"### {path}" if path else "### Options of all commands",
-        re.sub(r"\n{3,}", "\n\n", (command.help or "").strip()),
+        _marked((command.help or "").strip()),
         f"```text\n{' '.join([usage, '[OPTIONS]', *words])}\n```",
     ]
     panels: dict[str, list[Any]] = {}
@@ -77,7 +80,7 @@ def _names(parameter: Any) -> str:
 
 
 def _meaning(parameter: Any) -> str:
-    parts = [re.sub(r"([*<])", r"\\\1", parameter.help or "")]
+    parts = [_marked(parameter.help or "")]
     default = parameter.default
     if parameter.required and parameter.param_type_name == "option":
         parts.append("Required.")
@@ -86,6 +89,16 @@ def _meaning(parameter: Any) -> str:
     if parameter.envvar:
         parts.append(f"Environment variable: `{parameter.envvar}`.")
     return " ".join(filter(None, parts))
+
+
+def _marked(text: str) -> str:
+    """Return a help text with its options and quoted words as code."""
+    text = re.sub(r"(?<!\w)'([^']+)'(?!\w)|(?<![\w-])(--[a-z-]*)", r"`\1\2`", text)
+    # Every second part is code.
+    return "".join(
+        part if number % 2 else re.sub(r"([*<])", r"\\\1", part)
+        for number, part in enumerate(re.split(r"(`[^`]*`)", text))
+    )
 
 
 def exit_codes() -> str:
@@ -257,7 +270,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def insert(_: Sphinx, docname: str, source: list[str]) -> None:
+def insert(_: "Sphinx", docname: str, source: list[str]) -> None:
     """Replace the placeholders of the page."""
     if docname == PAGE:
         source[0] = page(source[0])
@@ -274,7 +287,7 @@ def page(text: str) -> str:
     return text
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def setup(app: "Sphinx") -> dict[str, Any]:
     """Register the generator."""
     app.connect("source-read", insert)
     return {"parallel_read_safe": True}

@@ -35,6 +35,11 @@ def sections(page):
     return dict(part.split("\n", 1) for part in re.split(r"^##+ ", page, flags=re.MULTILINE)[1:])
 
 
+def bare(text):
+    """Return the words of a text, without what marks code."""
+    return re.sub(r"[`'\\]", "", " ".join(text.split()))
+
+
 class TestPage:
     def test_every_command_and_option_is_on_it(self, sections):
         """As completion knows them from the same program."""
@@ -43,7 +48,7 @@ class TestPage:
         def check(node, path):
             section = sections[path or "Options of all commands"]
             found.append(path)
-            assert node["help"] in " ".join(section.split()).replace("`", "")
+            assert bare(node["help"]) in bare(section)
             for name in node["options"].keys() - {"--help"}:
                 assert re.search(rf"`{name}[ `]", section), (path, name)
             for name, child in node["commands"].items():
