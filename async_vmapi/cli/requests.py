@@ -10,7 +10,7 @@ from async_vmapi.cli.options import New, read_text
 from async_vmapi.cli.profiles import ask
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.create import CdromBoot, CreateRequest, ImageBoot, SecretRef
-from async_vmapi.models.vm import Template
+from async_vmapi.models.vm import Template, Zone
 from async_vmapi.redaction import Secret
 
 if TYPE_CHECKING:
@@ -142,9 +142,12 @@ async def _requests(
     user_data: Secret | SecretRef | None,
 ) -> list[CreateRequest]:
     zones = [zone for region in await client.regions.list() for zone in region.zones]
-    zone = _find("zone", zones, new.zone, lambda zone: (zone.id, zone.label, zone.name))
+    zone = _find("zone", zones, new.zone, _names_of_zone)
     if not zone.available:
-        raise InvalidArgument(f"zone={new.zone!r} is not available", argument="zone")
+        others = _listed([zone for zone in zones if zone.available], _names_of_zone)
+        raise InvalidArgument(
+            f"zone={new.zone!r} is not available; available: {others}", argument="zone"
+        )
     boot = await _boot(client, new, password, user_data)
     return [
         CreateRequest(name=name, cpus=new.cpus, ram=new.ram, zone_id=zone.id, boot=boot)
@@ -166,13 +169,16 @@ async def _boot(
         return CdromBoot(iso=new.iso)
     if new.template is None or new.iso is not None:
         raise InvalidArgument("give either --template or --iso", argument="template")
-    template = _find("template", await client.templates.list(), new.template, _names_of_template)
+    templates = await client.templates.list()
+    template = _find("template", templates, new.template, _names_of_template)
     # By the names of features in the template list (WIRE §2).
     features = {"password": password, "sshkey": new.key, "cloudinit": user_data}
     for feature, value in features.items():
         if value is not None and feature not in template.supports:
+            others = _listed([t for t in templates if feature in t.supports], _names_of_template)
             raise InvalidArgument(
-                f"template={new.template!r} does not support {feature}", argument="template"
+                f"template={new.template!r} does not support {feature}; supported by: {others}",
+                argument="template",
             )
     key_id = None
     if new.key is not None:
@@ -187,6 +193,10 @@ def _given(value: Secret | SecretRef | None) -> str | SecretRef | None:
     return value.text() if isinstance(value, Secret) else value
 
 
+def _names_of_zone(zone: Zone) -> Sequence[str]:
+    return zone.id, zone.label, zone.name
+
+
 def _names_of_template(template: Template) -> Sequence[str]:
     return template.id, template.label
 
@@ -196,5 +206,10 @@ def _find(argument: str, found: Sequence[T], wanted: str, names: Callable[[T], S
     if len(matching) == 1:
         return matching[0]
     problem = "is ambiguous" if matching else "was not found; available"
-    known = ", ".join(f"{names(item)[1]} ({names(item)[0]})" for item in matching or found)
-    raise InvalidArgument(f"{argument}={wanted!r} {problem}: {known or 'none'}", argument=argument)
+    raise InvalidArgument(
+        f"{argument}={wanted!r} {problem}: {_listed(matching or found, names)}", argument=argument
+    )
+
+
+def _listed(items: Sequence[T], names: Callable[[T], Sequence[str]]) -> str:
+    return ", ".join(f"{names(item)[1]} ({names(item)[0]})" for item in items) or "none"

@@ -237,9 +237,9 @@ class TestNewVMs:
         """Names are looked up, and the error lists the valid ones."""
         for change, word in [
             (["--zone", "nowhere"], "DC2/PUBLIC-1"),
-            (["--zone", "DC1/PUBLIC-2"], "not available"),
+            (["--zone", "DC1/PUBLIC-2"], "not available; available: DC1/PUBLIC-1 ("),
             (["--template", "BeOS"], "Ubuntu 18.04"),
-            (["--template", "Appliance", "--key", "laptop"], "does not support sshkey"),
+            (["--template", "Appliance", "--key", "laptop"], "sshkey; supported by: Ubuntu"),
             (["--key", "none"], "deploy (12)"),
             (["--iso", "debian.iso"], "either"),
             (["--cpus", "0"], "cpus"),
