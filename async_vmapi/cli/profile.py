@@ -146,8 +146,8 @@ def delete(name: Name, yes: Yes = False) -> None:
     with editing() as (file, content):
         file.settings(name)
         del content[name]
-        if file.default == name:
-            content.pop(DEFAULT_KEY, None)
+        if file.default == name and DEFAULT_KEY in content:
+            del content[DEFAULT_KEY]
     say(f"profile {name!r} is deleted")
     if file.default == name and len(file.profiles) > 1:
         say("there is no default profile now; choose one with: async-vmapi profile use NAME")
