@@ -213,7 +213,7 @@ class VirtualMachines:
         Raises:
             NotFound: If it does not exist, or not yet, just after its create (WIRE §5.3).
         """
-        return await self._pipeline.call(_get(vm), codec.VM)
+        return await self._pipeline.call(Call("get", "GET", path_of(vm)), codec.VM)
 
     async def resize(
         self, vm: VMOrId, *, cores: int, ram: int, wait_for: int = 4

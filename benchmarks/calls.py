@@ -48,7 +48,6 @@ from results import draw, keep, kept
 
 from async_vmapi import Client, Response
 from async_vmapi.transport import codec
-from async_vmapi.transport.rate_limit import Priority
 
 THREADS = 50
 OURS = "ours, typed models"
@@ -321,7 +320,7 @@ async def _layers(url, vm_id):
 
         async def gate():
             passed = pipeline._pace.gate()
-            await passed.enter(Priority.CALLS)
+            passed.try_enter()
             passed.leave()
 
         async def sign():

@@ -53,7 +53,7 @@ async def tick(count):
 
         async def measure(at):
             body = json.dumps({"success": True, "virtual_machines": state}).encode()
-            vms = open_envelope(SNAPSHOTS, 200, body, method="GET", path="/")
+            vms, _ = open_envelope(SNAPSHOTS, 200, body, method="GET", path="/")
             lists.active = True
             began = time.process_time()
             await lists._compare(ListResult(at, at, vms, body))

@@ -57,7 +57,7 @@ async def fetch_vm(pipeline: Pipeline, vm_id: str) -> GetResult:
     """
     call = Call("get", "GET", f"{_PATH}/{vm_id}", priority=Priority.POLLS, shared=True)
     try:
-        snapshot, body = await pipeline.call_raw(call, SNAPSHOT)
+        snapshot, body = await pipeline.call(call, SNAPSHOT)
     except APIError as error:
         if isinstance(error, NotFound) and error.from_api:
             return GetResult(None)

@@ -213,7 +213,7 @@ class VMListSource:
 
         self.sent_at = sent_at
         attempts = AttemptLog(before_sending=sending)
-        snapshots, body = await self._pipeline.call_raw(call, SNAPSHOTS, attempts)
+        snapshots, body = await self._pipeline.call(call, SNAPSHOTS, attempts)
         self._schedule.measured_list(len(body))
         return ListResult(sent_at, loop.time(), snapshots, body)
 

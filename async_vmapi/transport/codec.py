@@ -4,7 +4,6 @@ A response is decoded once, directly into the value that the caller wants: a `Re
 """
 
 import gc
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -132,14 +131,14 @@ class ResponseSpec(Generic[T]):
 
     Attributes:
         decode: Decodes the response's body.
-        take: Extracts the value from the result of `decode`.
+        take: Extracts the value from the result of `decode` and the body.
         proves_success: Whether the value proves that the call was accepted, so that ``success``
             may be missing (WIRE §2 documents none for console).
         key: The name of the list in a list response, which may be large; None for one VM.
     """
 
     decode: Callable[[bytes], Any]
-    take: Callable[[Any], T]
+    take: Callable[[Any, bytes], T]
     proves_success: bool = True
     key: bytes | None = None
 
@@ -151,11 +150,11 @@ def _decoder(field: str, kind: Any) -> Callable[[bytes], Any]:
 
 
 def _one(field: str, kind: Any, convert: Callable[[Any], T]) -> ResponseSpec[T]:
-    return ResponseSpec(_decoder(field, kind), lambda response: convert(getattr(response, field)))
+    return ResponseSpec(_decoder(field, kind), lambda found, _: convert(getattr(found, field)))
 
 
 def _list(field: str, decode: Callable[[bytes], Any]) -> ResponseSpec[Any]:
-    return ResponseSpec(decode, operator.attrgetter(field), key=f'"{field}"'.encode())
+    return ResponseSpec(decode, lambda found, _: getattr(found, field), key=f'"{field}"'.encode())
 
 
 def _only(found: T | list[T]) -> T:
@@ -283,15 +282,21 @@ def decode_vms(raws: Iterable[msgspec.Raw], *, first: int = 0) -> list[VirtualMa
 
 
 ACCEPTED: Final[ResponseSpec[None]] = ResponseSpec(
-    msgspec.json.Decoder(_Envelope).decode, lambda _: None, proves_success=False
+    msgspec.json.Decoder(_Envelope).decode, lambda _, __: None, proves_success=False
 )
 CREATED: Final[ResponseSpec[str]] = _one(_VM, _CreatedVM, lambda vm: _id(vm.id))
-VM: Final[ResponseSpec[VirtualMachine]] = _one(_VM, VirtualMachine | list[VirtualMachine], _only)
-RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = _list(_VMS, _raw_vms)
-SNAPSHOT: Final[ResponseSpec[VMSnapshot]] = _one(
-    _VM, _LooseSnapshot | list[_LooseSnapshot], lambda vm: _strict(_only(vm))
+VM: Final[ResponseSpec[VirtualMachine]] = ResponseSpec(
+    _decoder(_VM, VirtualMachine | list[VirtualMachine]),
+    lambda found, _: _only(found.virtual_machine),
 )
-SNAPSHOTS: Final[ResponseSpec[list[VMSnapshot]]] = _list(_VMS, _snapshots)
+RAW_VMS: Final[ResponseSpec[list[msgspec.Raw]]] = _list(_VMS, _raw_vms)
+SNAPSHOT: Final[ResponseSpec[tuple[VMSnapshot, bytes]]] = ResponseSpec(
+    _decoder(_VM, _LooseSnapshot | list[_LooseSnapshot]),
+    lambda found, body: (_strict(_only(found.virtual_machine)), body),
+)
+SNAPSHOTS: Final[ResponseSpec[tuple[list[VMSnapshot], bytes]]] = ResponseSpec(
+    _snapshots, lambda found, body: (found.virtual_machines, body), key=b'"virtual_machines"'
+)
 CONSOLE: Final[ResponseSpec[Console]] = _one("console", Console, lambda console: console)
 REGIONS: Final[ResponseSpec[list[Region]]] = _list("regions", _decoder("regions", list[Region]))
 TEMPLATES: Final[ResponseSpec[list[Template]]] = _list(

@@ -39,9 +39,8 @@ _FRAMES_NAMED: Final = 3
 class HTTPTransport:
     """Sends requests over HTTP: the default `Transport` of a `Client`.
 
-    Create one to wrap it in another transport. It never resends a write, as aiohttp does by default
-    for ``PUT`` and ``DELETE``. If the connection is closed before the response, it may resend a
-    ``GET`` once.
+    Create one to wrap it in another transport. It never resends a request, as aiohttp does by
+    default for ``GET``, ``PUT`` and ``DELETE``.
 
     The first request opens an aiohttp session, which belongs to the running event loop until
     `close`. The next request after that opens a new one.
@@ -113,6 +112,8 @@ class HTTPTransport:
                 connector=aiohttp.TCPConnector(limit=self._max_connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
+            # Or it resends reads, too. It is private to aiohttp, and its own test client sets it.
+            self._own._retry_connection = False  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return self._own
 
     async def send(
@@ -120,13 +121,40 @@ class HTTPTransport:
     ) -> Response:
         """Send one request and return its response; see `Transport.send`."""
         session = self._session()
-        attempt = _Attempt(headers, self._max_body)
+        # A read on the own session, which has no hooks and no `.netrc`, needs no middleware.
+        attempt = None
+        if method != "GET" or self._lent is not None:
+            attempt = _Attempt(headers, self._max_body)
         failure: BaseException
         try:
-            return await self._exchange(session, attempt, method, target, headers, body)
+            received = await session.request(
+                method,
+                self._url(target),
+                data=body or None,
+                headers=headers if attempt is None else attempt.headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=() if attempt is None else (attempt,),
+            )
+            try:
+                # A mocked session (aioresponses) may run no middleware.
+                if attempt is None or (response := attempt.response) is None:
+                    body_read = await _read(received, self._max_body)
+                    response = Response(received.status, received.headers, body_read)
+                return response
+            finally:
+                # A response that was read completely has released its connection already.
+                if body or not received.closed:
+                    received.release()
+                    await received.wait_for_close()
         except (asyncio.CancelledError, DecodingError, InvalidState) as error:
             failure = error
         except Exception as error:
+            if attempt is not None and attempt.response is not None:
+                # Raised by a hook after the response was read: log it and ignore it.
+                self._note_hook(error)
+                return attempt.response
             known = self._known(error, attempt)
             if known is None:
                 # Raised by a hook of the caller's session; the pipeline handles it.
@@ -137,56 +165,16 @@ class HTTPTransport:
         # Raised outside `except`: aiohttp's errors and frames hold the signature.
         raise without_frames(failure)
 
-    def _known(self, error: Exception, attempt: "_Attempt") -> BaseException | None:
+    def _known(self, error: Exception, attempt: "_Attempt | None") -> BaseException | None:
         """Return the error or the cancellation to raise; None for a foreign error."""
-        cause = attempt.take_cause(error)
+        cause = error if attempt is None else attempt.take_cause(error)
         if cause is not error and error.__cause__ is not cause:
             # aiohttp sets the cause when it wraps an error, so a hook raised this one.
             self._note_hook(error)
         if isinstance(cause, VMAPIError) or not isinstance(cause, Exception):
             return cause
-        return _error_for(cause, attempt, self._timeout.total)
-
-    async def _exchange(
-        self,
-        session: aiohttp.ClientSession,
-        attempt: "_Attempt",
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes,
-    ) -> Response:
-        # aiohttp may resend a read, and the client's own session has no hooks and no `.netrc`.
-        is_simple = method == "GET" and self._lent is None
-        try:
-            response = await session.request(
-                method,
-                self._url(target),
-                data=body or None,
-                headers=headers if is_simple else attempt.headers,
-                timeout=self._timeout,
-                allow_redirects=False,
-                raise_for_status=False,
-                middlewares=() if is_simple else (attempt,),
-            )
-        except Exception as error:
-            if attempt.response is None:
-                raise
-            # Raised by a hook after the response was read: log it and ignore it.
-            self._note_hook(error)
-            return attempt.response
-        try:
-            if attempt.response is not None:
-                return attempt.response
-            # A simple read; or a mocked session (aioresponses), which may run no middleware.
-            return Response(
-                response.status, response.headers, await _read(response, self._max_body)
-            )
-        finally:
-            # A response that was read completely has released its connection already.
-            if body or not response.closed:
-                response.release()
-                await response.wait_for_close()
+        reached = attempt is not None and attempt.reached
+        return _error_for(cause, self._timeout.total, reached=reached)
 
     def _note_hook(self, error: Exception) -> None:
         # Its text can hold the headers, which trace hooks receive.
@@ -237,7 +225,7 @@ async def _read(response: aiohttp.ClientResponse, max_response_size: int) -> byt
 
 
 class _Interrupted(aiohttp.ClientError):
-    """The connection was lost during the request."""
+    """The connection was lost during the request; aiohttp does not retry this type."""
 
 
 class _Attempt:
@@ -325,7 +313,7 @@ _LASTING_TLS: Final = frozenset(
 _PROXY_TRANSIENT: Final = frozenset({408, 425, 429})
 
 
-def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAPIError | None:
+def _error_for(error: Exception, limit: float | None, *, reached: bool) -> VMAPIError | None:
     """Return the error of this package for one of aiohttp; None for a foreign error.
 
     It contains no text of the server or a proxy, which can repeat the request. It is
@@ -358,7 +346,7 @@ def _error_for(error: Exception, attempt: _Attempt, limit: float | None) -> VMAP
         return TransportTimeout(f"not within {limit:g} s" if limit else "the connection timed out")
     if isinstance(error, aiohttp.ClientError | OSError | HttpProcessingError):
         return TransportError(_describe(error))
-    if not attempt.reached:
+    if not reached:
         return _unusable(error)
     return None
 

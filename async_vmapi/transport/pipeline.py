@@ -156,15 +156,10 @@ class Pipeline:
             TransportError: If no complete response was received.
             DecodingError: If the response cannot be decoded.
         """
-        return (await self.call_raw(call, spec, attempts))[0]
-
-    async def call_raw(
-        self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog | None = None
-    ) -> tuple[T, bytes]:
-        """Make a call like `call`, and return the response's body too."""
-        self.ensure_usable()
+        if self.closed:
+            self.ensure_usable()
+        loop = running_loop()
         attempts = attempts or AttemptLog()
-        loop = asyncio.get_running_loop()
         made, since, informed = 0, 0.0, False
         while True:
             try:
@@ -192,10 +187,11 @@ class Pipeline:
 
     async def _attempt(
         self, call: Call, spec: ResponseSpec[T], attempts: AttemptLog, *, first: bool
-    ) -> tuple[T, bytes]:
+    ) -> T:
         loop = asyncio.get_running_loop()
         gate = self._pace.gate()
-        await gate.enter(call.priority, first=first)
+        if not gate.try_enter():
+            await gate.enter(call.priority, first=first)
         try:
             headers = self._signer.sign(call.method, call.path, call.body, time.time())
             # A transport may change the headers.
@@ -227,7 +223,7 @@ class Pipeline:
             status = response.status
             # The headers are secret: a server can repeat the signature in them.
             self._last_response = began + seconds, Secret(response.headers)
-            if _log.isEnabledFor(logging.DEBUG):
+            if _log.logger.isEnabledFor(logging.DEBUG):
                 _log_response(call, response, seconds)
             try:
                 value = open_envelope(
@@ -237,7 +233,7 @@ class Pipeline:
                     method=call.method,
                     path=call.path,
                     secrets=call.secrets,
-                    credentials=(self._api_secret, Secret(signed.rpartition(":")[2])),
+                    credentials=lambda: (self._api_secret, Secret(signed.rpartition(":")[2])),
                 )
             except VMAPIError as error:
                 _heed(gate, error, response)
@@ -247,9 +243,10 @@ class Pipeline:
                 attempts.in_flight = False
                 if seen is not None:
                     seen.ended(seconds, status=status)
-                self._retries.succeeded()
-                gate.grow()
-                return value, response.body
+                self._retries.successes += 1
+                if gate.is_narrow:
+                    gate.grow()
+                return value
         else:
             failure = response
             if isinstance(failure, VMAPIError):

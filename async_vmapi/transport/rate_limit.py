@@ -78,6 +78,18 @@ class Gate:
         }
         self._room: asyncio.Future[None] | None = None
 
+    def try_enter(self) -> bool:
+        """Enter at once, and return True, if no limit applies and the queues are empty."""
+        if (
+            self._busy
+            or self._interval > 0
+            or self._out >= self._window
+            or self.held_until - self.loop.time() > _CLOCK
+        ):
+            return False
+        self._out += 1
+        return True
+
     async def enter(self, priority: Priority, *, first: bool = False) -> None:
         """Wait for its turn.
 
@@ -85,15 +97,6 @@ class Gate:
             priority: The queue to wait in.
             first: Whether to go to the front of the queue, as retries do.
         """
-        if (
-            not self._busy
-            and self._interval == 0
-            and self._out < self._window
-            and self.held_until - self.loop.time() <= _CLOCK
-        ):
-            # No limit applies, and the queues are empty.
-            self._out += 1
-            return
         await self._turn(priority, first=first)
         try:
             while True:
@@ -125,6 +128,11 @@ class Gate:
         until = self.loop.time() + min(seconds, LONGEST_HOLD)
         self.held_until = max(self.held_until, until)
         self._window = 1
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether a hold has lowered the concurrency limit."""
+        return self._window < self._most
 
     def grow(self) -> None:
         """Raise the concurrency limit by one after a hold, up to the maximum."""

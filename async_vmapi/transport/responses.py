@@ -5,6 +5,7 @@ distinguish a refusal from an invalid response.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar, cast
@@ -65,7 +66,7 @@ def open_envelope(
     method: str,
     path: str,
     secrets: tuple[Secret, ...] = (),
-    credentials: tuple[Secret, ...] = (),
+    credentials: Callable[[], tuple[Secret, ...]] = tuple,
 ) -> T:
     """Return the value of a response, or raise its error.
 
@@ -77,8 +78,8 @@ def open_envelope(
         path: The path of the call, for the error.
         secrets: Secrets in the request that no error may show. If there are any, the server's
             explanation is withheld: it can repeat a part or any encoding of them.
-        credentials: The API secret and the signature. An explanation is shown unless it repeats
-            a part of them.
+        credentials: Returns the API secret and the signature. An explanation is shown unless it
+            repeats a part of them.
 
     Raises:
         APIError: If the call was refused.
@@ -87,11 +88,12 @@ def open_envelope(
     problem: DecodingError
     if 200 <= status < 300:
         try:
-            _check_size(spec, body)
+            if len(body) > MAX_ONE:
+                _check_size(spec, body)
             response = spec.decode(body)
             success = response.success
             if success is True or (success is msgspec.UNSET and spec.proves_success):
-                return spec.take(response)
+                return spec.take(response, body)
             problem = DecodingError("`success` is missing", where="$")
         except DecodingError as error:
             problem = error
@@ -111,7 +113,7 @@ def open_envelope(
     if 300 <= status < 400:
         message = "a redirect, which is not followed: a signature is bound to its host"
     else:
-        message = _explanation(content, body, secrets, credentials)
+        message = _explanation(content, body, secrets, credentials())
     kind = _KINDS.get(status)
     if kind is None:
         kind = ServerError if status >= 500 else BadRequest if status >= 400 else APIError
@@ -141,8 +143,6 @@ def http_date(value: str | None) -> datetime | None:
 
 def _check_size(spec: ResponseSpec[T], body: bytes) -> None:
     """Reject a response that is too large, without decoding it."""
-    if len(body) <= MAX_ONE:
-        return
     if spec.key is None:
         raise DecodingError(f"{len(body)} bytes, and at most {MAX_ONE} are allowed here")
     # A list may be large, but scanning megabytes of something else takes as long as decoding it.

@@ -96,10 +96,7 @@ class Retries:
         self.limit = limit
         self._dice = dice
         self._budget = _BUDGET
-
-    def succeeded(self) -> None:
-        """Refund part of the retry budget after a success."""
-        self._budget = min(_BUDGET, self._budget + _REFUND)
+        self.successes = 0
 
     def wait(
         self,
@@ -125,6 +122,8 @@ class Retries:
             return None
         longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(made, 10))
         wait = max(held, longest * self._dice.uniform(0.5, 1.0))
+        self._budget = min(_BUDGET, self._budget + _REFUND * self.successes)
+        self.successes = 0
         if (elapsed if made else 0.0) + wait > CALL_BUDGET or self._budget < 1:
             return None
         self._budget -= 1

@@ -26,7 +26,8 @@ def now():
 async def admitted(pace, priority, *, first=False):
     """Send a request inside it."""
     gate = pace.gate()
-    await gate.enter(priority, first=first)
+    if not gate.try_enter():
+        await gate.enter(priority, first=first)
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ class FakePipeline:
         self.errors = []
         self.label = None
 
-    async def call_raw(self, call, spec, attempts):
+    async def call(self, call, spec, attempts):
         attempts.before_sending()
         sent_at = now()
         self.sent.append((sent_at, "poll" if call.priority is Priority.POLLS else "create"))

@@ -130,7 +130,7 @@ class TestRule:
         waits = [retries.wait(error, SAFE, 0, 0.0) for _ in range(600)]
         assert sum(wait is not None for wait in waits) == 500
         for _ in range(3):
-            retries.succeeded()
+            retries.successes += 1
         assert retries.wait(error, SAFE, 0, 0.0) is not None
         assert retries.wait(error, SAFE, 0, 0.0) is None
 
