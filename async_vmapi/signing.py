@@ -120,15 +120,11 @@ class Signer:
         if second != self._second:
             self._date = http_date(datetime.fromtimestamp(second, UTC))
             self._second = second
-        return self.sign_dated(method, target, body, self._date)
-
-    def sign_dated(self, method: str, target: str, body: bytes, date: str) -> dict[str, str]:
-        """Return the same as `sign`, for a formatted date."""
-        signed = self._key.signature(string_to_sign(method, self._host, date, target, body))
+        signed = self._key.signature(string_to_sign(method, self._host, self._date, target, body))
         return {
             "Host": self._host,
             "Content-Type": "application/json",
-            "X-Date": date,
+            "X-Date": self._date,
             "Authorization": HiddenText(f"{self._api_key}:{signed}"),
         }
 
@@ -137,4 +133,4 @@ def sign(
     credentials: Credentials, method: str, host: str, target: str, body: bytes, moment: datetime
 ) -> dict[str, str]:
     """Return the headers that make one request valid; see `Signer.sign`."""
-    return Signer(credentials, host).sign_dated(method, target, body, http_date(moment))
+    return Signer(credentials, host).sign(method, target, body, moment.timestamp())
