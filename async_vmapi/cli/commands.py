@@ -56,7 +56,8 @@ def _options(group: type) -> list[inspect.Parameter]:
 
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
     for info in getattr(hint, "__metadata__", ()):
-        if hint.__origin__ is bool and not info.param_decls:
+        # Typer takes the first name that is given for a default.
+        if hint.__origin__ is bool and info.default is ... and not info.param_decls:
             # Without its negation.
             info.param_decls = (f"--{name.replace('_', '-')}",)
     kind = inspect.Parameter.KEYWORD_ONLY

@@ -134,6 +134,8 @@ def _verb(operation: str) -> Callable[..., None]:
             )
         vms = ask(client, lambda client: client.vms.list())
         selected, missing = selection.of(vms)
+        for problem in selection.unmatched(vms):
+            say(problem)
         # VMs that a list has shown: if one is absent later, it is gone.
         found: dict[str, VMOrId] = {vm.id: vm for vm in selected}
         if missing and selection.has_conditions:

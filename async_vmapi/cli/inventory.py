@@ -58,7 +58,10 @@ def inventory(
         if text and not allowed.fullmatch(text):
             fail(f"{option} {text!r}: use letters, digits, '.', '_' and '-'", ExitCode.USAGE)
     selection = filters.selection()
-    vms, missing = selection.of(ask(client_for(ctx.obj), lambda client: client.vms.list()))
+    fleet = ask(client_for(ctx.obj), lambda client: client.vms.list())
+    vms, missing = selection.of(fleet)
+    for problem in selection.unmatched(fleet):
+        say(problem)
     if missing:
         say(f"not in the list: {some_of(missing)}")
     if unreachable := [who(vm.id, vm.label) for vm in vms if address_of(vm) is None]:

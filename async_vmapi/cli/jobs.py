@@ -1,4 +1,4 @@
-"""``async-vmapi jobs``: rollouts in a database, submitted by ``fleet ... --durable``."""
+"""``async-vmapi job``: rollouts in a database, submitted by ``fleet ... --durable``."""
 
 import asyncio
 import time

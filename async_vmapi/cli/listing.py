@@ -32,7 +32,7 @@ _SYNONYMS: Final = {
     "memory": "ram",
 }
 
-JSON = Annotated[bool, typer.Option(help="Short for --output json.", rich_help_panel=_OUTPUT)]
+JSON = Annotated[bool, typer.Option(help="Print JSON.", rich_help_panel=_OUTPUT)]
 
 
 @attrs.frozen

@@ -62,7 +62,8 @@ class ProfileFile(NamedTuple):
             return dict(self.profiles[name])
         known = ", ".join(sorted(self.profiles)) or "none"
         raise InvalidArgument(
-            f"profile {name!r} of {self.path}: no such profile; there are: {known}",
+            f"profile {name!r} of {self.path}: no such profile; there are: {known}. To store it, "
+            "run: async-vmapi profile create NAME",
             argument="profile",
         )
 

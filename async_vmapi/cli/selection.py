@@ -2,12 +2,16 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Final
 
 import attrs
 
 from async_vmapi.models.vm import Reference, VirtualMachine
+from async_vmapi.tasks.rules import KNOWN_STATES
 
 __all__ = ["Selection"]
+
+_MOST_SHOWN: Final = 20
 
 
 def _without_duplicates(ids: Iterable[str] | None) -> Collection[str] | None:
@@ -51,6 +55,21 @@ class Selection:
             and (not self.states or vm.state in self.states)
         )
 
+    def unmatched(self, vms: Sequence[VirtualMachine]) -> list[str]:
+        """Return what the VMs have, for each group, zone and unknown state that none has."""
+        groups = [group for vm in vms for group in vm.groups]
+        found: list[str] = []
+        for kind, names, present in (
+            ("group", self.groups, groups),
+            ("zone", self.zones, [vm.zone for vm in vms]),
+        ):
+            known = sorted({reference.name for reference in present})
+            accepted = {*known, *(reference.id for reference in present)}
+            found += [_unmatched(kind, name, known) for name in names if name not in accepted]
+        states = sorted({vm.state for vm in vms})
+        unknown = set(self.states) - KNOWN_STATES - set(states)
+        return found + [_unmatched("state", name, states) for name in sorted(unknown)]
+
     def of(self, vms: Sequence[VirtualMachine]) -> tuple[list[VirtualMachine], list[str]]:
         """Return the selected VMs, and the ids that are not among ``vms``.
 
@@ -67,3 +86,8 @@ class Selection:
 
 def _is_named(reference: Reference, names: Sequence[str]) -> bool:
     return reference.id in names or reference.name in names
+
+
+def _unmatched(kind: str, name: str, known: Sequence[str]) -> str:
+    shown = [*known[:_MOST_SHOWN], *["..."] * (len(known) > _MOST_SHOWN)]
+    return f"no VM has {kind} {name!r}; the VMs have: {', '.join(shown) or 'none'}"

@@ -35,7 +35,10 @@ app = Commands("List, show and change VMs.")
 def list_(ctx: typer.Context, filters: Filters, listing: Listing) -> None:
     """List the VMs of the region."""
     selection = filters.selection()
-    vms, missing = selection.of(ask(client_for(ctx.obj), lambda client: client.vms.list()))
+    fleet = ask(client_for(ctx.obj), lambda client: client.vms.list())
+    vms, missing = selection.of(fleet)
+    for problem in selection.unmatched(fleet):
+        say(problem)
     if missing:
         say(f"not in the list: {some_of(missing)}")
     listing.show(vms, VM_COLUMNS)

@@ -218,6 +218,8 @@ class DurableJob:
         found = await self._database.find(job_id(self.name), whole=whole)
         if found is None:
             raise JobNotFound(
-                f"there is no job {self.name!r}: fleet.jobs() lists them", name=self.name
+                f"there is no job {self.name!r}; DurableFleet.jobs() and 'async-vmapi job list' "
+                "list those that exist",
+                name=self.name,
             )
         return found

@@ -132,7 +132,7 @@ class Shape:
             verb = what if len(names) > 1 else what.replace("print", "prints")
             last = " and ".join(names[-2:])
             parts += [f"{', '.join([*names[:-2], last])} {verb}"] if names else []
-        rows = [(f"`{name}`", *_split(told)) for name, told in self.fields.items()]
+        rows = [(f"`{name}`", *_split(meaning)) for name, meaning in self.fields.items()]
         parts += [_table(("field", "type", "meaning"), rows), self.note]
         return "\n\n".join(filter(None, parts))
 
@@ -144,19 +144,18 @@ def json_commands() -> list[str]:
 
 def _fields(kind: type, omit: tuple[str, ...] = (), **more: str) -> dict[str, str]:
     """Return the fields of a class, with what its docstring says of them."""
-    told = _told(kind)
+    meanings = _meanings(kind)
     hints = typing.get_type_hints(kind)
     found = {f.name: f for f in attrs.fields(kind) if f.name not in omit}
     return {
-        name: f"{_type_of(hints[name])}{': ' if told.get(name) else ''}{told.get(name, '')}"
-        for name in found
+        name: ": ".join(filter(None, (_type_of(hints[name]), meanings.get(name)))) for name in found
     } | more
 
 
-def _told(kind: type) -> dict[str, str]:
+def _meanings(kind: type) -> dict[str, str]:
     _, _, text = (kind.__doc__ or "").partition("Attributes:\n")
     entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE)
-    return {name: _for_json(told) for name, told in entries}
+    return {name: _for_json(meaning) for name, meaning in entries}
 
 
 def _for_json(text: str) -> str:
@@ -259,8 +258,8 @@ def json_fields() -> str:
     return "\n\n".join(shape.section() for shape in shapes())
 
 
-def _split(told: str) -> tuple[str, str]:
-    kind, _, meaning = told.partition(": ")
+def _split(field: str) -> tuple[str, str]:
+    kind, _, meaning = field.partition(": ")
     return kind, meaning
 
 

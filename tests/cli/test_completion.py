@@ -148,7 +148,7 @@ class TestValues:
         assert offered("fleet", "reboot", "--group", "") == ["web"]
 
     def test_profiles(self, program, home, monkeypatch):
-        """From the file, if nobody else can read it; and the one named is used."""
+        """From the file, if no other user can read it; and the one named is used."""
         monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
         assert offered("--profile", "") == ["default"]
         assert offered("profile", "use", "d") == ["default"]

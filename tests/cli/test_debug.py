@@ -178,7 +178,7 @@ class TestLines:
             logger.removeHandler(logging.lastResort)
 
     def test_a_slow_reader_gets_fewer_lines(self, log, capsys, monkeypatch):
-        """And is told how many are missing."""
+        """And learns how many are missing."""
         logger = log(sys.stderr)
         for slow in (True, True, False):
             monkeypatch.setattr(debug, "behind", lambda _, slow=slow: slow)

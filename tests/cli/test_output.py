@@ -72,6 +72,21 @@ class TestSelection:
         assert not Selection(labels=["web-*"]).matches(machine(label=None))
         assert Selection(labels=["*"]).matches(machine(label=None))
 
+    def test_conditions_that_no_vm_meets(self):
+        """They may be misspelt, so what the VMs have is shown."""
+        machines = [machine("1", "a"), machine("2", "b")]
+        good = Selection(zones=["DC1", "DC1-id"], groups=["db"], states=["offline"])
+        assert good.unmatched(machines) == []
+        wrong = Selection(zones=["DC1", "DC9"], groups=["web"], states=["onlin"])
+        assert wrong.unmatched(machines) == [
+            "no VM has group 'web'; the VMs have: db",
+            "no VM has zone 'DC9'; the VMs have: DC1",
+            "no VM has state 'onlin'; the VMs have: online",
+        ]
+        assert Selection(zones=["DC9"]).unmatched([]) == [
+            "no VM has zone 'DC9'; the VMs have: none"
+        ]
+
     def test_unknown_ids(self):
         """They are listed once each, in the given order; VMs keep that order too."""
         machines = [machine("1", "b"), machine("2", "a"), machine("3", None)]

@@ -28,7 +28,7 @@ class TestResolve:
         assert [vm.id for vm in await find_vms(vm_client, [vm.id, other.id])] == [vm.id, other.id]
 
     async def test_an_ambiguous_name_lists_the_candidates(self, vm_cloud, vm_client, capsys):
-        """With what tells them apart; each can be named by its id."""
+        """With what differs between them; each can be named by its id."""
         vms = [vm_cloud.add("web-01"), vm_cloud.add("web-01", state="offline")]
         with pytest.raises(typer.Exit) as caught:
             await find_vms(vm_client, ["web-01"])
