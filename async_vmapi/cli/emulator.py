@@ -84,7 +84,8 @@ def emulator(
     shell: Annotated[
         Shell | None,
         typer.Option(
-            help="Shell to print the variables for; by default PowerShell on Windows, else sh."
+            metavar="sh|powershell|cmd",
+            help="Shell to print the variables for; by default PowerShell on Windows, else sh.",
         ),
     ] = None,
 ) -> None:

@@ -63,6 +63,8 @@ def errors_shown() -> Generator[None]:
         yield
     except InvalidArgument as error:
         fail(error, ExitCode.USAGE)
+    except ConnectError as error:
+        fail(f"{error}; check the network, and the region or URL in VMAPI_* or the profile")
     except (VMAPIError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:

@@ -48,6 +48,11 @@ class TestReading:
         assert shown.count("retrying in") == shown.count("\n") == 1
         assert shown.startswith("async-vmapi: GET /v2/virtual-machines got no response: ")
 
+    def test_no_connection(self, program):
+        """The error says what to check."""
+        program.write_profile(max_retries=0, url="http://127.0.0.1:9")
+        assert "check the network, and the region or URL" in program("vm", "list", code=1).stderr
+
     def test_one_vm(self, program):
         """All its fields are shown, or that there is none."""
         ids = program.fleet(1)
