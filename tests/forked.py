@@ -135,6 +135,7 @@ def _run(module, arguments, env, cwd, ends):
     os.chdir(cwd)
     # Whatever the tests themselves were started by ignores.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
