@@ -14,7 +14,7 @@ from rich.console import Console
 
 from async_vmapi.bulk.item import Start
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
-from async_vmapi.bulk.report import BulkReport
+from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.cli.listing import Format
 from async_vmapi.cli.options import Output
 from async_vmapi.cli.outcomes import (
@@ -180,7 +180,7 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
                 progress.on_event(event)
             elif event.kind in ("accepted", "finished") and event.index not in sent:
                 sent.add(event.index)
-                if len(sent) == work.total:
+                if len(sent) == work.total and not timer.expired():
                     timer.reschedule(asyncio.get_running_loop().time())
 
         async with nullcontext() if work.no_wait else progress:
@@ -196,13 +196,20 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
                 # Shown while the client is open: closing may be cut short.
                 report = bulk.report
         if report.operation == GENERAL:
-            # Outcomes of tokens have only numbers.
-            named = (attrs.evolve(o, item=work.names[o.index]) for o in report.outcomes)
-            report = attrs.evolve(report, operation=work.operation, outcomes=tuple(named))
+            named = tuple(_of_token(work, outcome) for outcome in report.outcomes)
+            report = attrs.evolve(report, operation=work.operation, outcomes=named)
         if timer.expired() and not work.no_wait:
             say(f"timed out after {work.timeout:g} s; operations in flight continue")
         code = present(console, work, report)
         return ExitCode.INTERRUPTED if interrupted else code
+
+
+def _of_token(work: Work, outcome: Outcome) -> Outcome:
+    """Return a token's outcome with its VM's name; what was not awaited is unknown."""
+    outcome = attrs.evolve(outcome, item=work.names[outcome.index])
+    if outcome.status != "not_started":
+        return outcome
+    return attrs.evolve(outcome, status="unknown", token=work.items[outcome.index])
 
 
 def present(console: Console, work: Work, report: BulkReport) -> ExitCode:
@@ -239,7 +246,7 @@ def _show(console: Console, work: Work, report: BulkReport) -> None:
     if work.output.print_data(value, ended_well, outcome_columns(work.labels)):
         return
     if work.no_wait:
-        show_tokens(work.title, dict(zip(work.names, report.outcomes, strict=True)))
+        show_tokens(work.title, work.names, report.outcomes)
     elif work.only:
         show_outcome(console, work.title, work.only, report.outcomes[0])
     else:

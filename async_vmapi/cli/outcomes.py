@@ -102,14 +102,15 @@ def show_outcome(console: Console, operation: str, name: str, outcome: Outcome) 
         VM_COLUMNS.print(console, [outcome.value])
 
 
-def show_tokens(operation: str, outcomes: Mapping[str, Outcome]) -> None:
+def show_tokens(operation: str, names: Sequence[str], outcomes: Sequence[Outcome]) -> None:
     """Print the tokens of operations that are not awaited, one on each line.
 
     Args:
         operation: The operation.
-        outcomes: The outcomes by the names of their VMs.
+        names: The names of the VMs; several may have the same.
+        outcomes: Their outcomes.
     """
-    for name, outcome in outcomes.items():
+    for name, outcome in zip(names, outcomes, strict=True):
         why = "accepted" if outcome.accepted else f"{outcome.status}: {_why(outcome)}"
         say(f"{operation} of {who(outcome.vm_id or name, name)}: {why}")
         if outcome.token:

@@ -173,4 +173,6 @@ def _warn_of_environment() -> None:
 
 def _from_stdin() -> tuple[Secret, Secret]:
     key, _, secret = read_text(Path("-")).strip().partition("\n")
+    if "\n" in secret:
+        fail("standard input must have two lines: the API key and the secret", ExitCode.USAGE)
     return Secret(key.strip()), Secret(secret.strip())

@@ -51,6 +51,8 @@ def ask_hidden(question: str) -> Secret:
             entered = Secret(getpass.getpass(f"{question}: ").strip())
     except getpass.GetPassWarning:
         problem = "this terminal would show the secret: use --stdin"
+    except UnicodeDecodeError:
+        problem = "what was entered is not text in the terminal's encoding"
     except (EOFError, KeyboardInterrupt):
         _interrupted()
     _line_ended()

@@ -36,7 +36,8 @@ async def find_vms(
     """Return the VMs that arguments name by id or label: each once, in the order of the arguments.
 
     A single argument that looks like an id costs one GET. Otherwise one list is requested for all
-    arguments, and then a GET for each that it does not contain, as it may be stale.
+    arguments, and then a GET for each that it does not contain, as it may be stale. An argument
+    with the form of an id is never taken for a label: when its VM is gone, it would name another.
 
     Exits with code 1 if there is no such VM, and with code 2 if several VMs have the label; the
     message lists them.
@@ -54,7 +55,11 @@ async def find_vms(
     if None in found.values():
         listed = await client.vms.list()
         by_id = {vm.id: vm for vm in listed}
-        found = {name: by_id.get(name) or _labelled(name, listed) for name in names}
+        forms = set(map(_form, by_id))
+        found = {
+            name: by_id.get(name) or (None if _form(name) in forms else _labelled(name, listed))
+            for name in names
+        }
     missing = [name for name, vm in found.items() if vm is None]
     polled = await asyncio.gather(*(_get(client, name) for name in missing))
     found |= zip(missing, polled, strict=True)
@@ -69,6 +74,10 @@ async def find_vms(
         )
     known = [vm or name for name, vm in found.items()]
     return list({id_of(vm): vm for vm in known}.values())
+
+
+def _form(text: str) -> str:
+    return re.sub("[0-9a-f]", "0", text.lower())
 
 
 def _labelled(name: str, vms: Iterable[VirtualMachine]) -> VirtualMachine | None:

@@ -10,6 +10,7 @@ from async_vmapi.cli.listing import Format
 from async_vmapi.cli.operations import Work, carry_out
 from async_vmapi.cli.options import Timeout, read_text
 from async_vmapi.cli.profiles import client_for
+from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.tasks.token import read
 
 __all__ = ["wait"]
@@ -36,6 +37,8 @@ def wait(
         for token in (read_text(Path("-")).split() if text == "-" else [text])
     ]
 
+    if not given:
+        fail("standard input has no token: did the command before fail?", ExitCode.USAGE)
     client = client_for(ctx.obj)
     # Checks all before anything is awaited.
     contents = [read(token, client.origin) for token in given]

@@ -167,6 +167,16 @@ class TestCreate:
         assert SECRET not in done.stderr
         assert not program.profiles.exists()
 
+    def test_more_than_two_lines(self, program):
+        """No secret has a line break."""
+        done = program(
+            *("profile", "create", "mine", "--region", "r", "--stdin"),
+            given=f"{GIVEN.rstrip()}\nmore\n",
+            code=2,
+        )
+        assert "two lines" in done.stderr
+        assert not program.profiles.exists()
+
     @pytest.mark.parametrize("given", ["", "key-1\n", "key:1\nsecret\n"])
     def test_wrong_credentials(self, program, given):
         """A line is missing, or a key is none."""

@@ -27,6 +27,16 @@ class TestResolve:
         assert (await find_vm(vm_client, vm.id)).id == vm.id
         assert [vm.id for vm in await find_vms(vm_client, [vm.id, other.id])] == [vm.id, other.id]
 
+    async def test_the_id_of_a_vm_that_is_gone_is_not_taken_for_a_label(self, vm_cloud, vm_client):
+        """Otherwise a repeated delete would delete another VM."""
+        gone = vm_cloud.add("web-01").id
+        vm_cloud.add(gone)
+        await (await vm_client.vms.delete(gone))
+        for names in ([gone], [gone, "web-01"]):
+            with pytest.raises(typer.Exit) as caught:
+                await find_vms(vm_client, names)
+            assert caught.value.exit_code == 1
+
     async def test_an_ambiguous_name_lists_the_candidates(self, vm_cloud, vm_client, capsys):
         """With what differs between them; each can be named by its id."""
         vms = [vm_cloud.add("web-01"), vm_cloud.add("web-01", state="offline")]

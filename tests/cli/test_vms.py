@@ -136,6 +136,18 @@ class TestOperations:
         create = ("vm", "create", "--name", "new", *NEW, "--no-wait")
         token = program(*create).stdout
         assert program("wait", "-", "-o", "name", given=token).stdout == "new\n"
+        assert "no token" in program("wait", "-", given="", code=2).stderr
+
+    def test_not_waiting_for_vms_of_one_name(self, program, cloud):
+        """Each has its line and its token."""
+        ids = [*program.fleet(1, "dup").values(), *program.fleet(1, "dup").values()]
+        sent = program("vm", "power-off", *ids, "--yes", "--no-wait")
+        assert len(set(sent.stdout.split())) == 2
+        assert all(f"dup ({vm_id}): accepted" in sent.stderr for vm_id in ids)
+        # Without any time to look, the outcome is unknown, and the token is shown again.
+        waited = program.json("wait", *sent.stdout.split(), "--timeout", "0", code=3)
+        assert [o["status"] for o in waited] == ["unknown"] * 2
+        assert [o["token"] for o in waited] == sent.stdout.split()
 
     def test_a_timeout(self, program, cloud):
         """The operation continues, and its token is shown; its outcome is not known yet."""
