@@ -200,7 +200,7 @@ class TestSilence:
 
     @pytest.mark.parametrize("database", ["sqlite:///{}/none", "postgresql://x@127.0.0.1:1/y", ""])
     def test_no_jobs(self, database, home, monkeypatch):
-        """Their database is away; no file is created."""
+        """Their database is unavailable; no file is created."""
         monkeypatch.setenv("VMAPI_DATABASE", database.format(home))
         assert offered("job", "show", "") == []
         assert not (home / "none").exists()
