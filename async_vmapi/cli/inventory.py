@@ -16,10 +16,10 @@ import typer
 
 from async_vmapi.cli.access import User, address_of
 from async_vmapi.cli.commands import command
-from async_vmapi.cli.operations import some_of
+from async_vmapi.cli.operations import selected, some_of
 from async_vmapi.cli.options import Filters
 from async_vmapi.cli.output import who
-from async_vmapi.cli.profiles import ask, client_for
+from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.models.vm import VirtualMachine
 
@@ -57,13 +57,7 @@ def inventory(
     for option, text, allowed in (("--user", user, _USER), ("--prefix", prefix, _NAME)):
         if text and not allowed.fullmatch(text):
             fail(f"{option} {text!r}: use letters, digits, '.', '_' and '-'", ExitCode.USAGE)
-    selection = filters.selection()
-    fleet = ask(client_for(ctx.obj), lambda client: client.vms.list())
-    vms, missing = selection.of(fleet)
-    for problem in selection.unmatched(fleet):
-        say(problem)
-    if missing:
-        say(f"not in the list: {some_of(missing)}")
+    vms = selected(client_for(ctx.obj), filters)
     if unreachable := [who(vm.id, vm.label) for vm in vms if address_of(vm) is None]:
         say(f"left out, without an address: {some_of(unreachable)}")
     sys.stdout.write(render(format_, hosts_of(vms, prefix), user=user, port=port))

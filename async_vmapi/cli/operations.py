@@ -16,7 +16,7 @@ from async_vmapi.bulk.item import Start
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.cli.listing import Format
-from async_vmapi.cli.options import Output
+from async_vmapi.cli.options import Filters, Output
 from async_vmapi.cli.outcomes import (
     outcome_columns,
     outcome_json,
@@ -25,11 +25,13 @@ from async_vmapi.cli.outcomes import (
     show_tokens,
 )
 from async_vmapi.cli.output import printable, who
+from async_vmapi.cli.profiles import ask
 from async_vmapi.cli.progress import Progress
 from async_vmapi.cli.prompts import agree, has_terminal
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import on_loss
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.writes.operations import GENERAL
 from async_vmapi.writes.requests import VMOrId
 
@@ -44,6 +46,7 @@ __all__ = [
     "confirm",
     "exit_code",
     "present",
+    "selected",
     "some_of",
 ]
 
@@ -122,6 +125,17 @@ def some_of(names: Sequence[str]) -> str:
     """Return the first names as text, and how many more there are."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(map(printable, names[:_MOST_NAMED])) + more
+
+
+def selected(client: "Client", filters: Filters) -> list[VirtualMachine]:
+    """Request a list, and return the selected VMs; report conditions that no VM meets."""
+    selection, vms = filters.selection(), ask(client, lambda client: client.vms.list())
+    found, missing = selection.of(vms)
+    for problem in selection.unmatched(vms):
+        say(problem)
+    if missing:
+        say(f"not in the list: {some_of(missing)}")
+    return found
 
 
 def check_terminal(operation: str, count: int) -> None:

@@ -11,13 +11,12 @@ from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.cli.access import add_access
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.listing import JSON, VM_COLUMNS, Format, Listing
-from async_vmapi.cli.operations import Work, carry_out, check_terminal, confirm, some_of
+from async_vmapi.cli.operations import Work, carry_out, check_terminal, confirm, selected
 from async_vmapi.cli.options import Filters, New, NoWait, Timeout, Vm, Vms, Yes
 from async_vmapi.cli.output import console_for, print_json, printable, style_of, table
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import check_name, looked_up
 from async_vmapi.cli.resolve import find_vm, find_vms, name_of
-from async_vmapi.cli.running import say
 from async_vmapi.cli.verbs import add_verbs
 from async_vmapi.models.vm import Console
 from async_vmapi.writes.operations import operation_spec
@@ -34,14 +33,7 @@ app = Commands("List, show and change VMs.")
 @app.add("list")
 def list_(ctx: typer.Context, filters: Filters, listing: Listing) -> None:
     """List the VMs of the region."""
-    selection = filters.selection()
-    fleet = ask(client_for(ctx.obj), lambda client: client.vms.list())
-    vms, missing = selection.of(fleet)
-    for problem in selection.unmatched(fleet):
-        say(problem)
-    if missing:
-        say(f"not in the list: {some_of(missing)}")
-    listing.show(vms, VM_COLUMNS)
+    listing.show(selected(client_for(ctx.obj), filters), VM_COLUMNS)
 
 
 @app.add("show")
