@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 import pyte
 
 from async_vmapi.emulator import Emulator, Settings
+from async_vmapi.models.vm import PublicInterface, Reference, VirtualMachine
 from tests.forked import ForkedProgram
 
 _AT_START = {"LC_ALL", "PYTHONIOENCODING"}
@@ -74,6 +75,22 @@ def emulator_in_thread(**options):
     finally:
         stopping.set()
         thread.join(LONG)
+
+
+ONLINE = VirtualMachine(
+    id="id-0",
+    label="web-01",
+    cores=1,
+    ram=1024,
+    state="online",
+    system=Reference("1", "Debian"),
+    cost_per_hour=0,
+    transfer_used=0,
+    owner=Reference("1", "me"),
+    public_interface=PublicInterface("10.0.0.1"),
+    storage_volumes=(),
+    zone=Reference("1", "DC1/PUBLIC-1"),
+)
 
 
 class Program:

@@ -3,13 +3,14 @@
 import os
 import sys
 
+import attrs
 import pytest
 
 from async_vmapi.cli import access
 from async_vmapi.cli.access import address_of
-from async_vmapi.models.vm import PublicInterface, Reference, VirtualMachine
+from async_vmapi.models.vm import PublicInterface
 
-from .programs import NEW, SETTINGS, Program, emulator_in_thread
+from .programs import NEW, ONLINE, SETTINGS, Program, emulator_in_thread
 
 pytestmark = pytest.mark.programs
 
@@ -117,18 +118,5 @@ class TestAddresses:
     )
     def test_only_an_address_is_one(self, address, found):
         """Another text could be an option of ssh, or a line of a file."""
-        vm = VirtualMachine(
-            id="1",
-            label="web",
-            cores=1,
-            ram=1024,
-            state="online",
-            system=Reference("1", "Debian"),
-            cost_per_hour=0,
-            transfer_used=0,
-            owner=Reference("1", "me"),
-            public_interface=PublicInterface(address),
-            storage_volumes=(),
-            zone=Reference("1", "DC1"),
-        )
+        vm = attrs.evolve(ONLINE, public_interface=PublicInterface(address))
         assert address_of(vm) == found

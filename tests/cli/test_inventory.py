@@ -8,30 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_vmapi.cli.inventory import hosts_of, render
-from async_vmapi.models.vm import PublicInterface, Reference, VirtualMachine
+from async_vmapi.models.vm import PublicInterface, Reference
 
-from .programs import SETTINGS, Program, emulator_in_thread
-
-BASE = VirtualMachine(
-    id="id-0",
-    label="web-01",
-    cores=1,
-    ram=1024,
-    state="online",
-    system=Reference("1", "Debian"),
-    cost_per_hour=0,
-    transfer_used=0,
-    owner=Reference("1", "me"),
-    public_interface=PublicInterface("10.0.0.1"),
-    storage_volumes=(),
-    zone=Reference("1", "DC1/PUBLIC-1"),
-)
+from .programs import ONLINE, SETTINGS, Program, emulator_in_thread
 
 
 def vms(*labels, **changes):
     """Return VMs with these labels, and ids by their place."""
     return [
-        attrs.evolve(BASE, id=f"id-{number}", label=label, **changes)
+        attrs.evolve(ONLINE, id=f"id-{number}", label=label, **changes)
         for number, label in enumerate(labels)
     ]
 
