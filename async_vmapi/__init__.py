@@ -52,6 +52,7 @@ if typing.TYPE_CHECKING:
         VirtualMachine,
         Zone,
     )
+    from async_vmapi.readiness.conditions import Ready
     from async_vmapi.tasks.completion import Evidence
     from async_vmapi.tasks.task import Task
     from async_vmapi.tasks.watch import TaskEvent
@@ -91,6 +92,7 @@ __all__ = [
     "OutcomeUnknown",
     "PublicInterface",
     "RateLimited",
+    "Ready",
     "Reference",
     "Region",
     "Response",
@@ -122,7 +124,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # Names are imported on first use, so that the command line's help and completion start fast. The
 # modules that define them, from the lowest layer up:
 _MODULES = (
-    *("errors", "transport.transport", "models.vm", "models.create", "tasks.completion"),
+    *("errors", "transport.transport", "models.vm", "models.create"),
+    *("readiness.conditions", "tasks.completion"),
     *("bulk.report", "bulk.plan", "tasks.watch", "tasks.task", "writes.record"),
     *("transport.http", "bulk.executor", "client"),
 )

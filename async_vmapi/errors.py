@@ -358,7 +358,14 @@ class TaskFailed(TaskError):
 
 
 class TaskTimeout(TaskError, TimeoutError):
-    """The task timed out. The operation may still be running; the task can be awaited again."""
+    """The task timed out. The operation may still be running; the task can be awaited again.
+
+    Attributes:
+        missing: For a task with ``ready``, what the VM did not meet: ``"online"``, and conditions
+            like ``"ssh:22"``. Empty for others.
+    """
+
+    missing: tuple[str, ...] = ()
 
 
 class VMVanished(TaskError):

@@ -12,13 +12,14 @@ Cancellation does not abort a write that was sent: the method waits up to ``canc
 for the response. If the outcome is then unknown, the write is in ``client.unresolved``.
 """
 
-import asyncio
 from typing import Any, Final, Literal, overload
 
 from async_vmapi import validation
-from async_vmapi.errors import DecodingError, InvalidArgument
+from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.create import CdromBoot, CreateRequest, ImageBoot
 from async_vmapi.models.vm import Console, VirtualMachine
+from async_vmapi.readiness.conditions import Ready
+from async_vmapi.tasks.reads import fetch_vms
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.token import IntentToken, seal
@@ -32,10 +33,7 @@ from async_vmapi.writes.writes import Writes
 
 __all__ = ["VMOrId", "VirtualMachines", "bound"]
 
-_LIST: Final = Call("list", "GET", PATH)
-
-_DECODED_AT_ONCE: Final = 250
-"""Yield to the event loop after decoding this many VMs; each takes about 15 µs."""
+_ONLINE: Final = Ready()
 
 
 class VirtualMachines:
@@ -64,6 +62,7 @@ class VirtualMachines:
         intent: str | None = None,
         maybe_sent: bool = False,
         reconcile_timeout: float | None = None,
+        ready: Ready | None = None,
     ) -> Task[VirtualMachine]: ...
 
     # mypy needs the None to accept the implementation.
@@ -83,6 +82,7 @@ class VirtualMachines:
         intent: str | None = None,
         maybe_sent: bool = False,
         reconcile_timeout: float | None = None,
+        ready: Ready | None = None,
     ) -> Task[VirtualMachine]: ...
 
     async def create(
@@ -95,11 +95,12 @@ class VirtualMachines:
         intent: str | None = None,
         maybe_sent: bool = False,
         reconcile_timeout: float | None = None,
+        ready: Ready | None = None,
         **keywords: Any,
     ) -> Task[VirtualMachine]:
-        """Create a VM. The task completes when it is online.
+        """Create a VM. The task completes when it is online, and `ready` if that is given.
 
-        The VM's address can appear later (WIRE §4).
+        The VM's address can appear later (WIRE §4); ``ready=Ready.address()`` waits for it.
 
         The API has no idempotency key, so a create is not resent if its outcome is unknown: the
         client searches for its VM for ``reconcile_timeout`` seconds. It adopts a new VM that has
@@ -128,17 +129,17 @@ class VirtualMachines:
             maybe_sent: Whether an earlier process may have sent the request of this `intent`.
                 Then the client first searches for the VM, and sends the request only as
                 ``on_unknown`` allows.
-            reconcile_timeout: Seconds to search for this create's VM; None for the client's
-                ``reconcile_timeout``. If it is shorter than ``max_staleness``, no VM is adopted:
-                the call raises `OutcomeUnknown` sooner, with a token for `reconcile`.
+            reconcile_timeout: Seconds to search for its VM; None for the client's setting. If it is
+                shorter than ``max_staleness``, no VM is adopted: the call raises `OutcomeUnknown`
+                sooner, with a token for `reconcile`.
+            ready: What the VM must do after it is online; see `Ready`.
 
         Raises:
             OutcomeUnknown: If it is unknown whether the VM was created.
         """
         request = request_of(request, keywords)
         unique = validation.boolean("unique_name", unique_name)
-        if on_unknown not in ("raise", "retry"):
-            raise validation.refuse("on_unknown", on_unknown, "'raise' or 'retry'")
+        OPERATIONS["create"].arguments["on_unknown"]("on_unknown", on_unknown)
         if on_unknown == "retry" and not unique:
             raise InvalidArgument(
                 "on_unknown='retry' requires unique_name=True", argument="on_unknown"
@@ -158,6 +159,7 @@ class VirtualMachines:
             intent=intent,
             maybe_sent=maybe_sent,
             reconcile_timeout=reconcile_timeout,
+            target=Target("create", ready=ready),
         )
 
     async def prepare(
@@ -178,9 +180,6 @@ class VirtualMachines:
             operation: The kind of write. Other writes are idempotent, and need no token.
             item: The request of a create, which may contain a `SecretRef`; otherwise the VM.
             unique_name: As in `create`.
-
-        Raises:
-            InvalidArgument: If an argument is invalid.
         """
         unique = validation.boolean("unique_name", unique_name)
         if operation == "create":
@@ -195,17 +194,7 @@ class VirtualMachines:
 
     async def list(self) -> list[VirtualMachine]:
         """Return all VMs of the region. The API has no filters and no pages (WIRE §1)."""
-        raws = await self._pipeline.call(_LIST, codec.RAW_VMS)
-        vms: list[VirtualMachine] = []
-        try:
-            for start in range(0, len(raws), _DECODED_AT_ONCE):
-                if start:
-                    await asyncio.sleep(0)
-                vms += codec.decode_vms(raws[start : start + _DECODED_AT_ONCE], first=start)
-        except DecodingError as error:
-            error.method, error.path = _LIST.method, _LIST.path
-            raise
-        return vms
+        return await fetch_vms(self._pipeline)
 
     async def get(self, vm: VMOrId) -> VirtualMachine:
         """Return one VM.
@@ -216,7 +205,7 @@ class VirtualMachines:
         return await self._pipeline.call(Call("get", "GET", path_of(vm)), codec.VM)
 
     async def resize(
-        self, vm: VMOrId, *, cores: int, ram: int, wait_for: int = 4
+        self, vm: VMOrId, *, cores: int, ram: int, wait_for: int = 4, ready: Ready | None = None
     ) -> Task[VirtualMachine]:
         """Change a VM's cores and memory. The API shuts a running VM down for it.
 
@@ -228,13 +217,14 @@ class VirtualMachines:
             cores: Number of CPUs, at least 1.
             ram: Memory in MB, at least 1.
             wait_for: Minutes that the guest gets to shut down before it is turned off.
+            ready: As in `reboot`; the task fails if the VM stays offline.
         """
         body = {
             "cores": validation.whole("cores", cores, minimum=1),
             "ram": validation.whole("ram", ram, minimum=1),
             "wait_for": validation.whole("wait_for", wait_for, minimum=0),
         }
-        target = Target("resize", cores=cores, ram=ram, wait_for=wait_for)
+        target = Target("resize", cores, ram, wait_for, ready=ready)
         return await self._start(vm, target, codec.encode(body))
 
     async def shutdown(self, vm: VMOrId, *, wait_for: int = 4) -> Task[VirtualMachine]:
@@ -250,7 +240,11 @@ class VirtualMachines:
         return await self._start(vm, Target("shutdown", wait_for=wait_for), body)
 
     async def reboot(
-        self, vm: VMOrId, *, reconcile_timeout: float | None = None
+        self,
+        vm: VMOrId,
+        *,
+        reconcile_timeout: float | None = None,
+        ready: Ready | None = None,
     ) -> Task[VirtualMachine]:
         """Ask the guest to reboot. A guest that ignores ACPI may never do so (WIRE §4).
 
@@ -262,33 +256,43 @@ class VirtualMachines:
             vm: The VM or its id.
             reconcile_timeout: Seconds to poll for a reboot whose outcome is unknown; None for the
                 client's ``reconcile_timeout``.
+            ready: What the VM must do after it is online again; see `Ready`.
 
         Raises:
             OutcomeUnknown: If the response was lost, and no reboot was observed within
                 ``reconcile_timeout``.
         """
-        return await self._once(vm, "reboot", reconcile_timeout)
+        return await self._once(vm, Target("reboot", ready=ready), reconcile_timeout)
 
     async def reset(
-        self, vm: VMOrId, *, reconcile_timeout: float | None = None
+        self,
+        vm: VMOrId,
+        *,
+        reconcile_timeout: float | None = None,
+        ready: Ready | None = None,
     ) -> Task[VirtualMachine]:
         """Turn a VM off and on again, hard. The task completes as for `reboot`.
 
         Args:
             vm: The VM or its id.
             reconcile_timeout: Seconds, as in `reboot`.
+            ready: As in `reboot`.
 
         Raises:
             OutcomeUnknown: As in `reboot`.
         """
-        return await self._once(vm, "reset", reconcile_timeout)
+        return await self._once(vm, Target("reset", ready=ready), reconcile_timeout)
 
-    async def power_on(self, vm: VMOrId) -> Task[VirtualMachine]:
+    async def power_on(self, vm: VMOrId, *, ready: Ready | None = None) -> Task[VirtualMachine]:
         """Start a VM. The task completes when it is online.
 
         The provider does not document this call; other clients use it.
+
+        Args:
+            vm: The VM or its id.
+            ready: What the VM must do after it is online; see `Ready`.
         """
-        return await self._start(vm, Target("power_on"))
+        return await self._start(vm, Target("power_on", ready=ready))
 
     async def power_off(self, vm: VMOrId) -> Task[VirtualMachine]:
         """Turn a VM off, hard. The task completes when it is offline.
@@ -307,9 +311,8 @@ class VirtualMachines:
     async def rename(self, vm: VMOrId, name: str) -> None:
         """Change a VM's label."""
         body = codec.encode({"name": validation.text("name", name)})
-        await self._writes.rename(
-            self._context, _call("rename", vm, body), id_of(vm), name, _get(vm)
-        )
+        get = Call("get", "GET", path_of(vm))
+        await self._writes.rename(self._context, _call("rename", vm, body), id_of(vm), name, get)
 
     async def delete(
         self, vm: VMOrId, *, delete_resources: bool = False, missing_ok: bool = False
@@ -339,6 +342,27 @@ class VirtualMachines:
             missing_ok=validation.boolean("missing_ok", missing_ok),
         )
 
+    async def wait_ready(
+        self, vm: VMOrId, ready: Ready = _ONLINE, *, timeout: float | None = 600.0
+    ) -> VirtualMachine:
+        """Wait until a VM is online and ready, and return it as last seen. It sends only reads.
+
+        A read that shows the VM online can be ``max_staleness`` seconds old. If this client has
+        just changed the VM, only a later read counts.
+
+        Args:
+            vm: The VM or its id.
+            ready: What the VM must do besides being online; see `Ready`. The default is nothing.
+            timeout: Total seconds to wait; None for no limit.
+
+        Raises:
+            TaskTimeout: If it was not ready in time; see `TaskTimeout.missing`.
+            TaskFailed: If it is in a state from which it cannot become online.
+            VMVanished: If it is gone.
+        """
+        target = Target("wait_ready", ready=ready)
+        return await self._writes.wait_ready(id_of(vm), target).wait(timeout)
+
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
         return await self._writes.idempotent(
             self._context,
@@ -349,20 +373,16 @@ class VirtualMachines:
         )
 
     async def _once(
-        self, vm: VMOrId, operation: Literal["reboot", "reset"], reconcile_timeout: float | None
+        self, vm: VMOrId, target: Target, reconcile_timeout: float | None
     ) -> Task[VirtualMachine]:
         return await self._writes.once(
             self._context,
-            operation,
-            _call(operation, vm),
+            _call(target.operation, vm),
             id_of(vm),
+            target,
             visible=isinstance(vm, VirtualMachine),
             reconcile_timeout=reconcile_timeout,
         )
-
-
-def _get(vm: VMOrId) -> Call:
-    return Call("get", "GET", path_of(vm))
 
 
 def _call(operation: str, vm: VMOrId, body: bytes = b"") -> Call:

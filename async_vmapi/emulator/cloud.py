@@ -175,7 +175,8 @@ class Cloud:
         template: Template | None,
         state: str,
     ) -> CloudVM:
-        number = len(self.vms) + len(self.gone)
+        settings = self.settings_for(label)
+        number = len(self.vms) + len(self.gone) + 1
         vm = CloudVM(
             id=_uuid(self._scripts.random),
             label=label,
@@ -183,9 +184,9 @@ class Cloud:
             ram=ram,
             zone=zone,
             template=template,
-            settings=self.settings_for(label),
+            settings=settings,
             created=f"{self.second(now)[0]:%Y-%m-%d %H:%M:%S}",
-            address=f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
+            address=str(settings.network[number % settings.network.num_addresses]),
             state=state,
             history=[Change(now, state, cores, ram)],
         )

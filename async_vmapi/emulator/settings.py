@@ -1,5 +1,6 @@
 """The behaviour of the emulated cloud: durations, how guests obey ACPI, formats of responses."""
 
+import ipaddress
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, Self, TypeAlias, TypeGuard
@@ -30,6 +31,13 @@ def _span(value: float | Sequence[float], name: str = "a span") -> Span:
     if not 0 <= low <= high < math.inf:
         raise ValueError(f"{name} must be finite, 0 or more, and in ascending order, not {value!r}")
     return float(low), float(high)
+
+
+def _network(value: str | ipaddress.IPv4Network) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(value)
+    except ValueError:
+        raise ValueError(f"network is an IPv4 network like '127.0.0.0/8', not {value!r}") from None
 
 
 # attrs has converters that get the field's name, but type checkers do not support them yet.
@@ -107,6 +115,9 @@ class Settings:
         create: From the accepted request to ``online``.
         not_found: After a create, how long GETs return "not found" and lists do not have the VM.
         address: From ``online`` to the VM having an address (WIRE §4: it can come later).
+        network: The IPv4 network that addresses are from; its VMs do not exist, so nothing responds
+            there. With ``"127.0.0.0/8"`` (Linux) or ``"127.0.0.1/32"``, probes of readiness reach
+            this computer.
         resize: From the accepted request to the VM running again, or being resized.
         shutdown: Time that a guest that honours ACPI takes to shut down.
         power_on: From the accepted request to ``online``.
@@ -155,6 +166,9 @@ class Settings:
     create: Span = attrs.field(default=(30, 90), converter=_span)
     not_found: Span = attrs.field(default=(0, 5), converter=_span)
     address: Span = attrs.field(default=(0, 5), converter=_span)
+    network: ipaddress.IPv4Network = attrs.field(
+        default=ipaddress.IPv4Network("10.0.0.0/8"), converter=_network
+    )
     resize: Span = attrs.field(default=(20, 60), converter=_span)
     shutdown: Span = attrs.field(default=(5, 20), converter=_span)
     power_on: Span = attrs.field(default=(10, 30), converter=_span)

@@ -15,9 +15,8 @@ from typing import Final
 
 import attrs
 
-from async_vmapi.models.vm import Operation
 from async_vmapi.tasks.completion import APPEARS_WITHIN
-from async_vmapi.tasks.rules import Target
+from async_vmapi.tasks.rules import Awaited, Target
 from async_vmapi.tasks.vm_list import VMList
 
 __all__ = ["OwnChanges"]
@@ -43,7 +42,7 @@ class _VM:
 
     changing_until: float = -math.inf
     visible: bool = False
-    operation: Operation | None = None
+    operation: Awaited | None = None
     was_quiet: bool = True
     noted_at: float = -math.inf
     name: str | None = None
@@ -109,7 +108,7 @@ class OwnChanges:
 
     # --- for completion -------------------------------------------------------------------------
 
-    def is_quiet(self, vm_id: str, *, besides: Operation | None = None) -> bool:
+    def is_quiet(self, vm_id: str, *, besides: Awaited | None = None) -> bool:
         """Return whether no change by this client is recent enough to be missing from a read.
 
         Args:

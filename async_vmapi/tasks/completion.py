@@ -36,6 +36,7 @@ __all__ = [
     "Observation",
     "Pending",
     "Verdict",
+    "still_online",
 ]
 
 APPEARS_WITHIN: Final = 60.0
@@ -195,7 +196,8 @@ class Completion:
     # --- what an observation proves -------------------------------------------------------------
 
     def _is_after_request(self, observation: Observation) -> bool:
-        return self.rule.new_vm or observation.sent_at >= self.max_staleness
+        any_read = self.rule.new_vm or (self.quiet and not self.rule.is_write)
+        return any_read or observation.sent_at >= self.max_staleness
 
     def _is_later(self, observation: Observation, moment: float | None) -> bool:
         """Return whether it is certainly later than an observation received at `moment`."""
@@ -350,6 +352,11 @@ class Completion:
             too_early = state == ONLINE and self._away is not None
             return Pending(recheck_at=end, too_early=too_early)
         return Done(_evidence(certain))
+
+
+def still_online(max_staleness: float, seen_at: float) -> Completion:
+    """Return what decides whether a VM, seen online at `seen_at`, is online."""
+    return Completion(Target("wait_ready"), max_staleness, visible_at=seen_at, quiet=True)
 
 
 def _evidence(certain: bool) -> Evidence:

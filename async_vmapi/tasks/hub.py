@@ -10,10 +10,11 @@ from functools import partial
 
 from async_vmapi.errors import InvalidState, VMAPIError
 from async_vmapi.tasks.changes import OwnChanges
-from async_vmapi.tasks.completion import Completion
+from async_vmapi.tasks.completion import Completion, Evidence, still_online
 from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.poller import Poller
 from async_vmapi.tasks.polls import Polls
+from async_vmapi.tasks.readiness import Readiness
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.vm_list import VMListSource
@@ -78,6 +79,7 @@ class PollHub:
         visible: bool = False,
         adopted: bool = False,
         resumed: bool = False,
+        completed: Evidence | None = None,
     ) -> Watch:
         """Return the watch of one operation.
 
@@ -88,14 +90,20 @@ class PollHub:
             visible: Whether a read has shown the VM.
             adopted: Whether it may have been carried out before; its response was lost.
             resumed: Whether the request was accepted some time ago.
+            completed: How completion of the operation is known; None if it is not complete. Then
+                the VM is awaited until it is ready.
         """
         besides = target.operation if adopted else None
         quiet = not resumed and self.changes.is_quiet(vm_id, besides=besides)
         visible = visible or (not resumed and self.changes.is_visible(vm_id))
-        self.changes.begin(vm_id, target)
+        if target.rule.is_write:
+            self.changes.begin(vm_id, target)
         visible_at = elapsed if visible else None
         completion = Completion(target, self._max_staleness, visible_at=visible_at, quiet=quiet)
-        return Watch(vm_id, target, completion, elapsed=elapsed, adopted=adopted)
+        readiness = None if target.ready is None else Readiness(target.ready, completed, elapsed)
+        if completed is not None:
+            completion = still_online(self._max_staleness, elapsed)
+        return Watch(vm_id, target, completion, elapsed, adopted, readiness)
 
     async def wait(
         self, watch: Watch, *, until: float | None = None, any_change: bool = False
@@ -123,6 +131,7 @@ class PollHub:
         timer = None
         # A refresh; it is not an awaiter that times out.
         is_refresh = until is not None and until < loop.time()
+        watch.refreshes += is_refresh
         if until is not None:
             # In the poller's context: a copy of the waiter's for each timer would cost memory.
             timer = poller.polls.call_at(until, poller.deadline_passed, watch, waiter, until)
@@ -133,7 +142,10 @@ class PollHub:
         reported: VMAPIError | bool | None = None
         try:
             result = reported = await waiter
+            if is_refresh:
+                await poller.probe_once(watch)
         finally:
+            watch.refreshes -= is_refresh
             if timer is not None:
                 timer.cancel()
             # `close` removes waiters itself.

@@ -28,7 +28,7 @@ class ListPoller:
         polls: The awaited VMs.
         vm_lists: Sends the lists.
         report: Called with a VM, what a list shows of it, decoded and undecoded, and when the list
-            was sent and received; returns whether it counted for all watches.
+            was sent and received; returns whether an unchanged list needs no report.
         plan: Called with a VM to plan its next poll, and the time from which intervals count.
         done: Called after each list, whether or not it succeeded.
 
@@ -196,7 +196,7 @@ class ListPoller:
             raw = None if place is None else bytes(raws[place])
             vm.last_listed = snapshot
             if not self._report(vm, snapshot, raw, sent_at, received_at):
-                # A watch that joined while the list was in flight needs the next one.
+                # A watch that joined while the list was in flight, for instance, needs the next.
                 vm.last_listed = NEVER_LISTED
             vm.needs_list = vm.is_unclear and snapshot is None
             if vm.state in (State.LISTED, State.PLANNED) or (

@@ -148,7 +148,8 @@ class PolledVM:
             if list_mode:
                 continue
             if not verdict.too_early:
-                between = schedule.get_interval(watch.target.operation, now - watch.started)
+                operation, since = watch.awaits
+                between = schedule.get_interval(operation, now - since)
                 recheck = min(recheck, now + between)
             due = min(due, max(recheck, now + schedule.min_interval))
         self.move_to(State.LISTED if list_mode else State.PLANNED)

@@ -4,6 +4,7 @@
 again whenever VMs join or leave.
 """
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from functools import partial
 from typing import Final
 
 from async_vmapi.errors import AuthenticationError, VMAPIError
+from async_vmapi.readiness.prober import Prober
 from async_vmapi.tasks.changes import OwnChanges
-from async_vmapi.tasks.completion import Done, Evidence, Pending
+from async_vmapi.tasks.completion import Evidence, Pending
 from async_vmapi.tasks.list_poller import ListPoller
 from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.polled_vm import NEVER_LISTED, PolledVM, State, time_out
@@ -55,6 +57,8 @@ class Poller:
         self.lists = ListPoller(polls, vm_lists, self._report, self._plan, self._list_done)
         vm_lists.listener = self.lists.offer
         self._changes = changes
+        self._prober = Prober()
+        self._probing: dict[Watch, asyncio.Task[None]] = {}
         # VMs whose GET waits for a slot, and those whose GET is in flight, abandoned or not.
         self._queue: deque[PolledVM] = deque()
         self._in_flight: dict[str, PolledVM] = {}
@@ -80,11 +84,14 @@ class Poller:
             now = min(self.polls.now, watch.started + watch.elapsed)
             self._plan(vm, now, latest=vm.due)
         self.lists.watch_joined()
+        self._probe(watch)
 
     def leave(self, watch: Watch) -> None:
         """Stop polling for a watch that is no longer awaited."""
         vm = self.polls.vms[watch.vm_id]
         self.lists.cycling -= watch.target.rule.cycle
+        if (probing := self._probing.get(watch)) is not None:
+            probing.cancel()
         vm.leave(watch)
         if vm.watches:
             return
@@ -111,6 +118,7 @@ class Poller:
         """Cancel what is in flight and every timer."""
         self.polls.stop()
         self.lists.stop()
+        self._probing.clear()
         for waiting in (self._queue, self._in_flight, self._deadlines):
             waiting.clear()
         for vm in self.polls.vms.values():
@@ -281,6 +289,32 @@ class Poller:
             vm.last_listed = NEVER_LISTED
         self._report(vm, result.snapshot, result.raw, sent_at, self.polls.now)
 
+    # --- probes of readiness --------------------------------------------------------------------
+
+    def _probe(self, watch: Watch, *, once: bool = False) -> None:
+        """Start to probe a VM that is online and not ready, unless that is going on."""
+        if watch.next_probe is None or watch in self._probing or not (once or watch.is_awaited):
+            return
+        run = self._prober.run(watch, once=once)
+        self._probing[watch] = self.polls.send(run, partial(self._probed, watch))
+
+    def _probed(self, watch: Watch) -> None:
+        self._probing.pop(watch, None)
+        if watch.ended:
+            self._pending.discard(watch)
+        else:
+            # It may have joined again while the probe was cancelled.
+            self._probe(watch)
+
+    async def probe_once(self, watch: Watch) -> None:
+        """Probe until a probe fails; if the watch is awaited, its probes go on anyway."""
+        while (probing := self._probing.get(watch)) is not None and probing.cancelling():
+            await asyncio.wait({probing})
+        if not watch.is_awaited:
+            self._probe(watch, once=True)
+            if (probing := self._probing.get(watch)) is not None:
+                await asyncio.wait({probing})
+
     def _report(
         self,
         vm: PolledVM,
@@ -289,20 +323,24 @@ class Poller:
         sent_at: float,
         received_at: float,
     ) -> bool:
-        """Report a poll's result to the watches; return whether it counted for all of them."""
+        """Report a poll's result; return whether the same result needs no further report."""
         counted_for_all = True
         for watch in vm.watches:
             counted = watch.observe(sent_at, received_at, snapshot, raw)
             counted_for_all = counted_for_all and counted
-            verdict = watch.verdict
-            if not counted or isinstance(verdict, Pending):
+            if not counted or (watch.readiness is None and isinstance(watch.verdict, Pending)):
                 continue
-            self._pending.discard(watch)
-            evidence = verdict.evidence if isinstance(verdict, Done) else None
-            if evidence is not Evidence.ASSUMED:
+            if watch.ended:
+                self._pending.discard(watch)
+            else:
+                counted_for_all = counted_for_all and not watch.needs_each_poll
+                self._probe(watch)
+            if not (watch.is_over_now and watch.target.rule.is_write):
+                continue
+            if watch.evidence is not Evidence.ASSUMED:
                 # An operation that is assumed to be complete may still be running.
                 self._changes.end(vm.vm_id, visible=snapshot is not None)
-            if evidence is Evidence.OBSERVED:
+            if watch.evidence is Evidence.OBSERVED:
                 self.polls.schedule.completed(watch.target.operation, watch.elapsed)
         if vm.release_expired(sent_at) and vm.state is not State.IN_FLIGHT:
             # This list was sent before their deadline.

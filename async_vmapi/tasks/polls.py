@@ -75,13 +75,14 @@ class Polls:
         """Schedule a callback."""
         return self.loop.call_at(when, callback, *args, context=self.context)
 
-    def send(self, poll: Coroutine[Any, Any, None], done: Callable[[], None]) -> None:
-        """Run a poll, and call `done` after it unless `stop` cancelled it."""
+    def send(self, poll: Coroutine[Any, Any, None], done: Callable[[], None]) -> asyncio.Task[None]:
+        """Run a poll, and call `done` after it unless `stop` cancelled it; return its task."""
         # A copy: an eager task starts right here, and a context cannot be entered recursively.
         context = self.context.copy()
         request = self.loop.create_task(poll, name="async_vmapi poll", context=context)
         self._in_flight.add(request)
         request.add_done_callback(partial(self._ended, done), context=self.context)
+        return request
 
     def _ended(self, done: Callable[[], None], request: asyncio.Task[None]) -> None:
         error = None if request.cancelled() else request.exception()

@@ -1,20 +1,24 @@
-"""Read one VM by GET.
+"""Read VMs: one by GET, of which a poll decodes only the fields that show progress; or all."""
 
-Only the fields that show an operation's progress are decoded; the rest is kept as bytes.
-"""
-
+import asyncio
 from typing import Final
 
 import attrs
 
 from async_vmapi.errors import APIError, DecodingError, NotFound, VMAPIError
-from async_vmapi.transport.codec import SNAPSHOT, VMSnapshot, raw_vm
+from async_vmapi.models.vm import VirtualMachine
+from async_vmapi.transport.codec import RAW_VMS, SNAPSHOT, VMSnapshot, decode_vms, raw_vm
 from async_vmapi.transport.pipeline import Call, Pipeline
 from async_vmapi.transport.rate_limit import Priority
 
-__all__ = ["GetResult", "fetch_vm", "is_missing"]
+__all__ = ["GetResult", "fetch_vm", "fetch_vms", "is_missing"]
 
 _PATH: Final = "/v2/virtual-machines"
+
+_LIST: Final = Call("list", "GET", _PATH)
+
+_DECODED_AT_ONCE: Final = 250
+"""Yield to the event loop after decoding this many VMs; each takes about 15 µs."""
 
 
 @attrs.frozen
@@ -31,6 +35,26 @@ class GetResult:
     snapshot: VMSnapshot | None
     raw: bytes | None = attrs.field(default=None, repr=False)
     unclear: str | None = None
+
+
+async def fetch_vms(pipeline: Pipeline) -> list[VirtualMachine]:
+    """Fetch all VMs, decoded entirely.
+
+    Raises:
+        DecodingError: If the response cannot be decoded.
+        VMAPIError: As `Pipeline.call` does.
+    """
+    raws = await pipeline.call(_LIST, RAW_VMS)
+    vms: list[VirtualMachine] = []
+    try:
+        for start in range(0, len(raws), _DECODED_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            vms += decode_vms(raws[start : start + _DECODED_AT_ONCE], first=start)
+    except DecodingError as error:
+        error.method, error.path = _LIST.method, _LIST.path
+        raise
+    return vms
 
 
 async def is_missing(pipeline: Pipeline, vm_id: str, refusal: VMAPIError) -> bool:

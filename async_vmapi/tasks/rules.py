@@ -4,13 +4,14 @@
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
 from async_vmapi.models.vm import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
+from async_vmapi.readiness.conditions import Ready, ready_of
 
-__all__ = ["KNOWN_STATES", "RULES", "Rule", "Target"]
+__all__ = ["KNOWN_STATES", "RULES", "WAIT_READY", "Awaited", "Rule", "Target"]
 
 # WIRE §4: "any other word can come, failure words too". These are unambiguous.
 _FAILURE_WORDS: Final = frozenset({"error", "failed", "failure"})
@@ -29,6 +30,7 @@ class Rule:
             an absent VM is at first "not yet" (WIRE §5.3).
         cycle: Whether the VM has to leave ``online`` and return.
         resized: Whether the VM must have the requested cores and ram.
+        is_write: Whether there is a request that changes the VM.
         absences: Consecutive observations that must show the VM absent.
         grace: Seconds after which an unobserved cycle is assumed to be complete.
         timeout: Seconds to wait by default, in addition to the operation's ``wait_for``.
@@ -40,6 +42,7 @@ class Rule:
     new_vm: bool = False
     cycle: bool = False
     resized: bool = False
+    is_write: bool = True
     absences: int = 8
     grace: float = 0.0
     timeout: float
@@ -95,29 +98,48 @@ RULES: Final[Mapping[Operation, Rule]] = {
     ),
 }
 
+WAIT_READY: Final = Rule(
+    target_states=frozenset({ONLINE}),
+    intermediate_states=frozenset({OFFLINE, INSTALLING}),
+    failing_states=_LOST,
+    is_write=False,
+    timeout=600.0,
+)
+"""The rule of the wait for a VM to be ready, which is no operation."""
+
+
+Awaited: TypeAlias = Operation | Literal["wait_ready"]
+"""What a task waits for: an operation, or a VM to be ready."""
+
+
+def _checked(value: Ready | None) -> Ready | None:
+    return None if value is None else ready_of("ready", value)
+
 
 @attrs.frozen
 class Target:
     """The parts of a request that its completion depends on.
 
     Attributes:
-        operation: The operation.
+        operation: The operation, or ``"wait_ready"``.
         cores: The requested number of CPUs of a resize.
         ram: The requested memory in MB of a resize.
         wait_for: Minutes that the guest has to shut down.
         was_missing: Whether a delete was refused because the VM does not exist.
+        ready: What the VM must do after the operation; None for nothing.
     """
 
-    operation: Operation
+    operation: Awaited
     cores: int | None = None
     ram: int | None = None
     wait_for: int = 0
     was_missing: bool = False
+    ready: Ready | None = attrs.field(default=None, converter=_checked)
 
     @property
     def rule(self) -> Rule:
         """The operation's rule."""
-        return RULES[self.operation]
+        return WAIT_READY if self.operation == "wait_ready" else RULES[self.operation]
 
     @property
     def timeout(self) -> float:

@@ -9,7 +9,7 @@ import math
 import random
 from typing import Final
 
-from async_vmapi.models.vm import Operation
+from async_vmapi.tasks.rules import Awaited
 
 __all__ = ["TIMER_TOLERANCE", "Schedule"]
 
@@ -62,7 +62,7 @@ class Schedule:
         self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
         self._list_cost = self._request + _FLEET * _VM_BYTES
         self._get_cost = self._request + _VM_BYTES
-        self._durations: dict[Operation, tuple[int, float, float]] = {}
+        self._durations: dict[Awaited, tuple[int, float, float]] = {}
 
     def measured_list(self, size: int) -> None:
         """Learn from the size of a list in bytes."""
@@ -72,7 +72,7 @@ class Schedule:
         """Learn from the size of a GET in bytes."""
         self._get_cost = self._request + size
 
-    def completed(self, operation: Operation, elapsed: float) -> None:
+    def completed(self, operation: Awaited, elapsed: float) -> None:
         """Learn from an operation that was seen to complete `elapsed` seconds after its request."""
         count, shortest, longest = self._durations.get(operation, (0, math.inf, 0.0))
         self._durations[operation] = (count + 1, min(shortest, elapsed), max(longest, elapsed))
@@ -105,7 +105,7 @@ class Schedule:
             interval = min(interval, _INTERVALS_CYCLING * self.min_interval)
         return self._jittered(interval, 1.1)
 
-    def get_interval(self, operation: Operation, elapsed: float) -> float:
+    def get_interval(self, operation: Awaited, elapsed: float) -> float:
         """Return the seconds until the next GET of one VM.
 
         An eighth of the elapsed time, so that the delay stays proportional to the wait. Once the

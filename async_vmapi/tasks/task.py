@@ -15,12 +15,12 @@ from async_vmapi.errors import (
     TaskTimeout,
     VMVanished,
 )
-from async_vmapi.models.vm import Operation, VirtualMachine
+from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.tasks import token as tokens
 from async_vmapi.tasks.completion import Done, Evidence, Failed
 from async_vmapi.tasks.events import Events
 from async_vmapi.tasks.hub import PollHub
-from async_vmapi.tasks.rules import Target
+from async_vmapi.tasks.rules import Awaited, Target
 from async_vmapi.tasks.token import IntentToken, TaskToken
 from async_vmapi.tasks.watch import TaskEvent, Watch
 from async_vmapi.telemetry.hooks import OperationObserver
@@ -80,8 +80,8 @@ class Task(Generic[T_co]):
         return self._watch.vm_id
 
     @property
-    def operation(self) -> Operation:
-        """The operation's name."""
+    def operation(self) -> Awaited:
+        """The operation's name; ``"wait_ready"`` for the task of such a wait."""
         return self._watch.target.operation
 
     @property
@@ -176,7 +176,7 @@ class Task(Generic[T_co]):
                 cancellation.add_note(self._note())
                 raise
             if not (in_time or self._watch.ended):
-                raise self._error(TaskTimeout, f"not complete within {limit:g} s")
+                raise self._timeout(limit)
         return self.result()
 
     async def refresh(self) -> bool:
@@ -231,9 +231,23 @@ class Task(Generic[T_co]):
                 seen=watch.visible,
                 adopted=self.adopted,
                 was_missing=watch.target.was_missing,
+                ready=tokens.stored(watch.target.ready),
+                completed=None if (r := watch.readiness) is None else r.evidence,
                 trace=None if (observer := watch.observer) is None else observer.trace,
             )
         )
+
+    def _timeout(self, limit: float) -> TaskTimeout:
+        readiness = self._watch.readiness
+        if readiness is None:
+            return self._error(TaskTimeout, f"not complete within {limit:g} s")
+        missing = readiness.missing
+        why = f" ({readiness.reason})" if readiness.reason else ""
+        # The reason is about the first one.
+        names = f"{missing[0]}{why}{''.join(f', {name}' for name in missing[1:])}"
+        error = self._error(TaskTimeout, f"not ready within {limit:g} s: missing {names}")
+        error.missing = missing
+        return error
 
     def _note(self) -> str:
         return (
@@ -329,6 +343,7 @@ def resume(hub: PollHub, token: str) -> Task[VirtualMachine | None]:
         ram=content.ram,
         wait_for=content.wait_for,
         was_missing=content.was_missing,
+        ready=tokens.ready_of(content),
     )
     watch = hub.watch(
         content.vm,
@@ -337,6 +352,7 @@ def resume(hub: PollHub, token: str) -> Task[VirtualMachine | None]:
         visible=content.seen,
         adopted=content.adopted,
         resumed=True,
+        completed=content.completed,
     )
     task: Task[VirtualMachine | None] = Task(hub, watch)
     # Only while it is referenced: the caller has its token.

@@ -15,9 +15,11 @@ import msgspec
 
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.models.vm import Operation
+from async_vmapi.readiness.conditions import Ready
+from async_vmapi.tasks.completion import Evidence
+from async_vmapi.tasks.rules import Awaited
 
-__all__ = ["IntentToken", "TaskToken", "Token", "peek", "read", "seal"]
+__all__ = ["IntentToken", "TaskToken", "Token", "peek", "read", "ready_of", "seal", "stored"]
 
 _VERSION: Final = 2
 _HEAD: Final = struct.Struct(">BI")
@@ -40,6 +42,8 @@ _SHORT: Final = {
     "name": "n",
     "unique": "u",
     "known": "k",
+    "ready": "q",
+    "completed": "d",
 }
 """Short names keep tokens small."""
 
@@ -60,10 +64,12 @@ class TaskToken(_Content, frozen=True, tag="t"):
 
     Attributes:
         trace: The observer's reference to the task.
+        ready: The conditions of its readiness that can be stored; None for none.
+        completed: The evidence of the operation's completion, if only readiness is missing.
     """
 
     origin: str
-    operation: Operation
+    operation: Awaited
     vm: str
     elapsed: float
     cores: int | None = None
@@ -73,6 +79,8 @@ class TaskToken(_Content, frozen=True, tag="t"):
     adopted: bool = False
     was_missing: bool = False
     trace: str | None = None
+    ready: str | None = None
+    completed: Evidence | None = None
 
 
 class IntentToken(_Content, frozen=True, tag="d"):
@@ -81,6 +89,7 @@ class IntentToken(_Content, frozen=True, tag="d"):
     Attributes:
         known: IDs of the VMs that had a create's name before it; None if unknown.
         trace: The observer's reference to the write.
+        ready: The conditions of its task's readiness that can be stored; None for none.
     """
 
     origin: str
@@ -92,6 +101,7 @@ class IntentToken(_Content, frozen=True, tag="d"):
     unique: bool = False
     known: tuple[str, ...] | None = None
     trace: str | None = None
+    ready: str | None = None
 
 
 Token: TypeAlias = TaskToken | IntentToken
@@ -143,7 +153,18 @@ def read(text: object, origin: str) -> Token:
         )
     if isinstance(token, TaskToken) or token.vm:
         validation.identifier("token's vm", token.vm)
+    ready_of(token)
     return token
+
+
+def ready_of(token: Token) -> Ready | None:
+    """Return the readiness that a token's task waits for; None for none."""
+    return None if token.ready is None else Ready.parse(token.ready)
+
+
+def stored(ready: Ready | None) -> str | None:
+    """Return the text of a task's readiness for its token, without functions."""
+    return None if ready is None else str(ready.storable)
 
 
 def peek(text: str) -> Token | None:

@@ -4,14 +4,26 @@ import asyncio
 import logging
 import math
 import weakref
-from typing import Final, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias, cast
 
 import attrs
 
 from async_vmapi.errors import VMAPIError
-from async_vmapi.models.vm import VirtualMachine
-from async_vmapi.tasks.completion import Completion, Done, Evidence, Observation, Pending, Verdict
-from async_vmapi.tasks.rules import Target
+from async_vmapi.models.vm import ONLINE, VirtualMachine
+from async_vmapi.readiness.conditions import Address, Probe
+from async_vmapi.tasks.completion import (
+    Completion,
+    Done,
+    Evidence,
+    Failed,
+    Observation,
+    Pending,
+    Verdict,
+    still_online,
+)
+from async_vmapi.tasks.readiness import Readiness
+from async_vmapi.tasks.rules import Awaited, Target
 from async_vmapi.telemetry.hooks import OperationObserver
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.codec import VMSnapshot, decode_vm
@@ -35,6 +47,8 @@ class TaskEvent:
         state: The VM's state; None once it is gone.
         evidence: How completion is known; None for every event except a successful completion.
         final: Whether this is the task's last event.
+        condition: For a task with ``ready``, what the VM was seen to meet: ``"online"`` at the
+            operation's completion, then each condition, like ``"ssh:22"``. None for other events.
         raw: The VM as the API returned it, undecoded; None once it is gone.
     """
 
@@ -42,6 +56,7 @@ class TaskEvent:
     state: str | None
     evidence: Evidence | None = None
     final: bool = False
+    condition: str | None = None
     # Undecoded: most events are never read, and those of an entire fleet are in memory.
     raw: bytes | None = attrs.field(default=None, repr=False, eq=False)
 
@@ -71,6 +86,8 @@ class Watch:
         history: The changes observed so far.
         waiters: Futures that wait for completion.
         event_waiters: Futures that wait for any change.
+        refreshes: How many of the waiters want one poll only.
+        readiness: The progress towards readiness; None if the task is only about the operation.
         failed_polls: Number of failed polls.
         last_error: The text of the last one's error.
     """
@@ -80,6 +97,7 @@ class Watch:
     _completion: Completion
     elapsed: float = 0.0
     adopted: bool = False
+    readiness: Readiness | None = None
     loop: asyncio.AbstractEventLoop = attrs.field(init=False, factory=asyncio.get_running_loop)
     started: float = attrs.field(
         init=False,
@@ -90,6 +108,7 @@ class Watch:
     history: list[TaskEvent] = attrs.field(init=False, factory=list[TaskEvent])
     waiters: list[Waiter] = attrs.field(init=False, factory=list[Waiter])
     event_waiters: list[Waiter] = attrs.field(init=False, factory=list[Waiter])
+    refreshes: int = attrs.field(init=False, default=0)
     failed_polls: int = attrs.field(init=False, default=0)
     last_error: str | None = attrs.field(init=False, default=None)
     _last_snapshot: VMSnapshot | None = attrs.field(init=False, default=None)
@@ -108,6 +127,37 @@ class Watch:
         return not isinstance(self.verdict, Pending)
 
     @property
+    def evidence(self) -> Evidence | None:
+        """How completion of the operation is known; None while it is not complete."""
+        if self.readiness is not None:
+            return self.readiness.evidence
+        return self.verdict.evidence if isinstance(self.verdict, Done) else None
+
+    @property
+    def is_over_now(self) -> bool:
+        """Whether the last observation showed that the operation is complete or has failed."""
+        if self.readiness is None or isinstance(self.verdict, Failed):
+            return self.ended
+        return self.evidence is not None and self.readiness.complete_at == self.elapsed
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a waiter wants more than one poll."""
+        return len(self.waiters) + len(self.event_waiters) > self.refreshes
+
+    @property
+    def awaits(self) -> tuple[Awaited, float]:
+        """What is awaited now, and the loop's time since when: the operation, or readiness."""
+        if self.readiness is None or self.readiness.evidence is None:
+            return self.target.operation, self.started
+        return "wait_ready", self.started + self.readiness.complete_at
+
+    @property
+    def needs_each_poll(self) -> bool:
+        """Whether polls count even if the snapshot is unchanged, since it has no address."""
+        return self.readiness is not None and self.readiness.needs_address
+
+    @property
     def visible(self) -> bool:
         """Whether a read has shown the VM."""
         return self._completion.visible_at is not None
@@ -120,6 +170,8 @@ class Watch:
     @property
     def left_online(self) -> bool:
         """Whether a reboot or reset was seen to leave ``online``."""
+        if self.evidence is not None:
+            return self.evidence is not Evidence.ASSUMED
         return self._completion.left_online
 
     def wake(self, error: VMAPIError | None = None) -> None:
@@ -150,25 +202,64 @@ class Watch:
         else:
             observation = Observation(at, received, snapshot.state, snapshot.cores, snapshot.ram)
         self.verdict = self._completion.observe(observation)
+        conditions: Sequence[str] = ()
+        if (readiness := self.readiness) is not None:
+            was_complete = readiness.evidence is not None
+            self.verdict, conditions = readiness.judge(self.verdict, observation, raw)
+            if readiness.evidence is not None and not was_complete:
+                self._completion = still_online(self._completion.max_staleness, at)
         changed = snapshot is not None and snapshot != self._last_snapshot
         if changed:
             self._last_snapshot = snapshot
-        if not changed and not self.ended:
-            return True
-        event = TaskEvent(
-            elapsed=at,
-            state=observation.state,
-            evidence=self.verdict.evidence if isinstance(self.verdict, Done) else None,
-            final=self.ended,
-            raw=raw,
-        )
-        self.history.append(event)
-        self._report(event)
+        if changed or conditions or self.ended:
+            for condition in conditions[:-1]:
+                self._add_event(TaskEvent(at, observation.state, condition=condition, raw=raw))
+            self._note(at, observation.state, raw, conditions[-1] if conditions else None)
+        return True
+
+    def _note(
+        self, at: float, state: str | None, raw: bytes | None, condition: str | None = None
+    ) -> None:
+        """Add an event that may be the last one, and wake the waiters."""
+        verdict = self.verdict
+        evidence = verdict.evidence if isinstance(verdict, Done) else None
+        self._add_event(TaskEvent(at, state, evidence, self.ended, condition, raw))
         if self.ended:
             self.wake()
         else:
             _wake(self.event_waiters, True)
-        return True
+
+    def _add_event(self, event: TaskEvent) -> None:
+        self.history.append(event)
+        self._report(event)
+
+    # --- probes ---------------------------------------------------------------------------------
+
+    @property
+    def next_probe(self) -> Probe | None:
+        """The condition to probe next; None if there is nothing to probe now."""
+        readiness = self.readiness
+        if readiness is None or self.ended or not readiness.is_online:
+            return None
+        condition = readiness.next_condition
+        return None if isinstance(condition, Address) else condition
+
+    @property
+    def probed_vm(self) -> VirtualMachine:
+        """The VM as last seen, for a probe."""
+        return cast(Readiness, self.readiness).vm()
+
+    def condition_met(self) -> None:
+        """Note that a probe showed the next condition to be met."""
+        readiness = cast(Readiness, self.readiness)
+        name = str(readiness.next_condition)
+        self.verdict = readiness.met() or self.verdict
+        at = self.loop.time() - self.started
+        self._note(at, ONLINE, readiness.raw, name)
+
+    def condition_unmet(self, reason: str) -> None:
+        """Note why the next condition is not met."""
+        cast(Readiness, self.readiness).reason = reason
 
     @property
     def observer(self) -> OperationObserver | None:

@@ -7,13 +7,15 @@ waits for those of creates in flight.
 
 import asyncio
 from datetime import datetime
+from functools import partial
 
 import attrs
 
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.create import CreateRequest
 from async_vmapi.tasks.changes import OwnChanges
-from async_vmapi.tasks.token import IntentToken, read
+from async_vmapi.tasks.rules import Target
+from async_vmapi.tasks.token import IntentToken, read, ready_of, stored
 from async_vmapi.transport.codec import NamedVM
 from async_vmapi.transport.pipeline import Pipeline
 from async_vmapi.transport.retries import AttemptLog
@@ -32,6 +34,7 @@ class PendingCreate:
         ram: Its memory in MB.
         unique: Whether only this create can have made a VM of that name.
         window: Seconds to search for its VM.
+        target: What its task waits for.
         resumed: Whether an earlier process may have sent it.
         known: Ids of VMs that had the name before; None if unknown.
         baseline: All ids of a list that was requested before the create; None without one.
@@ -48,6 +51,7 @@ class PendingCreate:
     ram: int
     unique: bool
     window: float
+    target: Target = attrs.field(factory=partial(Target, "create"))
     resumed: bool = False
     known: frozenset[str] | None = attrs.field(
         default=attrs.Factory(lambda self: frozenset() if self.unique else None, takes_self=True)
@@ -88,17 +92,22 @@ class PendingCreates:
         self.changes = changes
         self.stopping = asyncio.Event()
 
-    def begin(self, request: CreateRequest, *, unique: bool, window: float) -> PendingCreate:
+    def begin(
+        self, request: CreateRequest, target: Target, *, unique: bool, window: float
+    ) -> PendingCreate:
         """Add a create.
 
         Raises:
             InvalidArgument: If another create of that name is in progress, and one is unique.
         """
-        return self._note(PendingCreate(request.name, request.cpus, request.ram, unique, window))
+        size = request.cpus, request.ram
+        return self._note(PendingCreate(request.name, *size, unique, window, target))
 
     def resume(self, token: IntentToken, besides: frozenset[str], window: float) -> PendingCreate:
         """Add the create of a token, which made none of the VMs `besides`."""
-        pending = PendingCreate(token.name, token.cores, token.ram, token.unique, window)
+        target = Target("create", ready=ready_of(token))
+        size = token.cores, token.ram
+        pending = PendingCreate(token.name, *size, token.unique, window, target)
         pending.known = None if token.known is None else besides.union(token.known)
         self.mark_maybe_sent(pending)
         return self._note(pending)
@@ -156,6 +165,7 @@ class PendingCreates:
             unique=pending.unique,
             known=None if known is None else tuple(sorted(known)),
             trace=pending.attempts.trace,
+            ready=stored(pending.target.ready),
         )
 
     # --- during a lookup ------------------------------------------------------------------------

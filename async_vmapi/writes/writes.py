@@ -7,7 +7,7 @@ create that certainly made no VM.
 """
 
 import asyncio
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import attrs
 
@@ -28,7 +28,7 @@ from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.reads import is_missing
 from async_vmapi.tasks.rules import Target
 from async_vmapi.tasks.task import Task
-from async_vmapi.tasks.token import IntentToken, read, seal
+from async_vmapi.tasks.token import IntentToken, read, ready_of, seal, stored
 from async_vmapi.tasks.vm_list import FRESH, VMList, VMListSource
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport import codec
@@ -42,8 +42,6 @@ from async_vmapi.writes.shield import Shield
 __all__ = ["Writes"]
 
 _log: Final = logger_of(__name__)
-
-_CREATE: Final = Target("create")
 
 
 class Writes:
@@ -92,6 +90,7 @@ class Writes:
         context: WriteContext | None,
         request: CreateRequest,
         call: Call,
+        target: Target,
         *,
         unique: bool,
         retry: bool,
@@ -104,7 +103,7 @@ class Writes:
         known = None
         if intent is not None:
             known = read_intent(intent, request, unique=unique, origin=self._pipeline.origin).known
-        pending = self._creates.begin(request, unique=unique, window=window)
+        pending = self._creates.begin(request, target, unique=unique, window=window)
         if known is not None:
             pending.known = frozenset(known)
         write = _context(context).begin(
@@ -144,7 +143,7 @@ class Writes:
             if pending.known is None:
                 pending.known = vm_list.ids_named(pending.name)
         try:
-            return self._created(await self._send(pending, call))
+            return self._created(pending, await self._send(pending, call))
         except Exception as error:
             # Any exception: once the request may have been sent, the outcome is unknown.
             if not pending.attempts.outcome_unknown:
@@ -158,14 +157,14 @@ class Writes:
         retry = resend is not None
         lookup = Lookup(self._creates, pending, self._pipeline, self._vm_lists, retry=retry)
         if (vm_id := await lookup.run()) is not None:
-            return self._created(vm_id, adopted=True)
+            return self._created(pending, vm_id, adopted=True)
         if resend is None or not lookup.proves_absence:
             raise lookup.outcome_unknown() from cause
         extra = {"vmapi_call": resend.name, "vmapi_name": pending.name}
         _log.info("there is no VM %r; its create is retried", pending.name, extra=extra)
         pending.retried = True
         try:
-            return self._created(await self._send(pending, resend))
+            return self._created(pending, await self._send(pending, resend))
         except Exception as error:  # noqa: BLE001 - whatever it is, search again
             cause = error
         return await self._reconcile_create(pending, cause)
@@ -198,9 +197,11 @@ class Writes:
             pending.responded.set()
         return vm_id
 
-    def _created(self, vm_id: str, *, adopted: bool = False) -> Task[VirtualMachine]:
+    def _created(
+        self, pending: PendingCreate, vm_id: str, *, adopted: bool = False
+    ) -> Task[VirtualMachine]:
         # Reads have shown a VM that is adopted.
-        return tasks.start(self._hub, vm_id, _CREATE, visible=adopted, adopted=adopted)
+        return tasks.start(self._hub, vm_id, pending.target, visible=adopted, adopted=adopted)
 
     async def idempotent(
         self,
@@ -274,19 +275,21 @@ class Writes:
     async def once(
         self,
         context: WriteContext | None,
-        operation: Literal["reboot", "reset"],
         call: Call,
         vm_id: str,
+        target: Target,
         *,
         visible: bool,
         reconcile_timeout: float | None = None,
     ) -> Task[VirtualMachine]:
         """Make a reboot or reset, which is never retried if its outcome is unknown."""
         window = self._window_of(reconcile_timeout)
+        operation = cast(Literal["reboot", "reset"], target.operation)
 
         def token() -> IntentToken:
             trace = write.attempts.trace
-            return IntentToken(self._pipeline.origin, operation, vm=vm_id, trace=trace)
+            text = stored(target.ready)
+            return IntentToken(self._pipeline.origin, operation, vm=vm_id, trace=trace, ready=text)
 
         write = _context(context).begin(operation, lambda: seal(token()), vm_id=vm_id)
 
@@ -298,16 +301,16 @@ class Writes:
                     raise
                 cause = error
             else:
-                return tasks.start(self._hub, vm_id, Target(operation), visible=visible)
-            return await self._watch(token(), cause, window)
+                return tasks.start(self._hub, vm_id, target, visible=visible)
+            return await self._watch(token(), cause, window, target)
 
         return await self.shield.run(write, make())
 
     async def _watch(
-        self, token: IntentToken, cause: Exception | None, window: float
+        self, token: IntentToken, cause: Exception | None, window: float, target: Target
     ) -> Task[VirtualMachine]:
         """Return the task of a reboot or reset once its VM is observed to leave ``online``."""
-        task = tasks.start(self._hub, token.vm, Target(token.operation), adopted=True)
+        task = tasks.start(self._hub, token.vm, target, adopted=True)
         try:
             if not self._creates.stopping.is_set() and await tasks.has_begun(task, window):
                 return task
@@ -315,6 +318,15 @@ class Writes:
             cause = cause or error
         tasks.forget(task)
         raise unobserved(token) from cause
+
+    def wait_ready(self, vm_id: str, target: Target) -> Task[VirtualMachine]:
+        """Return the task that waits for a VM to be ready; it makes no write."""
+        self._pipeline.ensure_usable()
+        task = tasks.start(self._hub, vm_id, target)
+        tasks.forget(task)
+        if (observer := self._pipeline.observer) is not None:
+            tasks.follow(task, observer.operation("wait_ready", vm_id))
+        return task
 
     # --- reconciling ----------------------------------------------------------------------------
 
@@ -354,7 +366,8 @@ class Writes:
             if token.operation == "create":
                 task = await self._find_vm(token, besides, window)
             else:
-                task = await self._watch(token, None, window)
+                target = Target(token.operation, ready=ready_of(token))
+                task = await self._watch(token, None, window, target)
         except BaseException as error:
             if observed is not None:
                 gone = isinstance(error, asyncio.CancelledError)

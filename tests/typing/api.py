@@ -4,7 +4,7 @@ Wrong uses carry an ignore; `warn_unused_ignores` proves that each of them is an
 """
 
 from collections.abc import Mapping
-from typing import assert_type
+from typing import Literal, assert_type
 
 import aiohttp
 
@@ -24,6 +24,7 @@ from async_vmapi import (
     InvalidArgument,
     Operation,
     RateLimited,
+    Ready,
     Region,
     Response,
     SecretRef,
@@ -164,9 +165,21 @@ async def operate(client: Client, vm: VirtualMachine) -> None:
     print((await client.vms.reboot("17")).state)  # type: ignore[attr-defined]
 
 
+async def ready(client: Client) -> None:
+    async def healthy(vm: VirtualMachine) -> bool:
+        return vm.state == "online"
+
+    both = Ready.ssh() & Ready.http("/health", 204, port=8080) & Ready.tcp(443)
+    assert_type(both & Ready.check(healthy, timeout=5) & Ready.parse("ssh"), Ready)
+    assert_type(await client.vms.reboot("17", ready=both), Task[VirtualMachine])
+    assert_type(await client.vms.wait_ready("17", both, timeout=None), VirtualMachine)
+    await client.vms.shutdown("17", ready=both)  # type: ignore[call-arg]
+    Ready.check(len)  # type: ignore[arg-type]
+
+
 async def wait(client: Client, task: Task[VirtualMachine]) -> None:
     assert_type(task.vm_id, str)
-    assert_type(task.operation, Operation)
+    assert_type(task.operation, Operation | Literal["wait_ready"])
     assert_type(task.done(), bool)
     assert_type(task.result(), VirtualMachine)
     assert_type(task.last_seen, VirtualMachine | None)

@@ -97,6 +97,7 @@ class TestTime:
             "durable/job.py",
             "durable/worker.py",
             "emulator/app.py",  # sends a slow body
+            "readiness/prober.py",  # probes a VM again
             "tasks/vm_list.py",  # keeps the minimum interval between lists
             "writes/lookup.py",  # finds a create's VM, by lists that all creates share
             "transport/rate_limit.py",  # holds requests back

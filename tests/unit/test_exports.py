@@ -20,7 +20,7 @@ from async_vmapi.options import checked
 ROOT = Path(__file__).parents[2]
 
 PUBLIC = {
-    *("Client", "Task", "TaskEvent", "Evidence", "Operation"),
+    *("Client", "Task", "TaskEvent", "Evidence", "Operation", "Ready"),
     *("VirtualMachine", "PublicInterface", "IPv4Address", "StorageVolume", "Network"),
     *("Reference", "Autoscaler", "Console"),
     *("CreateRequest", "ImageBoot", "CdromBoot", "SecretRef"),
