@@ -90,8 +90,9 @@ class Poller:
         """Stop polling for a watch that is no longer awaited."""
         vm = self.polls.vms[watch.vm_id]
         self.lists.cycling -= watch.target.rule.cycle
-        if (probing := self._probing.get(watch)) is not None:
-            probing.cancel()
+        if watch in self._probing:
+            # Deferred, as below.
+            self.polls.loop.call_soon(self._stop_probing, watch, context=self.polls.context)
         vm.leave(watch)
         if vm.watches:
             return
@@ -297,6 +298,10 @@ class Poller:
             return
         run = self._prober.run(watch, once=once)
         self._probing[watch] = self.polls.send(run, partial(self._probed, watch))
+
+    def _stop_probing(self, watch: Watch) -> None:
+        if watch in self._probing and not watch.is_awaited:
+            self._probing[watch].cancel()
 
     def _probed(self, watch: Watch) -> None:
         self._probing.pop(watch, None)

@@ -278,13 +278,16 @@ class Watch:
         if not _log.isEnabledFor(logging.INFO if event.final else logging.DEBUG):
             return
         operation, state = self.target.operation, event.state or "gone"
+        shown = state if event.condition in (None, state) else f"{state}, {event.condition}"
         fields: dict[str, object] = {
             "vmapi_operation": operation,
             "vmapi_vm_id": self.vm_id,
             "vmapi_state": state,
             "vmapi_elapsed": event.elapsed,
         }
-        values = (operation, self.vm_id, state, event.elapsed)
+        if event.condition is not None:
+            fields["vmapi_condition"] = event.condition
+        values = (operation, self.vm_id, shown, event.elapsed)
         if not event.final:
             _log.debug("%s of %s: %s after %.1f s", *values, extra=fields)
             return

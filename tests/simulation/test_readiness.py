@@ -42,6 +42,13 @@ class Door:
         return self.open
 
 
+class Callable:
+    """A check that is an object."""
+
+    async def __call__(self, vm):
+        return True
+
+
 class TestAddress:
     async def test_a_create_waits_for_its_address(self, client, request_for):
         task = await client.vms.create(request_for(), ready=Ready.address())
@@ -210,6 +217,33 @@ class TestChecks:
         door.open = True
         await task
         assert len(door.seen) == calls + 1
+
+    async def test_a_reader_of_events_disturbs_no_check(self, client, request_for):
+        """It leaves and returns at each event; a check in progress goes on."""
+        started, ended = [], []
+
+        async def check(vm):
+            started.append(vm)
+            await asyncio.sleep(20)
+            ended.append(vm)
+            return True
+
+        ready = Ready.check(check) & Ready.check(Callable())
+        task = await client.vms.create(request_for(), ready=ready)
+        conditions = [event.condition async for event in task.events()]
+        assert conditions == [None, "online", f"check:{check.__qualname__}", "check:Callable"]
+        assert len(started) == len(ended) == 1
+
+    async def test_each_condition_is_logged(self, client, request_for, caplog):
+        """With the condition in a field of its own."""
+        door = Door()
+        door.open = True
+        with caplog.at_level("DEBUG", "async_vmapi"):
+            await (await client.vms.create(request_for(), ready=Ready.check(door)))
+        logged = [r for r in caplog.records if getattr(r, "vmapi_condition", "") == "check:Door"]
+        assert len(logged) == 1
+        assert "online, check:Door after" in logged[0].getMessage()
+        assert logged[0].vmapi_state == "online"
 
     async def test_a_status_endpoint_probes_too(self, client, request_for):
         """`refresh` polls and probes once; with simultaneous calls, once for all."""
