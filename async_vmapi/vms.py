@@ -33,6 +33,7 @@ from async_vmapi.writes.writes import Writes
 
 __all__ = ["VMOrId", "VirtualMachines", "bound"]
 
+_CREATE: Final = Target("create")
 _ONLINE: Final = Ready()
 
 
@@ -159,7 +160,7 @@ class VirtualMachines:
             intent=intent,
             maybe_sent=maybe_sent,
             reconcile_timeout=reconcile_timeout,
-            target=Target("create", ready=ready),
+            target=_CREATE if ready is None else Target("create", ready=ready),
         )
 
     async def prepare(

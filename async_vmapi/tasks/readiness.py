@@ -55,6 +55,12 @@ class Readiness:
         return conditions[self._met] if self._met < len(conditions) else None
 
     @property
+    def last_name(self) -> str:
+        """The name of the last condition."""
+        conditions = self.ready.conditions
+        return str(conditions[-1]) if conditions else ONLINE
+
+    @property
     def needs_address(self) -> bool:
         """Whether the next condition is the address, which polls show."""
         return isinstance(self.next_condition, Address)

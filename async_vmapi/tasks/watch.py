@@ -34,6 +34,8 @@ _log: Final = logger_of(__name__)
 
 _PENDING: Final = Pending()
 
+_NO_CONDITION: Final[Sequence[None]] = (None,)
+
 Waiter: TypeAlias = asyncio.Future[VMAPIError | bool]
 """Resolves to True for a change, False at its deadline, or an error."""
 
@@ -212,26 +214,28 @@ class Watch:
         if changed:
             self._last_snapshot = snapshot
         if changed or conditions or self.ended:
-            for condition in conditions[:-1]:
-                self._add_event(TaskEvent(at, observation.state, condition=condition, raw=raw))
-            self._note(at, observation.state, raw, conditions[-1] if conditions else None)
+            for condition in conditions or _NO_CONDITION:
+                self._note(at, observation.state, raw, condition)
         return True
 
     def _note(
         self, at: float, state: str | None, raw: bytes | None, condition: str | None = None
     ) -> None:
-        """Add an event that may be the last one, and wake the waiters."""
-        verdict = self.verdict
-        evidence = verdict.evidence if isinstance(verdict, Done) else None
-        self._add_event(TaskEvent(at, state, evidence, self.ended, condition, raw))
-        if self.ended:
+        """Add an event, and wake the waiters."""
+        verdict, evidence, ended = self.verdict, None, False
+        if not isinstance(verdict, Pending):
+            readiness = self.readiness
+            # One observation can show several conditions; the last one ends the task.
+            ended = readiness is None or condition in (None, readiness.last_name)
+            if ended and isinstance(verdict, Done):
+                evidence = verdict.evidence
+        event = TaskEvent(at, state, evidence, ended, condition, raw)
+        self.history.append(event)
+        self._report(event)
+        if ended:
             self.wake()
         else:
             _wake(self.event_waiters, True)
-
-    def _add_event(self, event: TaskEvent) -> None:
-        self.history.append(event)
-        self._report(event)
 
     # --- probes ---------------------------------------------------------------------------------
 
