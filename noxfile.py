@@ -56,7 +56,7 @@ MINIMUM = (
     *(f"tests/simulation/test_{name}.py" for name in ("pace", "telemetry")),
     *("tests/cli/test_cli.py", "tests/durable/test_moments.py"),
 )
-CAMPAIGNS = ("bulk_properties", "exhaustion", "fuzz", "hub", "model")
+CAMPAIGNS = ("bulk_properties", "fuzz", "hub", "model", "stale_reads")
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"

@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from async_vmapi import Client, CreateRequest, ImageBoot
 from async_vmapi.emulator import CloudAPI, Emulator, Settings
+from tests.virtual_time import JUMPING
 
 # Before Python 3.14 pytest-asyncio gets the current loop, which creates one that is never closed,
 # unless it was set to none (pytest-dev/pytest-asyncio#724).
@@ -24,6 +25,13 @@ CAMPAIGN = os.environ.get("VMAPI_CAMPAIGN") == "1"
 settings.register_profile("daily", deadline=None)
 settings.register_profile("campaign", max_examples=500, deadline=None)
 settings.load_profile("campaign" if CAMPAIGN else "daily")
+
+
+def pytest_collection_modifyitems(items):
+    """Let virtual time jump as soon as an event loop is idle."""
+    for item in items:
+        if item.get_closest_marker("looptime"):
+            item.add_marker(pytest.mark.looptime(**JUMPING))
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,12 @@ import asyncio
 import json
 import signal
 
-import looptime
 import pytest
 import quickstart
 import rolling_reboot
 
 from async_vmapi import BulkReport
+from tests.virtual_time import JumpingLoop
 
 
 @pytest.fixture
@@ -24,8 +24,7 @@ def virtual_loops(monkeypatch):
     loops = []
 
     def run(main):
-        loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
-        with asyncio.Runner(loop_factory=loop_class) as runner:
+        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
             loops.append(runner.get_loop())
             return runner.run(main)
 

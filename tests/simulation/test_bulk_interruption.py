@@ -9,11 +9,11 @@ from contextlib import aclosing, suppress
 
 import anyio
 import attrs
-import looptime
 import pytest
 
 from async_vmapi import BulkInterrupted, BulkReport, Client, NotFound
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
+from tests.virtual_time import JumpingLoop
 
 from .in_memory import client_and_transport
 from .test_bulk import fleet_of, now, requests, truth
@@ -153,11 +153,10 @@ class TestSecondCancellation:
                 await bulks[0].create(requests(30), unique_name=True)
 
         bulks = []
-        loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
         with (
             caplog.at_level(logging.WARNING),
             pytest.raises(KeyboardInterrupt),
-            asyncio.Runner(loop_factory=loop_class) as runner,
+            asyncio.Runner(loop_factory=JumpingLoop) as runner,
         ):
             runner.run(main())
         tokens = [outcome.token for outcome in bulks[0].report.unknown]

@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 
 import attrs
-import looptime
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from async_vmapi import BulkPlan, BulkReport, Client, ConnectError, VMAPIError
 from async_vmapi.bulk.plan import count_of
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
+from tests.virtual_time import JumpingLoop
 
 from .in_memory import client_and_transport
 from .test_bulk import fleet_of, least_online, now, requests, truth
@@ -139,10 +139,9 @@ class Tap:
 def test_bulk_invariants(cloud, plan, operation, kinds, faults, cuts, latency, seed):
     """Limit, budget, minimum online and the four lists hold, and nothing is duplicated or lost."""
     run = Run(cloud, plan, operation, kinds, faults, cuts, latency, seed)
-    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
     logging.disable(logging.ERROR)
     try:
-        with asyncio.Runner(loop_factory=loop_class) as runner:
+        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
             runner.run(run.main())
     finally:
         logging.disable(logging.NOTSET)

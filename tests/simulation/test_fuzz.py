@@ -6,12 +6,12 @@ import json
 import logging
 import sys
 
-import looptime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from async_vmapi import Client, CreateRequest, ImageBoot, Response, Task, VMAPIError
+from tests.virtual_time import JumpingLoop
 
 VM = {
     "id": "17",
@@ -163,16 +163,9 @@ async def ask_everything(response, retries):
 @pytest.mark.parametrize("retries", [0, 2])
 def test_only_documented_errors_are_raised(retries, stride):
     """Fifty thousand responses in a campaign: no other exception, no hang, no growing memory."""
-    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
     given_in_all = 0
 
-    def make_loop():
-        # Nothing comes from outside, so an idle loop need not wait.
-        loop = loop_class()
-        loop.setup_looptime(noop_cycles=1)
-        return loop
-
-    with asyncio.Runner(debug=False, loop_factory=make_loop) as runner:
+    with asyncio.Runner(debug=False, loop_factory=JumpingLoop) as runner:
 
         @settings(
             max_examples=EXAMPLES[retries] // (1 if stride == 1 else 4),

@@ -11,7 +11,6 @@ import itertools
 import random
 from collections import Counter
 
-import looptime
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,9 +29,9 @@ from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.emulator.vm import Refused
 from async_vmapi.tasks.completion import Completion, Done, Evidence, Failed, Observation, Pending
 from async_vmapi.tasks.rules import Target
+from tests.virtual_time import JumpingLoop
 
 ZONE = next(iter(ZONES.values()))
-JumpingLoop = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
 OPERATIONS = [
     "create",
     "resize",

@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import aclosing
 
-import looptime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from async_vmapi import BulkPlan
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.scheduler import Rollout
 from async_vmapi.bulk.states import TRANSITIONS, State
+from tests.virtual_time import JumpingLoop
 
 ITEMS = 12
 EVENTS = st.lists(
@@ -65,8 +65,7 @@ async def play(events, durations, limit):
 @given(EVENTS, st.lists(st.integers(0, 8), max_size=ITEMS), st.integers(1, 5))
 def test_random_events_follow_the_table(events, durations, limit):
     """No transition leads backwards, nothing starts but in RUNNING, and no item is lost."""
-    loop_class = looptime.make_event_loop_class(asyncio.SelectorEventLoop)
-    with asyncio.Runner(loop_factory=loop_class) as runner:
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         rollout, seen, states, outcomes = runner.run(play(events, durations, limit))
     ranks = [RANK[state] for state in (*states, rollout.state)]
     assert ranks == sorted(ranks)
