@@ -31,7 +31,7 @@ from async_vmapi.writes.record import WriteContext
 from async_vmapi.writes.requests import PATH, VMOrId, id_of, path_of, request_of
 from async_vmapi.writes.writes import Writes
 
-__all__ = ["VMOrId", "VirtualMachines", "bound"]
+__all__ = ["VMOrId", "VirtualMachines", "bound", "ready_task"]
 
 _CREATE: Final = Target("create")
 _ONLINE: Final = Ready()
@@ -361,8 +361,7 @@ class VirtualMachines:
             TaskFailed: If it is in a state from which it cannot become online.
             VMVanished: If it is gone.
         """
-        target = Target("wait_ready", ready=ready)
-        return await self._writes.wait_ready(id_of(vm), target).wait(timeout)
+        return await ready_task(self, vm, ready).wait(timeout)
 
     async def _start(self, vm: VMOrId, target: Target, body: bytes = b"") -> Task[VirtualMachine]:
         return await self._writes.idempotent(
@@ -397,3 +396,9 @@ def bound(vms: VirtualMachines, context: WriteContext) -> VirtualMachines:
     # Not a method: it is for bulk calls and durable jobs.
     parts = vms._pipeline, vms._writes  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return VirtualMachines(*parts, context)
+
+
+def ready_task(vms: VirtualMachines, vm: VMOrId, ready: Ready) -> Task[VirtualMachine]:
+    """Return the task of `VirtualMachines.wait_ready`, for callers that show its progress."""
+    writes = vms._writes  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return writes.wait_ready(id_of(vm), Target("wait_ready", ready=ready))

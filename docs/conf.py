@@ -39,6 +39,8 @@ nitpick_ignore_regex = [
     (r"py:class", r"async_vmapi\.(bulk\.operations\.R|tasks\.task\.(T_co|_Default))"),
     # Internal: the emulator's record of a VM for stale reads.
     (r"py:class", r"async_vmapi\.emulator\.versions\.ViewHistory"),
+    # Internal: the conditions that `Ready` has; they are shown as text.
+    (r"py:class", r"async_vmapi\.readiness\.conditions\.\w+"),
     # Internal: wraps secrets in models.
     (r"py:class", r"async_vmapi\.redaction\.Secret"),
 ]

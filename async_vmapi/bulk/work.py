@@ -103,6 +103,10 @@ class Work:
             known |= {"vm_id": task.vm_id, "token": task.token(), "adopted": task.adopted}
             known |= {"accepted": True}
             reason = f"it was accepted, and {why} before it was seen to complete"
+            if task.operation == "wait_ready":
+                reason = f"{why} before the VM was ready"
+            if task.missing:
+                reason += f"; missing {', '.join(task.missing)}"
         elif write is not None and not general and (error := write.error) is not None:
             return outcomes.failed(item, None, error, wave=self.wave, write=write)
         elif write is not None and (write.outcome_unknown or (general and write.accepted)):

@@ -31,9 +31,10 @@ from async_vmapi.cli.prompts import agree, has_terminal
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import on_loss
+from async_vmapi.models.create import CreateRequest
 from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.writes.operations import GENERAL
-from async_vmapi.writes.requests import VMOrId
+from async_vmapi.writes.requests import VMOrId, id_of
 
 if TYPE_CHECKING:
     from async_vmapi.bulk.executor import BulkExecutor
@@ -210,20 +211,26 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
                 # Shown while the client is open: closing may be cut short.
                 report = bulk.report
         if report.operation == GENERAL:
-            named = tuple(_of_token(work, outcome) for outcome in report.outcomes)
+            named = tuple(_named(work, outcome) for outcome in report.outcomes)
             report = attrs.evolve(report, operation=work.operation, outcomes=named)
         if timer.expired() and not work.no_wait:
-            say(f"timed out after {work.timeout:g} s; operations in flight continue")
+            more = "" if work.operation == "wait_ready" else "; operations in flight continue"
+            say(f"timed out after {work.timeout:g} s{more}")
         code = present(console, work, report)
         return ExitCode.INTERRUPTED if interrupted else code
 
 
-def _of_token(work: Work, outcome: Outcome) -> Outcome:
-    """Return a token's outcome with its VM's name; what was not awaited is unknown."""
+def _named(work: Work, outcome: Outcome) -> Outcome:
+    """Return the outcome of a function with its VM's name or id."""
+    item = work.items[outcome.index]
+    if work.operation != "wait":
+        vm_id = outcome.vm_id if isinstance(item, CreateRequest) else id_of(item)
+        return attrs.evolve(outcome, item=vm_id or work.names[outcome.index], vm_id=vm_id)
     outcome = attrs.evolve(outcome, item=work.names[outcome.index])
     if outcome.status != "not_started":
         return outcome
-    return attrs.evolve(outcome, status="unknown", token=work.items[outcome.index])
+    # A token that was not awaited.
+    return attrs.evolve(outcome, status="unknown", token=item)
 
 
 def present(console: Console, work: Work, report: BulkReport) -> ExitCode:

@@ -17,6 +17,7 @@ from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
     "JSON",
+    "Conditions",
     "Database",
     "DurableOptions",
     "Filters",
@@ -78,6 +79,18 @@ Timeout = Annotated[
         min=0,
         metavar="SECONDS",
         help="Maximum time to wait; operations in flight continue, and their tokens are shown.",
+        rich_help_panel=_WAITING,
+    ),
+]
+
+
+Conditions = Annotated[
+    str | None,
+    typer.Option(
+        "--ready",
+        metavar="CONDITIONS",
+        help="Wait until the VM also meets these, separated by commas: address, ssh, tcp:PORT, "
+        "http:[PORT]/PATH[=STATUS].",
         rich_help_panel=_WAITING,
     ),
 ]

@@ -17,6 +17,7 @@ from async_vmapi.bulk.report import Outcome
 from async_vmapi.cli.live import Live, is_live, one_line
 from async_vmapi.cli.output import STYLES, printable, style_of, who
 from async_vmapi.cli.streams import behind
+from async_vmapi.models.vm import ONLINE
 
 if TYPE_CHECKING:
     from async_vmapi.tasks.task import Task
@@ -77,8 +78,10 @@ class _Flight:
         """Return what is known of it as text."""
         if self.task is None:
             return self.unseen
-        state = self.state
-        return f"last state: {printable(state)}" if state else "accepted, not polled yet"
+        if (state := self.state) is None:
+            return "accepted, not polled yet"
+        missing = [name for name in self.task.missing[:1] if name != ONLINE]
+        return f"last state: {printable(state)}{''.join(f', missing {m}' for m in missing)}"
 
 
 class Progress:

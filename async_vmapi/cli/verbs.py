@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from async_vmapi.cli.commands import Commands
+from async_vmapi.cli.options import Conditions
 from async_vmapi.writes.operations import OPERATIONS
 
 __all__ = ["add_verbs"]
@@ -51,10 +52,12 @@ def add_verbs(
     Args:
         app: The group of commands.
         make: Returns the function of an operation; it takes the operation's arguments as keywords.
-        bulk: Whether to leave out arguments whose default differs in bulk calls.
+        bulk: Whether to leave out ``ready``, and arguments whose default differs in bulk calls.
     """
     for operation, text in _HELP.items():
         spec = OPERATIONS[operation]
         names = [name for name in spec.arguments if not (bulk and name in spec.bulk_defaults)]
         keywords = {name: _ARGUMENTS[name] for name in names}
+        if spec.takes_ready and not bulk:
+            keywords["ready"] = (Conditions, None)
         app.add(operation.replace("_", "-"), keywords, text)(make(operation))

@@ -1,29 +1,33 @@
 """``async-vmapi vm``: VMs given by ids or names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
 from rich.text import Text
 
+from async_vmapi.bulk.item import Start
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.cli.access import add_access
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.listing import JSON, VM_COLUMNS, Format, Listing
 from async_vmapi.cli.operations import Work, carry_out, check_terminal, confirm, selected
-from async_vmapi.cli.options import Filters, New, NoWait, Timeout, Vm, Vms, Yes
+from async_vmapi.cli.options import Conditions, Filters, New, NoWait, Timeout, Vm, Vms, Yes
 from async_vmapi.cli.output import console_for, print_json, printable, style_of, table
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.requests import check_name, looked_up
 from async_vmapi.cli.resolve import find_vm, find_vms, name_of
 from async_vmapi.cli.verbs import add_verbs
-from async_vmapi.models.vm import Console
+from async_vmapi.models.vm import Console, VirtualMachine
+from async_vmapi.readiness.conditions import Ready
 from async_vmapi.writes.operations import operation_spec
-from async_vmapi.writes.requests import id_of
+from async_vmapi.writes.requests import VMOrId, id_of
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
+    from async_vmapi.tasks.task import Task
 
 __all__ = ["app"]
 
@@ -70,24 +74,24 @@ def create(
     name: Annotated[str, typer.Option(help="Label of the new VM.")],
     new: New,
     output: Format,
+    ready: Conditions = None,
     no_wait: NoWait = False,
     timeout: Timeout = None,
 ) -> None:
     """Create a VM, and wait until it is online."""
     check_name(name)
+    conditions = None if ready is None else Ready.parse(ready)
     client = client_for(ctx.obj)
-    carry_out(
-        client,
-        Work(
-            operation="create",
-            items=looked_up(client, [name], new),
-            keywords=new.keywords(),
-            names=[name],
-            output=output,
-            no_wait=no_wait,
-            timeout=timeout,
-        ),
+    work = Work(
+        operation="create",
+        items=looked_up(client, [name], new),
+        keywords=new.keywords(),
+        names=[name],
+        output=output,
+        no_wait=no_wait,
+        timeout=timeout,
     )
+    carry_out(client, _until_ready(client, work, conditions))
 
 
 @app.add("rename")
@@ -113,6 +117,53 @@ def rename(
     )
 
 
+def _until_ready(client: "Client", work: Work, ready: Ready | None) -> Work:
+    """Return the work with ``ready``, which is no argument of a bulk call."""
+    if ready is None:
+        return work
+    method = partial(getattr(client.vms, work.operation), **work.keywords, ready=ready)
+    return _of_function(work, method)
+
+
+def _of_function(work: Work, start: Start) -> Work:
+    labels = {str(number): name for number, name in enumerate(work.names)}
+    return attrs.evolve(work, start=start, keywords={}, labels=labels)
+
+
+@app.add("wait-ready")
+def wait_ready(
+    ctx: typer.Context,
+    vms: Vms,
+    output: Format,
+    ready: Conditions = None,
+    timeout: Timeout = None,
+) -> None:
+    """Wait until VMs are online and meet conditions, ten minutes by default; change nothing."""
+    conditions = Ready.parse(ready or "")
+    client = client_for(ctx.obj)
+    found = ask(client, lambda client: find_vms(client, vms))
+    work = Work(
+        operation="wait_ready",
+        items=found,
+        plan=_all_at_once(found),
+        names=[name_of(vm) for vm in found],
+        output=output,
+        timeout=timeout,
+    )
+
+    async def start(vm: VMOrId) -> "Task[VirtualMachine]":
+        # Not needed for help, and slow to import.
+        from async_vmapi.vms import ready_task
+
+        return ready_task(client.vms, vm, conditions)
+
+    carry_out(client, _of_function(work, start))
+
+
+def _all_at_once(vms: Sized) -> BulkPlan:
+    return BulkPlan(limit=max(50, len(vms)))
+
+
 def _verb(operation: str) -> Callable[..., None]:
     def run(
         ctx: typer.Context,
@@ -123,6 +174,8 @@ def _verb(operation: str) -> Callable[..., None]:
         timeout: Timeout = None,
         **keywords: Any,
     ) -> None:
+        ready = keywords.pop("ready", None)
+        conditions = None if ready is None else Ready.parse(ready)
         client, asks = client_for(ctx.obj), operation_spec(operation).lowers
         if asks and not yes:
             check_terminal(operation, len(vms))
@@ -131,21 +184,19 @@ def _verb(operation: str) -> Callable[..., None]:
         if asks:
             confirm(operation, found, yes=yes)
         labels = {id_of(vm): name_of(vm) for vm in found}
-        carry_out(
-            client,
-            Work(
-                operation=operation,
-                items=found,
-                keywords=keywords,
-                # All at once, which --no-wait needs.
-                plan=BulkPlan(limit=max(50, len(found))),
-                labels=labels,
-                names=list(labels.values()),
-                output=output,
-                no_wait=no_wait,
-                timeout=timeout,
-            ),
+        work = Work(
+            operation=operation,
+            items=found,
+            keywords=keywords,
+            # Which --no-wait needs.
+            plan=_all_at_once(found),
+            labels=labels,
+            names=list(labels.values()),
+            output=output,
+            no_wait=no_wait,
+            timeout=timeout,
         )
+        carry_out(client, _until_ready(client, work, conditions))
 
     return run
 

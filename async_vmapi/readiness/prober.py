@@ -7,7 +7,6 @@ from typing import Final, Protocol
 from async_vmapi.errors import DecodingError
 from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.readiness.conditions import Probe
-from async_vmapi.readiness.probes import probe
 
 __all__ = ["MOST_AT_ONCE", "Probed", "Prober"]
 
@@ -68,6 +67,9 @@ class Prober:
 
     async def _probe(self, condition: Probe, vm: Probed, *, slow: bool) -> tuple[str | None, bool]:
         """Return the result of a probe, and whether it took long."""
+        # Loads aiohttp, which the help of a command does not need.
+        from async_vmapi.readiness.probes import probe
+
         clock = asyncio.get_running_loop().time
         async with self._slow if slow else nullcontext(), self._slots:
             began = clock()

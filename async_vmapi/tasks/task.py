@@ -117,6 +117,12 @@ class Task(Generic[T_co]):
         verdict = self._watch.verdict
         return verdict.evidence if isinstance(verdict, Done) else None
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """For a task with ``ready``, what the VM does not meet yet, as in `TaskTimeout.missing`."""
+        readiness = self._watch.readiness
+        return () if readiness is None or self.done() else readiness.missing
+
     def done(self) -> bool:
         """Return whether the operation was seen to succeed or fail.
 

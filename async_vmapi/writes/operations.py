@@ -25,6 +25,7 @@ class OperationSpec:
         path: The last part of its path; "" if the VM's path is all.
         idempotent: Whether it names its target state, so that it can be retried (WIRE §5.5).
         takes_offline: Whether the VM is offline afterwards (``"for good"``) or meanwhile.
+        takes_ready: Whether the method takes ``ready``, since the VM is to be online afterwards.
         arguments: A check for each argument that bulk calls take.
         required: The arguments without a default.
         bulk_defaults: Arguments whose default differs for many VMs.
@@ -33,6 +34,7 @@ class OperationSpec:
     path: str = ""
     idempotent: bool = True
     takes_offline: Literal["no", "meanwhile", "for good"] = "no"
+    takes_ready: bool = False
     arguments: _Checks = attrs.field(factory=dict[str, Any])
     required: frozenset[str] = frozenset()
     bulk_defaults: dict[str, Any] = attrs.field(factory=dict[str, Any])
@@ -77,11 +79,13 @@ def _names(name: str, value: Mapping[Any, Any]) -> None:
 OPERATIONS: Final[Mapping[str, OperationSpec]] = {
     "create": OperationSpec(
         idempotent=False,
+        takes_ready=True,
         arguments={"unique_name": validation.boolean, "on_unknown": _on_unknown},
     ),
     "resize": OperationSpec(
         path="resize",
         takes_offline="meanwhile",
+        takes_ready=True,
         arguments={"cores": _size, "ram": _size, "wait_for": _wait_for},
         required=frozenset({"cores", "ram"}),
     ),
@@ -89,9 +93,13 @@ OPERATIONS: Final[Mapping[str, OperationSpec]] = {
         path="shutdown", takes_offline="for good", arguments={"wait_for": _wait_for}
     ),
     "power_off": OperationSpec(path="poweroff", takes_offline="for good"),
-    "power_on": OperationSpec(path="poweron"),
-    "reboot": OperationSpec(path="reboot", idempotent=False, takes_offline="meanwhile"),
-    "reset": OperationSpec(path="reset", idempotent=False, takes_offline="meanwhile"),
+    "power_on": OperationSpec(path="poweron", takes_ready=True),
+    "reboot": OperationSpec(
+        path="reboot", idempotent=False, takes_offline="meanwhile", takes_ready=True
+    ),
+    "reset": OperationSpec(
+        path="reset", idempotent=False, takes_offline="meanwhile", takes_ready=True
+    ),
     "rename": OperationSpec(
         path="rename", arguments={"names": _names}, required=frozenset({"names"})
     ),

@@ -78,6 +78,16 @@ ROWS = {
     ),
     "delete in 3 s": (Target("delete"), course((0, "online"), (3, None)), {}),
     "delete in 30 s": (Target("delete"), course((0, "online"), (30, None)), {}),
+    "none: `wait_ready` of a VM that is `online`": (
+        Target("wait_ready"),
+        course((0, "online")),
+        {},
+    ),
+    "the same right after a change by this client": (
+        Target("wait_ready"),
+        course((0, "online")),
+        {"quiet": False},
+    ),
 }
 
 

@@ -35,7 +35,7 @@ FILE: Final = "file"
 """The kind of a path."""
 
 # Kinds by the parameter's name; names that several commands use differently have the command, too.
-_KINDS: Final[Mapping[str, str]] = {
+_KINDS: Final[Mapping[str, str | list[str]]] = {
     "vm": "vm",
     "vms": "vm",
     "label": "vm",
@@ -48,6 +48,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "profile use name": "profile",
     "profile delete name": "profile",
     "job name": "job",
+    "ready": ["address", "ssh", "tcp:", "http:/"],
 }
 
 
