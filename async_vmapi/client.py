@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from async_vmapi import validation
 from async_vmapi.bulk.executor import BulkExecutor
-from async_vmapi.bulk.plan import BulkEvent, BulkPlan, Share, plan_of
+from async_vmapi.bulk.plan import BulkEvent, BulkPlan, OnFailure, Promote, Share, SpreadBy, plan_of
 from async_vmapi.catalogue import Account, Regions, Templates
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.vm import VirtualMachine
@@ -16,6 +16,7 @@ from async_vmapi.options import (
     environment,
     transport_of,
 )
+from async_vmapi.readiness.conditions import CheckFunction, Ready
 from async_vmapi.redaction import Secret
 from async_vmapi.signing import Credentials
 from async_vmapi.tasks import task as tasks
@@ -88,6 +89,7 @@ class Client:
         staleness = option["max_staleness"]
         shortest, longest = option["min_poll_interval"], option["max_poll_interval"]
         self._max_connections = option["max_connections"]
+        self._max_staleness: float = staleness
         self._pipeline = Pipeline(
             transport,
             origin=own_origin,
@@ -204,6 +206,11 @@ class Client:
         return self._pipeline.origin
 
     @property
+    def max_staleness(self) -> float:
+        """Maximum age of a read, in seconds, as it was passed."""
+        return self._max_staleness
+
+    @property
     def requests(self) -> Mapping[str, int]:
         """The number of requests sent, by the call's name in WIRE §2."""
         return MappingProxyType(self._pipeline.requests)
@@ -221,6 +228,12 @@ class Client:
         max_failures: Share | None = None,
         waves: Sequence[Share] | None = None,
         min_online: Share | None = None,
+        check: Ready | CheckFunction | None = None,
+        check_timeout: float = 300.0,
+        soak: float = 0.0,
+        promote: Promote = "auto",
+        spread_by: SpreadBy | None = None,
+        on_failure: OnFailure = "stop",
         dry_run: bool = False,
         on_event: Callable[[BulkEvent], object] | None = None,
     ) -> BulkExecutor: ...
@@ -242,6 +255,7 @@ class Client:
             reconcile=lambda token, besides: self._writes.reconcile(token, besides=besides),
             requests=lambda: self._pipeline.requests,
             connections=self._max_connections,
+            max_staleness=self._max_staleness,
         )
 
     def resume(self, token: str) -> Task[VirtualMachine | None]:

@@ -17,11 +17,12 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 import attrs
 
 from async_vmapi import validation
+from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.bulk.report import Outcome
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.create import CreateRequest
 from async_vmapi.models.vm import VirtualMachine
-from async_vmapi.writes.operations import GENERAL, OPERATIONS
+from async_vmapi.writes.operations import GENERAL, OPERATIONS, operation_spec
 from async_vmapi.writes.record import FUNCTION, WriteContext
 
 __all__ = [
@@ -29,11 +30,13 @@ __all__ = [
     "Begin",
     "BulkItem",
     "Items",
+    "Source",
     "Start",
     "bulk_item",
     "bulk_items",
     "check_arguments",
     "check_items",
+    "check_plan",
     "item_to_reconcile",
     "item_to_retry",
     "label_of",
@@ -70,6 +73,7 @@ class BulkItem:
         watched: Whether that call sent the request, so that it is reconciled and watched now.
         begun: Whether an earlier process started the item; then only its result is awaited, and
             nothing holds it back.
+        domain: Its failure domain; empty without ``spread_by``.
     """
 
     index: int
@@ -81,6 +85,61 @@ class BulkItem:
     before: Outcome | None = None
     watched: bool = False
     begun: bool = False
+    domain: str = ""
+
+
+class Source:
+    """The items of a bulk call, taken one by one.
+
+    Args:
+        items: The items.
+
+    Attributes:
+        waiting: Whether the next item is awaited.
+        exhausted: Whether all items were taken.
+    """
+
+    def __init__(self, items: Iterator[BulkItem] | AsyncIterator[BulkItem]) -> None:
+        self._items = items
+        self._current: BulkItem | None = None
+        self.waiting = False
+        self.exhausted = False
+
+    async def take(self) -> BulkItem | None:
+        """Return the next item; None after the last."""
+        if isinstance(self._items, Iterator):
+            self._current = next(self._items, None)
+        else:
+            self.waiting = True
+            try:
+                self._current = await anext(self._items, None)
+            finally:
+                self.waiting = False
+        self.exhausted = self._current is None
+        return self._current
+
+    def used(self) -> None:
+        """Note that the item taken last has started, or was reported."""
+        self._current = None
+
+    def rest(self, *, known: bool) -> Iterator[BulkItem]:
+        """Iterate over the items that were not used.
+
+        Args:
+            known: Whether their number is known; otherwise, none but the current one is taken.
+        """
+        if self._current is not None:
+            yield self._current
+        if known and isinstance(self._items, Iterator):
+            yield from self._items
+            self.exhausted = True
+
+    def sort(self, domains: Mapping[int, str], order: Sequence[int]) -> None:
+        """Take the items in an order of their numbers, each with its failure domain."""
+        items = {item.index: item for item in cast("Iterator[BulkItem]", self._items)}
+        self._items = (
+            attrs.evolve(items[index], domain=domains[index]) for index in order if index in items
+        )
 
 
 def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
@@ -102,6 +161,31 @@ def check_arguments(operation: str, keywords: dict[str, Any]) -> None:
         known[name](name, value)
     if keywords.get("on_unknown") == "retry" and not keywords.get("unique_name"):
         raise InvalidArgument("on_unknown='retry' needs unique_name=True", argument="on_unknown")
+
+
+def check_plan(plan: BulkPlan, operation: str) -> None:
+    """Check that a plan fits an operation.
+
+    Raises:
+        InvalidArgument: If not.
+    """
+    if plan.min_online is not None and operation == GENERAL:
+        raise InvalidArgument(
+            "min_online needs an operation given by its name: the effects of a function are "
+            "unknown",
+            argument="min_online",
+        )
+    for name, given in (("check", plan.check is not None), ("soak", plan.soak > 0)):
+        if given and operation_spec(operation).stays_down:
+            raise InvalidArgument(
+                f"{name} needs VMs that are online afterwards, and {operation} takes them offline",
+                argument=name,
+            )
+    if plan.spread_by == "group" and operation == "create":
+        raise InvalidArgument(
+            "spread_by='group' needs VMs that exist: a create has no group, but a zone",
+            argument="spread_by",
+        )
 
 
 def check_items(items: Any) -> None:

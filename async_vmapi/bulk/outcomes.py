@@ -38,7 +38,7 @@ def outcome(item: BulkItem, status: Status, **known: Any) -> Outcome:
     nothing_new = status == "not_started" or (status != "succeeded" and not known.get("token"))
     if before is not None and nothing_new:
         return attrs.evolve(before, reason=known.get("reason") or before.reason)
-    known = {"vm_id": item.vm_id} | known
+    known = {"vm_id": item.vm_id, "domain": item.domain} | known
     return Outcome(index=item.index, item=item.label, status=status, source=item.source, **known)
 
 
@@ -58,7 +58,7 @@ def succeeded(
         item,
         "succeeded",
         wave=wave,
-        vm_id=task.vm_id if task else item.vm_id,
+        vm_id=task.vm_id if task else item.vm_id or _id_of(value),
         seconds=round(seconds, 3),
         evidence=task.evidence.value if task and task.evidence else None,
         adopted=bool(task and task.adopted),
@@ -66,6 +66,10 @@ def succeeded(
         value=value,
     )
     return Ended(found, online=isinstance(value, VirtualMachine) and value.state == ONLINE)
+
+
+def _id_of(value: object) -> str | None:
+    return value.id if isinstance(value, VirtualMachine) else None
 
 
 def failed(

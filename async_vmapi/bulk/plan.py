@@ -7,7 +7,7 @@ import contextlib
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
 
 import attrs
 
@@ -15,6 +15,7 @@ from async_vmapi import validation
 from async_vmapi.bulk.report import Outcome, Status
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.serialization import Document, stored
+from async_vmapi.readiness.conditions import CheckFunction, Ready, ready_of
 
 if TYPE_CHECKING:
     # So that the command line can create a plan without importing tasks.
@@ -22,10 +23,28 @@ if TYPE_CHECKING:
 else:
     Task = Awaitable
 
-__all__ = ["BulkEvent", "BulkPlan", "Share", "count_of", "plan_of", "wave_sizes"]
+__all__ = [
+    "BulkEvent",
+    "BulkPlan",
+    "EventKind",
+    "OnFailure",
+    "Promote",
+    "Share",
+    "SpreadBy",
+    "count_of",
+    "plan_of",
+    "wave_sizes",
+]
 
 Share: TypeAlias = int | str
 """A number of VMs, or a percentage of a fleet like ``"5%"`` or ``"0.5%"``."""
+
+EventKind: TypeAlias = Literal[
+    "started", "accepted", "finished", "soaking", "held", "paused", "stopped"
+]
+Promote: TypeAlias = Literal["auto", "manual", "each"]
+SpreadBy: TypeAlias = Literal["zone", "group"]
+OnFailure: TypeAlias = Literal["stop", "pause"]
 
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
 
@@ -35,24 +54,28 @@ class BulkEvent(Document):
     """An event of a bulk call.
 
     Attributes:
-        kind: ``started`` (an item's request is about to be sent), ``accepted`` (the API accepted
-            it), ``finished`` (with its `outcome`) or ``stopped`` (nothing new starts; see
-            `reason`).
+        kind: Of an item: ``started`` (its request is about to be sent), ``accepted`` (the API
+            accepted it) or ``finished`` (with its `outcome`). Of a wave: ``soaking`` (its VMs must
+            stay healthy) or ``held`` (it must be promoted before the next one starts). Of the call:
+            ``paused`` (nothing new starts until `BulkExecutor.unpause`) or ``stopped`` (nothing new
+            starts).
         item: The VM's id, or the name of a VM to create; empty if the event is not about one item.
         index: The item's number, from 0.
         wave: The wave's number, from 1.
+        domain: The wave's failure domain; empty without ``spread_by``.
         vm_id: The VM's id, if known.
         task: The accepted task, for its `Task.history`; the call itself awaits it.
         outcome: The item's outcome.
-        reason: Why the call stopped.
+        reason: Of ``soaking`` and ``held``, what is waited for; of ``paused`` and ``stopped``, why.
         in_flight: Number of operations in progress.
         done: Number of finished items by status.
     """
 
-    kind: Literal["started", "accepted", "finished", "stopped"]
+    kind: EventKind
     item: str = ""
     index: int | None = None
     wave: int = 1
+    domain: str = ""
     vm_id: str | None = None
     task: Task[Any] | None = attrs.field(default=None, metadata=stored(omit=True))
     outcome: Outcome | None = None
@@ -117,13 +140,36 @@ def _checked_waves(value: Sequence[Share] | None) -> tuple[Share, ...] | None:
     return tuple(_share(f"waves[{n}]", wave, minimum=1) for n, wave in enumerate(value))
 
 
+def _one_of(argument: str, value: object, allowed: Any) -> None:
+    if value not in get_args(allowed):
+        words = [repr(word) for word in get_args(allowed)]
+        raise validation.refuse(argument, value, f"{', '.join(words[:-1])} or {words[-1]}")
+
+
+def _checked(value: Ready | CheckFunction | None) -> Ready | None:
+    return None if value is None else ready_of("check", value)
+
+
+def _text_of(check: Ready | None) -> str | None:
+    if check is not None and check.has_functions:
+        raise InvalidArgument(
+            "check holds a function, which cannot be stored: use conditions like Ready.ssh()",
+            argument="check",
+        )
+    return None if check is None else str(check)
+
+
+def _check_of(text: Any, _: object) -> Ready | None:
+    return None if text is None else Ready.parse(text)
+
+
 @attrs.frozen(kw_only=True)
 class BulkPlan(Document):
     """The plan of a bulk call.
 
     Args:
-        limit: Maximum number of operations in flight, each from its request to its completion. The
-            client's ``max_connections`` limits the requests in flight.
+        limit: Maximum number of operations in flight, each from its request to its completion,
+            including its check. The client's ``max_connections`` limits the requests in flight.
         max_failures: Failure budget: how many items may end as failed or unknown. If it is
             exceeded, nothing new is sent, and operations in progress are watched to completion. A
             percentage refers to all items given or, for an iterable without a length, to the items
@@ -135,7 +181,25 @@ class BulkPlan(Document):
         min_online: Minimum number of the given VMs that this call keeps online while it takes
             others down (reboot, reset, resize, shutdown, power_off, delete). The online VMs are
             listed once, at the start, and the list may lag. A VM counts as online again when its
-            task completes with it online, even if by ``assumed`` evidence.
+            task completes with it online, even if by ``assumed`` evidence, and it passed `check`.
+        check: What each VM must do after its operation, besides being online: a `Ready` or a
+            coroutine function that takes the VM and returns True. A VM that does not has failed. A
+            function cannot be stored. Not for operations after which VMs are offline.
+        check_timeout: Seconds that a VM gets to pass `check`.
+        soak: Seconds that the VMs of each wave, including the last, must stay online and pass
+            `check` before the next wave starts. They are checked repeatedly, every 5 to 30 s, and
+            one more time at the end. Probes of `check` are current, but a read that shows a VM
+            online may be ``max_staleness`` seconds old. Outcomes of successes wait for the end. An
+            iterable without a length needs `waves`.
+        promote: When the next wave starts: ``"auto"``, when the previous one succeeded;
+            ``"manual"``, if the first wave was also promoted by `BulkExecutor.promote`; ``"each"``,
+            if each was. It waits without limit, and sends no request.
+        spread_by: Go through one failure domain after the other, in the order of their first VMs:
+            the VMs of a ``"zone"``, or of the same ``"group"`` or groups. `waves`, `max_failures`
+            and `min_online` then apply within each domain. Needs a list of items. Zones and groups
+            of ids are looked up by one list at the start. Creates have no group.
+        on_failure: Whether too many failures ``"stop"`` or ``"pause"`` the call;
+            `BulkExecutor.unpause` then continues, and the failure budget starts again.
         dry_run: Whether to report what would be done, and write nothing.
         on_event: Called with each `BulkEvent`, in the event loop. Exceptions that it raises are
             logged, once for each type, and otherwise ignored.
@@ -148,6 +212,16 @@ class BulkPlan(Document):
     max_failures: Share | None = None
     waves: Sequence[Share] | None = None
     min_online: Share | None = None
+    check: Ready | None = attrs.field(
+        default=None,
+        converter=_checked,
+        metadata=stored(unstruct_hook=_text_of, struct_hook=_check_of),
+    )
+    check_timeout: float = 300.0
+    soak: float = 0.0
+    promote: Promote = "auto"
+    spread_by: SpreadBy | None = None
+    on_failure: OnFailure = "stop"
     dry_run: bool = False
     on_event: Callable[[BulkEvent], object] | None = attrs.field(
         default=None, repr=False, metadata=stored(omit=True)
@@ -160,6 +234,19 @@ class BulkPlan(Document):
             if (share := getattr(self, name)) is not None:
                 _share(name, share, minimum=0)
         object.__setattr__(self, "waves", _checked_waves(self.waves))
+        validation.number(
+            "check_timeout", self.check_timeout, above=0.0, finite=True, what="a number of seconds"
+        )
+        validation.duration("soak", self.soak)
+        _one_of("promote", self.promote, Promote)
+        _one_of("on_failure", self.on_failure, OnFailure)
+        if self.spread_by is not None:
+            _one_of("spread_by", self.spread_by, SpreadBy)
+        if self.promote != "auto" and self.waves is None and self.spread_by is None:
+            raise InvalidArgument(
+                "promote needs waves, like waves=[1, '100%'], or spread_by: there is only one wave",
+                argument="promote",
+            )
         if self.on_event is not None and not callable(self.on_event):
             raise validation.refuse("on_event", self.on_event, "a function that takes a BulkEvent")
 

@@ -25,10 +25,12 @@ class Outcome(Document):
         index: The item's number, from 0.
         item: The VM's id, or the name of a VM to create; for `run` with a function, the item's
             number.
-        status: ``succeeded``; ``failed`` (refused, or seen to fail); ``unknown`` (the request may
-            have been carried out, or the operation was not seen to complete); ``not_started``.
+        status: ``succeeded``; ``failed`` (refused, seen to fail, or not healthy
+            afterwards); ``unknown`` (the request may have been carried out, or the operation was
+            not seen to complete, or its check was not); ``not_started``.
         vm_id: The VM's id, if known.
         wave: The wave's number, from 1.
+        domain: The failure domain, a zone's or group's name; empty without ``spread_by``.
         seconds: For a success, the duration from the request to the observed completion, in the
             call that observed it.
         evidence: For a success, how completion is known; see `Evidence`.
@@ -37,7 +39,7 @@ class Outcome(Document):
         accepted: For an unknown outcome, whether the API accepted the request, so that its task can
             be watched.
         reason: Why the item did not succeed; for a successful delete, whether the VM was already
-            gone.
+            gone; for another success, whether its soak was cut short.
         error: The error's class name.
         value: What the task returned, for instance the VM. Not in JSON.
         exception: The error. Not in JSON.
@@ -49,6 +51,7 @@ class Outcome(Document):
     status: Status
     vm_id: str | None = None
     wave: int = 1
+    domain: str = ""
     seconds: float | None = None
     evidence: str | None = None
     adopted: bool = False

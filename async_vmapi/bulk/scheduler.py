@@ -2,27 +2,29 @@
 
 A pump takes the items one by one, waits until each may start, and creates a worker for it, which
 sends the request and awaits its task. The iteration over the outcomes drives it; when the iteration
-ends, nothing keeps running. `async_vmapi.bulk.states` has the states of a call.
+ends, nothing keeps running. `async_vmapi.bulk.states` has the states of a call, and
+`async_vmapi.bulk.waves` decides when the next wave starts.
 """
 
 import asyncio
 import math
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import Any, Final, Literal
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from typing import Any, Final
 
 import anyio
 
 from async_vmapi.bulk import outcomes
-from async_vmapi.bulk.item import BulkItem
-from async_vmapi.bulk.online import OnlineVMs
+from async_vmapi.bulk.control import Control
+from async_vmapi.bulk.domains import Domains
+from async_vmapi.bulk.health import Soak, WaitReady, checked, cut_short
+from async_vmapi.bulk.item import BulkItem, Source
 from async_vmapi.bulk.outcomes import INTERRUPTED, Ended
-from async_vmapi.bulk.plan import BulkEvent, BulkPlan, count_of, wave_sizes
-from async_vmapi.bulk.report import Outcome, Status
-from async_vmapi.bulk.states import TRANSITIONS, State
+from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.bulk.report import Outcome
+from async_vmapi.bulk.states import State
+from async_vmapi.bulk.waves import Progress, Waves
 from async_vmapi.bulk.work import Work
-from async_vmapi.tasks.task import Task
-from async_vmapi.telemetry.guards import Guard
 from async_vmapi.writes.operations import GENERAL, operation_spec
 
 __all__ = ["Rollout"]
@@ -35,7 +37,7 @@ _ACCEPT_TIMEOUT: Final = 5.0
 reconciling or waiting for a retry while connections are free."""
 
 
-class Rollout:
+class Rollout(Control):
     """Runs an operation on many items.
 
     Args:
@@ -46,6 +48,13 @@ class Rollout:
         at_once: Maximum number of items that are not accepted yet. More would only wait for a
             connection, and an item takes more memory before it is accepted than after. None for no
             limit.
+        wait_ready: Waits until a VM is ready; needed for checks and soaks.
+        max_staleness: Maximum age of the reads that it needs, in seconds.
+        progress: What happened between waves, if this repeats an earlier rollout from the start.
+
+    Attributes:
+        soaking: How many VMs soak now.
+        left_in_flight: Whether requests were left in flight.
     """
 
     def __init__(
@@ -55,81 +64,72 @@ class Rollout:
         items: Iterator[BulkItem] | AsyncIterator[BulkItem],
         total: int | None,
         at_once: int | None = None,
+        *,
+        wait_ready: WaitReady | None = None,
+        max_staleness: float = 0.0,
+        progress: Progress = Progress(),  # noqa: B008 - frozen
     ) -> None:
-        self._plan = plan
+        self._domains = Domains(total)
+        super().__init__(plan, Waves(plan, self._domains, progress))
         self._at_once = math.inf if at_once is None else at_once
         self._unaccepted = 0
         self._operation = operation
         self._worker_name = f"async_vmapi {operation}"
-        self._items = items
+        self._source = Source(items)
         self._total = total
-        self._online: OnlineVMs | None = None
+        self._wait_ready = wait_ready
+        self._max_staleness = max_staleness
         self._pump_task: asyncio.Task[None] | None = None
-        self._workers: dict[asyncio.Task[Ended], Work] = {}
-        self._current: BulkItem | None = None
+        self._workers: dict[asyncio.Task[Ended], Work | Soak] = {}
+        self._unsoaked: list[Ended] = []
         self._unconsumed: deque[Outcome] = deque()
-        self._changed = asyncio.Event()
         self._progress = asyncio.Event()
-        self._taking = False
         self._fatal: BaseException | None = None
-        self._started = 0
-        self._wave = 1
-        self._guard = Guard()
-        self.state = State.RUNNING
-        self.counts: Counter[Status] = Counter()
-        self.stopped: str | None = None
-        self.complete = False
+        self.soaking = 0
         self.left_in_flight = False
 
     @property
     def in_flight(self) -> int:
         """The number of operations in progress."""
-        return len(self._workers)
+        return len(self._workers) - self.soaking
 
-    @property
-    def wave(self) -> int:
-        """The number of the current wave, from 1."""
-        return self._wave
+    # --- before the iteration ---------------------------------------------------------------------
 
-    # --- control --------------------------------------------------------------------------------
+    def spread(self, domains: Mapping[int, str]) -> None:
+        """Go through one failure domain after the other; before the iteration.
 
-    def pause(self, paused: bool) -> None:
-        """Pause or unpause starting items."""
-        self._move_to(State.PAUSED if paused else State.RUNNING)
-
-    def _move_to(self, state: State) -> bool:
-        """Enter a state if the current one allows it, and return whether it does."""
-        if state not in TRANSITIONS[self.state]:
-            return False
-        self.state = state
-        self._changed.set()
-        return True
-
-    def keep_online(self, online: set[str], given: int) -> None:
-        """Apply the plan's ``min_online`` to `given` VMs, of which these are online."""
-        minimum = count_of(self._plan.min_online or 0, given, up=True)
-        self._online = OnlineVMs(online, minimum)
-
-    def stop(self, reason: str) -> None:
-        """Start no further items; operations in progress are awaited to completion.
-
-        A request that is still queued is not sent.
+        Args:
+            domains: The name of each item's domain, by the item's number; also of items that an
+                earlier call has done.
         """
-        if self._move_to(State.STOPPING):
-            self._stop_starting(reason)
+        self._domains = Domains(len(domains), domains)
+        self._waves = Waves(self._plan, self._domains, self.progress)
+        self._source.sort(domains, self._domains.in_order())
+
+    def keep_online(self, online: set[str], vm_ids: Mapping[int, str]) -> None:
+        """Apply the plan's ``min_online``, in each failure domain; before the iteration.
+
+        Args:
+            online: The VMs that are online.
+            vm_ids: All VMs given, by the item's number.
+        """
+        self._domains.keep_online(online, vm_ids, self._plan.min_online or 0)
+
+    # --- running --------------------------------------------------------------------------------
 
     def _stop_starting(self, reason: str) -> None:
-        self.stopped = reason
-        self._emit("stopped", reason=reason)
         for worker, work in self._workers.items():
-            if not work.running:
+            if isinstance(work, Soak) or not work.running:
                 worker.cancel()
             elif (write := work.context.last) is not None and self._operation != GENERAL:
                 write.withdraw()
         pump = self._pump_task
-        if self._taking and pump is not None and pump is not asyncio.current_task():
+        if self._source.waiting and pump is not None and pump is not asyncio.current_task():
             # The next item may be long in coming.
             pump.cancel()
+        unsoaked, self._unsoaked = self._unsoaked, []
+        for ended in unsoaked:
+            self._end(cut_short(ended, reason).outcome)
 
     def give_up(self, reason: str) -> None:
         """Start no item at all; `left` returns them all as not started."""
@@ -170,42 +170,32 @@ class Rollout:
     # --- starting -------------------------------------------------------------------------------
 
     async def _pump(self) -> None:
-        sizes = wave_sizes(self._plan.waves or (), self._total)
-        room = next(sizes)
-        while (item := await self._take()) is not None:
-            if room < 1 and self.stopped is None:
-                await self._end_wave()
-                room = next(sizes)
-                self._wave += 1
+        waves = self._waves
+        while (item := await self._source.take()) is not None:
+            if not waves.has_room(item.domain) and self.stopped is None:
+                if waves.begun:
+                    await self._end_wave()
+                waves.begin(item.domain)
             why_not = await self._wait_for_turn(item)
             if why_not is None:
-                room -= 1
+                waves.take()
                 self._start(item)
                 continue
             while len(self._unconsumed) >= _MAX_UNCONSUMED:
                 await self._wait_for_change()
-            room -= self._plan.dry_run
+            if self._plan.dry_run:
+                waves.take()
             self._skip(item, why_not)
             if self.stopped is not None and self._total is None:
                 return
         self.complete = True
-
-    async def _take(self) -> BulkItem | None:
-        if isinstance(self._items, Iterator):
-            item = next(self._items, None)
-        else:
-            self._taking = True
-            try:
-                item = await anext(self._items, None)
-            finally:
-                self._taking = False
-        self._current = item
-        return item
+        if self._plan.soak:
+            await self._soak()
+            self._halt(waves.exceeded())
 
     async def _wait_for_turn(self, item: BulkItem) -> str | None:
         """Wait until an item may start; return the reason if it never may."""
-        minimum = 0 if self._online is None else self._online.minimum
-        too_few = f"fewer than {minimum} VMs would stay online"
+        too_few = f"fewer than {self._domains.minimum_of(item.domain)} VMs would stay online"
         if self._plan.dry_run:
             return self._dry_run_report(item) or too_few
         while item.begun and self.state is not State.INTERRUPTED:
@@ -214,7 +204,7 @@ class Rollout:
             await self._wait_for_change()
         while self.stopped is None:
             if self.state is State.RUNNING and self._has_room():
-                if self._may_go_down(item):
+                if self._domains.may_go_down(item.domain, item.vm_id):
                     return None
                 if not self._workers:
                     return too_few
@@ -223,16 +213,11 @@ class Rollout:
 
     def _dry_run_report(self, item: BulkItem) -> str | None:
         """Return a dry run's report of an item; None if ``min_online`` forbids it."""
-        if not self._may_go_down(item):
+        if not self._domains.may_go_down(item.domain, item.vm_id):
             return None
-        if self._online is not None and operation_spec(self._operation).stays_down:
-            self._online.take(item.vm_id)
-        done = "watched" if item.watched else "started"
-        return f"dry run: it would be {done} in wave {self._wave}"
-
-    async def _wait_for_change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
+        if operation_spec(self._operation).stays_down:
+            self._domains.take_offline(item.domain, item.vm_id)
+        return f"dry run: it would be {'watched' if item.watched else 'started'} in {self._waves}"
 
     def _has_room(self) -> bool:
         return (
@@ -241,29 +226,56 @@ class Rollout:
             and self._unaccepted < self._at_once
         )
 
-    def _may_go_down(self, item: BulkItem) -> bool:
-        return self._online is None or self._online.may_go_down(item.vm_id)
-
     async def _end_wave(self) -> None:
+        """Wait until the next wave may start, or the call stops."""
+        waves = self._waves
         while self._workers and self.stopped is None:
             await self._wait_for_change()
-        tolerated = self._plan.max_failures is not None and self._wave > 1
-        if self._failures and not tolerated:
-            self.stop(f"wave {self._wave} had failures")
+        await self._soak()
+        try:
+            while self.stopped is None:
+                if self.state is not State.SUSPENDED:
+                    self._halt(waves.refused())
+                if waves.must_be_promoted:
+                    self._hold()
+                elif self.state is not State.SUSPENDED:
+                    return
+                if self.stopped is None:
+                    await self._wait_for_change()
+        finally:
+            self.held = None
 
-    @property
-    def _failures(self) -> int:
-        return self.counts["failed"] + self.counts["unknown"]
+    async def _soak(self) -> None:
+        """Wait until the VMs of the wave have stayed healthy, or have failed."""
+        while self._workers and self.stopped is None:
+            await self._wait_for_change()
+        wait_ready, unsoaked = self._wait_ready, self._unsoaked
+        if self.stopped is not None or not unsoaked or wait_ready is None:
+            return
+        self._unsoaked = []
+        began = asyncio.get_running_loop().time()
+        self.soaking = len(unsoaked)
+        self._emit("soaking", reason=f"{len(unsoaked)} VMs soak for {self._plan.soak:g} s")
+        for ended in unsoaked:
+            self._domains.take_offline(ended.outcome.domain, ended.outcome.vm_id)
+            soak = Soak(ended, self._plan, wait_ready, began, self._max_staleness)
+            self._run(soak, soak.run())
+        while self._workers and self.stopped is None:
+            await self._wait_for_change()
+        if self.stopped is None:
+            self._waves.end_soak()
 
     def _start(self, item: BulkItem) -> None:
         loop = asyncio.get_running_loop()
-        was_online = self._online is not None and self._online.take(item.vm_id)
-        work = Work(self._operation, item, self._wave, loop.time(), was_online)
-        self._current = None
-        self._started += 1
+        was_online = self._domains.take_offline(item.domain, item.vm_id)
+        work = Work(self._operation, item, self.wave, loop.time(), was_online)
+        self._source.used()
         self._unaccepted += 1
         work.unaccepted = loop.call_later(_ACCEPT_TIMEOUT, self._mark_accepted, work)
-        worker = loop.create_task(work.run(self), name=self._worker_name)
+        self._run(work, work.run(self))
+
+    def _run(self, work: Work | Soak, run: Coroutine[Any, Any, Ended]) -> None:
+        worker = asyncio.get_running_loop().create_task(run, name=self._worker_name)
         self._workers[worker] = work
         worker.add_done_callback(self._finished)
 
@@ -275,38 +287,39 @@ class Rollout:
             self._changed.set()
 
     def _skip(self, item: BulkItem, reason: str) -> None:
-        self._current = None
-        self._end(outcomes.outcome(item, "not_started", wave=self._wave, reason=reason))
+        self._source.used()
+        self._end(outcomes.outcome(item, "not_started", wave=self.wave, reason=reason))
 
     def _skip_rest(self) -> None:
         """Report all remaining items as not started."""
-        reason = self.stopped or INTERRUPTED
-        if self._current is not None:
-            self._skip(self._current, reason)
-        if self._total is None or not isinstance(self._items, Iterator):
-            return
-        for item in self._items:
-            self._skip(item, reason)
-        self.complete = True
+        for item in self._source.rest(known=self._total is not None):
+            self._skip(item, self.stopped or INTERRUPTED)
+        self.complete = self.complete or self._source.exhausted
 
     # --- one item -------------------------------------------------------------------------------
 
     def started(self, work: Work) -> None:
         """Note that an item's worker runs."""
-        self._emit("started", work.item, work.wave)
+        self._emit("started", work.item, wave=work.wave)
 
     def accepted(self, work: Work) -> None:
         """Note that an item has a task; cancel its worker if completion is not awaited."""
         self._mark_accepted(work)
-        self._emit("accepted", work.item, work.wave, task=work.task)
+        self._emit("accepted", work.item, wave=work.wave, task=work.task)
         if self.state is State.INTERRUPTED:
             raise asyncio.CancelledError  # completion is no longer awaited
+
+    async def checked(self, ended: Ended) -> Ended:
+        """Return how an item ended, once its VM has passed the plan's check or has failed it."""
+        if self._wait_ready is None:
+            return ended
+        return await checked(ended, self._operation, self._plan, self._wait_ready)
 
     def why_cut_off(self) -> str:
         """Return why items in progress are no longer awaited."""
         return (self.stopped if self.state is State.STOPPING else None) or INTERRUPTED
 
-    def _end_of(self, worker: asyncio.Task[Ended], work: Work) -> Ended:
+    def _end_of(self, worker: asyncio.Task[Ended], work: Work | Soak) -> Ended:
         """Return how a worker ended, or what is known so far."""
         if worker.done() and not worker.cancelled() and worker.exception() is None:
             return worker.result()
@@ -314,7 +327,8 @@ class Rollout:
 
     def _finished(self, worker: asyncio.Task[Ended]) -> None:
         work = self._workers[worker]
-        self._mark_accepted(work)
+        if isinstance(work, Work):
+            self._mark_accepted(work)
         ended = self._end_of(worker, work)
         if not worker.cancelled() and (error := worker.exception()) is not None:
             self._fatal = self._fatal or error
@@ -322,23 +336,41 @@ class Rollout:
         if self.state is State.CLOSED:
             return
         del self._workers[worker]
-        online = ended.online or (ended.untouched and work.was_online)
-        if self._online is not None and online and ended.outcome.vm_id is not None:
-            self._online.add(ended.outcome.vm_id)
-        self._end(ended.outcome)
+        found = ended.outcome
+        is_soaked = isinstance(work, Soak)
+        self.soaking -= is_soaked
+        was_online = isinstance(work, Work) and work.was_online
+        if ended.online or (ended.untouched and was_online):
+            self._domains.take_online(found.domain, found.vm_id)
+        if is_soaked or found.status != "succeeded" or not self._must_soak:
+            self._end(found, judge=not is_soaked)
+        elif self.stopped is None:
+            self._unsoaked.append(ended)
+            self._changed.set()
+        else:
+            self._end(cut_short(ended, self.stopped).outcome)
+
+    @property
+    def _must_soak(self) -> bool:
+        return self._wait_ready is not None and self._waves.must_soak
 
     # --- ending ---------------------------------------------------------------------------------
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, *, judge: bool = True) -> None:
+        """Report an outcome.
+
+        Args:
+            outcome: The outcome.
+            judge: Whether the failure budget is checked now, and not at the end of the soak.
+        """
         self.counts[outcome.status] += 1
         self._unconsumed.append(outcome)
         self._progress.set()
         self._changed.set()
-        allowed = None if self._plan.dry_run else self._plan.max_failures
-        if allowed is not None and outcome.status in ("failed", "unknown"):
-            of = self._started if self._total is None else self._total
-            if self._failures > count_of(allowed, of):
-                self.stop(f"more than {allowed} failed")
+        if outcome.status in ("failed", "unknown"):
+            self._waves.failures += 1
+            if judge:
+                self._halt(self._waves.exceeded())
         self._emit("finished", outcome=outcome)
 
     async def _shut_down(self, pump: asyncio.Task[None]) -> None:
@@ -350,7 +382,7 @@ class Rollout:
             return
         self._move_to(State.INTERRUPTED)
         if self.stopped is None:
-            self._stop_starting(INTERRUPTED)
+            self._note_stop(INTERRUPTED)
         pump.cancel()
         for worker in self._workers:
             worker.cancel()
@@ -363,31 +395,3 @@ class Rollout:
             self.left_in_flight = bool(self._workers)
             self._skip_rest()
             self._move_to(State.CLOSED)
-
-    def _emit(
-        self,
-        kind: Literal["started", "accepted", "finished", "stopped"],
-        item: BulkItem | None = None,
-        wave: int | None = None,
-        *,
-        task: Task[Any] | None = None,
-        outcome: Outcome | None = None,
-        reason: str = "",
-    ) -> None:
-        if self._plan.on_event is None or self.state is State.CLOSED:
-            return
-        subject = item or outcome
-        event = BulkEvent(
-            kind=kind,
-            item=item.label if item else outcome.item if outcome else "",
-            index=subject.index if subject else None,
-            wave=wave or (outcome.wave if outcome else self._wave),
-            vm_id=task.vm_id if task else subject.vm_id if subject else None,
-            task=task,
-            outcome=outcome,
-            reason=reason,
-            in_flight=len(self._workers),
-            done=dict(self.counts),
-        )
-        on_event = self._plan.on_event
-        self._guard.call("on_event", lambda: on_event(event))

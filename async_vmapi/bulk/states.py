@@ -3,9 +3,11 @@
 =============== =========================================== ====================================
 state           what happens in it                          left by
 =============== =========================================== ====================================
-``RUNNING``     items start                                 ``pause``, ``stop``, completion
-``PAUSED``      no item starts; operations in progress      ``pause(False)``, ``stop``,
-                continue                                    completion
+``RUNNING``     items start                                 ``pause``, failures, ``stop``,
+                                                            completion
+``PAUSED``      no item starts; operations in progress      ``pause(False)``, failures,
+                continue                                    ``stop``, completion
+``SUSPENDED``   the same, because of failures               ``forgive``, ``stop``, completion
 ``STOPPING``    no further item starts; operations in       completion
                 progress are awaited
 ``INTERRUPTED`` the iteration was left early; operations    the workers' completion
@@ -25,14 +27,22 @@ class State(enum.Enum):
 
     RUNNING = "running"
     PAUSED = "paused"
+    SUSPENDED = "suspended"
     STOPPING = "stopping"
     INTERRUPTED = "interrupted"
     CLOSED = "closed"
 
 
 TRANSITIONS: Final = {
-    State.RUNNING: {State.PAUSED, State.STOPPING, State.INTERRUPTED, State.CLOSED},
-    State.PAUSED: {State.RUNNING, State.STOPPING, State.INTERRUPTED, State.CLOSED},
+    State.RUNNING: {
+        *(State.PAUSED, State.SUSPENDED),
+        *(State.STOPPING, State.INTERRUPTED, State.CLOSED),
+    },
+    State.PAUSED: {
+        *(State.RUNNING, State.SUSPENDED),
+        *(State.STOPPING, State.INTERRUPTED, State.CLOSED),
+    },
+    State.SUSPENDED: {State.RUNNING, State.STOPPING, State.INTERRUPTED, State.CLOSED},
     State.STOPPING: {State.INTERRUPTED, State.CLOSED},
     State.INTERRUPTED: {State.CLOSED},
     State.CLOSED: set[State](),

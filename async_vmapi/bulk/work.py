@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import attrs
 
 from async_vmapi.bulk import outcomes
+from async_vmapi.bulk.health import unchecked
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.errors import VMAPIError
@@ -27,6 +28,10 @@ class Host(Protocol):
         """Note that the item has a task; cancel the caller if completion is not awaited."""
         ...
 
+    async def checked(self, ended: Ended) -> Ended:
+        """Return how an item ended, once its VM has passed the plan's check or has failed it."""
+        ...
+
     def why_cut_off(self) -> str:
         """Return why an item is cancelled."""
         ...
@@ -46,6 +51,7 @@ class Work:
         unaccepted: The timer that is set while the item counts as not accepted yet.
         task: The accepted operation.
         context: Records the writes that the item makes.
+        complete: How the operation ended, while its VM is checked.
     """
 
     operation: str
@@ -57,6 +63,7 @@ class Work:
     unaccepted: asyncio.TimerHandle | None = None
     task: Task[Any] | None = None
     context: WriteContext = attrs.field(factory=WriteContext)
+    complete: Ended | None = None
 
     async def run(self, rollout: Host) -> Ended:
         """Run the operation to completion."""
@@ -74,6 +81,8 @@ class Work:
                 started = await started.wait()
             elif isinstance(started, Ended):
                 return self._ended_remotely(started)
+            self.complete = self._succeeded(self.task, started)
+            return await rollout.checked(self.complete)
         except asyncio.CancelledError:
             return self.cut_off(rollout.why_cut_off())
         except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
@@ -82,12 +91,14 @@ class Work:
                 # The function knows how this write ended; its own error decides.
                 write = None
             return outcomes.failed(item, self.task, error, wave=self.wave, write=write)
-        return self._succeeded(self.task, started)
 
     def cut_off(self, why: str) -> Ended:
         """Return what is known now, if the item is no longer awaited."""
         item, task, write = self.item, self.task, self.context.last
         general = self.operation == GENERAL
+        if self.complete is not None:
+            token = task.token() if task is not None else None
+            return unchecked(self.complete, self.operation, why, token)
         if task is None and write is not None and write.accepted and not general:
             task = write.task
             if task is None:
@@ -123,8 +134,10 @@ class Work:
         return Ended(outcomes.outcome(item, "unknown", reason=reason, **known))
 
     def _ended_remotely(self, ended: Ended) -> Ended:
-        known = {"index": self.item.index, "item": self.item.label, "source": self.item.source}
-        return attrs.evolve(ended, outcome=attrs.evolve(ended.outcome, wave=self.wave, **known))
+        item = self.item
+        known = {"index": item.index, "item": item.label, "source": item.source}
+        outcome = attrs.evolve(ended.outcome, wave=self.wave, domain=item.domain, **known)
+        return attrs.evolve(ended, outcome=outcome)
 
     def _succeeded(self, task: Task[Any] | None, value: Any) -> Ended:
         seconds = asyncio.get_running_loop().time() - self.began

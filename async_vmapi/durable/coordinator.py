@@ -90,7 +90,7 @@ class Coordinator:
             len(self._labels),
         )
         if online is not None:
-            self._rollout.keep_online(set(online), len(self._labels))
+            self._rollout.keep_online(set(online), dict(enumerate(self._labels)))
 
     def _item(self, index: int) -> BulkItem:
         label = self._labels[index]

@@ -7,7 +7,7 @@ from typing import Any, Final, Self, overload
 from async_vmapi import validation
 from async_vmapi.bulk.item import Items, check_items
 from async_vmapi.bulk.operations import Operations
-from async_vmapi.bulk.plan import BulkPlan, Share, plan_of
+from async_vmapi.bulk.plan import BulkPlan, OnFailure, Promote, Share, SpreadBy, plan_of
 from async_vmapi.client import Client
 from async_vmapi.durable.job import DurableJob, JobStatus, status_of
 from async_vmapi.durable.limits import Limits
@@ -17,6 +17,7 @@ from async_vmapi.durable.store import UNDER_WAY, WORKFLOW, Database, job_id
 from async_vmapi.durable.worker import Worker
 from async_vmapi.durable.worker_stats import WorkerStats, WorkerStatus
 from async_vmapi.errors import JobExists
+from async_vmapi.readiness.conditions import Ready
 
 __all__ = ["DurableFleet", "Submission"]
 
@@ -102,6 +103,12 @@ class DurableFleet:
         max_failures: Share | None = None,
         waves: Sequence[Share] | None = None,
         min_online: Share | None = None,
+        check: Ready | None = None,
+        check_timeout: float = 300.0,
+        soak: float = 0.0,
+        promote: Promote = "auto",
+        spread_by: SpreadBy | None = None,
+        on_failure: OnFailure = "stop",
         dry_run: bool = False,
         attach: bool = False,
     ) -> "Submission": ...

@@ -134,6 +134,9 @@ def spec_of(
         raise InvalidArgument(
             "on_event cannot be stored: iterate over the job's events()", argument="on_event"
         )
+    for name in ("check", "soak", "promote", "spread_by", "on_failure"):
+        if getattr(plan, name) != getattr(BulkPlan(), name):
+            raise InvalidArgument(f"a durable job cannot have {name} yet", argument=name)
     given = dict(keywords)
     check_arguments(operation, given)
     labels = labels_of(operation, items)

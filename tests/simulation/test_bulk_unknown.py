@@ -498,7 +498,7 @@ class TestOnline:
         with pytest.raises(Exception, match="internal trouble"):
             await bulk.reboot(vms)
         assert bulk.report.counts["not_started"] == 4
-        assert "cannot list the online VMs" in bulk.report.stopped
+        assert "cannot list the VMs" in bulk.report.stopped
         api.faults = FaultPlan()
         assert (await bulk.resume(before)).counts["succeeded"] == 4
 

@@ -19,7 +19,12 @@ EVENTS = st.lists(
     max_size=10,
     unique_by=lambda event: event[0],
 )
-RANK = {State.RUNNING: 0, State.PAUSED: 0, State.STOPPING: 1, State.INTERRUPTED: 2, State.CLOSED: 3}
+RANK = {
+    **dict.fromkeys([State.RUNNING, State.PAUSED, State.SUSPENDED], 0),
+    State.STOPPING: 1,
+    State.INTERRUPTED: 2,
+    State.CLOSED: 3,
+}
 
 
 async def play(events, durations, limit):

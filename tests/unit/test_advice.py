@@ -80,7 +80,7 @@ class TestNames:
             ({"batches": [1]}, "a plan has no argument 'batches' (did you mean 'waves'?)"),
             ({"max_failure": 1}, "'max_failure' (did you mean 'max_failures'?)"),
             ({"concurrency": 1}, "'concurrency' (did you mean 'limit'?)"),
-            ({"retry": 1}, "it takes limit, max_failures, waves, min_online, dry_run, on_event"),
+            ({"retry": 1}, "it takes limit, max_failures, waves, min_online, check, "),
         ],
     )
     def test_of_a_plan(self, client, wrong, words):
