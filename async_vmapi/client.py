@@ -9,6 +9,7 @@ from async_vmapi.bulk.executor import BulkExecutor
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, OnFailure, Promote, Share, SpreadBy, plan_of
 from async_vmapi.catalogue import Account, Regions, Templates
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.facts.assumptions import assumptions_of
 from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.options import (
     ClientOptions,
@@ -21,6 +22,7 @@ from async_vmapi.redaction import Secret
 from async_vmapi.signing import Credentials
 from async_vmapi.tasks import task as tasks
 from async_vmapi.tasks.hub import PollHub
+from async_vmapi.tasks.rules import DEFAULT_RULES, Rules
 from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.task import Task
 from async_vmapi.tasks.vm_list import VMListSource
@@ -86,7 +88,12 @@ class Client:
         own_origin = str(origin).rstrip("/")
         telemetry, guard = option["telemetry"], Guard()
         rate, seed = option["max_requests_per_second"], option["seed"]
+        rules = DEFAULT_RULES
+        if option["facts"] is not None:
+            rules = Rules.of(assumptions_of(option["facts"]))
         staleness = option["max_staleness"]
+        if staleness is None:
+            staleness = rules.assume.max_staleness
         shortest, longest = option["min_poll_interval"], option["max_poll_interval"]
         self._max_connections = option["max_connections"]
         self._max_staleness: float = staleness
@@ -101,9 +108,17 @@ class Client:
             seed=seed,
             observer=None if telemetry is None else GuardedObserver(telemetry, own_origin, guard),
         )
-        schedule = Schedule(min_interval=shortest, max_interval=longest, seed=seed, rate=rate)
+        schedule = Schedule(
+            min_interval=shortest,
+            max_interval=longest,
+            seed=seed,
+            rate=rate,
+            durations=rules.assume.durations,
+        )
         self._vm_lists = VMListSource(self._pipeline, schedule)
-        self._hub = PollHub(self._pipeline, self._vm_lists, schedule, max_staleness=staleness)
+        self._hub = PollHub(
+            self._pipeline, self._vm_lists, schedule, max_staleness=staleness, rules=rules
+        )
         self._shield = Shield(
             self._pipeline,
             grace=option["cancel_grace"],
@@ -151,7 +166,8 @@ class Client:
         """Return a client configured by environment variables.
 
         It reads ``VMAPI_API_KEY``, ``VMAPI_API_SECRET`` and either ``VMAPI_URL`` or
-        ``VMAPI_REGION``; and ``VMAPI_MAX_STALENESS``, in seconds, for `max_staleness`.
+        ``VMAPI_REGION``; ``VMAPI_MAX_STALENESS``, in seconds, for `max_staleness`; and
+        ``VMAPI_FACTS``, the path of a file, for `facts`.
 
         Args:
             options: Other keyword arguments of `Client`.

@@ -10,6 +10,7 @@ import aiohttp
 
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
+from async_vmapi.facts import Facts
 from async_vmapi.redaction import Secret
 from async_vmapi.telemetry.hooks import Telemetry
 from async_vmapi.transport.http import MAX_BODY, HTTPTransport
@@ -28,6 +29,7 @@ __all__ = [
 _VARIABLES: Final = ("VMAPI_URL", "VMAPI_REGION", "VMAPI_API_KEY")
 _API_SECRET: Final = "VMAPI_API_SECRET"  # noqa: S105 - its name
 _MAX_STALENESS: Final = "VMAPI_MAX_STALENESS"
+_FACTS: Final = "VMAPI_FACTS"
 
 
 def _unchecked(_: str, value: object) -> object:
@@ -99,9 +101,14 @@ class ClientOptions(TypedDict, total=False):
     """Maximum seconds for which a cancelled call, and `Client.close`, wait for the responses to
     writes in flight; 0 for not at all. The default is 10.0."""
 
-    max_staleness: float
+    max_staleness: float | None
     """Maximum age of the data in a response to a read, in seconds, for each VM. Use 0 if the
-    provider's reads are never stale; see docs/completion.md. The default is 10.0."""
+    provider's reads are never stale; see docs/completion.md. The default is None, for that of the
+    facts, 10 seconds unless you give others."""
+
+    facts: Facts | str | os.PathLike[str] | None
+    """What is known about the provider, as `async_vmapi.facts.Facts` or the path of their file. The
+    default is None, for what is assumed until it is measured; see docs/facts.md."""
 
     min_poll_interval: float
     """Minimum seconds between two polls of an awaited VM. The default is 1.0."""
@@ -135,7 +142,8 @@ _OPTIONS: Final[dict[str, tuple[Any, Callable[[str, Any], object]]]] = {
     "max_retries": (5, partial(validation.whole, minimum=0)),
     "reconcile_timeout": (60.0, partial(validation.number, least=0.0)),
     "cancel_grace": (CANCEL_GRACE, validation.duration),
-    "max_staleness": (10.0, validation.duration),
+    "max_staleness": (None, validation.duration),
+    "facts": (None, lambda _, value: Facts.of(value)),
     "min_poll_interval": (1.0, validation.seconds),
     "max_poll_interval": (15.0, validation.seconds),
     "on_unresolved": (None, _function),
@@ -206,7 +214,7 @@ class Environment(NamedTuple):
 
 
 def environment(options: ClientOptions) -> Environment:
-    """Read the environment variables of `Client.from_env`; add ``max_staleness`` to `options`.
+    """Read the environment variables of `Client.from_env`; add ``max_staleness`` and ``facts``.
 
     Raises:
         InvalidArgument: If a variable is missing or invalid, or both URL and region are set.
@@ -230,4 +238,6 @@ def environment(options: ClientOptions) -> Environment:
             options.setdefault("max_staleness", float(staleness))
         except ValueError:
             raise validation.refuse(_MAX_STALENESS, staleness, "a number of seconds") from None
+    if facts := os.environ.get(_FACTS):
+        options.setdefault("facts", facts)
     return Environment(url, region, key, secret)

@@ -19,7 +19,7 @@ from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.cli.streams import signals_handled
 
 if TYPE_CHECKING:
-    from async_vmapi.emulator import FaultPlan
+    from async_vmapi.emulator import FaultPlan, Settings
 
 __all__ = ["Shell", "default_shell", "emulator", "export"]
 
@@ -79,6 +79,10 @@ def emulator(
     speed: Annotated[float, typer.Option(help="How many times faster its clock runs.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Random seed, for reproducible runs.")] = None,
     faults: Annotated[Path | None, typer.Option(help="TOML file of faults to inject.")] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of facts about a provider to behave like.", dir_okay=False),
+    ] = None,
     admin: Annotated[bool, typer.Option(help="Enable /_emulator/faults, to set faults.")] = False,
     uvloop: Annotated[bool, typer.Option(help="Run on uvloop, if it is installed.")] = False,
     shell: Annotated[
@@ -92,12 +96,13 @@ def emulator(
     """Run the emulator, a local cloud, until interrupted.
 
     Prints four lines for a shell to load, which set variables: the URL, the API key, the secret,
-    and VMAPI_MAX_STALENESS=0, as its reads are never stale. Uses the credentials in VMAPI_API_KEY
-    and VMAPI_API_SECRET, or generates new ones.
+    and VMAPI_MAX_STALENESS, which is 0 unless facts make its reads stale. Uses the credentials in
+    VMAPI_API_KEY and VMAPI_API_SECRET, or generates new ones.
     """
     # Imports an HTTP server.
-    from async_vmapi.emulator import FaultPlan
+    from async_vmapi.emulator import FaultPlan, Settings
 
+    settings = None if facts is None else Settings.from_facts(facts)
     try:
         plan = None if faults is None else FaultPlan.load(faults)
     except ValueError as error:
@@ -115,6 +120,7 @@ def emulator(
                     allow_remote=allow_remote,
                     speed=speed,
                     seed=seed,
+                    settings=settings,
                     faults=plan,
                     admin=admin,
                     shell=shell or default_shell(sys.platform, os.environ),
@@ -134,6 +140,7 @@ async def _serve(
     allow_remote: bool,
     speed: float,
     seed: int | None,
+    settings: "Settings | None",
     faults: "FaultPlan | None",
     admin: bool,
     shell: Shell,
@@ -141,6 +148,7 @@ async def _serve(
     """Print the URL and credentials, and serve until SIGINT or SIGTERM."""
     from async_vmapi.emulator import Emulator
 
+    staleness = 0.0 if settings is None else settings.max_staleness
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     emulator = Emulator(
@@ -149,6 +157,7 @@ async def _serve(
         allow_remote=allow_remote,
         speed=speed,
         seed=seed,
+        settings=settings,
         api_key=os.environ.get("VMAPI_API_KEY") or None,
         api_secret=os.environ.get("VMAPI_API_SECRET") or None,
         faults=faults,
@@ -160,7 +169,7 @@ async def _serve(
                 ("VMAPI_URL", emulator.url),
                 ("VMAPI_API_KEY", emulator.api_key),
                 ("VMAPI_API_SECRET", emulator.api_secret),
-                ("VMAPI_MAX_STALENESS", "0"),
+                ("VMAPI_MAX_STALENESS", f"{staleness:g}"),
             ):
                 print(export(shell, name, value), flush=True)
             say("the emulator is running; Ctrl-C stops it and discards its VMs")

@@ -9,6 +9,7 @@ A profile is a table of ``profiles.toml`` in the user's configuration folder::
     api_key = "..."
     api_secret = "..."
     max_requests_per_second = 10       # and other numeric arguments of Client
+    facts = "cloud.toml"               # a file in the same folder
 
 The file is rejected if users other than its owner can read or change it. Shell completion reads it,
 too, so this module imports little.

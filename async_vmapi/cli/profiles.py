@@ -90,8 +90,11 @@ def client_of(path: Path, name: str, settings: Mapping[str, Secret]) -> "Client"
     if (url is None) == (region is None):
         raise refuse("either url or region is required")
     # Names only: the value of a misspelt name may be the secret.
-    if unknown := sorted(found.keys() - _NUMBERS):
+    if unknown := sorted(found.keys() - _NUMBERS - {"facts"}):
         raise refuse(f"unknown settings: {', '.join(unknown)}")
+    if "facts" in found:
+        # Relative to the file that names it.
+        found["facts"] = Secret(path.parent / str(_revealed(found["facts"])))
     numbers = {name: _revealed(value) for name, value in found.items()}
     try:
         if region is not None:

@@ -57,7 +57,7 @@ def add_verbs(
     for operation, text in _HELP.items():
         spec = OPERATIONS[operation]
         names = [name for name in spec.arguments if not (bulk and name in spec.bulk_defaults)]
-        keywords = {name: _ARGUMENTS[name] for name in names}
+        keywords: dict[str, tuple[Any, Any]] = {name: _ARGUMENTS[name] for name in names}
         if spec.takes_ready and not bulk:
             keywords["ready"] = (Conditions, None)
         app.add(operation.replace("_", "-"), keywords, text)(make(operation))

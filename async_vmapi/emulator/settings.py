@@ -2,10 +2,13 @@
 
 import ipaddress
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, Self, TypeAlias, TypeGuard
 
 import attrs
+
+from async_vmapi.facts import Facts
 
 __all__ = ["NameChange", "NotFoundForm", "ReplicaChoice", "Settings", "Span"]
 
@@ -103,6 +106,20 @@ def _states(value: Iterable[str]) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"extra_states is a sequence of states, not {value!r}")
     return tuple(value)
+
+
+_BY_FACT: Final = {
+    "reads.appears": "not_found",
+    "reads.address": "address",
+    "reads.get_shape": "get_shape",
+    "reads.not_found": "not_found_form",
+    "names.change": "names",
+    "reboot.shows": "reboot_visible",
+    "resize.restarts": "restart_after_resize",
+}
+"""Facts, and the settings that are the same."""
+
+_EARLY: Final = (0.0, 5.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -232,6 +249,35 @@ class Settings:
             repeat_ids=0.05,
             writes_before_visible=True,
         ).changed(**changes)
+
+    @classmethod
+    def from_facts(cls, facts: "Facts | str | os.PathLike[str]", **changes: object) -> Self:
+        """Return settings of a cloud that behaves as a provider was seen to.
+
+        Facts that are only assumed (`Facts.default`) change nothing.
+
+        Args:
+            facts: The facts, or the path of their file.
+            changes: Other fields, or other values.
+
+        Raises:
+            InvalidArgument: If the file cannot be read, or is no file of facts.
+            TypeError: If there is no such field, or a value has the wrong type.
+            ValueError: If a value is invalid.
+        """
+        known = Facts.of(facts)
+        fields: dict[str, object] = {
+            field: known[name].value for name, field in _BY_FACT.items() if name in known
+        }
+        for name in known:
+            section, _, operation = name.partition(".")
+            if section == "durations":
+                fields[operation] = known[name].value
+        if (staleness := known.get("reads.max_staleness")) is not None:
+            fields["staleness"] = (0.0, staleness.value)
+        if (early := known.get("resize.shows_early")) is not None:
+            fields["early_size"] = _EARLY if early.value else None
+        return cls().changed(**(fields | changes))
 
     @property
     def max_staleness(self) -> float:

@@ -15,7 +15,6 @@ from typing import Final
 
 import attrs
 
-from async_vmapi.tasks.completion import APPEARS_WITHIN
 from async_vmapi.tasks.rules import Awaited, Target
 from async_vmapi.tasks.vm_list import VMList
 
@@ -55,15 +54,17 @@ class OwnChanges:
 
     Args:
         max_staleness: Maximum age of a read, in seconds.
+        appears_within: Seconds within which a new VM becomes visible, if ever.
 
     Attributes:
         provider_renames: Whether a list showed a VM with another name than its create
             requested.
     """
 
-    def __init__(self, max_staleness: float) -> None:
+    def __init__(self, max_staleness: float, appears_within: float = 60.0) -> None:
         self.provider_renames = False
         self._max_staleness = max_staleness
+        self.appears_within = appears_within
         self._kept = max(_KEPT, 2 * max_staleness)
         self._vms: dict[str, _VM] = {}
         self._ids_by_name: dict[str, list[str]] = {}
@@ -94,7 +95,7 @@ class OwnChanges:
 
     def _tidy(self) -> None:
         now = self._now()
-        old = now - APPEARS_WITHIN - self._max_staleness
+        old = now - self.appears_within - self._max_staleness
         self._vms = {
             vm_id: vm
             for vm_id, vm in self._vms.items()

@@ -25,10 +25,9 @@ from typing import Final, TypeAlias
 import attrs
 
 from async_vmapi.models.vm import DELETING, OFFLINE, ONLINE
-from async_vmapi.tasks.rules import KNOWN_STATES, Rule, Target
+from async_vmapi.tasks.rules import DEFAULT_RULES, Rule, Rules, Target
 
 __all__ = [
-    "APPEARS_WITHIN",
     "Completion",
     "Done",
     "Evidence",
@@ -38,15 +37,6 @@ __all__ = [
     "Verdict",
     "still_online",
 ]
-
-APPEARS_WITHIN: Final = 60.0
-"""Seconds within which a new VM becomes visible, if ever (WIRE §4: "[?]")."""
-
-_FAILURE_HOLD: Final = 5.0
-"""Seconds for which a failing state must persist."""
-
-_UNKNOWN_IN_A_ROW: Final = 3
-"""Consecutive observations after which an unknown state counts."""
 
 
 class Evidence(enum.StrEnum):
@@ -116,15 +106,6 @@ Verdict: TypeAlias = Pending | Done | Failed
 
 _PENDING: Final = Pending()
 
-# WIRE §4 does not say whether a resized VM is restarted, so `offline` with the new size must hold:
-# as long as a restart takes if the size was seen to change while the VM was down, else as long as
-# the entire change takes.
-_RESTART: Final = 60.0
-_CHANGE: Final = 120.0
-# Nor does it say whether the new size shows before the VM shuts down, which it does after
-# `wait_for` at the latest. After that, it takes this long to return.
-_RESIZE_SLACK: Final = 60.0
-
 
 @attrs.define
 class Completion:
@@ -137,15 +118,18 @@ class Completion:
             has never seen it.
         quiet: Whether this client changed nothing about the VM in the `max_staleness` seconds
             before the request.
-        rule: The operation's rule; by default that of `RULES`.
+        rules: The rules that follow from the facts.
+        rule: The operation's rule; by default that of `rules`.
     """
 
     target: Target
     max_staleness: float
     visible_at: float | None = None
     quiet: bool = False
+    rules: Rules = attrs.field(default=DEFAULT_RULES, kw_only=True)
     rule: Rule = attrs.field(
-        default=attrs.Factory(lambda self: self.target.rule, takes_self=True), kw_only=True
+        default=attrs.Factory(lambda self: self.rules.rule(self.target.operation), takes_self=True),
+        kw_only=True,
     )
     # Whether the VM was seen since the request.
     seen: bool = attrs.field(default=False, init=False)
@@ -209,10 +193,10 @@ class Completion:
 
     @property
     def _is_trusted(self) -> bool:
-        return self._unknown is None or self._unknown_count >= _UNKNOWN_IN_A_ROW
+        return self._unknown is None or self._unknown_count >= self.rules.assume.unknown_polls
 
     def _count_unknown(self, state: str) -> None:
-        unknown = None if state in KNOWN_STATES else state
+        unknown = None if state in self.rules.assume.known_states else state
         self._unknown_count = self._unknown_count + 1 if unknown == self._unknown else 1
         self._unknown = unknown
 
@@ -254,7 +238,7 @@ class Completion:
             return _PENDING
         since = math.inf if self.visible_at is None else self.visible_at
         if not self.rule.new_vm:
-            since = min(since, APPEARS_WITHIN)
+            since = min(since, self.rules.assume.appears_within)
         since += self.max_staleness
         if observation.sent_at < since:
             self._absences = (0, 0.0)
@@ -282,7 +266,7 @@ class Completion:
         self._offline = None
         if self._failing is None or self._failing[0] != state:
             self._failing = (state, observation.received_at)
-        certain_at = self._failing[1] + _FAILURE_HOLD + self.max_staleness
+        certain_at = self._failing[1] + self.rules.assume.failure_hold + self.max_staleness
         if observation.sent_at < certain_at:
             return Pending(recheck_at=certain_at, too_early=True)
         return Failed(f"the VM is {state!r}")
@@ -339,12 +323,18 @@ class Completion:
         if state == OFFLINE:
             if self._offline is None:
                 self._offline = observation.received_at
-            hold = _RESTART if self._was_down_before else _CHANGE
+            # WIRE §4 does not say whether a resized VM is restarted, so `offline` must hold: as
+            # long as a restart takes if the size was seen to change while the VM was down, else as
+            # long as the entire change takes.
+            assume = self.rules.assume
+            hold = assume.resize_restart if self._was_down_before else assume.resize_change
             end = self._offline + hold + self.max_staleness
         else:
             self._offline = None
-            # A guest that is still running shuts down after `wait_for` at the latest.
-            end = 60.0 * self.target.wait_for + _RESIZE_SLACK + self.max_staleness
+            # Nor does it say whether the new size shows before the VM shuts down, which it does
+            # after `wait_for` at the latest.
+            back = self.rules.assume.resize_back
+            end = 60.0 * self.target.wait_for + back + self.max_staleness
             if self._away is not None:
                 end = min(end, self._away + self.max_staleness)
                 certain = certain and self._is_later(observation, self._surely_away)
@@ -354,9 +344,10 @@ class Completion:
         return Done(_evidence(certain))
 
 
-def still_online(max_staleness: float, seen_at: float) -> Completion:
+def still_online(max_staleness: float, seen_at: float, rules: Rules) -> Completion:
     """Return what decides whether a VM, seen online at `seen_at`, is online."""
-    return Completion(Target("wait_ready"), max_staleness, visible_at=seen_at, quiet=True)
+    target = Target("wait_ready")
+    return Completion(target, max_staleness, visible_at=seen_at, quiet=True, rules=rules)
 
 
 def _evidence(certain: bool) -> Evidence:

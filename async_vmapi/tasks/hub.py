@@ -15,7 +15,7 @@ from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.poller import Poller
 from async_vmapi.tasks.polls import Polls
 from async_vmapi.tasks.readiness import Readiness
-from async_vmapi.tasks.rules import Target
+from async_vmapi.tasks.rules import DEFAULT_RULES, Rules, Target
 from async_vmapi.tasks.schedule import Schedule
 from async_vmapi.tasks.vm_list import VMListSource
 from async_vmapi.tasks.watch import Waiter, Watch
@@ -33,6 +33,7 @@ class PollHub:
         vm_lists: Sends the lists.
         schedule: The intervals.
         max_staleness: Maximum age of a read, in seconds.
+        rules: The rules of completion.
 
     Attributes:
         changes: The VMs that this client changed.
@@ -46,12 +47,14 @@ class PollHub:
         schedule: Schedule,
         *,
         max_staleness: float,
+        rules: Rules = DEFAULT_RULES,
     ) -> None:
         self._pipeline = pipeline
         self._vm_lists = vm_lists
         self._max_staleness = max_staleness
         self._schedule = schedule
-        self.changes = OwnChanges(max_staleness)
+        self._rules = rules
+        self.changes = OwnChanges(max_staleness, rules.assume.appears_within)
         self._poller: Poller | None = None
         self.pending = PendingTasks()
 
@@ -99,10 +102,12 @@ class PollHub:
         if target.rule.is_write:
             self.changes.begin(vm_id, target)
         visible_at = elapsed if visible else None
-        completion = Completion(target, self._max_staleness, visible_at=visible_at, quiet=quiet)
+        completion = Completion(
+            target, self._max_staleness, visible_at=visible_at, quiet=quiet, rules=self._rules
+        )
         readiness = None if target.ready is None else Readiness(target.ready, completed, elapsed)
         if completed is not None:
-            completion = still_online(self._max_staleness, elapsed)
+            completion = still_online(self._max_staleness, elapsed, self._rules)
         return Watch(vm_id, target, completion, elapsed, adopted, readiness)
 
     async def wait(

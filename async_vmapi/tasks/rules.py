@@ -3,18 +3,17 @@
 `async_vmapi.tasks.completion` applies them, and has the logic of reboots and resizes.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
 import attrs
 
+from async_vmapi.facts.assumptions import DEFAULT, Assumptions
 from async_vmapi.models.vm import DELETING, INSTALLING, OFFLINE, ONLINE, Operation
 from async_vmapi.readiness.conditions import Ready, ready_of
 
-__all__ = ["KNOWN_STATES", "RULES", "WAIT_READY", "Awaited", "Rule", "Target"]
-
-# WIRE §4: "any other word can come, failure words too". These are unambiguous.
-_FAILURE_WORDS: Final = frozenset({"error", "failed", "failure"})
+__all__ = ["DEFAULT_RULES", "KNOWN_STATES", "RULES", "Awaited", "Rule", "Rules", "Target"]
 
 
 @attrs.frozen(kw_only=True)
@@ -48,68 +47,73 @@ class Rule:
     timeout: float
 
 
-_LOST: Final = _FAILURE_WORDS | {DELETING}
-KNOWN_STATES: Final = _LOST | {INSTALLING, ONLINE, OFFLINE}
-
-_GOES_OFF: Final = Rule(
-    target_states=frozenset({OFFLINE}),
-    intermediate_states=frozenset({ONLINE}),
-    failing_states=_LOST,
-    timeout=600.0,
-)
-_COMES_BACK: Final = Rule(
-    target_states=frozenset({ONLINE}),
-    intermediate_states=frozenset({OFFLINE}),
-    failing_states=_LOST,
-    cycle=True,
-    grace=60.0,
-    timeout=900.0,
-)
-
-RULES: Final[Mapping[Operation, Rule]] = {
-    "create": Rule(
-        target_states=frozenset({ONLINE}),
-        intermediate_states=frozenset({INSTALLING, OFFLINE}),
-        failing_states=_LOST,
-        new_vm=True,
-        timeout=1800.0,
-    ),
-    "resize": Rule(
-        target_states=frozenset({ONLINE, OFFLINE}),
-        failing_states=_LOST,
-        resized=True,
-        timeout=1800.0,
-    ),
-    "shutdown": _GOES_OFF,
-    "power_off": _GOES_OFF,
-    "power_on": Rule(
-        target_states=frozenset({ONLINE}),
-        intermediate_states=frozenset({OFFLINE}),
-        failing_states=_LOST,
-        timeout=600.0,
-    ),
-    "reboot": _COMES_BACK,
-    "reset": _COMES_BACK,
-    # Fewer absences: a wrong "deleted" costs less than a wrong "vanished".
-    "delete": Rule(
-        intermediate_states=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}),
-        absences=5,
-        timeout=900.0,
-    ),
-}
-
-WAIT_READY: Final = Rule(
-    target_states=frozenset({ONLINE}),
-    intermediate_states=frozenset({OFFLINE, INSTALLING}),
-    failing_states=_LOST,
-    is_write=False,
-    timeout=600.0,
-)
-"""The rule of the wait for a VM to be ready, which is no operation."""
-
-
 Awaited: TypeAlias = Operation | Literal["wait_ready"]
 """What a task waits for: an operation, or a VM to be ready."""
+
+
+@attrs.frozen(eq=False)
+class Rules:
+    """The rules that follow from what is assumed of a provider.
+
+    Attributes:
+        assume: What is assumed.
+        writes: The rule of each operation.
+        wait_ready: The rule of the wait for a VM to be ready, which is no operation.
+    """
+
+    assume: Assumptions
+    writes: Mapping[Operation, Rule]
+    wait_ready: Rule
+
+    @classmethod
+    def of(cls, assume: Assumptions) -> "Rules":
+        """Return the rules for assumptions."""
+        lost = assume.failure_states | {DELETING}
+        rule = functools.partial(Rule, failing_states=lost, absences=assume.absences)
+        online, offline = frozenset({ONLINE}), frozenset({OFFLINE})
+        goes_off = rule(target_states=offline, intermediate_states=online, timeout=600.0)
+        comes_back = rule(
+            target_states=online,
+            intermediate_states=offline,
+            cycle=True,
+            grace=assume.reboot_grace,
+            timeout=900.0,
+        )
+        installing = frozenset({INSTALLING, OFFLINE})
+        writes: dict[Operation, Rule] = {
+            "create": rule(
+                target_states=online, intermediate_states=installing, new_vm=True, timeout=1800.0
+            ),
+            "resize": rule(target_states=online | offline, resized=True, timeout=1800.0),
+            "shutdown": goes_off,
+            "power_off": goes_off,
+            "power_on": rule(target_states=online, intermediate_states=offline, timeout=600.0),
+            "reboot": comes_back,
+            "reset": comes_back,
+            "delete": Rule(
+                intermediate_states=frozenset({ONLINE, OFFLINE, INSTALLING, DELETING}),
+                absences=assume.absences_of_delete,
+                timeout=900.0,
+            ),
+        }
+        wait_ready = rule(
+            target_states=online, intermediate_states=installing, is_write=False, timeout=600.0
+        )
+        return cls(assume, writes, wait_ready)
+
+    def rule(self, awaited: Awaited) -> Rule:
+        """Return the rule of what a task waits for."""
+        return self.wait_ready if awaited == "wait_ready" else self.writes[awaited]
+
+
+DEFAULT_RULES: Final = Rules.of(DEFAULT)
+"""The rules that hold until facts say more."""
+
+RULES: Final = DEFAULT_RULES.writes
+"""The rule of each operation."""
+
+KNOWN_STATES: Final = DEFAULT.known_states
+"""States that are known until facts say more."""
 
 
 def _checked(value: Ready | None) -> Ready | None:
@@ -138,8 +142,8 @@ class Target:
 
     @property
     def rule(self) -> Rule:
-        """The operation's rule."""
-        return WAIT_READY if self.operation == "wait_ready" else RULES[self.operation]
+        """The operation's rule, but for what facts may change: states, absences and times."""
+        return DEFAULT_RULES.rule(self.operation)
 
     @property
     def timeout(self) -> float:

@@ -7,6 +7,7 @@ random.
 
 import math
 import random
+from collections.abc import Mapping
 from typing import Final
 
 from async_vmapi.tasks.rules import Awaited
@@ -45,6 +46,7 @@ class Schedule:
         max_interval: Maximum seconds between two polls.
         seed: Seed of the jitter.
         rate: The client's limit in requests per second; None for no limit.
+        durations: Known durations of operations: how often seen, shortest and longest.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Schedule:
         max_interval: float,
         seed: int | None,
         rate: float | None = None,
+        durations: Mapping[str, tuple[int, float, float]] | None = None,
     ) -> None:
         self.min_interval = min_interval
         self.max_interval = max_interval
@@ -62,7 +65,7 @@ class Schedule:
         self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
         self._list_cost = self._request + _FLEET * _VM_BYTES
         self._get_cost = self._request + _VM_BYTES
-        self._durations: dict[Awaited, tuple[int, float, float]] = {}
+        self._durations = dict(durations or {})
 
     def measured_list(self, size: int) -> None:
         """Learn from the size of a list in bytes."""

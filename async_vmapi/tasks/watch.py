@@ -209,7 +209,9 @@ class Watch:
             was_complete = readiness.evidence is not None
             self.verdict, conditions = readiness.judge(self.verdict, observation, raw)
             if readiness.evidence is not None and not was_complete:
-                self._completion = still_online(self._completion.max_staleness, at)
+                self._completion = still_online(
+                    self._completion.max_staleness, at, self._completion.rules
+                )
         changed = snapshot is not None and snapshot != self._last_snapshot
         if changed:
             self._last_snapshot = snapshot

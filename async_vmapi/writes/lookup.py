@@ -257,7 +257,8 @@ class Lookup:
             self._changes.deleted(vm_id)
         elif vm.id == vm_id:
             self._read.add(vm_id)
-            sent, span = self._pending.server_sent, self._creates.max_staleness + _INVISIBLE
+            invisible = max(_INVISIBLE, self._changes.appears_within)
+            sent, span = self._pending.server_sent, self._creates.max_staleness + invisible
             if sent is not None and is_older(vm, sent, span):
                 # It stays a candidate: clocks may differ, so times can only prevent an adoption.
                 self._older.add(vm_id)

@@ -43,6 +43,7 @@ from async_vmapi import (
 )
 from async_vmapi.durable import DurableFleet, DurableJob, JobStatus
 from async_vmapi.emulator import CloudVM
+from async_vmapi.facts import SPECS, Fact, Facts, FactSpec
 from async_vmapi.testing import VMCloud, VMServer
 
 
@@ -296,3 +297,12 @@ async def in_tests(vm_cloud: VMCloud, vm_server: VMServer) -> None:
     assert_type(vm_server.env, dict[str, str])
     async with vm_server.client(timeout=5) as client:
         assert_type(client, Client)
+
+
+def about_facts() -> None:
+    facts = Facts.of("cloud.toml").over(Facts.default())
+    assert_type(facts["reads.max_staleness"], Fact)
+    assert_type(SPECS["reads.max_staleness"], FactSpec)
+    assert_type(facts.diff(Facts.default()), dict[str, tuple[Fact | None, Fact | None]])
+    Client("https://vm.invalid", api_key="k", api_secret="s", facts=facts)
+    Client("https://vm.invalid", api_key="k", api_secret="s", facts=7)  # type: ignore[arg-type]

@@ -264,6 +264,8 @@ class TestImports:
         }
         assert shared == {
             *("async_vmapi.errors", "async_vmapi.signing", "async_vmapi.transport.transport"),
+            # What a provider was seen to do.
+            "async_vmapi.facts",
         }
 
     @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ FACES = {
         *("WorkerItem", "WorkerStatus"),
         *("DatabaseLost", "DatabaseUnavailable", "UntrustedData", "JobExists", "JobNotFound"),
     },
+    "async_vmapi.facts": {"SPECS", "Fact", "FactSpec", "Facts"},
     "async_vmapi.otel": {"OpenTelemetry"},
     "async_vmapi.testing": {"QUICK", "VMCloud", "VMServer"},
 }
