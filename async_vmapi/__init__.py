@@ -54,6 +54,7 @@ if typing.TYPE_CHECKING:
     )
     from async_vmapi.readiness.conditions import Ready
     from async_vmapi.tasks.completion import Evidence
+    from async_vmapi.tasks.explain import Explanation, Seen
     from async_vmapi.tasks.task import Task
     from async_vmapi.tasks.watch import TaskEvent
     from async_vmapi.transport.http import HTTPTransport
@@ -78,6 +79,7 @@ __all__ = [
     "CreateRequest",
     "DecodingError",
     "Evidence",
+    "Explanation",
     "HTTPTransport",
     "IPv4Address",
     "ImageBoot",
@@ -98,6 +100,7 @@ __all__ = [
     "Response",
     "SSHKey",
     "SecretRef",
+    "Seen",
     "ServerError",
     "StorageVolume",
     "Task",
@@ -125,7 +128,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # modules that define them, from the lowest layer up:
 _MODULES = (
     *("errors", "transport.transport", "models.vm", "models.create"),
-    *("readiness.conditions", "tasks.completion"),
+    *("readiness.conditions", "tasks.completion", "tasks.explain"),
     *("bulk.report", "bulk.plan", "tasks.watch", "tasks.task", "writes.record"),
     *("transport.http", "bulk.executor", "client"),
 )

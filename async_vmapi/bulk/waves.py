@@ -49,7 +49,7 @@ class Waves:
         self._failures_before = 0
         self.begun = False
         self.number = 1
-        self.domain = ""
+        self.domain: str = ""
         self.progress = progress
         self.failures = 0
 

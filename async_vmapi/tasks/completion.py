@@ -84,9 +84,15 @@ class Pending:
 
 @attrs.frozen
 class Done:
-    """The operation is complete."""
+    """The operation is complete.
+
+    Attributes:
+        evidence: How that is known.
+        rule: The name of the rule that decided; see `async_vmapi.tasks.explain`.
+    """
 
     evidence: Evidence
+    rule: str = attrs.field(default="", eq=False)
 
 
 @attrs.frozen
@@ -96,10 +102,12 @@ class Failed:
     Attributes:
         reason: Why.
         gone: Whether the VM no longer exists.
+        rule: The name of the rule that decided.
     """
 
     reason: str
     gone: bool = False
+    rule: str = attrs.field(default="failing", eq=False)
 
 
 Verdict: TypeAlias = Pending | Done | Failed
@@ -253,13 +261,14 @@ class Completion:
             next_at = first + span * min(1.0, count / (least - 1)) if least > 1 else first + span
             return Pending(recheck_at=max(observation.sent_at, next_at), too_early=deleting)
         if deleting:
-            return Done(_evidence(self.seen))
-        return Failed("the VM is gone", gone=True)
+            return Done(_evidence(self.seen), "absent")
+        return Failed("the VM is gone", gone=True, rule="absent")
 
     def _judge_delete(self, observation: Observation) -> Verdict:
         missing = self.target.was_missing and observation.state != DELETING
         if missing and self._is_trusted and self._is_after_request(observation):
-            return Failed("the API reported the VM as missing, but it exists; it was not deleted")
+            reason = "the API reported the VM as missing, but it exists; it was not deleted"
+            return Failed(reason, rule="not-deleted")
         return _PENDING
 
     def _judge_failing_state(self, observation: Observation, state: str) -> Verdict:
@@ -279,7 +288,7 @@ class Completion:
         if not self._is_after_request(observation):
             return Pending(recheck_at=self.max_staleness, too_early=True)
         certain = self.rule.new_vm or self._is_later(observation, self._before)
-        return Done(_evidence(certain))
+        return Done(_evidence(certain), "new" if self.rule.new_vm else "target")
 
     def _judge_cycle(self, observation: Observation) -> Verdict:
         """Judge an operation that completes when the VM has left ``online`` and returned."""
@@ -295,12 +304,12 @@ class Completion:
         if self._away is None:
             grace = max(self.rule.grace, self.max_staleness)
             if observation.sent_at >= grace:
-                return Done(Evidence.ASSUMED)
+                return Done(Evidence.ASSUMED, "grace")
             return Pending(recheck_at=grace if self._before is not None else self.max_staleness)
         back_at = self._away + self.max_staleness
         if observation.sent_at < back_at:
             return Pending(recheck_at=back_at, too_early=True)
-        return Done(_evidence(self._is_later(observation, self._surely_away)))
+        return Done(_evidence(self._is_later(observation, self._surely_away)), "cycle")
 
     def _judge_resize(self, observation: Observation, state: str) -> Verdict:
         """Judge a resize: the requested size, in a state that holds."""
@@ -328,6 +337,7 @@ class Completion:
             # long as the entire change takes.
             assume = self.rules.assume
             hold = assume.resize_restart if self._was_down_before else assume.resize_change
+            rule = "resized-offline"
             end = self._offline + hold + self.max_staleness
         else:
             self._offline = None
@@ -335,13 +345,14 @@ class Completion:
             # after `wait_for` at the latest.
             back = self.rules.assume.resize_back
             end = 60.0 * self.target.wait_for + back + self.max_staleness
+            rule = "resized-running" if self._away is None else "resized"
             if self._away is not None:
                 end = min(end, self._away + self.max_staleness)
                 certain = certain and self._is_later(observation, self._surely_away)
         if observation.sent_at < end:
             too_early = state == ONLINE and self._away is not None
             return Pending(recheck_at=end, too_early=too_early)
-        return Done(_evidence(certain))
+        return Done(_evidence(certain), rule)
 
 
 def still_online(max_staleness: float, seen_at: float, rules: Rules) -> Completion:

@@ -15,6 +15,7 @@ from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.readiness.prober import Prober
 from async_vmapi.tasks.changes import OwnChanges
 from async_vmapi.tasks.completion import Evidence, Pending
+from async_vmapi.tasks.explain import SeenBy
 from async_vmapi.tasks.list_poller import ListPoller
 from async_vmapi.tasks.pending import PendingTasks
 from async_vmapi.tasks.polled_vm import NEVER_LISTED, PolledVM, State, time_out
@@ -288,7 +289,7 @@ class Poller:
         if result.snapshot is None or result.snapshot != vm.last_listed:
             # One of the two is old: the next list counts, changed or not.
             vm.last_listed = NEVER_LISTED
-        self._report(vm, result.snapshot, result.raw, sent_at, self.polls.now)
+        self._report(vm, result.snapshot, result.raw, sent_at, self.polls.now, "get")
 
     # --- probes of readiness --------------------------------------------------------------------
 
@@ -327,11 +328,12 @@ class Poller:
         raw: bytes | None,
         sent_at: float,
         received_at: float,
+        by: SeenBy = "list",
     ) -> bool:
         """Report a poll's result; return whether the same result needs no further report."""
         counted_for_all = True
         for watch in vm.watches:
-            counted = watch.observe(sent_at, received_at, snapshot, raw)
+            counted = watch.observe(sent_at, received_at, snapshot, raw, by)
             counted_for_all = counted_for_all and counted
             if not counted or (watch.readiness is None and isinstance(watch.verdict, Pending)):
                 continue

@@ -80,7 +80,7 @@ class Readiness:
     def verdict(self) -> Done | None:
         """Return the verdict if the VM is ready."""
         ready = self.evidence is not None and self.is_online and self.next_condition is None
-        return Done(self.evidence) if ready and self.evidence is not None else None
+        return Done(self.evidence, "ready") if ready and self.evidence is not None else None
 
     def judge(
         self, verdict: Verdict, observation: Observation, raw: bytes | None
@@ -102,7 +102,8 @@ class Readiness:
             self.evidence, self.complete_at = verdict.evidence, observation.sent_at
             if not self.is_online:
                 reason = f"complete, but the VM is {observation.state!r}, so it cannot become ready"
-                return Failed(f"{reason}: power it on, then call wait_ready"), met
+                hint = "power it on, then call wait_ready"
+                return Failed(f"{reason}: {hint}", rule="offline"), met
             met.append(ONLINE)
         if not self.is_online:
             return verdict if isinstance(verdict, Pending) else Pending(), met

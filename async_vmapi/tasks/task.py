@@ -19,6 +19,7 @@ from async_vmapi.models.vm import VirtualMachine
 from async_vmapi.tasks import token as tokens
 from async_vmapi.tasks.completion import Done, Evidence, Failed
 from async_vmapi.tasks.events import Events
+from async_vmapi.tasks.explain import Explanation
 from async_vmapi.tasks.hub import PollHub
 from async_vmapi.tasks.rules import Awaited, Target
 from async_vmapi.tasks.token import IntentToken, TaskToken
@@ -218,6 +219,10 @@ class Task(Generic[T_co]):
             AuthenticationError: If the API refuses reads with these credentials.
         """
         return Events(self._hub, self._watch, self._note)
+
+    def explain(self) -> Explanation:
+        """Return what polls have shown so far, and which rule decided; ``str`` is a timeline."""
+        return self._watch.explain()
 
     def token(self) -> str:
         """Return a short text from which `Client.resume` recreates this task in any process.

@@ -1,6 +1,7 @@
 """`Watch`: one task's view of its VM: the changes that polls have shown, and the verdict so far."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import weakref
@@ -9,7 +10,7 @@ from typing import Final, Literal, TypeAlias, cast
 
 import attrs
 
-from async_vmapi.errors import VMAPIError
+from async_vmapi.errors import DecodingError, VMAPIError
 from async_vmapi.models.vm import ONLINE, VirtualMachine
 from async_vmapi.readiness.conditions import Address, Probe
 from async_vmapi.tasks.completion import (
@@ -22,6 +23,7 @@ from async_vmapi.tasks.completion import (
     Verdict,
     still_online,
 )
+from async_vmapi.tasks.explain import Explanation, Seen, SeenBy
 from async_vmapi.tasks.readiness import Readiness
 from async_vmapi.tasks.rules import Awaited, Target
 from async_vmapi.telemetry.hooks import OperationObserver
@@ -51,6 +53,7 @@ class TaskEvent:
         final: Whether this is the task's last event.
         condition: For a task with ``ready``, what the VM was seen to meet: ``"online"`` at the
             operation's completion, then each condition, like ``"ssh:22"``. None for other events.
+        by: How it was seen: by a GET, a list, or a probe of readiness.
         raw: The VM as the API returned it, undecoded; None once it is gone.
     """
 
@@ -59,6 +62,7 @@ class TaskEvent:
     evidence: Evidence | None = None
     final: bool = False
     condition: str | None = None
+    by: SeenBy = "get"
     # Undecoded: most events are never read, and those of an entire fleet are in memory.
     raw: bytes | None = attrs.field(default=None, repr=False, eq=False)
 
@@ -90,6 +94,7 @@ class Watch:
         event_waiters: Futures that wait for any change.
         refreshes: How many of the waiters want one poll only.
         readiness: The progress towards readiness; None if the task is only about the operation.
+        absent_polls: Number of polls that showed the VM absent.
         failed_polls: Number of failed polls.
         last_error: The text of the last one's error.
     """
@@ -111,6 +116,7 @@ class Watch:
     waiters: list[Waiter] = attrs.field(init=False, factory=list[Waiter])
     event_waiters: list[Waiter] = attrs.field(init=False, factory=list[Waiter])
     refreshes: int = attrs.field(init=False, default=0)
+    absent_polls: int = attrs.field(init=False, default=0)
     failed_polls: int = attrs.field(init=False, default=0)
     last_error: str | None = attrs.field(init=False, default=None)
     _last_snapshot: VMSnapshot | None = attrs.field(init=False, default=None)
@@ -182,7 +188,12 @@ class Watch:
         _wake(self.event_waiters, error or True)
 
     def observe(
-        self, sent_at: float, received_at: float, snapshot: VMSnapshot | None, raw: bytes | None
+        self,
+        sent_at: float,
+        received_at: float,
+        snapshot: VMSnapshot | None,
+        raw: bytes | None,
+        by: SeenBy = "get",
     ) -> bool:
         """Process one observation, and return whether it counted.
 
@@ -193,6 +204,7 @@ class Watch:
             received_at: The loop's time when its response had arrived.
             snapshot: The VM; None for absent.
             raw: The VM undecoded.
+            by: How it was requested.
         """
         at = sent_at - self.started
         if self.ended or at < self.elapsed:
@@ -201,6 +213,7 @@ class Watch:
         received = received_at - self.started
         if snapshot is None:
             observation = Observation(at, received, None)
+            self.absent_polls += 1
         else:
             observation = Observation(at, received, snapshot.state, snapshot.cores, snapshot.ram)
         self.verdict = self._completion.observe(observation)
@@ -217,11 +230,16 @@ class Watch:
             self._last_snapshot = snapshot
         if changed or conditions or self.ended:
             for condition in conditions or _NO_CONDITION:
-                self._note(at, observation.state, raw, condition)
+                self._note(at, observation.state, raw, condition, by)
         return True
 
     def _note(
-        self, at: float, state: str | None, raw: bytes | None, condition: str | None = None
+        self,
+        at: float,
+        state: str | None,
+        raw: bytes | None,
+        condition: str | None,
+        by: SeenBy,
     ) -> None:
         """Add an event, and wake the waiters."""
         verdict, evidence, ended = self.verdict, None, False
@@ -231,13 +249,48 @@ class Watch:
             ended = readiness is None or condition in (None, readiness.last_name)
             if ended and isinstance(verdict, Done):
                 evidence = verdict.evidence
-        event = TaskEvent(at, state, evidence, ended, condition, raw)
+        event = TaskEvent(at, state, evidence, ended, condition, by, raw)
         self.history.append(event)
         self._report(event)
         if ended:
             self.wake()
         else:
             _wake(self.event_waiters, True)
+
+    def explain(self) -> Explanation:
+        """Return what was seen, and which rule decided."""
+        verdict = self.verdict
+        pending = isinstance(verdict, Pending)
+        status: Literal["complete", "failed", "pending"] = "pending" if pending else "failed"
+        if isinstance(verdict, Done):
+            status = "complete"
+        return Explanation(
+            operation=self.target.operation,
+            vm_id=self.vm_id,
+            status=status,
+            evidence=None if self.evidence is None else self.evidence.value,
+            rule="" if isinstance(verdict, Pending) else verdict.rule,
+            seen=tuple(self._seen(event) for event in self.history),
+            absent_polls=self.absent_polls,
+            failed_polls=self.failed_polls,
+            last_poll_error=self.last_error,
+            missing=() if self.readiness is None or not pending else self.readiness.missing,
+            max_staleness=self._completion.max_staleness,
+        )
+
+    def _seen(self, event: TaskEvent) -> Seen:
+        size: dict[str, int] = {}
+        if self.target.rule.resized:
+            with contextlib.suppress(DecodingError):
+                if (vm := event.vm) is not None:
+                    size = {"cores": vm.cores, "ram": vm.ram}
+        return Seen(
+            elapsed=round(event.elapsed, 3),
+            by=event.by,
+            state=event.state,
+            condition=event.condition,
+            **size,
+        )
 
     # --- probes ---------------------------------------------------------------------------------
 
@@ -261,7 +314,7 @@ class Watch:
         name = str(readiness.next_condition)
         self.verdict = readiness.met() or self.verdict
         at = self.loop.time() - self.started
-        self._note(at, ONLINE, readiness.raw, name)
+        self._note(at, ONLINE, readiness.raw, name, "probe")
 
     def condition_unmet(self, reason: str) -> None:
         """Note why the next condition is not met."""

@@ -19,6 +19,7 @@ from async_vmapi import (
     CreateRequest,
     DecodingError,
     Evidence,
+    Explanation,
     HTTPTransport,
     ImageBoot,
     InvalidArgument,
@@ -28,6 +29,7 @@ from async_vmapi import (
     Region,
     Response,
     SecretRef,
+    Seen,
     SSHKey,
     StorageVolume,
     Task,
@@ -182,6 +184,8 @@ async def wait(client: Client, task: Task[VirtualMachine]) -> None:
     assert_type(task.vm_id, str)
     assert_type(task.operation, Operation | Literal["wait_ready"])
     assert_type(task.done(), bool)
+    assert_type(task.explain(), Explanation)
+    assert_type(task.explain().seen, tuple[Seen, ...])
     assert_type(task.result(), VirtualMachine)
     assert_type(task.last_seen, VirtualMachine | None)
     assert_type(task.evidence, Evidence | None)

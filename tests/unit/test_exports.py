@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 PUBLIC = {
     *("Client", "Task", "TaskEvent", "Evidence", "Operation", "Ready"),
+    *("Explanation", "Seen"),
     *("VirtualMachine", "PublicInterface", "IPv4Address", "StorageVolume", "Network"),
     *("Reference", "Autoscaler", "Console"),
     *("CreateRequest", "ImageBoot", "CdromBoot", "SecretRef"),
