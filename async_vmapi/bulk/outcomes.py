@@ -25,11 +25,13 @@ class Ended(Document):
         outcome: The item's outcome.
         online: Whether its VM was last seen online.
         untouched: Whether it is certain that nothing was done to it.
+        final: Whether an earlier rollout has reported this outcome, so that the VM does not soak.
     """
 
     outcome: Outcome
     online: bool = False
     untouched: bool = False
+    final: bool = False
 
 
 def outcome(item: BulkItem, status: Status, **known: Any) -> Outcome:

@@ -342,7 +342,8 @@ class Rollout(Control):
         was_online = isinstance(work, Work) and work.was_online
         if ended.online or (ended.untouched and was_online):
             self._domains.take_online(found.domain, found.vm_id)
-        if is_soaked or found.status != "succeeded" or not self._must_soak:
+        over = is_soaked or ended.final or found.status != "succeeded"
+        if over or not self._must_soak:
             self._end(found, judge=not is_soaked)
         elif self.stopped is None:
             self._unsoaked.append(ended)

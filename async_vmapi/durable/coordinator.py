@@ -8,13 +8,15 @@ progress are awaited, so it reaches the same state.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 from dbos import DBOS, WorkflowStatus
 
+from async_vmapi.bulk.domains import Member, domains_of
+from async_vmapi.bulk.health import WaitReady
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended, outcome
 from async_vmapi.bulk.plan import BulkEvent
@@ -22,7 +24,7 @@ from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.bulk.scheduler import Rollout
 from async_vmapi.durable.operation import CANCELLED
 from async_vmapi.durable.rows import decoding
-from async_vmapi.durable.spec import STREAM, Spec, decode, encode
+from async_vmapi.durable.spec import STREAM, EventReader, Spec, decode, encode
 from async_vmapi.durable.store import (
     ENDED,
     OPERATION_WORKFLOW,
@@ -35,13 +37,13 @@ from async_vmapi.durable.store import (
 )
 from async_vmapi.errors import AuthenticationError, VMAPIError
 from async_vmapi.models.serialization import Document
-from async_vmapi.models.vm import ONLINE
+from async_vmapi.models.vm import ONLINE, VirtualMachine
 from async_vmapi.telemetry.logs import logger_of
 
 if TYPE_CHECKING:
     from async_vmapi.durable.worker import Worker
 
-__all__ = ["Coordinator", "run_job"]
+__all__ = ["Begun", "Coordinator", "run_job"]
 
 _log: Final = logger_of(__name__)
 
@@ -56,7 +58,9 @@ class Coordinator:
         database: The fleet's database.
         name: The job's name.
         spec: The job's operation, plan and items.
-        online: The VMs that were online when it began, for ``min_online``.
+        begun: What was known when it began.
+        wait_ready: Waits until a VM is ready, during a wave's soak.
+        max_staleness: Maximum age of a read, in seconds.
         polling_interval: Seconds between two polls for finished items.
     """
 
@@ -65,8 +69,10 @@ class Coordinator:
         database: Database,
         name: str,
         spec: Spec,
-        online: Sequence[str] | None,
+        begun: "Begun",
         *,
+        wait_ready: WaitReady,
+        max_staleness: float,
         polling_interval: float,
     ) -> None:
         self._database = database
@@ -88,9 +94,13 @@ class Coordinator:
             spec.operation,
             map(self._item, range(len(self._labels))),
             len(self._labels),
+            wait_ready=wait_ready,
+            max_staleness=max_staleness,
         )
-        if online is not None:
-            self._rollout.keep_online(set(online), dict(enumerate(self._labels)))
+        if begun.domains is not None:
+            self._rollout.spread(dict(enumerate(begun.domains)))
+        if begun.online is not None:
+            self._rollout.keep_online(set(begun.online), dict(enumerate(self._labels)))
 
     def _item(self, index: int) -> BulkItem:
         label = self._labels[index]
@@ -168,10 +178,30 @@ class Coordinator:
 
     async def _load_started(self) -> None:
         """Load the items that an earlier coordinator has started."""
-        for index, status in await self._database.operations_of(self._name):
+        found = await self._database.operations_of(self._name)
+        reported = await self._reported() if found and self._spec.plan.soak else {}
+        for index, status in found:
             self._started.add(index)
             if status.status in ENDED:
-                self._ended[index] = self._read(index, status)
+                ended = self._read(index, status)
+                if (outcome := reported.get(index)) is not None:
+                    online = ended.online and outcome.status == "succeeded"
+                    ended = attrs.evolve(ended, outcome=outcome, online=online, final=True)
+                self._ended[index] = ended
+
+    async def _reported(self) -> dict[int, Outcome]:
+        """Return the outcomes that an earlier coordinator has reported.
+
+        They include the results of soaks, which the items' workflows do not have.
+        """
+        reader, found = EventReader(), dict[int, Outcome]()
+        with decoding(f"the events of job {self._name!r}"):
+            texts = await self._database.stream_of(job_id(self._name), STREAM)
+        for text in texts:
+            for event in reader.read(text):
+                if event.outcome is not None:
+                    found[event.outcome.index] = event.outcome
+        return found
 
     async def _sync(self) -> None:
         while True:
@@ -194,9 +224,11 @@ class Coordinator:
         await self._deliver_ended()
 
     async def _apply_controls(self) -> None:
-        """Pause, unpause or stop as requested in the database."""
+        """Promote, pause, unpause or stop as requested in the database."""
         found = await self._database.find(job_id(self._name))
         attributes = (found.attributes if found else None) or {}
+        self._rollout.promote(int(attributes.get("promoted", 0)))
+        self._rollout.forgive(int(attributes.get("forgiven", 0)))
         self._rollout.pause(bool(attributes.get("paused")))
         if attributes.get("cancelled"):
             self._rollout.stop(CANCELLED)
@@ -243,28 +275,39 @@ class Coordinator:
 
     async def _publish(self) -> None:
         """Write new events to the job's stream, and progress to its status."""
-        events = list(self._events)
-        if events:
-            # DBOS accepts this only from the workflow's current owner.
+        events, rollout = list(self._events), self._rollout
+        progress: dict[str, object] = {
+            "done": dict(rollout.counts),
+            "in_flight": rollout.in_flight,
+            "wave": rollout.wave,
+            "stopped": rollout.stopped,
+            "soaking": rollout.soaking,
+            "held": rollout.held,
+            "suspended": rollout.suspended,
+        }
+        if events or progress != self._progress:
+            # DBOS accepts this only from the workflow's current owner. Another one raises here, and
+            # so does not overwrite the progress.
             await DBOS.write_stream_async(STREAM, encode(events))
             del self._events[: len(events)]
-        progress: dict[str, object] = {
-            "done": dict(self._rollout.counts),
-            "in_flight": self._rollout.in_flight,
-            "wave": self._rollout.wave,
-            "stopped": self._rollout.stopped,
-        }
         if progress != self._progress:
             await self._database.note(job_id(self._name), progress=progress)
             self._progress = progress
 
 
 @attrs.frozen
-class _Begun(Document):
-    """The start of a job: when, in seconds since the epoch, and with which VMs online."""
+class Begun(Document):
+    """The start of a job.
 
-    at: float
+    Attributes:
+        at: When, in seconds since the epoch.
+        online: The VMs that were online, for ``min_online``.
+        domains: The name of each item's failure domain, for ``spread_by``.
+    """
+
+    at: float = 0.0
     online: list[str] | None = None
+    domains: list[str] | None = None
 
 
 async def run_job(worker: "Worker", name: str, text: str) -> str:
@@ -281,7 +324,7 @@ async def run_job(worker: "Worker", name: str, text: str) -> str:
 
     async def begin() -> str:
         nonlocal here
-        begun = _Begun(time.time(), await _online(worker, spec))
+        begun = await _begun(worker, spec)
         here = True
         return encode(begun)
 
@@ -290,12 +333,14 @@ async def run_job(worker: "Worker", name: str, text: str) -> str:
         taken = loop.time() - entered
         return taken if here else max(taken, time.time() - begun.at)
 
-    begun = decode(await _recorded("begin", begin), _Begun)
+    begun = decode(await _recorded("begin", begin), Begun)
     coordinator = Coordinator(
         worker.database,
         name,
         spec,
-        begun.online,
+        begun,
+        wait_ready=worker.wait_ready,
+        max_staleness=worker.client.max_staleness,
         polling_interval=worker.limits.polling_interval,
     )
 
@@ -316,10 +361,21 @@ async def run_job(worker: "Worker", name: str, text: str) -> str:
     return await _recorded("roll out", roll_out)
 
 
-async def _online(worker: "Worker", spec: Spec) -> list[str] | None:
-    if not spec.keeps_online:
-        return None
-    given = set(spec.labels)
+async def _begun(worker: "Worker", spec: Spec) -> Begun:
+    spread_by = spec.plan.spread_by
+    members = [Member(index, spec.labels[index], item) for index, item in enumerate(spec.items)]
+    unknown = spread_by is not None and not all(member.has_domain for member in members)
+    vms = await _listed(worker) if spec.keeps_online or unknown else {}
+    online = {vm_id for vm_id in spec.labels if vm_id in vms and vms[vm_id].state == ONLINE}
+    domains = None if spread_by is None else domains_of(spread_by, members, vms)
+    return Begun(
+        time.time(),
+        sorted(online) if spec.keeps_online else None,
+        None if domains is None else [domains[index] for index in range(len(members))],
+    )
+
+
+async def _listed(worker: "Worker") -> dict[str, VirtualMachine]:
     while True:
         try:
             vms = await worker.client.vms.list()
@@ -328,10 +384,10 @@ async def _online(worker: "Worker", spec: Spec) -> list[str] | None:
                 raise asyncio.CancelledError from None
             # Nothing has started yet, so there is time to retry.
             fields = {"vmapi_error": type(error).__name__}
-            _log.warning("cannot list the online VMs yet: %s", error, extra=fields)
+            _log.warning("cannot list the VMs yet: %s", error, extra=fields)
             await asyncio.sleep(worker.limits.lease_duration)
         else:
-            return sorted(vm.id for vm in vms if vm.state == ONLINE and vm.id in given)
+            return {vm.id: vm for vm in vms}
 
 
 async def _recorded(name: str, body: Callable[[], Coroutine[Any, Any, str]]) -> str:

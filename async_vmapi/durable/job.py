@@ -27,7 +27,9 @@ from async_vmapi.models.serialization import Serializable
 
 __all__ = ["DurableJob", "JobState", "JobStatus", "status_of"]
 
-JobState: TypeAlias = Literal["waiting", "running", "paused", "cancelling", "finished", "broken"]
+JobState: TypeAlias = Literal[
+    "waiting", "running", "held", "paused", "cancelling", "finished", "broken"
+]
 """A job's state; see `JobStatus`."""
 
 
@@ -38,9 +40,10 @@ class JobStatus(Serializable):
     Attributes:
         name: The job's name.
         operation: The operation, for instance ``"shutdown"``.
-        state: ``waiting`` (no worker has started it), ``running``, ``paused``, ``cancelling``
-            (nothing new starts; operations in progress are watched), ``finished`` (it has a report)
-            or ``broken`` (its workflow was ended by other means, such as DBOS's own tools).
+        state: ``waiting`` (no worker has started it), ``running``, ``held`` (a wave is to be
+            promoted), ``paused``, ``cancelling`` (nothing new starts; operations in progress are
+            watched), ``finished`` (it has a report) or ``broken`` (its workflow was ended by other
+            means, such as DBOS's own tools).
         total: The number of items.
         done: The number of finished items by status.
         in_flight: The number of operations in progress or enqueued.
@@ -50,6 +53,9 @@ class JobStatus(Serializable):
         changed: When the job last changed, in seconds since the epoch.
         waits_for: The version of worker that the job waits for, if another version of this package
             submitted it; workers of this version ignore it. None otherwise.
+        soaking: The number of VMs that must stay healthy until the next wave starts.
+        held: The wave to be promoted before the next one starts; None if there is none now.
+        paused: Why the job is paused; None if it is not.
     """
 
     name: str
@@ -63,12 +69,22 @@ class JobStatus(Serializable):
     submitted: float
     changed: float
     waits_for: str | None = None
+    soaking: int = 0
+    held: int | None = None
+    paused: str | None = None
 
 
 def status_of(found: WorkflowStatus) -> JobStatus:
     """Return a job's status from its workflow's."""
     attributes: dict[str, Any] = found.attributes or {}
     progress: dict[str, Any] = attributes.get("progress") or {}
+    held, paused = progress.get("held"), progress.get("suspended")
+    if found.status in ENDED or (held is not None and attributes.get("promoted", 0) >= held):
+        held = None
+    if attributes.get("paused"):
+        paused = "it was paused"
+    elif paused is not None and attributes.get("forgiven", 0) >= _failures(progress):
+        paused = None
     state: JobState
     if found.status == "SUCCESS":
         state = "finished"
@@ -76,8 +92,10 @@ def status_of(found: WorkflowStatus) -> JobStatus:
         state = "broken"
     elif attributes.get("cancelled"):
         state = "cancelling"
-    elif attributes.get("paused"):
+    elif paused is not None:
         state = "paused"
+    elif held is not None:
+        state = "held"
     else:
         state = "running" if found.status == "PENDING" or progress else "waiting"
     return JobStatus(
@@ -94,7 +112,15 @@ def status_of(found: WorkflowStatus) -> JobStatus:
         waits_for=None
         if found.status in ENDED or found.app_version == VERSION
         else found.app_version,
+        soaking=int(progress.get("soaking", 0)),
+        held=held,
+        paused=paused if state == "paused" else None,
     )
+
+
+def _failures(progress: Mapping[str, Any]) -> int:
+    done: Mapping[str, int] = progress.get("done") or {}
+    return done.get("failed", 0) + done.get("unknown", 0)
 
 
 class DurableJob:
@@ -192,12 +218,29 @@ class DurableJob:
         await self._control(paused=True)
 
     async def resume(self) -> None:
-        """Start items again after `pause`.
+        """Start items again after `pause`, or after a pause because of failures.
+
+        Failures so far are forgiven: the failure budget starts again.
 
         Raises:
             InvalidState: If the job has ended or was cancelled.
         """
-        await self._control(paused=False)
+        attributes = (await self._found()).attributes or {}
+        failures = _failures(attributes.get("progress") or {})
+        # A coordinator that has just taken over has not counted all of them again.
+        forgiven = max(failures, int(attributes.get("forgiven", 0)))
+        await self._control(paused=False, forgiven=forgiven)
+
+    async def promote(self) -> None:
+        """Let the wave start that waits for it, because of the plan's ``promote``.
+
+        Raises:
+            InvalidState: If none waits; see `JobStatus.held`.
+        """
+        status = await self.status()
+        if status.held is None:
+            raise InvalidState(f"job {self.name!r} is {status.state}, and no wave is held")
+        await self._control(promoted=status.held)
 
     async def cancel(self) -> None:
         """Start nothing new, permanently; operations in progress are watched to completion.
@@ -207,8 +250,8 @@ class DurableJob:
         """
         await self._control(cancelled=True)
 
-    async def _control(self, **flag: bool) -> None:
-        """Set one flag; concurrent changes of others are kept."""
+    async def _control(self, **flag: bool | int) -> None:
+        """Set flags; concurrent changes of others are kept."""
         state = (await self.status()).state
         if state in ("finished", "broken") or (state == "cancelling" and "paused" in flag):
             raise InvalidState(f"job {self.name!r} is {state}")

@@ -1,4 +1,4 @@
-"""One item of a durable job, on the worker that dequeued it: prepare, send, watch.
+"""One item of a durable job, on the worker that dequeued it: prepare, send, watch, check.
 
 Anything needed after a crash is stored before it matters: an intent before a write that must not be
 sent twice, and the task's token after it. See docs/durable.md for each moment at which a worker can
@@ -15,6 +15,7 @@ import attrs
 from dbos import DBOS
 
 from async_vmapi.bulk import outcomes
+from async_vmapi.bulk.health import checked
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.durable.rows import decoding
@@ -23,6 +24,7 @@ from async_vmapi.durable.store import operation_id
 from async_vmapi.errors import APIError, AuthenticationError, OutcomeUnknown, VMAPIError
 from async_vmapi.models.serialization import Document
 from async_vmapi.models.vm import VirtualMachine
+from async_vmapi.readiness.conditions import Ready
 from async_vmapi.tasks.task import Task, forget
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.transport.retries import is_explained
@@ -101,9 +103,16 @@ class Operation:
                 raise asyncio.CancelledError
             turn += 1
             sent = await self._prepare_and_send(f" {turn}")
+        order = self._order
         if sent.ended is not None:
-            return sent.ended
-        return encode(await self._watch(sent.token or "", sent.began))
+            ended = decode(sent.ended, Ended)
+        elif order.plan.check is None:
+            ended = await self._watch(sent)
+        else:
+            # Stored, so that a worker that takes over repeats only the check.
+            watched = await _step("watch", partial(self._watch_to_step, sent))
+            ended = decode(watched.ended, Ended)
+        return encode(await checked(ended, order.operation, order.plan, self._wait_ready))
 
     async def _prepare_and_send(self, turn: str) -> _Step:
         intent: str | None = None
@@ -246,8 +255,11 @@ class Operation:
             return self._failed(error)
         return self._accepted(began)
 
-    async def _watch(self, token: str, began: float) -> Ended:
-        task: Task[Any] | None = self._task
+    async def _watch_to_step(self, sent: _Step) -> _Step:
+        return _Step(ended=encode(await self._watch(sent)))
+
+    async def _watch(self, sent: _Step) -> Ended:
+        token, task = sent.token or "", self._task
         try:
             task = self._task = task or self._worker.client.resume(token)
             value: VirtualMachine | None = await task
@@ -256,8 +268,15 @@ class Operation:
             if task is None:
                 error = OutcomeUnknown(f"it was accepted, but: {error}", token=token)
             return outcomes.failed(self._item, task, error, wave=1)
-        seconds = self._seconds(began)
+        seconds = self._seconds(sent.began)
         return outcomes.succeeded(self._item, task, value, seconds=seconds, wave=1)
+
+    async def _wait_ready(self, vm_id: str, ready: Ready, timeout: float) -> VirtualMachine:
+        try:
+            return await self._worker.client.vms.wait_ready(vm_id, ready, timeout=timeout)
+        except VMAPIError as error:
+            await self._hand_over_if_refused(error)
+            raise
 
     def _seconds(self, began: float) -> float:
         """Return how long the operation took."""

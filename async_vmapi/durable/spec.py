@@ -8,7 +8,7 @@ import attrs
 import msgspec
 
 from async_vmapi import validation
-from async_vmapi.bulk.item import check_arguments, labels_of
+from async_vmapi.bulk.item import check_arguments, check_plan, labels_of
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.durable.rows import UntrustedData
 from async_vmapi.errors import InvalidArgument
@@ -66,18 +66,24 @@ class Spec(Document):
         item, keywords = self.items[index], self.arguments
         if isinstance(item, str) and self.operation == "rename":
             keywords = {"name": self.arguments["names"][item]}
-        return Order(job, index, self.operation, keywords, item)
+        plan = BulkPlan(check=self.plan.check, check_timeout=self.plan.check_timeout)
+        return Order(job, index, self.operation, keywords, item, plan)
 
 
 @attrs.frozen
 class Order(Document):
-    """The operation on one item of a job."""
+    """The operation on one item of a job.
+
+    Attributes:
+        plan: What the job's plan says about one item: its check.
+    """
 
     job: str
     index: int
     operation: str
     arguments: dict[str, Any]
     item: str | CreateRequest
+    plan: BulkPlan = attrs.field(factory=BulkPlan)
 
     @property
     def label(self) -> str:
@@ -134,11 +140,14 @@ def spec_of(
         raise InvalidArgument(
             "on_event cannot be stored: iterate over the job's events()", argument="on_event"
         )
-    for name in ("check", "soak", "promote", "spread_by", "on_failure"):
-        if getattr(plan, name) != getattr(BulkPlan(), name):
-            raise InvalidArgument(f"a durable job cannot have {name} yet", argument=name)
+    if plan.check is not None and plan.check.has_functions:
+        raise InvalidArgument(
+            "check holds a function, which cannot be stored: use conditions like Ready.ssh()",
+            argument="check",
+        )
     given = dict(keywords)
     check_arguments(operation, given)
+    check_plan(plan, operation)
     labels = labels_of(operation, items)
     if len(set(labels)) < len(labels):
         duplicate = next(label for label, count in Counter(labels).items() if count > 1)
@@ -174,7 +183,11 @@ class EventReader:
     def read(self, text: str) -> Iterator[BulkEvent]:
         """Iterate over the new events in a text."""
         for event in decode(text, list[BulkEvent]):
-            key = (event.kind, event.index)
+            key: Hashable = (event.kind, event.index)
+            if event.kind in ("soaking", "held"):
+                key = (event.kind, event.wave)
+            elif event.kind == "paused":
+                key = (event.kind, event.done.get("failed", 0) + event.done.get("unknown", 0))
             if key not in self._seen:
                 self._seen.add(key)
                 yield event

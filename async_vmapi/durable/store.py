@@ -319,6 +319,13 @@ class Database:
         own = [status for status in found if status.workflow_id.startswith(prefix)]
         return [(int(status.workflow_id.removeprefix(prefix)), status) for status in own]
 
+    async def stream_of(self, workflow_id: str, key: str) -> list[Any]:
+        """Return the values of a workflow's stream so far; DBOS's client would wait for more."""
+        row = self._table("streams", "workflow_uuid", "key", "offset", "value", "serialization").c
+        own = (row.workflow_uuid == workflow_id) & (row.key == key)
+        query = sa.select(row.value, row.serialization).where(own).order_by(row.offset)
+        return [SERIALIZER.deserialize(value) for value, _ in await self.rows(query)]
+
     async def pending_of(self, executor_id: str) -> dict[str, str]:
         """Return the queues of the pending workflows of a worker, by workflow id."""
         found = await self.call(
@@ -331,10 +338,14 @@ class Database:
         )
         return {status.workflow_id: status.queue_name or JOBS for status in found}
 
-    def _statuses(self, *columns: str) -> sa.TableClause:
-        # DBOS's client would return every workflow. The table is documented.
+    def _table(self, name: str, *columns: str) -> sa.TableClause:
+        # DBOS's tables are documented.
         schema = None if self.is_sqlite else "dbos"
-        return sa.table("workflow_status", *map(sa.column, columns), schema=schema)
+        return sa.table(name, *map(sa.column, columns), schema=schema)
+
+    def _statuses(self, *columns: str) -> sa.TableClause:
+        # DBOS's client would return every workflow.
+        return self._table("workflow_status", *columns)
 
     async def executors(self) -> set[str]:
         """Return the workers that have pending workflows, expired or not."""

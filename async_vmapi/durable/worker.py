@@ -42,7 +42,9 @@ from async_vmapi.durable.store import (
     job_id,
 )
 from async_vmapi.durable.worker_stats import WorkerStats
-from async_vmapi.errors import InvalidState
+from async_vmapi.errors import AuthenticationError, InvalidState
+from async_vmapi.models.vm import VirtualMachine
+from async_vmapi.readiness.conditions import Ready
 from async_vmapi.telemetry.logs import logger_of
 from async_vmapi.writes.shield import CANCEL_GRACE
 
@@ -323,6 +325,19 @@ class Worker:
                 return await self.database.find(workflow_id)
             except DatabaseUnavailable:
                 await asyncio.sleep(self.leases.interval)
+
+    async def wait_ready(self, vm_id: str, ready: Ready, timeout: float) -> VirtualMachine:
+        """Wait until a VM is ready, during a soak.
+
+        If the API refuses this worker's credentials, wait until it drains: the VM is not unhealthy,
+        and another worker repeats the soak.
+        """
+        try:
+            return await self.client.vms.wait_ready(vm_id, ready, timeout=timeout)
+        except AuthenticationError:
+            if await self.access.is_refused():
+                await asyncio.Event().wait()
+            raise
 
     async def has_begun_before(self) -> bool:
         """Return whether the running workflow was started before, by any worker."""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from async_vmapi.durable import DurableFleet
+from async_vmapi.durable import DurableFleet, coordinator
+from async_vmapi.durable.coordinator import Begun, Coordinator
 from async_vmapi.emulator import Emulator, Settings
 from tests.forked import ForkedProgram
 
@@ -67,6 +68,25 @@ async def fleet(database_url, lively):
         at_work(fleet),
     ):
         yield fleet
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """Return a function that makes coordinators over the shared database."""
+
+    def make(shared, spec, online=None, domains=None):
+        monkeypatch.setattr(coordinator, "DBOS", shared)
+        return Coordinator(
+            shared,
+            "job",
+            spec,
+            Begun(0.0, online, domains),
+            wait_ready=shared.wait_ready,
+            max_staleness=0.0,
+            polling_interval=1.0,
+        )
+
+    return make
 
 
 class Workers:

@@ -73,6 +73,7 @@ class TestColumns:
         wanted = {
             "workflow_status": {"name", "executor_id", "status", "application_version"},
             "queues": {"name", "worker_concurrency"},
+            "streams": {"workflow_uuid", "key", "offset", "value", "serialization"},
         }
         async with opened(database_url) as database:
             inspector = sa.inspect(database.engine)

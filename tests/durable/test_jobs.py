@@ -17,6 +17,7 @@ from async_vmapi import (
     SecretRef,
 )
 from async_vmapi.durable import DurableFleet
+from async_vmapi.facts import Fact, Facts
 
 from .fleets import (
     at_work,
@@ -66,19 +67,22 @@ class TestJobs:
         assert gone.counts["succeeded"] == 8
         assert not lively.cloud.vms
 
-    async def test_deleting_missing_vms_succeeds(self, fleet, lively, monkeypatch):
+    async def test_deleting_missing_vms_succeeds(self, database_url, lively):
         """Also in a job that may have no failure; the report names the VMs."""
         # For this long, a VM that no read has shown may be one that is not visible yet.
-        monkeypatch.setattr("async_vmapi.tasks.completion.APPEARS_WITHIN", 0.2)
-        ids = await created(fleet, 4)
-        await (await fleet.submit("some").delete(ids[:2])).report(120)
-        job = await fleet.submit("all", max_failures=0).delete(ids)
-        report = await job.report(120)
+        facts = Facts({"reads.appears_within": Fact(0.2, "assumed")})
+        make = client_of(lively, facts=facts)
+        times = {"polling_interval": 0.05, "lease_duration": 1.0}
+        async with DurableFleet(database_url, make, **times) as fleet, at_work(fleet):
+            ids = await created(fleet, 4)
+            await (await fleet.submit("some").delete(ids[:2])).report(120)
+            job = await fleet.submit("all", max_failures=0).delete(ids)
+            report = await job.report(120)
+            strict = await fleet.submit("strict").delete(ids[:1], missing_ok=False)
+            assert [o.error for o in (await strict.report(120)).failed] == ["NotFound"]
         assert (report.counts["succeeded"], report.stopped) == (4, None)
         assert [o.reason for o in report.outcomes] == ["it was gone already"] * 2 + [""] * 2
         assert not lively.cloud.vms
-        strict = await fleet.submit("strict").delete(ids[:1], missing_ok=False)
-        assert [o.error for o in (await strict.report(120)).failed] == ["NotFound"]
 
     async def test_events_are_yielded_once_each_until_completion(self, fleet):
         """Each start and each end, also for a late listener."""

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from async_vmapi import Client, ImageBoot, InvalidArgument, SecretRef
+from async_vmapi import Client, ImageBoot, InvalidArgument, Ready, SecretRef
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.durable import operation
@@ -301,6 +301,65 @@ class TestIdempotent:
         assert (outcome.status, api.cloud.vms[vm_id].label) == ("succeeded", "new")
 
 
+class TestCheck:
+    """The VM's address, which comes late, is awaited after its operation."""
+
+    @pytest.fixture
+    def api(self):
+        settings = Settings(reboot=(20, 20), create=(20, 20), address=(60, 60))
+        return CloudAPI(settings=settings, seed=1)
+
+    @pytest.fixture
+    def order(self):
+        (order,) = orders("create", requests(1), plan=BulkPlan(check=Ready.address()))
+        return order
+
+    async def test_it_is_awaited(self, steps, api, client, order):
+        outcome = await outcome_of(Host(client), order)
+        assert outcome.status == "succeeded"
+        assert (await client.vms.get(outcome.vm_id)).addresses
+        assert steps.asked == ["prepare", "send", "watch"]
+
+    async def test_without_a_check_nothing_more_is_stored(self, steps, api, client):
+        (order,) = orders("create", requests(1))
+        assert order.plan == BulkPlan()
+        await outcome_of(Host(client), order)
+        assert steps.asked == ["prepare", "send"]
+
+    async def test_a_worker_that_takes_over_repeats_only_the_check(self, steps, api, client, order):
+        """The completion that was seen is stored."""
+        run = asyncio.create_task(outcome_of(Host(client), order))
+        await asyncio.sleep(40)
+        run.cancel()
+        await asyncio.wait({run})
+        before = steps.kept["watch"]
+        async with Client.in_memory(api, latency=0.05, seed=3) as other:
+            outcome = await outcome_of(Host(other, again=True), order)
+            assert (await other.vms.get(outcome.vm_id)).addresses
+        assert (outcome.status, outcome.evidence) == ("succeeded", "observed")
+        assert steps.kept["watch"] == before
+        assert creates(api) == 1
+
+    async def test_a_vm_that_does_not_pass_has_failed(self, steps, client):
+        """Its operation was complete."""
+        plan = BulkPlan(check=Ready.address(), check_timeout=30)
+        (order,) = orders("create", requests(1), plan=plan)
+        outcome = await outcome_of(Host(client), order)
+        assert (outcome.status, outcome.error) == ("failed", "TaskTimeout")
+        assert "the create is complete, but the VM is not healthy" in outcome.reason
+        assert "missing address" in outcome.reason
+
+    async def test_a_refused_worker_leaves_the_check_to_others(self, steps, api, client, order):
+        """The VM is not unhealthy."""
+        run = asyncio.create_task(outcome_of(Host(client, refused=True), order))
+        await asyncio.sleep(40)
+        secret, api.api_secret = api.api_secret, "another"
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        api.api_secret = secret
+        assert (await outcome_of(Host(client, again=True), order)).status == "succeeded"
+
+
 class TestRefused:
     """The API refuses this worker's key; the item is left to others."""
 
@@ -446,7 +505,7 @@ class TestOutcomes:
             await SecretStore(vault).resolved(requests(1, boot=boot)[0])
 
 
-def orders(name, items, **keywords):
+def orders(name, items, *, plan=BulkPlan(), **keywords):  # noqa: B008 - frozen
     """Return a worker's instructions for each item."""
-    spec = spec_of(name, items, keywords, BulkPlan())
+    spec = spec_of(name, items, keywords, plan)
     return [spec.order("job", index) for index in range(len(items))]
