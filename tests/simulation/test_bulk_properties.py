@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from async_vmapi import BulkPlan, BulkReport, Client, ConnectError, VMAPIError
 from async_vmapi.bulk.plan import count_of
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
+from async_vmapi.writes.operations import operation_spec
 from tests.virtual_time import JumpingLoop
 
 from .in_memory import client_and_transport
@@ -35,13 +36,26 @@ CLOUDS = st.builds(
     list_lag=st.sampled_from([0, (0, 2)]),
 )
 SHARES = st.integers(0, 12) | st.integers(0, 100).map("{}%".format)
+
+
+def plan_of(**fields):
+    """Return a plan; without waves, there is nothing to promote."""
+    if fields["waves"] is None and fields["spread_by"] is None:
+        fields["promote"] = "auto"
+    return BulkPlan(**fields)
+
+
 PLANS = st.builds(
-    BulkPlan,
+    plan_of,
     limit=st.integers(1, 8),
     max_failures=st.none() | st.none() | SHARES,
     waves=st.none()
     | st.lists(st.integers(1, 8) | st.integers(1, 100).map("{}%".format), min_size=1, max_size=3),
     min_online=st.none() | SHARES,
+    soak=st.sampled_from([0, 0, 0, 12]),
+    promote=st.sampled_from(["auto", "auto", "manual", "each"]),
+    spread_by=st.sampled_from([None, None, "zone"]),
+    on_failure=st.sampled_from(["stop", "stop", "pause"]),
     dry_run=st.sampled_from([False] * 7 + [True]),
 )
 FAULTS = st.lists(
@@ -67,6 +81,8 @@ FAULTS = st.lists(
     ),
     max_size=3,
 )
+SEEN = {"TaskFailed", "VMVanished", "TaskTimeout"}
+"""The errors of items that were carried out."""
 OPERATIONS = ["create", "reboot", "reset", "shutdown", "power_off", "resize", "delete"]
 ONCE = {"create", "reboot", "reset"}
 KEYWORDS = {"create": {"unique_name": True}, "resize": {"cores": 2, "ram": 2048, "wait_for": 0}}
@@ -186,7 +202,9 @@ class Run:
         self.check_the_end(report)
         if self.plan.min_online is not None and self.operation != "create":
             given = set(self.items) & self.ours
-            wanted = count_of(self.plan.min_online, len(self.items), up=True)
+            # VMs that do not exist are in no zone.
+            total = len(given if self.plan.spread_by else self.items)
+            wanted = count_of(self.plan.min_online, total, up=True)
             least, before = least_online(self.api, given, began)
             assert least >= min(before, wanted)
 
@@ -210,10 +228,20 @@ class Run:
         def note(event):
             if event.kind == "stopped":
                 at_stop.append((len(tap.sent), set(+tap.unrefused)))
+            elif event.kind in ("held", "paused"):
+                go_on = bulk.promote if event.kind == "held" else bulk.unpause
+                asyncio.get_running_loop().call_later(20, go_on_if, event.kind, go_on)
+
+        def go_on_if(kind, go_on):
+            if kind == "paused" or bulk.held:
+                go_on()
 
         plan = attrs.evolve(self.plan, on_event=note)
+        if operation_spec(self.operation).stays_down:
+            plan = attrs.evolve(plan, soak=0)
         if cut is None:
-            plan = attrs.evolve(plan, max_failures=None, waves=None)
+            changes = {"promote": "auto", "on_failure": "pause"}
+            plan = attrs.evolve(plan, max_failures=None, waves=None, **changes)
         bulk = client.bulk(plan)
         call = self.call(bulk, before)
         first = len(self.api.cloud.operations)
@@ -227,7 +255,7 @@ class Run:
         await asyncio.wait({running})
         if not running.cancelled() and (error := running.exception()):
             assert isinstance(error, VMAPIError)
-            assert plan.min_online is not None
+            assert plan.min_online is not None or plan.spread_by is not None
         report = bulk.report
         if report is None:
             # It was cancelled before it began.
@@ -284,7 +312,7 @@ class Run:
         if self.operation in ONCE:
             assert max(done.values(), default=0) <= 1
             assert max(self.unrefused.values(), default=0) <= 1
-        refused = [o for o in report.failed if o.error not in ("TaskFailed", "VMVanished")]
+        refused = [o for o in report.failed if o.error not in SEEN]
         untouched = {o.item for o in [*refused, *report.not_started]}
         if self.operation == "create":
             labels = {vm.id: vm.label for vm in truth(self.api)}

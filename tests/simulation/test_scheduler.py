@@ -1,23 +1,37 @@
 """A bulk call's state machine, driven by random events at random times."""
 
 import asyncio
+import itertools
 from contextlib import aclosing
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_vmapi import BulkPlan
+from async_vmapi import BulkPlan, TaskTimeout
 from async_vmapi.bulk.item import BulkItem
+from async_vmapi.bulk.plan import wave_sizes
 from async_vmapi.bulk.scheduler import Rollout
 from async_vmapi.bulk.states import TRANSITIONS, State
+from async_vmapi.bulk.waves import Progress
 from tests.virtual_time import JumpingLoop
 
 ITEMS = 12
+KINDS = ["pause", "unpause", "promote", "forgive", "stop", "leave"]
 EVENTS = st.lists(
-    st.tuples(st.integers(0, 20), st.sampled_from(["pause", "unpause", "stop", "leave"])),
+    st.tuples(st.integers(0, 60), st.sampled_from(KINDS)),
     max_size=10,
     unique_by=lambda event: event[0],
+)
+PLANS = st.builds(
+    BulkPlan,
+    limit=st.integers(1, 5),
+    waves=st.lists(st.sampled_from([1, 2, "50%"]), min_size=1, max_size=2),
+    max_failures=st.none() | st.integers(0, 3),
+    soak=st.sampled_from([0, 0, 7]),
+    promote=st.sampled_from(["auto", "manual", "each"]),
+    on_failure=st.sampled_from(["stop", "pause"]),
 )
 RANK = {
     **dict.fromkeys([State.RUNNING, State.PAUSED, State.SUSPENDED], 0),
@@ -27,61 +41,198 @@ RANK = {
 }
 
 
-async def play(events, durations, limit):
-    """Run a bulk call, apply the events, and return its events with the state at each."""
-    seen = []
+@attrs.frozen
+class VM:
+    """An item: how long its operation takes, and how it ends."""
 
-    async def start(seconds):
-        await asyncio.sleep(seconds)
+    seconds: int
+    ends: str
 
-    def jobs():
-        for index, seconds in enumerate(durations):
-            yield BulkItem(index, str(index), lambda *_, seconds=seconds: start(seconds))
 
-    plan = BulkPlan(limit=limit, on_event=lambda event: seen.append((event, rollout.state)))
-    rollout = Rollout(plan, "run", jobs(), len(durations))
-    taken = []
+VMS = st.lists(
+    st.builds(VM, st.integers(0, 8), st.sampled_from(["well"] * 5 + ["fails", "falls over"])),
+    max_size=ITEMS,
+)
 
-    async def iterate():
-        async with aclosing(rollout.outcomes()) as outcomes:
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+@attrs.define
+class Play:
+    """A rollout, and what happened in it.
+
+    Attributes:
+        seen: Each event with its time, the state, and the waves promoted until then.
+        states: The state after each event that was applied.
+    """
+
+    plan: BulkPlan
+    vms: list[VM]
+    progress: Progress = attrs.field(factory=Progress)
+    repeats: bool = False
+    seen: list = attrs.field(factory=list)
+    states: list = attrs.field(factory=list)
+    taken: list = attrs.field(factory=list)
+    rollout: Rollout = None
+
+    def items(self):
+        for index, vm in enumerate(self.vms):
+            yield BulkItem(
+                index,
+                str(index),
+                lambda *_, vm=vm: self.start(vm),
+                str(index),
+                begun=self.repeats,
+            )
+
+    async def start(self, vm):
+        await asyncio.sleep(vm.seconds)
+        if vm.ends == "fails":
+            raise LookupError
+
+    async def wait_ready(self, vm_id, ready, timeout):
+        if self.vms[int(vm_id)].ends == "falls over":
+            raise TaskTimeout("gone", history=((0.0, "offline"),))
+
+    def note(self, event):
+        self.seen.append((now(), event, self.rollout.state, self.rollout.progress.promoted))
+
+    async def iterate(self):
+        async with aclosing(self.rollout.outcomes()) as outcomes:
             async for outcome in outcomes:
-                taken.append(outcome)
+                self.taken.append(outcome)
 
-    iterating = asyncio.create_task(iterate())
-    began = asyncio.get_running_loop().time()
-    states = [rollout.state]
-    for when, kind in sorted(events, key=lambda event: event[0]):
-        await asyncio.sleep(began + when + 0.5 - asyncio.get_running_loop().time())
-        match kind:
-            case "pause" | "unpause":
-                rollout.pause(kind == "pause")
-            case "stop":
-                rollout.stop("enough")
-            case "leave":
-                iterating.cancel()
-                await asyncio.wait({iterating})
-        states.append(rollout.state)
-    rollout.pause(False)
-    await asyncio.wait({iterating})
-    return rollout, seen, states, [*taken, *rollout.left()]
+    async def run(self, events):
+        """Apply the events; after the last, do whatever the rollout waits for."""
+        rollout = self.rollout = Rollout(
+            attrs.evolve(self.plan, on_event=self.note),
+            "run",
+            self.items(),
+            len(self.vms),
+            wait_ready=self.wait_ready,
+            progress=self.progress,
+        )
+        self.states = [rollout.state]
+        iterating = asyncio.create_task(self.iterate())
+        began = now()
+        for when, kind in sorted(events, key=lambda event: event[0]):
+            await asyncio.sleep(began + when + 0.5 - now())
+            match kind:
+                case "pause" | "unpause":
+                    rollout.pause(kind == "pause")
+                case "promote":
+                    rollout.promote(rollout.held or 0)
+                case "forgive":
+                    rollout.forgive(rollout.failures)
+                case "stop":
+                    rollout.stop("enough")
+                case "leave":
+                    iterating.cancel()
+                    await asyncio.wait({iterating})
+            self.states.append(rollout.state)
+        rollout.pause(False)
+        while not iterating.done():
+            await asyncio.wait({iterating}, timeout=1000)
+            if iterating.done():
+                break
+            # It waits for one of these, or would have ended.
+            assert rollout.held or rollout.suspended
+            rollout.promote(rollout.held or 0)
+            rollout.forgive(rollout.failures)
+        self.states.append(rollout.state)
+
+    @property
+    def outcomes(self):
+        return sorted([*self.taken, *self.rollout.left()], key=lambda outcome: outcome.index)
+
+
+def play(plan, vms, events=(), **fields):
+    """Run a rollout in virtual time, and return what happened."""
+    played = Play(plan, vms, **fields)
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(played.run(events))
+    return played
 
 
 @settings(deadline=None)
-@given(EVENTS, st.lists(st.integers(0, 8), max_size=ITEMS), st.integers(1, 5))
-def test_random_events_follow_the_table(events, durations, limit):
+@given(EVENTS, VMS, PLANS)
+def test_random_events_follow_the_table(events, vms, plan):
     """No transition leads backwards, nothing starts but in RUNNING, and no item is lost."""
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        rollout, seen, states, outcomes = runner.run(play(events, durations, limit))
-    ranks = [RANK[state] for state in (*states, rollout.state)]
+    played = play(plan, vms, events)
+    ranks = [RANK[state] for state in played.states]
     assert ranks == sorted(ranks)
-    assert rollout.state is State.CLOSED
-    for event, state in seen:
+    assert played.rollout.state is State.CLOSED
+    for _, event, state, _ in played.seen:
         assert state is not State.CLOSED
         if event.kind == "started":
             assert state is State.RUNNING
-    assert sorted(outcome.index for outcome in outcomes) == [*range(len(durations))]
-    if rollout.stopped is None:
-        assert {outcome.status for outcome in outcomes} <= {"succeeded"}
+    outcomes = played.outcomes
+    assert [outcome.index for outcome in outcomes] == [*range(len(vms))]
+    if played.rollout.stopped is None:
+        expected = {"well": "succeeded", "fails": "unknown", "falls over": "failed"}
+        for outcome, vm in zip(outcomes, vms, strict=True):
+            if vm.ends != "falls over" or plan.soak:
+                assert outcome.status in (expected[vm.ends], "failed")
+    assert sum(played.rollout.counts.values()) == len(vms)
+
+
+@settings(deadline=None)
+@given(EVENTS, VMS, PLANS)
+def test_a_wave_starts_only_after_the_previous_one(events, vms, plan):
+    """All its items have finished, soaked if they are to, and it is promoted if it must be."""
+    played = play(plan, vms, events)
+    sizes = wave_sizes(plan.waves, len(vms))
+    waves = list(
+        itertools.chain.from_iterable(
+            [n] * int(size) for n, size in zip(range(1, len(vms) + 2), sizes, strict=False)
+        )
+    )
+    soaked_at = {}
+    for at, event, _, promoted in played.seen:
+        if event.kind == "soaking":
+            soaked_at[event.wave] = at + plan.soak
+        if event.kind != "started":
+            continue
+        assert event.wave == waves[event.index]
+        before = [n for n in range(len(vms)) if waves[n] < event.wave]
+        finished = {e.index for t, e, _, _ in played.seen if e.kind == "finished" and t <= at}
+        assert set(before) <= finished
+        # A soak ends early if no VM is left.
+        soaked = [n for n in before if vms[n].ends == "well"]
+        assert all(at >= soaked_at.get(waves[n], 0) for n in soaked)
+        if plan.promote == "each":
+            assert promoted >= event.wave - 1
+        elif plan.promote == "manual" and event.wave > 1:
+            assert promoted >= 1
+
+
+@settings(deadline=None)
+@given(VMS, PLANS)
+def test_a_repeated_rollout_waits_for_nothing_again(vms, plan):
+    """With its progress, the same rollout is neither held nor paused, and soaks no wave twice."""
+    first = play(plan, vms)
+    progress = first.rollout.progress
+    # Who repeats it knows how each item ended.
+    ends = {"falls over": "fails"} if plan.soak else {}
+    ended = [attrs.evolve(vm, ends=ends.get(vm.ends, vm.ends)) for vm in vms]
+    again = play(plan, ended, progress=progress, repeats=True)
+    assert not [event for _, event, _, _ in again.seen if event.kind == "held"]
+    soaks = [event.wave for _, event, _, _ in again.seen if event.kind == "soaking"]
+    assert all(wave > progress.soaked for wave in soaks)
+    if first.rollout.stopped is None:
+        # With no pause either; 1000 s is the first one that `run` would end.
+        assert max((at for at, *_ in again.seen), default=0) < 1000
+        assert len(again.outcomes) == len(vms)
+
+
+def test_failures_after_the_forgiven_ones_count():
+    """A pause by three failures of five ends by `forgive(2)` only until the next one."""
+    plan = BulkPlan(limit=1, max_failures=1, on_failure="pause")
+    played = play(plan, [VM(1, "fails")] * 6, progress=Progress(forgiven=2))
+    paused = [event.done for _, event, _, _ in played.seen if event.kind == "paused"]
+    assert [done["failed"] for done in paused] == [4]
 
 
 @pytest.mark.parametrize("state", State)
