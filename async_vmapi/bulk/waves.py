@@ -70,7 +70,8 @@ class Waves:
             self._failures_before = self.failures
             self._started = 0
         self.number += self.begun
-        self.begun, self.domain = True, domain
+        self.begun = True
+        self.domain = domain
         self._room = next(self._sizes)
 
     def take(self) -> None:

@@ -24,6 +24,7 @@ from async_vmapi import (
     Outcome,
     OutcomeUnknown,
     PublicInterface,
+    Ready,
     Reference,
     ServerError,
     Task,
@@ -44,6 +45,11 @@ async def many(client: Client, vms: list[VirtualMachine], requests: list[CreateR
     assert_type(bulk, BulkExecutor)
     assert_type(client.bulk(limit=5, max_failures=2, on_event=print), BulkExecutor)
     assert_type(bulk.plan, BulkPlan)
+    assert_type(client.bulk(check=Ready.ssh(), soak=60, spread_by="zone"), BulkExecutor)
+    assert_type(client.bulk(check=is_up, promote="each", on_failure="pause"), BulkExecutor)
+    assert_type(BulkPlan(check=is_up).check, Ready | None)
+    assert_type((bulk.held, bulk.paused), tuple[int | None, str | None])
+    bulk.promote()
     assert_type(bulk.report, BulkReport | None)
     assert_type(await bulk.create(requests), BulkReport)
     assert_type(await bulk.resize(vms, cores=2, ram=2048, wait_for=4), BulkReport)
@@ -65,10 +71,17 @@ async def many(client: Client, vms: list[VirtualMachine], requests: list[CreateR
 
     client.bulk(plan, limit=5)  # type: ignore[call-overload]
     client.bulk(limit="5")  # type: ignore[call-overload]
+    client.bulk(promote="maybe")  # type: ignore[call-overload]
+    BulkPlan(soak="60")  # type: ignore[arg-type]
+    BulkPlan(check="ssh")  # type: ignore[arg-type]
     BulkPlan(5)  # type: ignore[call-arg]
     BulkPlan(waves=1)  # type: ignore[arg-type]
     await bulk.resize(vms, cores=2)  # type: ignore[call-arg]
     await bulk.rename(vms)  # type: ignore[arg-type]
+
+
+async def is_up(vm: VirtualMachine) -> bool:
+    return bool(vm.addresses)
 
 
 def on_event(event: BulkEvent) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_vmapi import BulkPlan, InvalidArgument
+from async_vmapi import BulkPlan, InvalidArgument, Ready
 from async_vmapi.bulk.plan import count_of, wave_sizes
 
 
@@ -30,6 +30,16 @@ class TestBulkPlan:
             ({"waves": [1, 0]}, "waves[1]"),
             ({"waves": ["0%"]}, "waves[0]"),
             ({"dry_run": 1}, "dry_run"),
+            ({"check": "ssh"}, "check"),
+            ({"check": lambda vm: True}, "check"),
+            ({"check_timeout": 0}, "check_timeout"),
+            ({"check_timeout": math.inf}, "check_timeout"),
+            ({"soak": -1}, "soak"),
+            ({"soak": math.inf}, "soak"),
+            ({"soak": "60"}, "soak"),
+            ({"promote": "no", "waves": [1]}, "promote"),
+            ({"spread_by": "host"}, "spread_by"),
+            ({"on_failure": "go"}, "on_failure"),
             ({"on_event": 1}, "on_event"),
         ],
     )
@@ -45,6 +55,39 @@ class TestBulkPlan:
         """Numbers and percentages, and any sequence of them."""
         plan = BulkPlan(max_failures="0.5%", waves=[1, "10%", "100%"], min_online=0)
         assert plan.waves == (1, "10%", "100%")
+
+    @pytest.mark.parametrize("promote", ["manual", "each"])
+    def test_one_wave_is_not_promoted(self, promote):
+        """A call without waves would never wait."""
+        with pytest.raises(InvalidArgument, match="promote needs waves") as info:
+            BulkPlan(promote=promote)
+        assert info.value.argument == "promote"
+        assert BulkPlan(promote=promote, waves=[1]).promote == promote
+        assert BulkPlan(promote=promote, spread_by="zone").promote == promote
+
+    def test_a_check_is_a_readiness_or_a_function(self):
+        """Either is a `Ready` in the plan."""
+
+        async def is_up(vm):
+            return True
+
+        assert BulkPlan(check=Ready.ssh()).check == Ready.ssh()
+        assert str(BulkPlan(check=is_up).check).startswith("check:")
+
+    def test_a_check_is_stored_as_its_text(self):
+        """A function cannot be."""
+
+        async def is_up(vm):
+            return True
+
+        plan = BulkPlan(check=Ready.ssh() & Ready.http("/health"))
+        assert plan.to_dict()["check"] == "address,ssh:22,http:80/health"
+        assert BulkPlan.from_dict(plan.to_dict()) == plan
+        with pytest.raises(InvalidArgument, match="check holds a function") as info:
+            BulkPlan(check=is_up).to_dict()
+        assert info.value.argument == "check"
+        with pytest.raises(InvalidArgument):
+            BulkPlan.from_dict({"limit": 1, "check": "ping"})
 
 
 class TestShares:

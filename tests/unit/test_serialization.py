@@ -24,6 +24,7 @@ from async_vmapi import (
     Network,
     Outcome,
     PublicInterface,
+    Ready,
     Reference,
     Region,
     SecretRef,
@@ -56,7 +57,9 @@ MACHINE = VirtualMachine(
     groups=(THING,),
     autoscaler=Autoscaler(False),
 )
-OUTCOME = Outcome(index=0, item="1729", status="unknown", token="a-token", accepted=True)
+OUTCOME = Outcome(
+    index=0, item="1729", status="unknown", domain="DC1", token="a-token", accepted=True
+)
 REPORT = BulkReport(operation="reboot", outcomes=(OUTCOME,), requests={"list": 3}, stopped="why")
 REQUEST = CreateRequest(
     name="web-01",
@@ -65,7 +68,17 @@ REQUEST = CreateRequest(
     zone_id="zone-1",
     boot=ImageBoot(os="2268", password=SecretRef("env:VMAPI_SECRET_ROOT")),
 )
-PLAN = BulkPlan(waves=[1, "10%"], max_failures="5%", on_event=None)
+PLAN = BulkPlan(
+    waves=[1, "10%"],
+    max_failures="5%",
+    check=Ready.ssh(),
+    check_timeout=60,
+    soak=30,
+    promote="each",
+    spread_by="zone",
+    on_failure="pause",
+    on_event=None,
+)
 VALUES = [
     MACHINE,
     Region("Poznan", (Zone("1", "DC1", "Poznan 1", True),)),
@@ -295,4 +308,14 @@ class TestStoredFormats:
             "boot": {"type": "image", "os": "2268", "password_ref": "env:VMAPI_SECRET_ROOT"},
         }
         assert BulkPlan().to_dict() == {"limit": 50}
-        assert PLAN.to_dict() == {"limit": 50, "max_failures": "5%", "waves": [1, "10%"]}
+        assert PLAN.to_dict() == {
+            "limit": 50,
+            "max_failures": "5%",
+            "waves": [1, "10%"],
+            "check": "address,ssh:22",
+            "check_timeout": 60,
+            "soak": 30,
+            "promote": "each",
+            "spread_by": "zone",
+            "on_failure": "pause",
+        }
