@@ -223,7 +223,7 @@ class Client:
 
     @property
     def max_staleness(self) -> float:
-        """Maximum age of a read, in seconds, as it was passed."""
+        """Maximum age of a read, in seconds, that this client assumes."""
         return self._max_staleness
 
     @property
