@@ -65,6 +65,7 @@ def succeeded(
         evidence=task.evidence.value if task and task.evidence else None,
         adopted=bool(task and task.adopted),
         reason="it was gone already" if task and task.was_missing else "",
+        explanation=task.explain() if task else None,
         value=value,
     )
     return Ended(found, online=isinstance(value, VirtualMachine) and value.state == ONLINE)
@@ -114,6 +115,7 @@ def failed(
         # The text of other exceptions may contain secrets.
         reason=str(error) if isinstance(error, VMAPIError) else "it raised an exception",
         error=type(error).__name__,
+        explanation=task.explain() if task else None,
         exception=_light(error),
     )
     return Ended(found, untouched=task is None and not unknown)

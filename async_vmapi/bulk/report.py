@@ -9,6 +9,7 @@ import msgspec
 
 from async_vmapi.errors import InvalidArgument, VMAPIError
 from async_vmapi.models.serialization import Document, Serializable, stored
+from async_vmapi.tasks.explain import Explanation
 
 __all__ = ["BulkReport", "Outcome", "Status"]
 
@@ -41,6 +42,7 @@ class Outcome(Document):
         reason: Why the item did not succeed; for a successful delete, whether the VM was already
             gone; for another success, whether its soak was cut short.
         error: The error's class name.
+        explanation: What was seen, and which rule decided; None without a task.
         value: What the task returned, for instance the VM. Not in JSON.
         exception: The error. Not in JSON.
         source: The item as given. Not in JSON, because it may hold secrets.
@@ -59,6 +61,7 @@ class Outcome(Document):
     accepted: bool = False
     reason: str = ""
     error: str | None = None
+    explanation: Explanation | None = attrs.field(default=None, repr=False)
     value: Any = attrs.field(default=None, repr=False, eq=False, metadata=stored(omit=True))
     exception: Exception | None = attrs.field(
         default=None, repr=False, eq=False, metadata=stored(omit=True)

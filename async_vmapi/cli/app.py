@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "fleet": (_VMS, "fleet:app", "Create and change many VMs at once."),
     "inventory": (_VMS, "inventory:inventory", "Print the VMs for Ansible, Prometheus or ssh."),
     "wait": (_VMS, "wait:wait", "Wait for operations to complete, given their tokens."),
+    "explain": (_VMS, "explain:explain", "Explain what was seen, and which rule decided."),
     "watch": (_VMS, "watch:watch", "Watch VMs for changes, until interrupted."),
     "region": (_VALUES, "catalogue:region", "List the regions."),
     "zone": (_VALUES, "catalogue:zone", "List the zones of all regions."),
