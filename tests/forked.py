@@ -3,6 +3,7 @@
 Imports take most of the time of a short command: a second where durable jobs are used.
 """
 
+import asyncio.events
 import multiprocessing
 import os
 import runpy
@@ -22,6 +23,8 @@ _context.set_forkserver_preload(
         "typer.rich_utils",
     ]
 )
+# A variable in a program's environment: its clock runs 20 times faster.
+FAST_CLOCK = "TESTS_FAST_CLOCK"
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -130,6 +133,10 @@ def _run(module, arguments, env, cwd, ends):
         stream.reconfigure(line_buffering=name == "stderr" or stream.isatty())
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    if env.pop(FAST_CLOCK, None):
+        from async_vmapi.cli.demo import FastLoop
+
+        asyncio.events.new_event_loop = FastLoop
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

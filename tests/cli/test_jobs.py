@@ -52,7 +52,8 @@ class TestJobs:
             assert {o["status"] for o in shut["outcomes"]} == {"succeeded"}
             watched = durable.json("job", "watch", "off")
             assert watched == shut
-        assert "job off: shutdown of 3, finished" in process.shown
+            lines = iter(process.stdout.readline, "")
+            assert "job off: shutdown of 3, finished, 0 in flight\n" in lines
         assert len(cloud.cloud.vms) == 3
         listed = durable("job", "list").stdout
         assert listed.splitlines()[1].split()[:4] == ["off", "shutdown", "finished", "3"]

@@ -107,7 +107,8 @@ class TestOperations:
         assert cloud.api.requests["delete"] == 0
         shown = program("vm", "shutdown", "web-02", ids["web-01"], "web-01", "--yes").stdout
         assert "shutdown of 2: 2 succeeded" in shown
-        deleted = program.json("vm", "rm", "web-01", "none", "--missing-ok", "--yes")
+        command = ("vm", "rm", "web-01", "none", "--missing-ok", "--yes")
+        deleted = program.json(*command, fast=True)
         assert [(o["status"], o["vm_id"]) for o in deleted] == [
             ("succeeded", ids["web-01"]),
             ("succeeded", "none"),
@@ -168,7 +169,7 @@ class TestOperations:
         """It is an error, unless `--missing-ok` is set."""
         assert "'none'" in program("vm", "delete", "none", "--yes", code=1).stderr
         assert cloud.api.requests["delete"] == 0
-        deleted = program("vm", "delete", "none", "--yes", "--missing-ok").stdout
+        deleted = program("vm", "delete", "none", "--yes", "--missing-ok", fast=True).stdout
         assert "delete of none: succeeded" in deleted
         # A list can be stale: the API decides.
         assert cloud.api.requests["delete"] == 1
@@ -207,7 +208,7 @@ class TestOperations:
         for _ in range(12):
             cloud.api.faults.fail_next("list", "server_error")
         create = ("vm", "create", "--name", "web-01", "--unique-name", *NEW)
-        unknown = program.json(*create, code=3)
+        unknown = program.json(*create, code=3, fast=True)
         assert (unknown["status"], unknown["vm_id"]) == ("unknown", None)
         cloud.api.faults.clear()
         program.write_profile()
