@@ -12,8 +12,9 @@ from async_vmapi.models.vm import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
 from async_vmapi.writes.record import Write
 
-__all__ = ["INTERRUPTED", "Ended", "failed", "outcome", "succeeded"]
+__all__ = ["GONE", "INTERRUPTED", "Ended", "failed", "outcome", "succeeded"]
 
+GONE: Final = "it was gone already"
 INTERRUPTED: Final = "it was interrupted"
 
 
@@ -64,7 +65,7 @@ def succeeded(
         seconds=round(seconds, 3),
         evidence=task.evidence.value if task and task.evidence else None,
         adopted=bool(task and task.adopted),
-        reason="it was gone already" if task and task.was_missing else "",
+        reason=GONE if task and task.was_missing else "",
         explanation=task.explain() if task else None,
         value=value,
     )

@@ -116,6 +116,8 @@ class Work:
             reason = f"it was accepted, and {why} before it was seen to complete"
             if task.operation == "wait_ready":
                 reason = f"{why} before the VM was ready"
+            if task.was_missing:
+                reason = f"{outcomes.GONE}, and {why} before reads confirmed it"
             if task.missing:
                 reason += f"; missing {', '.join(task.missing)}"
         elif write is not None and not general and (error := write.error) is not None:

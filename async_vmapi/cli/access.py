@@ -16,7 +16,7 @@ from async_vmapi.cli.options import Vm
 from async_vmapi.cli.output import who
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.cli.resolve import find_vm
-from async_vmapi.cli.running import fail, say
+from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.cli.streams import hand_over
 from async_vmapi.models.vm import VirtualMachine
 
@@ -64,6 +64,8 @@ def _ssh(
 
     The exit code is that of ssh: that of the command, or 255.
     """
+    if user is not None and not user.strip():
+        fail("--user is empty: leave it out, or give a name", ExitCode.USAGE)
     program = shutil.which("ssh")
     if program is None:
         fail("ssh was not found on PATH: install OpenSSH, or connect to the address of 'vm ip'")

@@ -1,13 +1,13 @@
 """``async-vmapi region``, ``zone``, ``template`` and ``key``: values for creating VMs."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import attrs
 import typer
 
 from async_vmapi.cli.commands import Commands
-from async_vmapi.cli.listing import Columns, Listing
+from async_vmapi.cli.listing import Columns, Format, Listing
 from async_vmapi.cli.profiles import ask, client_for
 from async_vmapi.models.vm import Region, SSHKey, Template, Zone
 
@@ -23,10 +23,20 @@ def _listing(
     text: str, read: "Callable[[Client], Awaitable[Iterable[T]]]", columns: Columns[T]
 ) -> Commands:
     group = Commands(text)
+    kind, *_ = columns.shown
+    names = "Name or ID" if "id" in columns.shown else "Name"
 
     @group.add("list", help=text)
     def list_(ctx: typer.Context, listing: Listing) -> None:
-        listing.show(ask(client_for(ctx.obj), read), columns)
+        listing.show(lambda: ask(client_for(ctx.obj), read), columns)
+
+    @group.add("show", help=f"Show a {kind}.")
+    def show(
+        ctx: typer.Context,
+        name: Annotated[str, typer.Argument(metavar=kind.upper(), help=f"{names} of the {kind}.")],
+        output: Format,
+    ) -> None:
+        output.show_one(columns.named(ask(client_for(ctx.obj), read), name), columns)
 
     return group
 

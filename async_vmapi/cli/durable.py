@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from async_vmapi.cli.running import ExitCode, fail, run
+from async_vmapi.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from async_vmapi.client import Client
@@ -38,9 +39,13 @@ def fleet_of(
         from async_vmapi.client import Client
 
         client = Client.from_env
-    return DurableFleet(
-        database, client, limit=limit, worker_limit=worker_limit, secret_names=secret_names
-    )
+    try:
+        return DurableFleet(
+            database, client, limit=limit, worker_limit=worker_limit, secret_names=secret_names
+        )
+    except InvalidArgument as error:
+        # As it is typed.
+        fail(str(error).replace("database_url", "--database (or VMAPI_DATABASE)"), ExitCode.USAGE)
 
 
 def run_with(database: str, call: "Callable[[DurableFleet], Awaitable[T]]") -> T:

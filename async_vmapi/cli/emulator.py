@@ -76,7 +76,13 @@ def emulator(
     allow_remote: Annotated[
         bool, typer.Option(help="Allow addresses other than loopback.")
     ] = False,
-    speed: Annotated[float, typer.Option(help="How many times faster its clock runs.")] = 1.0,
+    speed: Annotated[
+        float,
+        typer.Option(
+            help="How many times faster its clock runs. A client's polling intervals and its grace "
+            "period of 60 s stay, so it misses what is over sooner."
+        ),
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Random seed, for reproducible runs.")] = None,
     faults: Annotated[Path | None, typer.Option(help="TOML file of faults to inject.")] = None,
     facts: Annotated[

@@ -1,7 +1,11 @@
 """Command classes: hidden aliases, and help with placeholders for values, not their types."""
 
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Final
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["ALIASES", "Command", "Group"]
@@ -38,8 +42,34 @@ def _no_type(ctx: Any) -> None:  # noqa: ARG001 - Typer passes it
     return None
 
 
+# Typer shows the words of Pydantic, which checks the values.
+_WORDS: Final = {
+    r"^Value error, ": "",
+    r", unable to parse .*": "",
+    r"^Input should be (a )?(valid )?": r"must be \1",
+    r"\ba integer": "an integer",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+
+
+@contextmanager
+def _plain_errors() -> Generator[None]:
+    try:
+        yield
+    except typer.BadParameter as error:
+        for words, plain in _WORDS.items():
+            error.message = re.sub(words, plain, error.message)
+        raise
+
+
 class Command(TyperCommand):
     """A command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; errors of values are in plain words."""
+        with _plain_errors():
+            return super().parse_args(ctx, args)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, each option with a placeholder for its value, like ``NAME``."""

@@ -103,12 +103,14 @@ _NOTES: Final = {
 @app.add("list")
 def list_(database: Database, listing: Listing) -> None:
     """List all jobs, newest first."""
+    where = ""
 
-    async def read(fleet: "DurableFleet") -> "tuple[list[JobStatus], str]":
-        return await fleet.jobs(), fleet.database
+    async def read(fleet: "DurableFleet") -> "list[JobStatus]":
+        nonlocal where
+        where = fleet.database
+        return await fleet.jobs()
 
-    found, where = run_with(database, read)
-    listing.show(found, JOB_COLUMNS)
+    found = listing.show(lambda: run_with(database, read), JOB_COLUMNS)
     for status in found:
         if status.waits_for is not None:
             say(f"{status.name}: {_WAITS.format(status.waits_for)}")

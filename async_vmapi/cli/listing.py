@@ -13,6 +13,7 @@ from rich.text import Text
 
 from async_vmapi.cli.commands import option
 from async_vmapi.cli.output import console_for, print_json, print_yaml, printable, style_of, table
+from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.models.vm import VirtualMachine
 
 __all__ = ["JSON", "VM_COLUMNS", "Columns", "Format", "Listing"]
@@ -75,6 +76,19 @@ class Columns(Generic[T]):
         cells = [[cell if isinstance(cell, Text) else str(cell) for cell in row] for row in rows]
         return table(headers, cells, fold=width is None, width=width, show_header=show_header)
 
+    def named(self, items: Iterable[T], name: str) -> T:
+        """Return the only item that has a name or id; exit if there is none, or several."""
+        kind, *_ = self.shown
+        by = [value for header, value in self.shown.items() if header in (kind, "id", "name")]
+        known = list(items)
+        found = [item for item in known if any(value(item) == name for value in by)]
+        if len(found) == 1:
+            return found[0]
+        options = ", ".join(" ".join(str(value(item)) for value in by) for item in found or known)
+        if found:
+            fail(f"{len(found)} have the name {name!r}, pass an id: {options}", ExitCode.USAGE)
+        return fail(f"no {kind} is named {name!r}; there are: {options or 'none'}")
+
 
 def _kind_of(chosen: "Format") -> Any:
     kinds = {"json": chosen.json, "id": chosen.quiet}
@@ -104,6 +118,14 @@ class Format:
     def console(self) -> Console:
         """The console for progress and tables; on standard error if stdout has other output."""
         return console_for(json=self.kind != "table")
+
+    def show_one(self, item: T, columns: Columns[T]) -> None:
+        """Print an item; as a table, its columns as lines."""
+        if not self.print_data(item, [item], columns):
+            values = {**columns.shown, **columns.more}
+            cells = {header: value(item) for header, value in values.items()}
+            rows = [(h, c if isinstance(c, Text) else str(c)) for h, c in cells.items()]
+            self.console.print(table(("", ""), rows))
 
     def print_data(self, value: object, items: Sequence[T], columns: Columns[T]) -> bool:
         """Print a value in all formats but tables; return whether that was done.
@@ -145,8 +167,8 @@ class Listing(Format):
         if self.kind != "table" and (self.columns is not None or self.no_header):
             raise typer.BadParameter("--columns and --no-header are for tables only")
 
-    def show(self, items: Iterable[T], columns: Columns[T]) -> None:
-        """Print the items."""
+    def show(self, read: Callable[[], Iterable[T]], columns: Columns[T]) -> Sequence[T]:
+        """Read items, once the options are checked; print and return them."""
         values = {**columns.shown, **columns.more}
         headers = {header.split()[0]: header for header in values}
 
@@ -158,16 +180,18 @@ class Listing(Format):
             return headers[name]
 
         picked = self.columns and [chosen("--columns", c) for c in self.columns.split(",")]
-        shown = list(items)
-        if self.sort is not None:
-            name, _, order = self.sort.partition(":")
-            value = values[chosen("--sort", name)]
-            if order not in ("", "asc", "desc"):
-                raise typer.BadParameter(f"--sort {self.sort}: use {name}:asc or {name}:desc")
+        name, _, order = (self.sort or "").partition(":")
+        value = None if self.sort is None else values[chosen("--sort", name)]
+        if order not in ("", "asc", "desc"):
+            raise typer.BadParameter(f"--sort {self.sort}: use {name}:asc or {name}:desc")
+        found = list(read())
+        shown = found[:]
+        if value is not None:
             shown.sort(key=lambda item: _key(value(item)), reverse=order == "desc")
         shown = shown[: self.limit]
         if not self.print_data(shown, shown, columns):
             columns.print(self.console, shown, picked or None, show_header=not self.no_header)
+        return found
 
 
 VM_COLUMNS: Final = Columns[VirtualMachine](

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from async_vmapi.bulk.item import Start
+from async_vmapi.bulk.outcomes import INTERRUPTED
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.cli.listing import Format
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 _MOST_NAMED: Final = 20
+_TIMED_OUT: Final = "it timed out"
 
 
 @attrs.frozen(kw_only=True)
@@ -192,7 +194,7 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
 
         def observe(event: BulkEvent) -> None:
             if not work.no_wait:
-                progress.on_event(event)
+                progress.on_event(_event_timed_out(event) if timer.expired() else event)
             elif event.kind in ("accepted", "finished") and event.index not in sent:
                 sent.add(event.index)
                 if len(sent) == work.total and not timer.expired():
@@ -210,6 +212,10 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
                     raise
                 # Shown while the client is open: closing may be cut short.
                 report = bulk.report
+        if timer.expired():
+            outcomes = tuple(map(_timed_out, report.outcomes))
+            stopped = report.stopped and report.stopped.replace(INTERRUPTED, _TIMED_OUT)
+            report = attrs.evolve(report, outcomes=outcomes, stopped=stopped)
         if report.operation == GENERAL:
             named = tuple(_named(work, outcome) for outcome in report.outcomes)
             report = attrs.evolve(report, operation=work.operation, outcomes=named)
@@ -218,6 +224,17 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
             say(f"timed out after {work.timeout:g} s{more}")
         code = present(console, work, report)
         return ExitCode.INTERRUPTED if interrupted else code
+
+
+def _timed_out(outcome: Outcome) -> Outcome:
+    """Return an outcome with the timeout as the reason of the interruption."""
+    return attrs.evolve(outcome, reason=outcome.reason.replace(INTERRUPTED, _TIMED_OUT))
+
+
+def _event_timed_out(event: BulkEvent) -> BulkEvent:
+    outcome = None if event.outcome is None else _timed_out(event.outcome)
+    reason = event.reason.replace(INTERRUPTED, _TIMED_OUT)
+    return attrs.evolve(event, outcome=outcome, reason=reason)
 
 
 def _named(work: Work, outcome: Outcome) -> Outcome:

@@ -9,6 +9,7 @@ import attrs
 from rich.console import Console
 from rich.text import Text
 
+from async_vmapi.bulk.outcomes import GONE
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.cli.listing import VM_COLUMNS, Columns
 from async_vmapi.cli.output import STYLES, printable, who
@@ -111,10 +112,16 @@ def show_tokens(operation: str, names: Sequence[str], outcomes: Sequence[Outcome
         outcomes: Their outcomes.
     """
     for name, outcome in zip(names, outcomes, strict=True):
-        why = "accepted" if outcome.accepted else f"{outcome.status}: {_why(outcome)}"
+        why = f"{outcome.status}: {_why(outcome)}"
+        if outcome.accepted:
+            why = GONE if _was_gone(outcome) else "accepted"
         say(f"{operation} of {who(outcome.vm_id or name, name)}: {why}")
         if outcome.token:
             sys.stdout.write(f"{outcome.token}\n")
+
+
+def _was_gone(outcome: Outcome) -> bool:
+    return outcome.reason.startswith(GONE)
 
 
 def outcome_columns(labels: Mapping[str, str]) -> Columns[Outcome]:
@@ -146,7 +153,7 @@ def outcome_json(operation: str, outcome: Outcome, *, no_wait: bool = False) -> 
         no_wait: Whether its completion was not awaited.
     """
     if no_wait and outcome.accepted:
-        outcome = attrs.evolve(outcome, reason="")
+        outcome = attrs.evolve(outcome, reason=GONE if _was_gone(outcome) else "")
     return {
         "operation": operation,
         "status": "accepted" if no_wait and outcome.accepted else outcome.status,

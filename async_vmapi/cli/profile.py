@@ -8,7 +8,7 @@ import attrs
 import typer
 
 from async_vmapi.cli.commands import Commands
-from async_vmapi.cli.listing import Columns, Listing
+from async_vmapi.cli.listing import Columns, Format, Listing
 from async_vmapi.cli.options import Yes, read_text
 from async_vmapi.cli.profile_editing import current, editing
 from async_vmapi.cli.profile_file import DEFAULT_KEY, ProfileFile, configured, profiles_path
@@ -56,15 +56,24 @@ _COLUMNS: Final = Columns[ProfileRow](
 @app.add("list")
 def list_(listing: Listing) -> None:
     """List the profiles, and mark the default one; credentials are not shown."""
+    listing.show(_rows, _COLUMNS)
+    _warn_of_environment()
+
+
+@app.add("show")
+def show(name: Name, output: Format) -> None:
+    """Show a profile without its credentials."""
+    output.show_one(_COLUMNS.named(_rows(), name), _COLUMNS)
+
+
+def _rows() -> list[ProfileRow]:
     file = current()
-    rows = [
+    return [
         ProfileRow(
             name, _shown(settings.get("region")), _shown(settings.get("url")), name == file.default
         )
         for name, settings in sorted(file.profiles.items())
     ]
-    listing.show(rows, _COLUMNS)
-    _warn_of_environment()
 
 
 @app.add("create")

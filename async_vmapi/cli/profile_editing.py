@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tomlkit
 
-from async_vmapi.cli.profile_file import DEFAULT, ProfileFile, profiles_path, read
+from async_vmapi.cli.profile_file import DEFAULT, ProfileFile, exists, profiles_path, read
 
 __all__ = ["current", "editing"]
 
@@ -17,18 +17,18 @@ __all__ = ["current", "editing"]
 def current() -> ProfileFile:
     """Return the file's content, which is empty if there is no file; raises like `read`."""
     path = profiles_path()
-    return read(path) if path.exists() else ProfileFile(path, DEFAULT, {})
+    return read(path) if exists(path) else ProfileFile(path, DEFAULT, {})
 
 
 @contextmanager
 def editing() -> Generator[tuple[ProfileFile, tomlkit.TOMLDocument]]:
     """Yield the file's content to change it, comments included, and write it afterwards."""
-    folder = profiles_path().parent
+    folder = current().path.parent  # first reports what is wrong with it
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         file = current()
         content = tomlkit.document()
-        if file.path.exists():
+        if exists(file.path):
             content = tomlkit.parse(file.path.read_text(encoding="utf-8"))
         yield file, content
         _write(file.path.resolve(), tomlkit.dumps(content))

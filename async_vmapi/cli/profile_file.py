@@ -28,7 +28,7 @@ from platformdirs import user_config_path
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
 
-__all__ = ["DEFAULT", "DEFAULT_KEY", "ProfileFile", "configured", "profiles_path", "read"]
+__all__ = ["DEFAULT", "DEFAULT_KEY", "ProfileFile", "configured", "exists", "profiles_path", "read"]
 
 DEFAULT: Final = "default"
 """The name of the default profile if the file names no other."""
@@ -72,6 +72,17 @@ class ProfileFile(NamedTuple):
 def profiles_path() -> Path:
     """Return the path of the profiles file."""
     return user_config_path("async-vmapi", appauthor=False) / "profiles.toml"
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is such a file, or something wrong with it that `read` reports."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # like a loop of symbolic links, which Path.exists() takes for no file
+    return True
 
 
 def configured() -> list[str]:

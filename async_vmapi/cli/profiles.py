@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from async_vmapi.cli.profile_file import configured, profiles_path, read
+from async_vmapi.cli.profile_file import configured, exists, profiles_path, read
 from async_vmapi.cli.running import run
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.redaction import Secret
@@ -45,7 +45,7 @@ def client_for(profile: str | None) -> "Client":
     path = profiles_path()
     if profile is None and configured():
         client, source = Client.from_env(), "the environment"
-    elif profile is None and not path.exists():
+    elif profile is None and not exists(path):
         raise InvalidArgument(
             "no credentials: store them with 'async-vmapi profile create NAME', or set "
             f"VMAPI_API_KEY, VMAPI_API_SECRET and VMAPI_REGION or VMAPI_URL (there is no {path})",

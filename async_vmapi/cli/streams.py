@@ -141,8 +141,10 @@ class Streams:
             return None  # already replaced, by a test or a debugger
         stream.flush()
         # If both are the same terminal or file, one writer keeps their order.
-        key = status.st_dev, status.st_ino, status.st_rdev
         terminal = stat.S_ISCHR(status.st_mode) and stream.isatty()
+        key = status.st_dev, status.st_ino, status.st_rdev
+        if not (status.st_ino or terminal):
+            key = stream.fileno(), 0, 0  # Windows does not number pipes
         writer = self._writers.setdefault(key, Writer(terminal=terminal))
         return Stream(writer, raw, "ascii" if terminal and _is_ascii() else stream.encoding)
 

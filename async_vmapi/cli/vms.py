@@ -37,7 +37,7 @@ app = Commands("List, show and change VMs.")
 @app.add("list")
 def list_(ctx: typer.Context, filters: Filters, listing: Listing) -> None:
     """List the VMs of the region."""
-    listing.show(selected(client_for(ctx.obj), filters), VM_COLUMNS)
+    listing.show(lambda: selected(client_for(ctx.obj), filters), VM_COLUMNS)
 
 
 @app.add("show")

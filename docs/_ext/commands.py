@@ -211,14 +211,15 @@ def shapes() -> list[Shape]:
     following = tuple(f"job {verb}" for verb in ("pause", "resume", "cancel"))
     return [
         Shape("A VM", _fields(VirtualMachine), ("vm show",), ("vm list",)),
-        Shape("A region", _fields(Region), several=("region list",)),
+        Shape("A region", _fields(Region), ("region show",), ("region list",)),
         Shape(
             "A zone",
             _fields(Zone, region="string: The name of its region."),
-            several=("zone list",),
+            ("zone show",),
+            ("zone list",),
         ),
-        Shape("A template", _fields(Template), several=("template list",)),
-        Shape("A key", _fields(SSHKey), several=("key list",)),
+        Shape("A template", _fields(Template), ("template show",), ("template list",)),
+        Shape("A key", _fields(SSHKey), ("key show",), ("key list",)),
         Shape("A console", _fields(Console), ("vm console",)),
         Shape(
             "An outcome",
@@ -249,7 +250,7 @@ def shapes() -> list[Shape]:
             "object: how many items this worker has `in_flight` and `done`.",
         ),
         Shape("A change of a VM", _fields(Change), ("watch",), note="One line for each."),
-        Shape("A profile", _fields(ProfileRow), several=("profile list",)),
+        Shape("A profile", _fields(ProfileRow), ("profile show",), ("profile list",)),
     ]
 
 

@@ -70,6 +70,9 @@ class TestSsh:
         done = program("vm", "ssh", created[0], "uptime", code=7)
         assert done.stdout.startswith(f"<--><{created[1]}><uptime>\n")
         assert done.stderr == ""
+        refused = program("vm", "ssh", "web 1", "-u", "", code=2)
+        assert "--user is empty" in refused.stderr
+        assert refused.stdout == ""
 
     def test_a_shell_gets_the_terminal(self, program, created, ssh):
         """And the signals, as if it had been called directly."""

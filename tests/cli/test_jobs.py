@@ -158,6 +158,9 @@ class TestWrongUsage:
         """By an option or the environment; its password by no option."""
         assert "--database" in program("job", "list", code=2).stderr
         assert "--database" in program(*CREATE, code=2).stderr
+        for options, env in ((("--database", "foo"), {}), ((), {"VMAPI_DATABASE": "foo"})):
+            wrong = program("job", "list", *options, code=2, **env).stderr
+            assert wrong.startswith("async-vmapi: --database (or VMAPI_DATABASE) is neither ")
         secret = "postgresql://me:planted@127.0.0.1:1/x"
         refused = program("job", "list", "--database", secret, code=2).stderr
         assert "PGPASSWORD" in refused

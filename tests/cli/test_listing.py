@@ -6,7 +6,9 @@ import attrs
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
+from async_vmapi.cli.app import app
 from async_vmapi.cli.listing import VM_COLUMNS, Columns, Format, Listing
 
 from .test_output import machine
@@ -30,7 +32,7 @@ def show(capsys):
     """Return what a listing prints, without spaces at the ends of lines."""
 
     def shown(items=ITEMS, known=COLUMNS, **options):
-        Listing(**options).show(items, known)
+        Listing(**options).show(lambda: items, known)
         return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
     return shown
@@ -110,6 +112,29 @@ class TestListing:
         """The error says what to use."""
         with pytest.raises(typer.BadParameter, match=words):
             show(**options)
+
+    @pytest.mark.parametrize("options", [{"columns": "x"}, {"sort": "x"}, {"sort": "size:up"}])
+    def test_wrong_columns_are_refused_before_anything_is_read(self, options):
+        """Nothing is sent in vain."""
+        with pytest.raises(typer.BadParameter):
+            Listing(**options).show(lambda: pytest.fail("it was read"), COLUMNS)
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("options", "problem"),
+        [
+            (["-o", "csv"], "'--output' / '-o': 'csv' is not one of 'table', 'json', 'yaml', "),
+            (["--limit", "0"], "'--limit': must be at least 1"),
+            (["--limit", "x"], "'--limit': must be an integer"),
+        ],
+    )
+    def test_errors_are_in_plain_words(self, options, problem):
+        """Not in those of the libraries that check values."""
+        shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["vm", "list", *options])
+        assert shown.exit_code == 2
+        assert f"Invalid value for {problem}" in shown.output
+        assert not any(word in shown.output for word in ("Input", "Value error", "parse"))
 
 
 class TestFormat:

@@ -1,5 +1,6 @@
 """`profile create`, `list`, `use` and `delete`, as programs and on terminals."""
 
+import errno
 import getpass
 import os
 import subprocess
@@ -92,6 +93,16 @@ class TestCreate:
             assert terminal.end() == 130
         assert not program.profiles.exists()
 
+    def test_showing_one(self, program, create):
+        """Without its credentials."""
+        create("mine", "--region", "eu-poland-1poznan")
+        for form in ("table", "json", "yaml"):
+            shown = program("profile", "show", "mine", "-o", form).stdout
+            assert "eu-poland-1poznan" in shown
+            assert "key-1" not in shown
+        unknown = program("profile", "get", "x", code=1).stderr
+        assert "no profile is named 'x'; there are: mine" in unknown
+
     def test_the_file_is_for_its_owner(self, program, create):
         """Also if everyone could read new files; the folder is new, too."""
         program.profiles.parent.rmdir()
@@ -124,6 +135,20 @@ class TestCreate:
         create("new")
         assert program.profiles.read_text().startswith(text)
         assert set(content(program)) == {"default", "new"}
+
+    def test_a_loop_of_links_is_reported(self, program, create):
+        """Of the file, or of its folder; by each command."""
+        file = program.profiles
+        for at in (file, file.parent):
+            if at == file.parent:
+                file.unlink()
+                file.parent.rmdir()
+            at.symlink_to(at)
+            problem = f"{file} cannot be read: {os.strerror(errno.ELOOP)}"
+            assert problem in create("mine", code=2).stderr
+            for command in (("list",), ("use", "mine"), ("delete", "mine", "--yes")):
+                assert problem in program("profile", *command, code=2).stderr
+            assert problem in program("vm", "list", code=2).stderr
 
     def test_a_link_stays_a_link(self, program, create, tmp_path):
         """Its target is replaced."""
@@ -327,6 +352,19 @@ class TestPrompts:
             prompts.ask_hidden("Secret")
         assert caught.value.exit_code == 2
         assert "use --stdin" in capsys.readouterr().err
+
+    def test_a_secret_that_is_not_text(self, monkeypatch, capsys):
+        """It is in no error, nor in what caused it."""
+
+        def undecodable(_):
+            return b"planted\xff".decode()
+
+        monkeypatch.setattr(getpass, "getpass", undecodable)
+        with pytest.raises(typer.Exit) as caught:
+            prompts.ask_hidden("Secret")
+        assert caught.value.exit_code == 2
+        assert "not text in the terminal's encoding" in capsys.readouterr().err
+        assert caught.value.__context__ is None
 
     @pytest.mark.parametrize("ask", [prompts.ask_hidden, prompts.ask_visible])
     def test_nothing_entered(self, ask, monkeypatch, capsys):

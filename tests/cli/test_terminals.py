@@ -4,7 +4,9 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 
@@ -12,6 +14,7 @@ import pytest
 
 from async_vmapi import BulkReport
 from async_vmapi.cli import reports
+from async_vmapi.cli.streams import Streams
 
 from .programs import LONG, NEW, SETTINGS, Program, emulator_in_thread, eventually, fill
 
@@ -131,6 +134,24 @@ class TestUnreadTerminals:
         outcomes = json.loads(kept.read_text())["outcomes"]
         # Whether it had seen the last one online when the signal came does not matter.
         assert {o["vm_id"] for o in outcomes} == set(cloud.cloud.vms)
+
+
+class TestStreams:
+    def test_pipes_without_numbers(self, monkeypatch):
+        """Windows has 0 for each; a writer for both would mix what is written late."""
+        real = os.fstat
+
+        def unnumbered(descriptor):
+            status = list(real(descriptor))
+            status[stat.ST_INO] = 0
+            return os.stat_result(status)
+
+        with tempfile.TemporaryFile("w") as out, tempfile.TemporaryFile("w") as err:
+            monkeypatch.setattr(sys, "stdout", out)
+            monkeypatch.setattr(sys, "stderr", err)
+            monkeypatch.setattr(os, "fstat", unnumbered)
+            streams = Streams()
+        assert streams.out.writer is not streams.err.writer
 
 
 class TestOddTerminals:

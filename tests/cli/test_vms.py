@@ -1,6 +1,9 @@
 """``async-vmapi vms``, and the catalogue for creates, as programs."""
 
+import json
+
 import pytest
+import yaml
 
 from async_vmapi.tasks import token as tokens
 
@@ -26,6 +29,15 @@ class TestReading:
         assert "password, sshkey" in program("template", "list").stdout
         assert {item["label"] for item in program.json("template", "list")} >= {TEMPLATE}
         assert "6e:1b" in program("key", "list").stdout
+        shown = program("zone", "show", first["id"]).stdout
+        assert ["zone", ZONE] in map(str.split, shown.splitlines())
+        assert program.json("zones", "get", ZONE) == first
+        assert program.json("region", "get", "Poznan")["zones"][0]["label"] == ZONE
+        assert ["id", "12"] in map(str.split, program("key", "get", "deploy").stdout.splitlines())
+        shown = program("template", "get", TEMPLATE, "-o", "yaml").stdout
+        assert yaml.safe_load(shown)["label"] == TEMPLATE
+        unknown = program("zone", "get", "none", code=1).stderr
+        assert f"no zone is named 'none'; there are: {ZONE} {first['id']} " in unknown
         assert [key["name"] for key in program.json("key", "list")] == ["laptop", "deploy"]
 
     def test_listing_vms(self, program):
@@ -158,12 +170,27 @@ class TestOperations:
         shown = program("vm", *command, "web-01", code=3)
         assert "timed out after 0.3 s; operations in flight continue" in shown.stderr
         assert "async-vmapi wait " in shown.stdout
+        assert "interrupted" not in shown.stdout
         report = program.json("fleet", *command, "--all", code=3)
         assert report["counts"]["unknown"] == 2
         token = report["outcomes"][0]["token"]
         shown = program("wait", token, report["outcomes"][1]["token"], "--timeout", "0.1", code=3)
         assert "wait of 2: 2 unknown" in shown.stdout
-        assert f"{report['outcomes'][0]['item']}: it was accepted" in shown.stdout
+        assert f"{report['outcomes'][0]['item']}: it was accepted, and it timed out" in shown.stdout
+        assert "interrupted" not in shown.stdout + json.dumps(report)
+
+    def test_a_timeout_before_all_are_accepted(self, program, cloud):
+        """What was accepted has its token; what was sent is unknown, and says why."""
+        ids = program.fleet(2)
+        cloud.cloud.adjust("web-*", shutdown=1000)
+        cloud.api.faults.fail_next("shutdown", "stall")
+        command = ("vm", "shutdown", "web-01", "web-02", "--yes", "--no-wait", "--timeout", "1")
+        sent = program.json(*command, code=3)
+        assert {o["vm_id"] for o in sent} == set(ids.values())
+        assert {o["status"] for o in sent} == {"accepted", "unknown"}
+        assert all(o["token"] for o in sent)
+        (reason,) = (o["reason"] for o in sent if o["status"] == "unknown")
+        assert reason.startswith("it timed out; its shutdown was sent")
 
     def test_deleting_a_missing_vm(self, program, cloud):
         """It is an error, unless `--missing-ok` is set."""
@@ -173,6 +200,9 @@ class TestOperations:
         assert "delete of none: succeeded" in deleted
         # A list can be stale: the API decides.
         assert cloud.api.requests["delete"] == 1
+        command = ("vm", "delete", "none", "--yes", "--missing-ok", "--no-wait")
+        assert program(*command).stderr == "async-vmapi: delete of none: it was gone already\n"
+        assert program.json(*command)["reason"] == "it was gone already"
 
     def test_confirmation_names_the_vm(self, program, cloud):
         """With the label, the id and the state; a VM that does not exist is refused."""
