@@ -112,8 +112,8 @@ class Pipeline:
         self._api_secret = credentials.api_secret
         self._pace = pace
         # SystemRandom: forked processes would share another generator's state, and its jitter.
-        dice = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
-        self._retries = Retries(max_retries, dice)
+        source = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
+        self._retries = Retries(max_retries, random=source)
         self.origin = origin
         self.observer = observer
         self.requests: Counter[str] = Counter()

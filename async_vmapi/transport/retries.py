@@ -1,8 +1,8 @@
 """Decide whether a failed call is retried (WIRE §5.4, §5.5). No I/O; the jitter is random."""
 
 import enum
-import random
 from collections.abc import Callable
+from random import Random
 from typing import Final
 
 import attrs
@@ -89,12 +89,12 @@ class Retries:
     Args:
         limit: Maximum number of retries per call. Retries after a 429 do not count; only
             `CALL_BUDGET` limits them.
-        dice: The source of jitter.
+        random: The source of jitter.
     """
 
-    def __init__(self, limit: int, dice: random.Random) -> None:
+    def __init__(self, limit: int, random: Random) -> None:
         self.limit = limit
-        self._dice = dice
+        self._random = random
         self._budget = _BUDGET
         self.successes = 0
 
@@ -121,7 +121,7 @@ class Retries:
         if made >= self.limit and not isinstance(error, RateLimited):
             return None
         longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(made, 10))
-        wait = max(held, longest * self._dice.uniform(0.5, 1.0))
+        wait = max(held, longest * self._random.uniform(0.5, 1.0))
         self._budget = min(_BUDGET, self._budget + _REFUND * self.successes)
         self.successes = 0
         if (elapsed if made else 0.0) + wait > CALL_BUDGET or self._budget < 1:

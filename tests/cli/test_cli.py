@@ -43,7 +43,7 @@ class TestDemo:
         assert "create of 8: 7 succeeded, 1 failed" in result.stdout
         assert "reboot of 7: 7 succeeded" in result.stdout
         assumed = re.search(r"demo-05 .* reboot succeeded in ([\d.]+) s, assumed", result.stdout)
-        # Not before its grace period is over; how long after depends on the machine.
+        # Not before its grace period is over; how long after depends on the computer.
         assert float(assumed[1]) >= 60
         assert re.search(r"demo-05.* never left online", result.stdout)
         assert "delete of 8: 8 succeeded" in result.stdout

@@ -46,7 +46,7 @@ def vms(monkeypatch):
 
     def listed(*pairs):
         response = [{"id": vm_id, "label": label, "state": "online"} for vm_id, label in pairs]
-        monkeypatch.setattr(values, "_get", lambda *_: {"virtual_machines": response})
+        monkeypatch.setattr(values, "fetch", lambda *_: {"virtual_machines": response})
 
     return listed
 
@@ -144,7 +144,7 @@ class TestValues:
         """Each once."""
         groups = [{"groups": [{"id": "1", "name": "web"}]}, {"groups": None}, {}]
         groups.append(groups[0])
-        monkeypatch.setattr(values, "_get", lambda *_: {"virtual_machines": groups})
+        monkeypatch.setattr(values, "fetch", lambda *_: {"virtual_machines": groups})
         assert offered("fleet", "reboot", "--group", "") == ["web"]
 
     def test_profiles(self, program, home, monkeypatch):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from async_vmapi.cli.app import app
 from async_vmapi.cli.listing import VM_COLUMNS, Columns, Format, Listing
 
-from .test_output import machine
+from .test_output import make_vm
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ class TestListing:
 
     def test_columns_have_synonyms(self, show):
         """What users of other tools type names the same columns, if no column is named so."""
-        shown = show([machine()], VM_COLUMNS, columns="ID,name,status", sort="Memory")
+        shown = show([make_vm()], VM_COLUMNS, columns="ID,name,status", sort="Memory")
         assert shown == ["id  label   state", "1   web-01  online"]
 
     def test_no_header(self, show):
@@ -74,24 +74,24 @@ class TestListing:
     def test_names_and_ids(self, show):
         """One on each line; items without ids have their names."""
         assert show(output="name", limit=2) == show(quiet=True, limit=2) == ["b", "a"]
-        assert show([machine("1", "web")], VM_COLUMNS, quiet=True) == ["1"]
-        assert show([machine("1", "web")], VM_COLUMNS, output="name") == ["web"]
+        assert show([make_vm("1", "web")], VM_COLUMNS, quiet=True) == ["1"]
+        assert show([make_vm("1", "web")], VM_COLUMNS, output="name") == ["web"]
 
     def test_json_and_yaml_have_the_same_content(self, show):
         """All fields, whatever the columns are."""
-        shown = show([machine()], VM_COLUMNS, output="json")
+        shown = show([make_vm()], VM_COLUMNS, output="json")
         assert "\n".join(shown) == "\n".join(
-            show([machine()], VM_COLUMNS, json=True, output="json")
+            show([make_vm()], VM_COLUMNS, json=True, output="json")
         )
         content = json.loads("\n".join(shown))
-        assert content == yaml.safe_load("\n".join(show([machine()], VM_COLUMNS, output="yaml")))
+        assert content == yaml.safe_load("\n".join(show([make_vm()], VM_COLUMNS, output="yaml")))
         assert content[0]["zone"] == {"id": "DC1-id", "name": "DC1"}
 
     def test_all_columns_of_a_vm(self, show):
         """Each has a value."""
         names = [*VM_COLUMNS.shown, *VM_COLUMNS.more]
         columns = ",".join(name.split()[0] for name in names)
-        header, line = show([machine()], VM_COLUMNS, columns=columns)
+        header, line = show([make_vm()], VM_COLUMNS, columns=columns)
         assert header.split()[:3] == ["label", "id", "state"]
         for value in ("web-01", "online", "512", "DC1", "Debian", "db", "me", "0.02"):
             assert value in line

@@ -17,7 +17,7 @@ from async_vmapi.errors import InvalidArgument
 from async_vmapi.transport.codec import decode_vm
 
 
-def machine(vm_id="1", label="web-01", state="online", zone="DC1", groups=("db",)):
+def make_vm(vm_id="1", label="web-01", state="online", zone="DC1", groups=("db",)):
     import msgspec
 
     return decode_vm(
@@ -65,20 +65,20 @@ class TestSelection:
     )
     def test_all_conditions_hold_together(self, selection, meant):
         """Each by any of its values."""
-        assert Selection(**selection).matches(machine()) is meant
+        assert Selection(**selection).matches(make_vm()) is meant
 
     def test_a_vm_without_a_label_matches_only_the_pattern_for_all(self):
         """There is no label to compare."""
-        assert not Selection(labels=["web-*"]).matches(machine(label=None))
-        assert Selection(labels=["*"]).matches(machine(label=None))
+        assert not Selection(labels=["web-*"]).matches(make_vm(label=None))
+        assert Selection(labels=["*"]).matches(make_vm(label=None))
 
     def test_conditions_that_no_vm_meets(self):
         """They may be misspelt, so what the VMs have is shown."""
-        machines = [machine("1", "a"), machine("2", "b")]
+        vms = [make_vm("1", "a"), make_vm("2", "b")]
         good = Selection(zones=["DC1", "DC1-id"], groups=["db"], states=["offline"])
-        assert good.unmatched(machines) == []
+        assert good.unmatched(vms) == []
         wrong = Selection(zones=["DC1", "DC9"], groups=["web"], states=["onlin"])
-        assert wrong.unmatched(machines) == [
+        assert wrong.unmatched(vms) == [
             "no VM has group 'web'; the VMs have: db",
             "no VM has zone 'DC9'; the VMs have: DC1",
             "no VM has state 'onlin'; the VMs have: online",
@@ -89,8 +89,8 @@ class TestSelection:
 
     def test_unknown_ids(self):
         """They are listed once each, in the given order; VMs keep that order too."""
-        machines = [machine("1", "b"), machine("2", "a"), machine("3", None)]
-        meant, missing = Selection(ids=["x", "1", "2", "y", "x"]).of(machines)
+        vms = [make_vm("1", "b"), make_vm("2", "a"), make_vm("3", None)]
+        meant, missing = Selection(ids=["x", "1", "2", "y", "x"]).of(vms)
         assert [vm.id for vm in meant] == ["1", "2"]
         assert missing == ["x", "y"]
 

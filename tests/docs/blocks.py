@@ -136,7 +136,7 @@ async def a_machine(client):
     """Return the id of a VM that is online, for a block that needs one."""
     zone = (await client.regions.list())[0].zones[0]
     task = await client.vms.create(
-        name="a-machine", cpus=1, ram=1024, zone_id=zone.id, boot=ImageBoot(os="2268")
+        name="a-vm", cpus=1, ram=1024, zone_id=zone.id, boot=ImageBoot(os="2268")
     )
     return (await task).id
 

@@ -21,7 +21,7 @@ FAULTS = [
 ]
 
 
-def machines(emulator):
+def vms(emulator):
     """Return how many VMs of each name there ever were."""
     cloud = emulator.cloud
     cloud.advance(emulator.now)
@@ -49,7 +49,7 @@ class TestKilledWorkers:
             report = await job.report(120)
             events = [event async for event in job.events()]
         assert [o.item for o in report.outcomes] == [r.name for r in requests(32)]
-        there = machines(lively)
+        there = vms(lively)
         assert set(there.values()) == {1}
         named = {o.vm_id for o in report.succeeded}
         unknown = {o.item for o in report.unknown if o.token}
@@ -156,4 +156,4 @@ class TestUnavailableDatabase:
             await asyncio.to_thread(postgres.start)
             report = await job.report(120)
         assert report.counts["succeeded"] == 12
-        assert set(machines(lively).values()) == {1}
+        assert set(vms(lively).values()) == {1}

@@ -120,7 +120,7 @@ async def outcome_of(host, order):
     return decode(await Operation(host, order).run(), Ended).outcome
 
 
-async def die_and_go_on(steps, api, order, moment):
+async def die_and_recover(steps, api, order, moment):
     """Let a worker die at a moment, and return the outcome that another one reaches."""
     steps.moment = moment
     async with Client.in_memory(api, latency=0.05, seed=2) as dying:
@@ -142,7 +142,7 @@ class TestCreate:
     async def test_it_is_sent_once_and_found_again(self, steps, api, client, moment, unique):
         """Only death between intent and request leaves the outcome unknown, as it must."""
         (order,) = orders("create", requests(1), unique_name=unique)
-        outcome = await die_and_go_on(steps, api, order, moment)
+        outcome = await die_and_recover(steps, api, order, moment)
         if moment in {("prepare", "after"), ("send", "before")}:
             assert (outcome.status, outcome.error) == ("unknown", "OutcomeUnknown")
             assert outcome.token
@@ -157,7 +157,7 @@ class TestCreate:
     async def test_with_on_unknown_retry_there_is_exactly_one(self, steps, api, client, moment):
         """It is sent again after `reconcile_timeout` without a VM of that name."""
         (order,) = orders("create", requests(1), unique_name=True, on_unknown="retry")
-        outcome = await die_and_go_on(steps, api, order, moment)
+        outcome = await die_and_recover(steps, api, order, moment)
         assert outcome.status == "succeeded"
         assert creates(api) == 1
         assert [outcome.vm_id] == list(api.cloud.vms)
@@ -166,7 +166,7 @@ class TestCreate:
         """The intent has its id, from before the request."""
         old = await online(client)
         (order,) = orders("create", requests(1))
-        outcome = await die_and_go_on(steps, api, order, ("send", "before the record"))
+        outcome = await die_and_recover(steps, api, order, ("send", "before the record"))
         assert outcome.vm_id != old
         assert sorted(api.cloud.vms) == sorted([old, outcome.vm_id])
 
@@ -225,7 +225,7 @@ class TestReboot:
         """With an unknown outcome it is watched for, and stays unknown if nothing shows."""
         vm_id = await online(client)
         (order,) = orders("reboot", [vm_id])
-        outcome = await die_and_go_on(steps, api, order, moment)
+        outcome = await die_and_recover(steps, api, order, moment)
         sent = moment not in {("prepare", "after"), ("send", "before")}
         assert api.requests["reboot"] == sent
         if sent:
@@ -240,7 +240,7 @@ class TestIdempotent:
         """It is idempotent, and succeeds whatever happens."""
         vm_id = await online(client)
         (order,) = orders("shutdown", [vm_id], wait_for=1)
-        outcome = await die_and_go_on(steps, api, order, ("send", when))
+        outcome = await die_and_recover(steps, api, order, ("send", when))
         assert outcome.status == "succeeded"
         assert api.requests["shutdown"] == (2 if when == "before the record" else 1)
         assert api.cloud.vms[vm_id].state == "offline"
@@ -253,7 +253,7 @@ class TestIdempotent:
         vm_id = await online(client)
         api.cloud.adjust("*", delete=taken)
         (order,) = orders("delete", [vm_id])
-        outcome = await die_and_go_on(steps, api, order, ("send", "before the record"))
+        outcome = await die_and_recover(steps, api, order, ("send", "before the record"))
         assert vm_id not in api.cloud.vms
         assert (outcome.status, outcome.adopted) == ("succeeded", True)
 
@@ -297,7 +297,7 @@ class TestIdempotent:
         """There is nothing to watch."""
         vm_id = await online(client)
         (order,) = orders("rename", [vm_id], names={vm_id: "new"})
-        outcome = await die_and_go_on(steps, api, order, ("send", "before the record"))
+        outcome = await die_and_recover(steps, api, order, ("send", "before the record"))
         assert (outcome.status, api.cloud.vms[vm_id].label) == ("succeeded", "new")
 
 

@@ -224,12 +224,12 @@ class TestRefusals:
 
     async def test_the_page(self, workers):
         """Everything that it loads is served, and nothing may come from elsewhere."""
-        answer = await workers[0].get("/")
+        response = await workers[0].get("/")
         policy = "default-src 'self'; frame-ancestors 'none'"
-        assert answer.headers["Content-Security-Policy"] == policy
-        assert "http" not in answer.text
+        assert response.headers["Content-Security-Policy"] == policy
+        assert "http" not in response.text
         for path in ("page.js", "style.css", "icon.svg"):
-            assert f"/static/{path}" in answer.text
+            assert f"/static/{path}" in response.text
             assert (await workers[0].get(f"/static/{path}")).status_code == 200
 
 

@@ -25,7 +25,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 PATIENCE = 60.0
-"""Seconds for what takes one or two: the machine may be very busy."""
+"""Seconds for what takes one or two: the computer may be very busy."""
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class Request:
 Reply = bytes | None | Callable[[Request], bytes | None]
 
 
-def answer(content: object, status: str = "200 OK", **headers: str) -> bytes:
+def response(content: object, status: str = "200 OK", **headers: str) -> bytes:
     """Return a whole response: `content` as JSON, or unchanged if it is bytes."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     lines = {"Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -58,7 +58,7 @@ class OddServer:
     """
 
     def __init__(self, *replies: Reply, port: int = 0) -> None:
-        self.replies = replies or (answer({"success": True}),)
+        self.replies = replies or (response({"success": True}),)
         self.port = port
         self.requests: list[Request] = []
         self.connections = 0

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import json
 import os
 import ssl
 import subprocess
@@ -33,10 +34,10 @@ from async_vmapi import (
 from async_vmapi.transport import http
 from async_vmapi.transport.responses import MAX_REFUSAL
 
-from .odd_server import OddServer, answer
+from .odd_server import OddServer, response
 
 CREDENTIALS = {"api_key": "key", "api_secret": "planted-secret"}
-EMPTY_LIST = answer({"success": True, "virtual_machines": []})
+EMPTY_LIST = response({"success": True, "virtual_machines": []})
 CERTIFICATE = Path(__file__).with_name("other.example.pem")
 """A certificate for a host of that name, signed by itself, and its key, which is no secret."""
 
@@ -328,7 +329,7 @@ class TestPermanent:
     @pytest.mark.parametrize(("status", "attempts"), [(407, 1), (403, 1), (503, 2), (429, 2)])
     async def test_a_proxy_that_refuses(self, status, attempts):
         """Nothing was sent; whether a retry helps depends on the status."""
-        refusal = answer(b"planted", f"{status} planted", connection="close")
+        refusal = response(b"planted", f"{status} planted", connection="close")
         async with (
             OddServer(refusal) as proxy,
             aiohttp.ClientSession(proxy=proxy.url) as session,
@@ -360,17 +361,17 @@ class TestRefusals:
     async def test_a_large_refusal_is_not_read_completely(self, status):
         """Its status, its headers and the first 64 kB are enough; the connection is closed."""
         body = b'{"success":false,"errors":[' + b'"x",' * 2**20
-        async with OddServer(answer(body, status, retry_after="0"), EMPTY_LIST) as server:
+        async with OddServer(response(body, status, retry_after="0"), EMPTY_LIST) as server:
             transport = HTTPTransport(server.url, max_response_size=100)
-            response = await transport.send("GET", "/v2/x", {}, b"")
-            assert len(response.body) == MAX_REFUSAL + 1
+            refusal = await transport.send("GET", "/v2/x", {}, b"")
+            assert len(refusal.body) == MAX_REFUSAL + 1
             await transport.close()
             async with client_of(server) as client:
                 assert await client.vms.list() == []
 
     async def test_retry_after_of_a_large_refusal_is_honoured(self):
         """It would be lost if a body that is too large was an error."""
-        reply = answer(b"x" * 10**6, "503 Service Unavailable", retry_after="7")
+        reply = response(b"x" * 10**6, "503 Service Unavailable", retry_after="7")
         async with OddServer(reply) as server, client_of(server, max_response_size=1000) as client:
             error = await error_of(client.vms.list())
         assert type(error) is ServerError
@@ -399,6 +400,40 @@ async def main(client):
     await client.close()
 
 asyncio.run(main(Client(sys.argv[1], api_key="key", api_secret="secret")))
+"""
+
+
+JITTER = """
+import asyncio, json, logging, os, socket
+from async_vmapi import Client, ConnectError
+
+with socket.create_server(("127.0.0.1", 0)) as unused:
+    url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+clients = [Client(url, api_key="k", api_secret="s", max_retries=1, seed=n) for n in (None, 1)]
+delays = []
+
+class Noting(logging.Handler):
+    def emit(self, record):
+        if (delay := getattr(record, "vmapi_retry_delay", None)) is not None:
+            delays.append(delay)
+
+logging.getLogger("async_vmapi").addHandler(Noting())
+logging.getLogger("async_vmapi").setLevel(logging.INFO)
+
+async def refused(client):
+    async with client:
+        try:
+            await client.vms.list()
+        except ConnectError:
+            pass
+
+child = os.fork()
+for client in clients:
+    asyncio.run(refused(client))
+if child:
+    os.waitpid(child, 0)
+os.write(1, (json.dumps(delays) + "\\n").encode())
+os._exit(0)
 """
 
 
@@ -451,9 +486,16 @@ class TestFork:
             assert server.connections == 1
             assert len(server.requests) == 2
 
+    @pytest.mark.programs
     def test_processes_have_different_jitter(self):
         """Their random numbers have no state that a fork copies, unless a seed was given."""
-        one, other = client_of("https://a.b"), client_of("https://a.b", seed=1)
-        with pytest.raises(NotImplementedError):
-            one._pipeline._retries._dice.getstate()  # noqa: SLF001 - chance has no public state
-        assert other._pipeline._retries._dice.getstate()  # noqa: SLF001 - the control
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", JITTER],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        (child, child_seeded), (parent, parent_seeded) = map(json.loads, done.stdout.splitlines())
+        assert child != parent
+        assert child_seeded == parent_seeded

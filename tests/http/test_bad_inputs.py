@@ -72,7 +72,7 @@ def on(name, call, argument, message):
     return Bad(name, lambda client, url: call(client), argument, message)
 
 
-def machine(id_):
+def make_vm(id_):
     """Return a VM with an id that a server might have made up."""
     thing = Reference("1", "x")
     return VirtualMachine(
@@ -112,7 +112,7 @@ IDS = {
     "None": None,
     "bytes": b"17",
     "a list": ["17", PASSWORD],
-    "a machine with a slash in its id": machine("17/reboot"),
+    "a VM with a slash in its id": make_vm("17/reboot"),
 }
 METHODS = {
     "get": lambda vms, vm: vms.get(vm),
@@ -328,7 +328,7 @@ class TestBadInputs:
             Client(server.url, **CREDENTIALS) as client,
         ):
             for name in ("resize", "shutdown", "reboot", "reset", "power_on", "power_off"):
-                assert (await METHODS[name](client.vms, machine("17"))).vm_id == "17"
+                assert (await METHODS[name](client.vms, make_vm("17"))).vm_id == "17"
             await client.vms.rename("17", "web-02")
             await client.vms.delete("17")
         assert len(server.requests) == 8

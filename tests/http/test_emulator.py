@@ -91,26 +91,26 @@ def create_body(**changes):
 async def until(look, wanted):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        status, answer = await look()
-        if wanted(status, answer):
-            return answer
+        status, response = await look()
+        if wanted(status, response):
+            return response
         await asyncio.sleep(0.01)
-    raise AssertionError(answer)
+    raise AssertionError(response)
 
 
 class TestIndependentClient:
     async def test_the_life_of_a_vm(self, plain):
         """It can create, list, get, shut down and delete."""
-        status, answer = await plain.acall("PUT", VMS, create_body())
-        assert (status, answer["success"]) == (200, True)
-        path = f"{VMS}/{answer['virtual_machine']['id']}"
-        answer = await until(
+        status, response = await plain.acall("PUT", VMS, create_body())
+        assert (status, response["success"]) == (200, True)
+        path = f"{VMS}/{response['virtual_machine']['id']}"
+        response = await until(
             lambda: plain.acall("GET", path),
             lambda status, a: status == 200 and a["virtual_machine"][0]["state"] == "online",
         )
-        assert answer["virtual_machine"][0]["label"] == "web-01"
-        status, answer = await plain.acall("GET", VMS)
-        assert [vm["label"] for vm in answer["virtual_machines"]] == ["web-01"]
+        assert response["virtual_machine"][0]["label"] == "web-01"
+        status, response = await plain.acall("GET", VMS)
+        assert [vm["label"] for vm in response["virtual_machines"]] == ["web-01"]
         assert await plain.acall("POST", f"{path}/shutdown", {"wait_for": 1}) == (
             200,
             {"success": True},
@@ -158,9 +158,9 @@ class TestSignature:
                 key, _, digest = headers["Authorization"].rpartition(":")
                 flipped = "A" if digest[0] != "A" else "B"
                 headers["Authorization"] = f"{key}:{flipped}{digest[1:]}"
-        status, answer = await plain.asend(method, path, body, headers)
-        assert (status, answer["success"]) == (401, False)
-        assert "signature" in answer["error"]
+        status, response = await plain.asend(method, path, body, headers)
+        assert (status, response["success"]) == (401, False)
+        assert "signature" in response["error"]
         assert emulator.cloud.vms == {}
         assert emulator.api.requests == {"refused": 1}
 
@@ -168,10 +168,10 @@ class TestSignature:
     async def test_the_date_may_be_off_by_a_quarter_of_an_hour(self, plain, off, status):
         """A request that is too old, or from the future, is refused though well signed."""
         headers = plain.signed("GET", VMS, date=formatdate(time.time() + 60 * off, usegmt=True))
-        answered, answer = await plain.asend("GET", VMS, b"", headers)
-        assert answered == status
+        code, response = await plain.asend("GET", VMS, b"", headers)
+        assert code == status
         if status == 401:
-            assert "X-Date" in answer["error"]
+            assert "X-Date" in response["error"]
 
     @pytest.mark.parametrize(
         ("name", "value", "status"),
@@ -191,10 +191,10 @@ class TestSignature:
         del headers[name]
         if value is not None:
             headers[name] = value
-        answered, answer = await plain.asend("GET", VMS, b"", headers)
-        assert answered == status
-        assert answer["success"] is False
-        assert answer["error"]
+        code, response = await plain.asend("GET", VMS, b"", headers)
+        assert code == status
+        assert response["success"] is False
+        assert response["error"]
 
     async def test_pipelined_requests(self, plain):
         """Responses come in the order of the requests, each whole, whatever its size or status."""
@@ -244,9 +244,9 @@ class TestSignature:
     async def test_no_response_repeats_a_secret(self, plain, emulator):
         """Not even one that refuses the password."""
         body = create_body(os="b7d1c9a4-52e8-4f0b-9c36-1d8e7a5f2b90", password="hunter-2")
-        status, answer = await plain.acall("PUT", VMS, body)
+        status, response = await plain.acall("PUT", VMS, body)
         assert status == 400
-        assert "hunter-2" not in json.dumps(answer)
+        assert "hunter-2" not in json.dumps(response)
         assert emulator.api_secret not in repr(emulator.api)
 
 
@@ -292,9 +292,9 @@ class TestRefusals:
     )
     async def test_creates(self, plain, emulator, changes, status, words):
         """The conditions of WIRE §2."""
-        answered, answer = await plain.acall("PUT", VMS, create_body(**changes))
-        assert (answered, answer["success"]) == (status, False)
-        assert words in answer["error"]
+        code, response = await plain.acall("PUT", VMS, create_body(**changes))
+        assert (code, response["success"]) == (status, False)
+        assert words in response["error"]
         assert emulator.cloud.vms == {}
 
     @pytest.mark.parametrize(
@@ -319,8 +319,8 @@ class TestRefusals:
         _, created = await plain.acall("PUT", VMS, create_body())
         path = f"{VMS}/{created['virtual_machine']['id']}"
         await until(lambda: plain.acall("GET", path), lambda status, a: status == 200)
-        status, answer = await plain.acall("POST", f"{path}/{verb}", content)
-        assert (status, answer["success"]) == (400, False)
+        status, response = await plain.acall("POST", f"{path}/{verb}", content)
+        assert (status, response["success"]) == (400, False)
 
     async def test_deletes(self, plain, emulator):
         """deleteResources is 0 or 1; every operation on a VM that is being deleted is refused."""
@@ -337,8 +337,8 @@ class TestRefusals:
             ("POST", f"{path}/rename", {"name": "x"}),
             ("POST", f"{path}/console", None),
         ):
-            status, answer = await plain.acall(method, target, content)
-            assert (status, answer["success"]) == (409, False), target
+            status, response = await plain.acall(method, target, content)
+            assert (status, response["success"]) == (409, False), target
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
@@ -360,21 +360,21 @@ class TestRefusals:
     )
     async def test_paths_and_methods(self, plain, method, path, status):
         """Unknown paths are not found; other methods are not allowed."""
-        answered, answer = await plain.acall(method, path)
-        assert (answered, answer["success"]) == (status, False)
+        code, response = await plain.acall(method, path)
+        assert (code, response["success"]) == (status, False)
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"create_vm": []}'])
     async def test_a_body_that_is_no_json_object(self, plain, body):
         """It is refused with 400."""
-        status, answer = await plain.asend("PUT", VMS, body, plain.signed("PUT", VMS, body))
-        assert (status, answer["success"]) == (400, False)
+        status, response = await plain.asend("PUT", VMS, body, plain.signed("PUT", VMS, body))
+        assert (status, response["success"]) == (400, False)
 
     async def test_a_body_that_is_too_large(self, plain):
         """More than a mebibyte is refused."""
         body = b" " * (1024 * 1024 + 1)
         headers = plain.signed("PUT", VMS, body)
-        status, answer = await plain.asend("PUT", VMS, body, headers)
-        assert (status, answer["success"]) == (413, False)
+        status, response = await plain.asend("PUT", VMS, body, headers)
+        assert (status, response["success"]) == (413, False)
 
     async def test_the_quota(self, plain, emulator):
         """Above the quota nothing is created."""
@@ -382,9 +382,9 @@ class TestRefusals:
         async with Emulator(api) as small:
             client = PlainClient(small)
             assert (await client.acall("PUT", VMS, create_body()))[0] == 200
-            status, answer = await client.acall("PUT", VMS, create_body())
-            assert (status, answer["success"]) == (403, False)
-            assert "quota" in answer["error"]
+            status, response = await client.acall("PUT", VMS, create_body())
+            assert (status, response["success"]) == (403, False)
+            assert "quota" in response["error"]
 
     async def test_older_field_names_can_be_refused(self):
         """Only the documented ones are accepted then."""
@@ -456,10 +456,8 @@ class TestResponses:
         """As in memory."""
         async with Emulator(settings=Settings(not_found_form=form)) as emulator:
             plain = PlainClient(emulator)
-            answered, fields, body = await self.exchange(
-                plain, plain.bytes_of("GET", f"{VMS}/none")
-            )
-            assert (answered, fields.get("Content-Type")) == (status, content_type)
+            code, fields, body = await self.exchange(plain, plain.bytes_of("GET", f"{VMS}/none"))
+            assert (code, fields.get("Content-Type")) == (status, content_type)
             assert bool(body) is (content_type is not None)
 
 
@@ -490,8 +488,8 @@ class TestLifecycle:
         """It counts as sent, whatever a header says about decompressing it."""
         body = gzip.compress(json.dumps(create_body()).encode())
         headers = plain.signed("PUT", VMS, body) | {"Content-Encoding": "gzip"}
-        status, answer = await plain.asend("PUT", VMS, body, headers)
-        assert (status, answer["error"]) == (400, "the body must be a JSON object")
+        status, response = await plain.asend("PUT", VMS, body, headers)
+        assert (status, response["error"]) == (400, "the body must be a JSON object")
 
     async def test_it_stops_at_once(self):
         """A client that keeps its connection does not delay it."""
@@ -552,10 +550,10 @@ class TestDoors:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(emulator))
         writer.write(request)
         async with asyncio.timeout(within):
-            answer = await reader.read()
+            response = await reader.read()
         writer.close()
         await writer.wait_closed()
-        return int(answer.split(b" ")[1]) if answer else None
+        return int(response.split(b" ")[1]) if response else None
 
     @pytest.mark.parametrize(
         ("host", "status"),
@@ -592,9 +590,9 @@ class TestDoors:
         headers["Host"] = host
         lines = "".join(f"{n}: {v}\r\n" for n, v in headers.items() if v is not None)
         before = emulator.api.requests.copy()
-        answered = await self.raw(emulator, f"GET {VMS} HTTP/{version}\r\n{lines}\r\n".encode())
+        code = await self.raw(emulator, f"GET {VMS} HTTP/{version}\r\n{lines}\r\n".encode())
         # The parser refuses what is no header at all.
-        assert answered == status or (status == 421 and answered == 400)
+        assert code == status or (status == 421 and code == 400)
         assert (emulator.api.requests - before).get("list", 0) == (status == 200)
 
     @pytest.mark.parametrize("path", ["/_emulator/faults", VMS])
@@ -611,8 +609,8 @@ class TestDoors:
                 (good.partition(":")[0], good, True),
             ):
                 line = f"GET http://{url}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
-                answered = await self.raw(emulator, f"{line}\r\n".encode())
-                assert (answered in (400, 421)) is refused, (url, host)
+                code = await self.raw(emulator, f"{line}\r\n".encode())
+                assert (code in (400, 421)) is refused, (url, host)
 
     async def test_two_host_headers(self, emulator):
         """They are refused."""
@@ -659,15 +657,15 @@ class TestDoors:
                         await writer.drain()
 
             trickling = asyncio.create_task(trickle())
-            answer = b""
+            response = b""
             async with asyncio.timeout(20):
                 with contextlib.suppress(ConnectionResetError):
-                    answer = await reader.read()
+                    response = await reader.read()
             trickling.cancel()
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
-            found = int(answer.split(b" ")[1]) if answer else None
+            found = int(response.split(b" ")[1]) if response else None
             # What a client still sends is reset, which can overtake the response.
             assert found == status or (trickles and found is None)
             # Others are served meanwhile and after.

@@ -201,9 +201,9 @@ class TestAdmin:
     )
     async def test_wrong_plans_are_refused(self, ask, method, content, status, words):
         """The response says what is wrong."""
-        answered, answer = await ask(method, content)
-        assert answered == status
-        assert words in answer["error"]
+        code, response = await ask(method, content)
+        assert code == status
+        assert words in response["error"]
 
     async def test_bodies_that_are_no_json(self, ask):
         """By their content type, or by their content."""
@@ -213,8 +213,8 @@ class TestAdmin:
 
     async def test_only_under_a_name_of_this_host(self, ask):
         """A page in a browser may have a name that resolves to it."""
-        status, answer = await ask("GET", headers={"Host": "evil.example"})
-        assert (status, "Host must be" in answer["error"]) == (421, True)
+        status, response = await ask("GET", headers={"Host": "evil.example"})
+        assert (status, "Host must be" in response["error"]) == (421, True)
 
     @pytest.mark.parametrize("method", ["PUT", "POST"])
     @pytest.mark.parametrize("opening", [b"[", b'{"fault":[', b'{"a":'])
@@ -222,8 +222,8 @@ class TestAdmin:
         """They are bad requests, and the cloud continues."""
         headers = {"Content-Type": "application/json"}
         for body in (opening * 100_000, opening * 20_000 + b"1"):
-            status, answer = await ask(method, data=body, headers=headers)
-            assert (status, "error" in answer) == (400, True)
+            status, response = await ask(method, data=body, headers=headers)
+            assert (status, "error" in response) == (400, True)
         assert (await ask("GET"))[0] == 200
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])

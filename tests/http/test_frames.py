@@ -26,7 +26,7 @@ from async_vmapi.signing import Signer
 
 from . import odd_server
 from .frames import leaks
-from .odd_server import CLOSE, HANG, OddServer, answer
+from .odd_server import CLOSE, HANG, OddServer, response
 
 API_SECRET = "planted-api-secret/ż"
 PASSWORD = 'planted-"password"'
@@ -67,23 +67,23 @@ def all_of(request):
 
 
 REPLIES = {
-    "404": lambda r: answer({"success": False, "error": "no such machine"}, "404 Not Found"),
-    "400 that repeats all": lambda r: answer({"error": all_of(r)}, "400 Bad Request"),
-    "200 that repeats all": lambda r: answer({"success": False, "errors": [all_of(r)]}),
-    "429": lambda r: answer(all_of(r), "429 Too Many Requests", retry_after="0"),
-    "500": lambda r: answer(all_of(r), "500 Internal Server Error"),
-    "redirect": lambda r: answer(b"", "302 Found", location=f"/?{r.headers['authorization']}"),
-    "page": lambda r: answer(f"<p>{r.headers}{r.body}".encode(), "502 Bad Gateway"),
-    "no JSON": lambda r: answer(r.headers["authorization"].encode() + r.body),
-    "another form": lambda r: answer(
+    "404": lambda r: response({"success": False, "error": "no such VM"}, "404 Not Found"),
+    "400 that repeats all": lambda r: response({"error": all_of(r)}, "400 Bad Request"),
+    "200 that repeats all": lambda r: response({"success": False, "errors": [all_of(r)]}),
+    "429": lambda r: response(all_of(r), "429 Too Many Requests", retry_after="0"),
+    "500": lambda r: response(all_of(r), "500 Internal Server Error"),
+    "redirect": lambda r: response(b"", "302 Found", location=f"/?{r.headers['authorization']}"),
+    "page": lambda r: response(f"<p>{r.headers}{r.body}".encode(), "502 Bad Gateway"),
+    "no JSON": lambda r: response(r.headers["authorization"].encode() + r.body),
+    "another form": lambda r: response(
         {"success": "yes"}
         | {
             name: [{"password": CONSOLE_PASSWORD, **all_of(r)}]
             for name in ("virtual_machine", "virtual_machines", "console", "account")
         }
     ),
-    "too large": lambda r: answer({"success": True, "x": "x" * 3000, **all_of(r)}),
-    "headers that repeat all": lambda r: answer(
+    "too large": lambda r: response({"success": True, "x": "x" * 3000, **all_of(r)}),
+    "headers that repeat all": lambda r: response(
         {"error": "no"}, "400 Bad Request", x_more=r.headers["authorization"]
     ),
     "no HTTP": lambda r: (

@@ -61,8 +61,8 @@ def aiohttp_app(server):
 async def ask(url):
     """Make three requests at once, and return the responses."""
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-        answers = await asyncio.gather(*(client.get(f"{url}/web-{n}") for n in range(3)))
-    return [answer.raise_for_status().json() for answer in answers]
+        responses = await asyncio.gather(*(client.get(f"{url}/web-{n}") for n in range(3)))
+    return [response.raise_for_status().json() for response in responses]
 
 
 def all_is_gone(cloud):
@@ -98,9 +98,9 @@ class TestFastAPI:
         await asyncio.create_task(lifespan.__aenter__())
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
-            answer = await client.get("/web-01")
+            response = await client.get("/web-01")
         await asyncio.create_task(lifespan.__aexit__(None, None, None))
-        assert answer.json() == "web-01"
+        assert response.json() == "web-01"
 
 
 class TestAiohttp:

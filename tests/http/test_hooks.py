@@ -17,11 +17,11 @@ from async_vmapi import (
     VMAPIError,
 )
 
-from .odd_server import CLOSE, OddServer, answer
+from .odd_server import CLOSE, OddServer, response
 
 CREDENTIALS = {"api_key": "key", "api_secret": "planted-secret"}
 CREATE = CreateRequest(name="a", cpus=1, ram=1, zone_id="z", boot=ImageBoot(os="1"))
-CREATED = answer({"success": True, "virtual_machine": {"id": "17"}})
+CREATED = response({"success": True, "virtual_machine": {"id": "17"}})
 COLLECTOR = types.SimpleNamespace(host="metrics", port=1, is_ssl=False, ssl=False)
 
 HOOKS = sorted(name for name in vars(aiohttp.TraceConfig) if name.startswith("on_"))
@@ -127,7 +127,7 @@ class TestAfterTheRequest:
 
     async def test_a_refusal_is_raised(self, error):
         """Nothing is reconciled."""
-        refusal = answer({"success": False, "error": "no"}, "409 Conflict")
+        refusal = response({"success": False, "error": "no"}, "409 Conflict")
         async with (
             OddServer(refusal) as server,
             session_with("on_request_end", ERRORS[error]) as session,

@@ -39,7 +39,7 @@ from async_vmapi.transport import codec
 from async_vmapi.transport.http import MAX_BODY
 
 from .aioresponses_fix import FixedAioresponses
-from .odd_server import CLOSE, HANG, OddServer, answer
+from .odd_server import CLOSE, HANG, OddServer, response
 
 KEY = "planted-key"
 SECRET = "planted-api-secret"
@@ -55,9 +55,9 @@ CREATE = {
     "zone_id": "z",
     "boot": ImageBoot(os="2599", password=PASSWORD, user_data=USER_DATA),
 }
-OK = answer({"success": True})
-EMPTY_LIST = answer({"success": True, "virtual_machines": []})
-CREATED = answer({"success": True, "virtual_machine": {"id": "1729"}})
+OK = response({"success": True})
+EMPTY_LIST = response({"success": True, "virtual_machines": []})
+CREATED = response({"success": True, "virtual_machine": {"id": "1729"}})
 
 
 def client_of(server, **options):
@@ -164,7 +164,7 @@ CALLS = {
     "templates": (lambda c: c.templates.list(), ("GET", "/v2/templates"), None),
     "account": (lambda c: c.account.ssh_keys(), ("GET", "/v2/account"), None),
 }
-EVERYTHING = answer(
+EVERYTHING = response(
     {
         "success": True,
         "virtual_machine": {
@@ -242,7 +242,7 @@ class TestRequests:
 
     async def test_cookies_are_not_kept(self):
         """A server's cookie is not sent back: it would be hidden state."""
-        reply = answer({"success": True, "virtual_machines": []}, set_cookie="a=b; Path=/")
+        reply = response({"success": True, "virtual_machines": []}, set_cookie="a=b; Path=/")
         async with (
             OddServer(reply) as server,
             # A name, since aiohttp keeps no cookies of bare addresses.
@@ -256,7 +256,7 @@ class TestRequests:
 class TestResponses:
     async def test_a_wrong_content_type_does_not_matter(self):
         """Valid JSON is read whatever its type is called."""
-        reply = answer({"success": True, "virtual_machines": []}, content_type="text/html")
+        reply = response({"success": True, "virtual_machines": []}, content_type="text/html")
         async with OddServer(reply) as server, client_of(server) as client:
             assert await client.vms.list() == []
 
@@ -272,7 +272,7 @@ class TestResponses:
         """A proxy may compress."""
         body = gzip.compress(b'{"success": true, "virtual_machines": []}')
         async with (
-            OddServer(answer(body, content_encoding="gzip")) as server,
+            OddServer(response(body, content_encoding="gzip")) as server,
             client_of(server) as client,
         ):
             assert await client.vms.list() == []
@@ -280,7 +280,7 @@ class TestResponses:
     @pytest.mark.parametrize("body", [b"", b"{", b"<html>", b"\xff", b'{"success": tru'])
     async def test_invalid_json_is_a_decoding_error(self, body):
         """The error names the call, and shows nothing of the body."""
-        error = await error_from(answer(body))
+        error = await error_from(response(body))
         assert type(error) is DecodingError
         assert (error.method, error.path) == ("GET", "/v2/virtual-machines")
         assert "<html>" not in str(error)
@@ -289,17 +289,20 @@ class TestResponses:
     async def test_an_empty_response_is_no_acceptance(self, status):
         """The response to an accepted shutdown says so."""
         error = await error_from(
-            answer(b"", status, content_length="0"), lambda c: c.vms.shutdown("17")
+            response(b"", status, content_length="0"), lambda c: c.vms.shutdown("17")
         )
         assert type(error) is DecodingError
 
     @pytest.mark.parametrize(
         ("reply", "kind"),
         [
-            (answer({"success": False, "error": "gone"}, "404 Not Found"), NotFound),
-            (answer({"success": False, "error": "gone"}), APIError),
-            (answer(b"<h1>gone</h1>", "502 Bad Gateway"), ServerError),
-            (answer({"success": False, "error": "gone"}, "401 Unauthorized"), AuthenticationError),
+            (response({"success": False, "error": "gone"}, "404 Not Found"), NotFound),
+            (response({"success": False, "error": "gone"}), APIError),
+            (response(b"<h1>gone</h1>", "502 Bad Gateway"), ServerError),
+            (
+                response({"success": False, "error": "gone"}, "401 Unauthorized"),
+                AuthenticationError,
+            ),
         ],
         ids=["404", "200", "502", "401"],
     )
@@ -317,18 +320,18 @@ class TestResponses:
     async def test_retry_after_is_an_attribute_of_the_error(self, status, kind):
         """In seconds, from a date if need be, or None."""
         refused = {"success": False}
-        error = await error_from(answer(refused, status, retry_after="7"))
+        error = await error_from(response(refused, status, retry_after="7"))
         assert type(error) is kind
         assert error.retry_after == 7.0
         later = (datetime.now(UTC) + timedelta(hours=1)).strftime("%a, %d %b %Y %H:%M:%S GMT")
-        error = await error_from(answer(refused, status, retry_after=later))
+        error = await error_from(response(refused, status, retry_after=later))
         assert 3500 < error.retry_after <= 3600
-        assert (await error_from(answer(refused, status))).retry_after is None
+        assert (await error_from(response(refused, status))).retry_after is None
 
     async def test_an_invalid_retry_after_hides_no_refusal(self):
         """It is ignored."""
         absurd = "Mon, 23 Nov 99999999999999999999 18:00:00 GMT"
-        error = await error_from(answer({}, "429 Too Many Requests", retry_after=absurd))
+        error = await error_from(response({}, "429 Too Many Requests", retry_after=absurd))
         assert type(error) is RateLimited
         assert error.retry_after is None
 
@@ -337,7 +340,7 @@ class TestResponses:
     async def test_redirects_are_not_followed(self, status, name):
         """A signature is for its host, so the target gets nothing."""
         async with OddServer(EVERYTHING) as target:
-            reply = answer(EVERYTHING, f"{status} Moved", location=f"{target.url}/v2/x")
+            reply = response(EVERYTHING, f"{status} Moved", location=f"{target.url}/v2/x")
             error = await error_from(reply, CALLS[name][0])
             assert type(error) is APIError
             assert error.status == status
@@ -392,13 +395,13 @@ class TestBodyLimit:
         """It is refused: the decompressed size counts, 64 MiB by default."""
         bomb = gzip.compress(b"[" * (MAX_BODY + 1), compresslevel=1)
         assert len(bomb) < 1_000_000
-        error = await error_from(answer(bomb, content_encoding="gzip"))
+        error = await error_from(response(bomb, content_encoding="gzip"))
         assert type(error) is DecodingError
         assert "larger than 67108864 bytes" in str(error)
 
     async def test_the_client_works_after_a_refused_body(self):
         """The connection with the rest of the body is not reused."""
-        async with OddServer(answer(b"x" * 10_000_000), answer(b"short")) as server:
+        async with OddServer(response(b"x" * 10_000_000), response(b"short")) as server:
             transport = HTTPTransport(server.url, max_response_size=1000)
             with pytest.raises(DecodingError):
                 await transport.send("GET", "/v2/x", {}, b"")
@@ -426,7 +429,7 @@ class TestConnections:
             b"SSH-2.0-OpenSSH_9.6\r\nConnection: close\r\n\r\n",
             b"HTTP/1.1 two hundred\r\nConnection: close\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\nConnection: close\r\n\r\n",
-            answer(b"no gzip", content_encoding="gzip"),
+            response(b"no gzip", content_encoding="gzip"),
         ],
         ids=[
             *("closed before an answer", "half a head", "half a body", "half a chunk"),
@@ -487,7 +490,7 @@ class TestConnections:
 
     async def test_a_connection_closed_while_idle_is_replaced(self):
         """The next call opens another."""
-        reply = answer({"success": True, "virtual_machines": []}, connection="close")
+        reply = response({"success": True, "virtual_machines": []}, connection="close")
         async with OddServer(reply) as server, client_of(server) as client:
             for _ in range(2):
                 await client.vms.list()
@@ -611,8 +614,8 @@ class TestSessions:
     )
     async def test_a_lent_sessions_settings_do_not_matter(self, settings):
         """Requests and responses are as with the client's own session."""
-        missing = answer(
-            gzip.compress(b'{"success": false, "error": "no such machine"}'),
+        missing = response(
+            gzip.compress(b'{"success": false, "error": "no such VM"}'),
             "404 Not Found",
             content_encoding="gzip",
         )
@@ -620,7 +623,7 @@ class TestSessions:
             client = client_of(server, session=session)
             error = await error_of(client.vms.shutdown("17"))
         assert type(error) is NotFound
-        assert error.message == "no such machine"
+        assert error.message == "no such VM"
         (request,) = server.requests
         assert request.headers["content-type"] == "application/json"
         assert request.headers["host"] == f"127.0.0.1:{server.port}"
@@ -902,20 +905,22 @@ def repeated(request):
 
 
 ODD = {
-    "400 that repeats all": lambda r: answer(
+    "400 that repeats all": lambda r: response(
         {"success": False, "error": repeated(r)}, "400 Bad Request"
     ),
-    "200 that repeats all": lambda r: answer({"success": False, "errors": [repeated(r)]}),
-    "500 that repeats all": lambda r: answer({"message": repeated(r)}, "500 Internal Server Error"),
-    "401 that repeats the signature": lambda r: answer(
+    "200 that repeats all": lambda r: response({"success": False, "errors": [repeated(r)]}),
+    "500 that repeats all": lambda r: response(
+        {"message": repeated(r)}, "500 Internal Server Error"
+    ),
+    "401 that repeats the signature": lambda r: response(
         {"success": False, "error": f"bad signature {r.headers['authorization']}"},
         "401 Unauthorized",
     ),
-    "a page that repeats all": lambda r: answer(
+    "a page that repeats all": lambda r: response(
         f"<pre>{r.headers} {r.body}</pre>".encode(), "502 Bad Gateway"
     ),
-    "JSON that ends early": lambda r: answer(b'{"success": true, "got": ' + r.body),
-    "JSON of another form": lambda r: answer(
+    "JSON that ends early": lambda r: response(b'{"success": true, "got": ' + r.body),
+    "JSON of another form": lambda r: response(
         {
             "success": True,
             **{
@@ -924,7 +929,7 @@ ODD = {
             },
         }
     ),
-    "a redirect that repeats all": lambda r: answer(
+    "a redirect that repeats all": lambda r: response(
         r.body, "302 Found", location=f"/?signature={r.headers['authorization']}"
     ),
     "a head that makes no sense": lambda r: (
@@ -1003,7 +1008,7 @@ class TestSecrets:
         """A server may put the request's own JSON, with its escapes, into its words."""
 
         def repeat(request):
-            return answer({"success": False, "error": request.body.decode()}, "400 Bad Request")
+            return response({"success": False, "error": request.body.decode()}, "400 Bad Request")
 
         async with OddServer(repeat) as server, client_of(server) as client:
             error = await error_of(client.vms.create(**CREATE))

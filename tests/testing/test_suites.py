@@ -16,7 +16,7 @@ DEPLOY = '''
 from async_vmapi import ImageBoot
 
 async def deploy(client, name):
-    """Code under test: it creates a machine and waits for it."""
+    """Code under test: it creates a VM and waits for it."""
     zone = (await client.regions.list())[0].zones[0].id
     boot = ImageBoot(os=(await client.templates.list())[0].id)
     task = await client.vms.create(name=name, cpus=1, ram=1024, zone_id=zone, boot=boot)

@@ -97,39 +97,39 @@ ANSWERS = {
 SHAPES = {name: getattr(codec, name) for name in ANSWERS}
 
 
-def pack(answer):
+def pack(response):
     """Return a response's body."""
-    return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    return response if isinstance(response, bytes) else json.dumps(response).encode()
 
 
-def read(shape, answer, status=200, **kwargs):
+def read(shape, response, status=200, **kwargs):
     """Return what a response spec reads from a response."""
     found = open_envelope(
-        shape, status, pack(answer), method="GET", path="/v2/a", **{"secrets": (), **kwargs}
+        shape, status, pack(response), method="GET", path="/v2/a", **{"secrets": (), **kwargs}
     )
     # Polls get the body, too.
     return found[0] if shape in (codec.SNAPSHOT, codec.SNAPSHOTS) else found
 
 
-def refusal(answer, status=200, shape=codec.ACCEPTED, **kwargs):
+def refusal(response, status=200, shape=codec.ACCEPTED, **kwargs):
     """Return the error that a response raises."""
     with pytest.raises(VMAPIError) as caught:
-        read(shape, answer, status, **kwargs)
+        read(shape, response, status, **kwargs)
     return caught.value
 
 
-def unreadable(shape, answer):
+def unreadable(shape, response):
     """Return where a response cannot be read."""
-    error = refusal(answer, shape=shape)
+    error = refusal(response, shape=shape)
     assert type(error) is DecodingError
     assert (error.method, error.path) == ("GET", "/v2/a")
     return error.where
 
 
-def wrong_in_list(answer):
+def wrong_in_list(response):
     """Return where a VM of ``vms.list`` cannot be read."""
     with pytest.raises(DecodingError) as caught:
-        codec.decode_vms(read(codec.RAW_VMS, answer))
+        codec.decode_vms(read(codec.RAW_VMS, response))
     return caught.value.where
 
 
@@ -235,8 +235,8 @@ class TestGet:
     @pytest.mark.parametrize("count", [0, 2])
     def test_a_list_of_none_or_two_is_refused(self, shape, count):
         """Which of two VMs was meant is never guessed."""
-        answer = {"success": True, "virtual_machine": [MACHINE] * count}
-        assert unreadable(shape, answer) == "$.virtual_machine"
+        response = {"success": True, "virtual_machine": [MACHINE] * count}
+        assert unreadable(shape, response) == "$.virtual_machine"
 
     @pytest.mark.parametrize("shape", [MACHINE, [MACHINE]], ids=["object", "list of one"])
     def test_one_vm_can_be_cut_out_and_read_later(self, shape):
@@ -252,8 +252,8 @@ class TestGet:
 
     def test_a_list_that_is_cut_up_is_checked_for_utf_8_first(self):
         """An error of a whole response is raised before any part is read."""
-        answer = {"success": True, "virtual_machines": [MACHINE | {"label": "w\u00e4b"}]}
-        body = json.dumps(answer, ensure_ascii=False).encode()
+        response = {"success": True, "virtual_machines": [MACHINE | {"label": "w\u00e4b"}]}
+        body = json.dumps(response, ensure_ascii=False).encode()
         assert len(read(codec.RAW_VMS, body)) == 1
         with pytest.raises(DecodingError, match="not UTF-8") as caught:
             read(codec.RAW_VMS, body.replace("\u00e4".encode(), b"\xff"))
@@ -308,18 +308,16 @@ class TestTolerance:
     @pytest.mark.parametrize("name", ["SNAPSHOT", "SNAPSHOTS"])
     def test_a_poll_is_as_tolerant(self, name):
         """A poll reads whatever a get of the same VM reads."""
-        machine = {"id": 1729, "state": "online", "cores": "4", "ram": "8192", "new": {"a": [1]}}
+        vm = {"id": 1729, "state": "online", "cores": "4", "ram": "8192", "new": {"a": [1]}}
         plural = name == "SNAPSHOTS"
-        key, value = (
-            ("virtual_machines", [MACHINE, machine]) if plural else ("virtual_machine", machine)
-        )
+        key, value = ("virtual_machines", [MACHINE, vm]) if plural else ("virtual_machine", vm)
         found = read(SHAPES[name], {"success": True, key: value})
         assert (found[1] if plural else found) == VMSnapshot("1729", "online", 4, 8192)
 
     def test_names_are_as_tolerant(self):
         """A VM without a label has none."""
-        machine = {"id": 1729, "state": "online", "cores": "4", "ram": "8192"}
-        first, second = codec.decode_names(pack({"virtual_machines": [MACHINE, machine]}))
+        vm = {"id": 1729, "state": "online", "cores": "4", "ram": "8192"}
+        first, second = codec.decode_names(pack({"virtual_machines": [MACHINE, vm]}))
         assert first == NamedVM("1729", "online", 2, 2048, "web-01")
         assert second == NamedVM("1729", "online", 4, 8192, None)
 
@@ -340,8 +338,8 @@ class TestTolerance:
     def test_states_are_kept_unchanged(self, state):
         """No list of states is complete, so none is translated or refused."""
         assert vm(state=state).state == state
-        answer = {"success": True, "virtual_machine": MACHINE | {"state": state}}
-        assert read(codec.SNAPSHOT, answer).state == state
+        response = {"success": True, "virtual_machine": MACHINE | {"state": state}}
+        assert read(codec.SNAPSHOT, response).state == state
 
     def test_a_label_may_be_null(self):
         """A VM without a name has the label None."""
@@ -394,10 +392,10 @@ class TestStrictness:
 
     def test_a_vm_without_an_id_is_named_by_its_place(self):
         """The error says which VM of a list it is."""
-        machines = [MACHINE, MACHINE, MACHINE, without("id")]
-        answer = {"success": True, "virtual_machines": machines}
-        assert unreadable(codec.SNAPSHOTS, answer) == "$.virtual_machines[3]"
-        assert wrong_in_list(answer) == "$.virtual_machines[3]"
+        vms = [MACHINE, MACHINE, MACHINE, without("id")]
+        response = {"success": True, "virtual_machines": vms}
+        assert unreadable(codec.SNAPSHOTS, response) == "$.virtual_machines[3]"
+        assert wrong_in_list(response) == "$.virtual_machines[3]"
 
     @pytest.mark.parametrize(
         "name",
@@ -405,8 +403,8 @@ class TestStrictness:
     )
     def test_documented_fields_that_were_always_seen_are_required(self, name):
         """A VM without them is no VM of this API."""
-        answer = {"success": True, "virtual_machines": [without(name)]}
-        assert wrong_in_list(answer) == "$.virtual_machines[0]"
+        response = {"success": True, "virtual_machines": [without(name)]}
+        assert wrong_in_list(response) == "$.virtual_machines[0]"
 
     @pytest.mark.parametrize(
         ("changes", "where"),
@@ -454,16 +452,16 @@ class TestStrictness:
     )
     def test_a_wrong_value_is_named_by_its_place(self, changes, where):
         """Types are not guessed: a bool is no number, nor is a word."""
-        answer = {"success": True, "virtual_machines": [MACHINE, MACHINE | changes]}
-        assert wrong_in_list(answer) == f"$.virtual_machines[1]{where}"
+        response = {"success": True, "virtual_machines": [MACHINE, MACHINE | changes]}
+        assert wrong_in_list(response) == f"$.virtual_machines[1]{where}"
 
     @pytest.mark.parametrize("value", ["abc", "", "nan", "inf", "1.5"])
     @pytest.mark.parametrize("shape", [codec.SNAPSHOT, codec.SNAPSHOTS])
     def test_a_poll_is_as_strict(self, shape, value):
         """A word is never read as a size, and the error shows no value."""
-        machine = MACHINE | {"ram": value}
-        answer = {"success": True, "virtual_machine": machine, "virtual_machines": [machine]}
-        error = refusal(answer, shape=shape)
+        vm = MACHINE | {"ram": value}
+        response = {"success": True, "virtual_machine": vm, "virtual_machines": [vm]}
+        error = refusal(response, shape=shape)
         assert type(error) is DecodingError
         assert repr(value) not in str(error)
 
@@ -471,12 +469,12 @@ class TestStrictness:
     @pytest.mark.parametrize("name", ["id", "state", "cores", "ram"])
     def test_a_poll_needs_its_four_fields(self, shape, name):
         """They show an operation's progress."""
-        machine = without(name)
-        answer = {"success": True, "virtual_machine": machine, "virtual_machines": [machine]}
-        assert unreadable(shape, answer).startswith("$.virtual_machine")
+        vm = without(name)
+        response = {"success": True, "virtual_machine": vm, "virtual_machines": [vm]}
+        assert unreadable(shape, response).startswith("$.virtual_machine")
 
     @pytest.mark.parametrize(
-        ("answer", "where"),
+        ("response", "where"),
         [
             ({}, "$"),
             ({"virtual_machine": {}}, "$.virtual_machine"),
@@ -485,21 +483,21 @@ class TestStrictness:
             ({"virtual_machine": [{"id": "1"}]}, "$.virtual_machine"),
         ],
     )
-    def test_a_create_without_an_id_is_a_decoding_error(self, answer, where):
+    def test_a_create_without_an_id_is_a_decoding_error(self, response, where):
         """A VM without an id cannot be watched."""
-        assert unreadable(codec.CREATED, {"success": True} | answer) == where
+        assert unreadable(codec.CREATED, {"success": True} | response) == where
 
     @pytest.mark.parametrize("bad", ["", "a/b", "..", "a?b", "a\r\nHost: evil", "a b", "a%2f"])
     def test_a_create_whose_id_fits_no_path_is_a_decoding_error(self, bad):
         """The id becomes a part of every poll's path."""
-        answer = {"success": True, "virtual_machine": {"id": bad}}
-        assert unreadable(codec.CREATED, answer).startswith("$.virtual_machine")
+        response = {"success": True, "virtual_machine": {"id": bad}}
+        assert unreadable(codec.CREATED, response).startswith("$.virtual_machine")
 
     @pytest.mark.parametrize("id_", ["1729", 1729])
     def test_a_creates_id_is_a_text(self, id_):
         """Even if a number came."""
-        answer = {"success": True, "virtual_machine": {"id": id_}}
-        assert read(codec.CREATED, answer) == "1729"
+        response = {"success": True, "virtual_machine": {"id": id_}}
+        assert read(codec.CREATED, response) == "1729"
 
     @pytest.mark.parametrize(
         ("name", "path", "where"),
@@ -516,12 +514,12 @@ class TestStrictness:
     )
     def test_a_missing_field_is_named_by_its_place(self, name, path, where):
         """Every response is checked, and the error says where it is wrong."""
-        answer = copy.deepcopy(ANSWERS[name])
-        inner = answer
+        response = copy.deepcopy(ANSWERS[name])
+        inner = response
         for step in path[:-1]:
             inner = inner[step]
         del inner[path[-1]]
-        assert unreadable(SHAPES[name], answer) == where
+        assert unreadable(SHAPES[name], response) == where
 
 
 class TestOtherResponses:
@@ -546,15 +544,15 @@ class TestOtherResponses:
     def test_a_console_is_read_with_and_without_success(self, port):
         """No `success` is documented for it."""
         console = {"host": "192.0.2.9", "port": port, "password": "pw"}
-        for answer in ({"console": console}, {"success": True, "console": console}):
-            found = read(codec.CONSOLE, answer)
+        for response in ({"console": console}, {"success": True, "console": console}):
+            found = read(codec.CONSOLE, response)
             assert (found.host, found.port, found.password) == ("192.0.2.9", 5901, "pw")
 
     @pytest.mark.parametrize("name", [name for name in ANSWERS if name != "ACCEPTED"])
     def test_a_response_with_the_requested_value_needs_no_success(self, name):
         """The value itself proves that the call was accepted."""
-        answer = {key: value for key, value in ANSWERS[name].items() if key != "success"}
-        assert read(SHAPES[name], answer) == read(SHAPES[name], ANSWERS[name])
+        response = {key: value for key, value in ANSWERS[name].items() if key != "success"}
+        assert read(SHAPES[name], response) == read(SHAPES[name], ANSWERS[name])
 
 
 class TestAcceptance:
@@ -563,10 +561,10 @@ class TestAcceptance:
         assert read(codec.ACCEPTED, {"success": True}) is None
         assert read(codec.ACCEPTED, {"success": True, "task": 5}, 202) is None
 
-    @pytest.mark.parametrize("answer", [{}, {"message": "ok"}])
-    def test_a_missing_success_is_no_acceptance(self, answer):
+    @pytest.mark.parametrize("response", [{}, {"message": "ok"}])
+    def test_a_missing_success_is_no_acceptance(self, response):
         """Nothing else in the response would show that a shutdown was accepted."""
-        error = refusal(answer)
+        error = refusal(response)
         assert type(error) is DecodingError
         assert "success" in str(error)
 
@@ -622,8 +620,8 @@ class TestRefusals:
     @pytest.mark.parametrize("name", SHAPES)
     def test_success_false_is_a_refusal_of_every_call(self, name):
         """On status 200 too, and even if a value comes along."""
-        for answer in ({"success": False}, ANSWERS[name] | {"success": False}):
-            error = refusal(answer | {"error": "quota"}, shape=SHAPES[name])
+        for response in ({"success": False}, ANSWERS[name] | {"success": False}):
+            error = refusal(response | {"error": "quota"}, shape=SHAPES[name])
             assert type(error) is APIError
             assert error.message == "quota"
 
@@ -794,7 +792,7 @@ class TestCredentials:
 
     @pytest.mark.parametrize(
         "words",
-        ["no such machine", "bad signature: the clock is wrong", "Q0h-7yR is short", "x" * 500],
+        ["no such VM", "bad signature: the clock is wrong", "Q0h-7yR is short", "x" * 500],
     )
     def test_other_explanations_are_shown(self, words):
         """They help the reader."""
@@ -942,8 +940,8 @@ class TestOddResponses:
     @given(st.sampled_from(sorted(SHAPES)), JSON, st.data())
     def test_valid_responses_with_one_wrong_value(self, name, wrong, data):
         """At any depth."""
-        answer = copy.deepcopy(ANSWERS[name])
-        inner = answer
+        response = copy.deepcopy(ANSWERS[name])
+        inner = response
         while True:
             keys = sorted(inner) if isinstance(inner, dict) else list(range(len(inner)))
             key = data.draw(st.sampled_from(keys))
@@ -955,7 +953,7 @@ class TestOddResponses:
                 break
             inner = inner[key]
         inner[key] = wrong
-        self.ends_well(SHAPES[name], 200, pack(answer))
+        self.ends_well(SHAPES[name], 200, pack(response))
 
     @pytest.mark.parametrize("name", SHAPES)
     @pytest.mark.parametrize("status", [200, 400, 500])

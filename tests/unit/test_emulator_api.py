@@ -64,9 +64,9 @@ class TestHeaders:
         """Even where both agree."""
         headers = caller.headers("GET", VMS)
         headers[name.lower()] = headers[name]
-        status, answer = caller.send("GET", VMS, headers=headers)
-        assert (status, answer["success"]) == (400, False)
-        assert name.lower() in answer["error"]
+        status, response = caller.send("GET", VMS, headers=headers)
+        assert (status, response["success"]) == (400, False)
+        assert name.lower() in response["error"]
 
     @pytest.mark.parametrize(
         "date",
@@ -122,8 +122,8 @@ class TestBodies:
     )
     def test_invalid_json(self, caller, body):
         """Bad UTF-8, half characters and endless depth are a 400."""
-        status, answer = caller.send("POST", f"{caller.created()}/rename", body)
-        assert (status, answer["success"]) == (400, False)
+        status, response = caller.send("POST", f"{caller.created()}/rename", body)
+        assert (status, response["success"]) == (400, False)
 
     def test_a_body_that_is_too_large(self, caller):
         """More than a mebibyte is refused, without a socket too."""
@@ -262,13 +262,13 @@ class TestNotFound:
         caller = Caller(settings=AT_ONCE.changed(not_found_form=form))
         path = caller.created()
         caller.send("DELETE", path)
-        answers = [
+        responses = [
             caller.send("GET", "/v2/none"),
             caller.send("DELETE", path),
             caller.send("POST", f"{VMS}/none/rename", b"{}"),
         ]
-        assert [status for status, _ in answers] == [404, 409, 400]
-        assert all(answer["success"] is False for _, answer in answers)
+        assert [status for status, _ in responses] == [404, 409, 400]
+        assert all(response["success"] is False for _, response in responses)
 
     def test_a_stale_read_of_a_gone_vm(self, caller):
         """It has the shape that the VM's GETs have."""
@@ -383,24 +383,24 @@ class TestCalls:
             ("GET", "/v2/templates", b""),
             ("GET", "/v2/account", b""),
         ):
-            status, answer = caller.send(method, target, body)
-            assert (status, answer["success"]) == (200, True), target
+            status, response = caller.send(method, target, body)
+            assert (status, response["success"]) == (200, True), target
         names = "create list get resize shutdown power_on reboot reset power_off rename delete"
         expected = dict.fromkeys([*names.split(), "regions", "templates", "account"], 1)
         assert caller.api.requests == expected
 
     def test_a_create_from_a_cd(self, caller):
         """A VM that boots from a CD has no template."""
-        status, answer = caller.create(boot_type="cdrom", cdrom="a.iso", os=None)
+        status, response = caller.create(boot_type="cdrom", cdrom="a.iso", os=None)
         assert status == 200
-        shown = caller.send("GET", f"{VMS}/{answer['virtual_machine']['id']}")[1]
+        shown = caller.send("GET", f"{VMS}/{response['virtual_machine']['id']}")[1]
         assert shown["virtual_machine"][0]["system"] == {"id": "0", "name": "none"}
 
     def test_a_console(self, caller):
         """A console's response has no `success` (WIRE §2)."""
-        status, answer = caller.send("POST", f"{caller.created()}/console")
-        assert (status, answer.keys()) == (200, {"console"})
-        assert answer["console"].keys() == {"host", "port", "password"}
+        status, response = caller.send("POST", f"{caller.created()}/console")
+        assert (status, response.keys()) == (200, {"console"})
+        assert response["console"].keys() == {"host", "port", "password"}
 
     def test_an_account_has_secrets(self, caller):
         """So that a test finds a client that keeps them."""
@@ -459,11 +459,11 @@ class TestArbitrary:
         """Whatever is sent, the response is JSON with a fitting status, and the cloud continues."""
         caller = Caller()
         target = start.format(path=caller.created()) + end
-        status, answer = caller.send(method, target, body)
+        status, response = caller.send(method, target, body)
         assert status in {200, 400, 403, 404, 405, 409}
-        if "console" not in answer:
-            assert answer["success"] is (status == 200)
-        assert status == 200 or (isinstance(answer["error"], str) and answer["error"])
+        if "console" not in response:
+            assert response["success"] is (status == 200)
+        assert status == 200 or (isinstance(response["error"], str) and response["error"])
         caller.now = 10_000_000
         assert caller.send("GET", VMS)[0] == 200
 

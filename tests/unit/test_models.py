@@ -24,7 +24,7 @@ BOOT = ImageBoot(os="2599")
 GOOD = {"name": "web-01", "cpus": 2, "ram": 2048, "zone_id": "zone-1", "boot": BOOT}
 
 
-def machine(**changes):
+def make_vm(**changes):
     """Return a VM, as if decoded, with some fields as given."""
     thing = Reference("1", "thing")
     return VirtualMachine(
@@ -63,31 +63,31 @@ class TestAddresses:
         """Each address comes once, and a VM without any has none."""
         known = tuple(IPv4Address(str(n), address) for n, address in enumerate(others))
         interface = PublicInterface(primary, known)
-        assert machine(public_interface=interface).addresses == expected
+        assert make_vm(public_interface=interface).addresses == expected
 
 
 class TestSystemVolume:
     def test_system_volume_is_the_disk_that_is_marked(self):
         """It need not be the first."""
         data, system = StorageVolume("1", 10.0, False), StorageVolume("2", 40.0, True)
-        assert machine(storage_volumes=(data, system)).system_volume is system
+        assert make_vm(storage_volumes=(data, system)).system_volume is system
 
     @pytest.mark.parametrize("volumes", [(), (StorageVolume("1", 10.0, False),)])
     def test_a_vm_may_have_no_system_volume_yet(self, volumes):
         """It is None, and no error."""
-        assert machine(storage_volumes=volumes).system_volume is None
+        assert make_vm(storage_volumes=volumes).system_volume is None
 
 
 class TestValues:
     def test_models_are_frozen(self):
         """They can be shared."""
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            machine().state = "offline"
+            make_vm().state = "offline"
 
     def test_equal_vms_are_equal_and_hash_alike(self):
         """VMs can be compared with earlier ones, and put in sets."""
-        assert machine() == machine()
-        assert len({machine(), machine(), machine(state="offline")}) == 2
+        assert make_vm() == make_vm()
+        assert len({make_vm(), make_vm(), make_vm(state="offline")}) == 2
 
     @pytest.mark.parametrize(
         "model",
@@ -98,7 +98,7 @@ class TestValues:
             Template(7, "l", ()),
             SSHKey(7, "n", "f"),
             StorageVolume(7, "40", True),
-            machine(id=7),
+            make_vm(id=7),
         ],
         ids=lambda model: type(model).__name__,
     )
@@ -120,7 +120,7 @@ class TestValues:
     )
     def test_numbers_given_as_texts_are_read(self, field, given, read):
         """However the API writes a number, users see one type."""
-        value = getattr(machine(**{field: given}), field)
+        value = getattr(make_vm(**{field: given}), field)
         assert value == read
         assert type(value) is type(read)
 
@@ -140,7 +140,7 @@ class TestValues:
     def test_texts_that_hold_no_number_are_refused(self, field, given):
         """NaN and infinity are no prices; the error names the field and not the value."""
         with pytest.raises(ValueError, match=f"'{field}' is neither a number"):
-            machine(**{field: given})
+            make_vm(**{field: given})
 
 
 class TestCreateRequest:

@@ -21,7 +21,7 @@ from async_vmapi.redaction import Secret
 if TYPE_CHECKING:
     from async_vmapi.signing import Credentials
 
-__all__ = ["SOURCES", "Context", "candidates"]
+__all__ = ["SOURCES", "Context", "candidates", "fetch"]
 
 LIMIT: Final = 1.0
 """Seconds after which the answer is given without the values."""
@@ -61,7 +61,7 @@ def candidates(kind: str, context: Context) -> list[Candidate]:
 
 def _vms(context: Context) -> Iterator[Candidate]:
     """Yield names; ids of VMs without a usable one; other ids only where no name begins so."""
-    vms = _get(context, "/v2/virtual-machines")["virtual_machines"]
+    vms = fetch(context, "/v2/virtual-machines")["virtual_machines"]
     labels = [str(vm.get("label") or "") for vm in vms]
     usable = {
         label
@@ -78,30 +78,30 @@ def _vms(context: Context) -> Iterator[Candidate]:
 
 
 def _zones(context: Context) -> Iterator[Candidate]:
-    for region in _get(context, "/v2/regions")["regions"]:
+    for region in fetch(context, "/v2/regions")["regions"]:
         for zone in region["zones"]:
             yield Candidate(str(zone["label"]), _text(region.get("name")))
 
 
 def _templates(context: Context) -> Iterator[Candidate]:
-    for template in _get(context, "/v2/templates")["templates"]:
+    for template in fetch(context, "/v2/templates")["templates"]:
         yield Candidate(str(template["label"]), _text(template["id"]))
 
 
 def _keys(context: Context) -> Iterator[Candidate]:
     # The response also has the account's secrets (WIRE §2), of which nothing is kept.
-    for key in _get(context, "/v2/account")["account"]["sshkeys"]:
+    for key in fetch(context, "/v2/account")["account"]["sshkeys"]:
         yield Candidate(str(key["name"]), _text(key.get("fingerprint")))
 
 
 def _groups(context: Context) -> Iterator[Candidate]:
-    for vm in _get(context, "/v2/virtual-machines")["virtual_machines"]:
+    for vm in fetch(context, "/v2/virtual-machines")["virtual_machines"]:
         for group in vm.get("groups") or ():
             yield Candidate(str(group["name"]))
 
 
 def _states(context: Context) -> Iterator[Candidate]:
-    for vm in _get(context, "/v2/virtual-machines")["virtual_machines"]:
+    for vm in fetch(context, "/v2/virtual-machines")["virtual_machines"]:
         yield Candidate(str(vm["state"]))
 
 
@@ -137,7 +137,8 @@ def _text(value: object) -> str:
 # --- the API ------------------------------------------------------------------------------------
 
 
-def _get(context: Context, path: str) -> Any:
+def fetch(context: Context, path: str) -> Any:
+    """Request a path of the API and return the JSON of the response."""
     import http.client
     import ssl
 
