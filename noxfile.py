@@ -56,7 +56,10 @@ MINIMUM = (
     *(f"tests/simulation/test_{name}.py" for name in ("pace", "telemetry")),
     *("tests/cli/test_cli.py", "tests/durable/test_moments.py"),
 )
-CAMPAIGNS = ("bulk_properties", "fuzz", "hub", "model", "stale_reads")
+CAMPAIGNS = (
+    *("bulk_properties", "fuzz", "hub", "lost_creates", "model", "polling", "readiness"),
+    *("stale_reads", "writes"),
+)
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "virtualenv"

@@ -18,7 +18,7 @@ import pyte
 
 from async_vmapi.emulator import Emulator, Settings
 from async_vmapi.models.vm import PublicInterface, Reference, VirtualMachine
-from tests.forked import FAST_CLOCK, ForkedProgram
+from tests.forked import FAST_CLOCK, ForkedProgram, unmeasured
 
 _AT_START = {"LC_ALL", "PYTHONIOENCODING"}
 COMMAND = [sys.executable, "-m", "async_vmapi"]
@@ -136,6 +136,8 @@ class Program:
     def popen(self, *arguments, command=COMMAND, **options):
         more = options.pop("env", {})
         variables = clean_environment(**self.environment, **more)
+        if command is not COMMAND:
+            variables = unmeasured(variables)
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         options = {"stdin": subprocess.DEVNULL} | pipes | options
         # The interpreter itself reads these at its start, or finds descriptors closed.

@@ -19,6 +19,7 @@ from async_vmapi import ImageBoot
 from async_vmapi.cli import profiles
 from async_vmapi.cli.demo import FastLoop
 from async_vmapi.emulator import Emulator
+from tests.forked import unmeasured
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +106,7 @@ class Shell:
             shell = subprocess.Popen(
                 ["bash", "-c", script],
                 cwd=self._folder,
-                env=dict(self.environ),
+                env=unmeasured(self.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

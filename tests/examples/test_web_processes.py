@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from async_vmapi.emulator import Settings
+from tests.forked import unmeasured
 
 pytestmark = pytest.mark.programs
 
@@ -80,7 +81,7 @@ class Worker:
 @pytest.fixture
 def workers(vm_server):
     """Two processes that share nothing but the cloud."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("VMAPI_")}
+    kept = {n: v for n, v in unmeasured(os.environ).items() if not n.startswith("VMAPI_")}
     pair = [Worker(kept | vm_server.env).spawn() for _ in range(2)]
     try:
         yield [worker.start() for worker in pair]

@@ -168,7 +168,7 @@ def test_only_documented_errors_are_raised(retries, stride):
     with asyncio.Runner(debug=False, loop_factory=JumpingLoop) as runner:
 
         @settings(
-            max_examples=EXAMPLES[retries] // (1 if stride == 1 else 4),
+            max_examples=EXAMPLES[retries] // stride,
             deadline=None,
             database=None,
             derandomize=True,

@@ -16,6 +16,7 @@ from async_vmapi import Client, CreateRequest, ImageBoot, InvalidState
 from async_vmapi.emulator import CloudAPI, Response, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.tasks.schedule import Schedule
+from tests.forked import unmeasured
 
 from .in_memory import client_and_transport
 
@@ -194,19 +195,21 @@ class TestRequests:
 
 
 class TestLatency:
-    @pytest.mark.parametrize("floor", [0.5, 1.0, 2.0, 5.0])
-    async def test_completion_is_seen_within_about_half_an_interval(self, request_for, floor):
+    async def test_completion_is_seen_within_about_half_an_interval(self, request_for, stride):
         """Median one interval, p95 one and a half."""
-        cloud = Recorder(seed=2)
-        async with cloud.client(min_poll_interval=floor) as client:
-            woke = await start(1000, 10, lambda n: client.vms.create(request_for(f"w-{n}")))
-        delays = lags(cloud.api, woke, "create")
-        median, p95 = statistics.median(delays), delays[949]
-        requests = cloud.api.requests.total() - 1000
-        print(f"floor {floor} s: median {median:.2f} s, p95 {p95:.2f} s, {requests} requests")
-        assert median <= floor
-        assert p95 <= 1.5 * floor
-        assert min(delays) >= 0
+        for floor in (1.0, 5.0, 0.5, 2.0)[: 4 if stride == 1 else 2]:
+            cloud = Recorder(seed=2)
+            async with cloud.client(min_poll_interval=floor) as client:
+                woke = await start(
+                    1000, 10, lambda n, c=client: c.vms.create(request_for(f"w-{n}"))
+                )
+            delays = lags(cloud.api, woke, "create")
+            median, p95 = statistics.median(delays), delays[949]
+            requests = cloud.api.requests.total() - 1000
+            print(f"floor {floor} s: median {median:.2f} s, p95 {p95:.2f} s, {requests} requests")
+            assert median <= floor
+            assert p95 <= 1.5 * floor
+            assert min(delays) >= 0
 
     async def test_a_single_task_is_seen_soon(self, request_for):
         """Within a small part of the operation's own duration."""
@@ -759,11 +762,8 @@ with asyncio.Runner(loop_factory=loop_class) as runner:
 class TestMemory:
     def test_a_pending_task_takes_three_kilobytes_at_most(self):
         """Beyond asyncio's own cost per awaiter; without debug mode and coverage."""
-        plain = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("COVERAGE_", "COV_", "PYTHONDEVMODE", "PYTHONASYNCIODEBUG"))
-        }
+        asyncio_debug = ("PYTHONDEVMODE", "PYTHONASYNCIODEBUG")
+        plain = {n: v for n, v in unmeasured(os.environ).items() if n not in asyncio_debug}
         measured = subprocess.run(
             [sys.executable, "-c", MEASURE, "3000"],
             capture_output=True,

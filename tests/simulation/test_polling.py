@@ -274,7 +274,8 @@ class Run:
             self.transport.left()
 
 
-@pytest.mark.parametrize("seed", range(100))
-async def test_no_vm_is_forgotten_and_none_is_polled_without_waiters(seed):
+@pytest.mark.parametrize("first", range(0, 100, 10))
+async def test_no_vm_is_forgotten_and_none_is_polled_without_waiters(first, stride):
     """Every wait ends, with one GET of a VM in flight at most, and no poll after the last one."""
-    await Run(Story(seed)).play()
+    for seed in range(first, first + 10, stride):
+        await Run(Story(seed)).play()

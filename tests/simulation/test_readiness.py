@@ -76,12 +76,13 @@ class TestAddress:
         assert events[-1].vm.addresses
         assert not events[1].vm.addresses
 
-    async def test_a_fleet_costs_hardly_more_requests(self, request_for):
+    async def test_a_fleet_costs_hardly_more_requests(self, request_for, stride):
         """At most a tenth more for 1,000 creates in a cloud with default durations."""
+        count = 1000 if stride == 1 else 200
 
         async def sent(**options):
             async with Client.in_memory(CloudAPI(seed=1), latency=0.02, seed=1) as client:
-                names = [f"web-{n:04}" for n in range(1000)]
+                names = [f"web-{n:04}" for n in range(count)]
                 zone = request_for().zone_id
                 report = await client.bulk(limit=50).run(
                     names,
@@ -94,7 +95,7 @@ class TestAddress:
                         **options,
                     ),
                 )
-                assert len(report.succeeded) == 1000
+                assert len(report.succeeded) == count
                 if options:
                     assert all(outcome.value.addresses for outcome in report.succeeded)
                 return sum(client.requests.values())

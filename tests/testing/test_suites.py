@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import unmeasured
+
 pytestmark = pytest.mark.programs
 
 DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
@@ -171,7 +173,7 @@ def run_suite(tmp_path):
         if "asyncio" not in without:
             arguments += ("-o", "asyncio_default_fixture_loop_scope=function")
         off = [word for plugin in without for word in ("-p", f"no:{plugin}")]
-        kept = {n: v for n, v in os.environ.items() if not n.startswith("PYTEST_")}
+        kept = {n: v for n, v in unmeasured(os.environ).items() if not n.startswith("PYTEST_")}
         done = subprocess.run(
             [
                 *(sys.executable, "-W", "error", "-m", "pytest", "-q", "-W", "error"),
