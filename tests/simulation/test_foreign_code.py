@@ -164,7 +164,7 @@ async def test_on_unresolved_that_raises_keeps_the_cancellation(api, request_for
         raise error("planted-text")
 
     caplog.set_level(logging.ERROR, "async_vmapi")
-    async with Client.in_memory(api, latency=1, on_unresolved=on_unresolved) as client:
+    async with Client.in_memory(api, latency=1, on_unresolved=on_unresolved, seed=1) as client:
         for number in range(3):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):

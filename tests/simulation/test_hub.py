@@ -319,7 +319,7 @@ class TestTrouble:
     async def test_a_get_of_another_vm_is_no_observation(self, memory_client, request_for):
         """A response with another VM is discarded."""
         api = CloudAPI(seed=1)
-        async with Client.in_memory(api) as client:
+        async with Client.in_memory(api, seed=1) as client:
             other = await client.vms.create(request_for("other"))
             await other
             task = await client.vms.create(request_for("wanted"))
@@ -732,7 +732,7 @@ async def grown(count, make):
 
 async def main(count):
     api = CloudAPI(settings=Settings(create=100_000, not_found=0))
-    async with Client.in_memory(api) as client:
+    async with Client.in_memory(api, seed=1) as client:
         request = CreateRequest(
             name="w", cpus=1, ram=512, zone_id=next(iter(ZONES)), boot=ImageBoot(os="2268")
         )

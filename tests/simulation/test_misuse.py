@@ -146,7 +146,7 @@ class TestWithoutAsyncio:
         """The error suggests it."""
 
         async def run():
-            async with Client.in_memory(api) as client:
+            async with Client.in_memory(api, seed=1) as client:
                 return await client.vms.list()
 
         assert anyio.run(run, backend="asyncio") == []

@@ -123,7 +123,7 @@ class TestPending:
 
     async def test_the_list_remains_after_close(self, api, request_for):
         """It shows what is left."""
-        async with Client.in_memory(api) as client:
+        async with Client.in_memory(api, seed=1) as client:
             task = await client.vms.create(request_for())
         assert client.pending == (task,)
 

@@ -92,14 +92,14 @@ class TestOperations:
         """A bare VM, and a list of one."""
         for shape in ("list", "object"):
             api = CloudAPI(settings=Settings(get_shape=shape, sparse=shape == "object"))
-            async with Client.in_memory(api) as client:
+            async with Client.in_memory(api, seed=1) as client:
                 vm = await online(client, request_for)
                 assert (await client.vms.get(vm)).state == "online"
 
     async def test_unknown_states_are_passed_through(self, request_for):
         """An unknown state is shown unchanged, and polling continues."""
         api = CloudAPI(settings=Settings(create=60, not_found=0, extra_states=("warming-up",)))
-        async with Client.in_memory(api) as client:
+        async with Client.in_memory(api, seed=1) as client:
             task = await client.vms.create(request_for())
             await task
             assert [event.state for event in task.history] == [
@@ -431,7 +431,7 @@ class TestTokens:
     async def test_another_client_resumes_a_task(self, memory_client, cloud_api, request_for):
         """A token is enough to see the completion; resuming never writes."""
         token = (await memory_client.vms.create(request_for())).token()
-        async with Client.in_memory(cloud_api) as other:
+        async with Client.in_memory(cloud_api, seed=1) as other:
             task = other.resume(token)
             assert task.operation == "create"
             assert (await task).state == "online"

@@ -346,7 +346,7 @@ class TestEndings:
     async def test_a_write_cancelled_in_the_queue_has_no_request_span(self, api, recorded):
         """The operation has a span."""
         async with Client.in_memory(
-            api, latency=1, max_connections=1, telemetry=recorded.telemetry
+            api, latency=1, max_connections=1, telemetry=recorded.telemetry, seed=1
         ) as client:
             busy = asyncio.create_task(client.vms.list())
             await asyncio.sleep(0.1)
@@ -450,7 +450,7 @@ class TestTokens:
         assert tokens.peek(token).trace == (
             f"00-{first.trace_id:032x}-{first.span_id:016x}-{first.trace_flags:02x}"
         )
-        async with Client.in_memory(api, telemetry=recorded.telemetry) as other:
+        async with Client.in_memory(api, telemetry=recorded.telemetry, seed=1) as other:
             with recorded.tracer.start_as_current_span("other process"):
                 await other.resume(token)
         _, resumed = recorded.named("vms.power_off")
@@ -461,7 +461,7 @@ class TestTokens:
     async def test_tokens_work_with_and_without_telemetry(self, api, client):
         """In both directions."""
         token = (await client.vms.power_off(add(api))).token()
-        async with Client.in_memory(api) as plain:
+        async with Client.in_memory(api, seed=1) as plain:
             await plain.resume(token)
             other = await plain.vms.power_on(add(api))
             assert tokens.peek(other.token()).trace is None
@@ -652,7 +652,7 @@ class TestSetup:
 
     async def test_without_an_sdk_nothing_is_recorded(self, api, request_for):
         """Tokens are the same as without telemetry."""
-        async with Client.in_memory(api, telemetry=OpenTelemetry()) as client:
+        async with Client.in_memory(api, telemetry=OpenTelemetry(), seed=1) as client:
             task = await client.vms.create(request_for())
             assert "trace" not in task.token()
             await task
