@@ -125,7 +125,10 @@ class BulkExecutor(Operations[BulkReport]):
             self._rollout.forgive(self._rollout.failures)
 
     def stop(self, reason: str = "it was stopped") -> None:
-        """Start nothing new in the current call; operations in progress are still watched."""
+        """Start nothing new in the current call; operations in progress are still watched.
+
+        A soak ends.
+        """
         if self._rollout is not None:
             self._rollout.stop(validation.text("reason", reason))
 

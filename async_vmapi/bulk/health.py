@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from async_vmapi.bulk.outcomes import Ended
+from async_vmapi.bulk.outcomes import Ended, light
 from async_vmapi.bulk.plan import BulkPlan
 from async_vmapi.bulk.report import Outcome
 from async_vmapi.errors import InvalidState, TaskTimeout, VMAPIError
@@ -34,7 +34,7 @@ def _unhealthy(outcome: Outcome, reason: str, error: VMAPIError) -> Ended:
         status="failed",
         reason=reason,
         error=type(error).__name__,
-        exception=error.with_traceback(None),
+        exception=light(error),
         seconds=None,
         evidence=None,
         value=None,

@@ -12,7 +12,7 @@ from async_vmapi.models.vm import ONLINE, VirtualMachine
 from async_vmapi.tasks.task import Task
 from async_vmapi.writes.record import Write
 
-__all__ = ["GONE", "INTERRUPTED", "Ended", "failed", "outcome", "succeeded"]
+__all__ = ["GONE", "INTERRUPTED", "Ended", "failed", "light", "outcome", "succeeded"]
 
 GONE: Final = "it was gone already"
 INTERRUPTED: Final = "it was interrupted"
@@ -117,12 +117,12 @@ def failed(
         reason=str(error) if isinstance(error, VMAPIError) else "it raised an exception",
         error=type(error).__name__,
         explanation=task.explain() if task else None,
-        exception=_light(error),
+        exception=light(error),
     )
     return Ended(found, untouched=task is None and not unknown)
 
 
-def _light(error: Exception) -> Exception:
+def light(error: Exception) -> Exception:
     """Remove the traceback of this package's errors, which would keep all its frames in memory.
 
     A report may hold thousands of errors, and their text suffices.

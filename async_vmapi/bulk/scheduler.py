@@ -173,7 +173,7 @@ class Rollout(Control):
         waves = self._waves
         while (item := await self._source.take()) is not None:
             if not waves.has_room(item.domain) and self.stopped is None:
-                if waves.begun:
+                if not waves.is_empty:
                     await self._end_wave()
                 waves.begin(item.domain)
             why_not = await self._wait_for_turn(item)
@@ -183,8 +183,6 @@ class Rollout(Control):
                 continue
             while len(self._unconsumed) >= _MAX_UNCONSUMED:
                 await self._wait_for_change()
-            if self._plan.dry_run:
-                waves.take()
             self._skip(item, why_not)
             if self.stopped is not None and self._total is None:
                 return
@@ -215,6 +213,7 @@ class Rollout(Control):
         """Return a dry run's report of an item; None if ``min_online`` forbids it."""
         if not self._domains.may_go_down(item.domain, item.vm_id):
             return None
+        self._waves.take()
         if operation_spec(self._operation).stays_down:
             self._domains.take_offline(item.domain, item.vm_id)
         return f"dry run: it would be {'watched' if item.watched else 'started'} in {self._waves}"
@@ -238,7 +237,8 @@ class Rollout(Control):
                     self._halt(waves.refused())
                 if waves.must_be_promoted:
                     self._hold()
-                elif self.state is not State.SUSPENDED:
+                # What handles the event may have promoted it, or stopped the call.
+                if self.state is not State.SUSPENDED and not waves.must_be_promoted:
                     return
                 if self.stopped is None:
                     await self._wait_for_change()

@@ -6,12 +6,13 @@ import attrs
 
 from async_vmapi.bulk.domains import Domains
 from async_vmapi.bulk.plan import BulkPlan, count_of, wave_sizes
+from async_vmapi.models.serialization import Document
 
 __all__ = ["Progress", "Waves"]
 
 
 @attrs.frozen(kw_only=True)
-class Progress:
+class Progress(Document):
     """What happened between waves, for a rollout that repeats an earlier one from the start.
 
     Attributes:
@@ -34,6 +35,7 @@ class Waves:
         progress: What happened before.
 
     Attributes:
+        is_empty: Whether no item of the current wave has started.
         number: The number of the current wave, from 1.
         domain: The name of its failure domain.
         progress: What happened between waves.
@@ -47,7 +49,8 @@ class Waves:
         self._room: float = math.inf
         self._started = 0
         self._failures_before = 0
-        self.begun = False
+        self._begun = False
+        self.is_empty = True
         self.number = 1
         self.domain: str = ""
         self.progress = progress
@@ -61,16 +64,16 @@ class Waves:
 
     def has_room(self, domain: str) -> bool:
         """Return whether an item of a domain belongs to the current wave."""
-        return self.begun and domain == self.domain and self._room >= 1
+        return self._begun and domain == self.domain and self._room >= 1
 
     def begin(self, domain: str) -> None:
-        """Begin the next wave, of a domain."""
-        if not self.begun or domain != self.domain:
+        """Begin the next wave, of a domain; an empty one does not count."""
+        if not self._begun or domain != self.domain:
             self._sizes = wave_sizes(self._plan.waves or (), self._domains.total_of(domain))
             self._failures_before = self.failures
             self._started = 0
-        self.number += self.begun
-        self.begun = True
+        self.number += not self.is_empty
+        self._begun = self.is_empty = True
         self.domain = domain
         self._room = next(self._sizes)
 
@@ -78,6 +81,7 @@ class Waves:
         """Count an item of the current wave."""
         self._room -= 1
         self._started += 1
+        self.is_empty = False
 
     @property
     def is_canary(self) -> bool:

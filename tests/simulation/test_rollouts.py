@@ -453,6 +453,16 @@ class TestPromote:
         bulk.unpause()
         assert (await task).counts["succeeded"] == 3
 
+    async def test_the_event_itself_may_promote(self, client):
+        """Without a step of the event loop in between."""
+        vms = await fleet(client, 3)
+        bulk = client.bulk(
+            waves=[1],
+            promote="each",
+            on_event=lambda event: event.kind == "held" and bulk.promote(),
+        )
+        assert (await bulk.reboot(vms)).counts["succeeded"] == 3
+
     async def test_a_stop_ends_the_wait(self, client):
         vms = await fleet(client, 3)
         bulk = client.bulk(waves=[1, "100%"], promote="manual")
@@ -531,6 +541,21 @@ class TestPauseOnFailure:
         report = await bulk.reboot(vms)
         assert report.counts["failed"] == 1
         assert not log.kinds("paused", "stopped")
+
+    @pytest.mark.parametrize("method", ["unpause", "stop"])
+    async def test_the_event_itself_may_end_it(self, client, method):
+        """Without a step of the event loop in between."""
+        vms = await fleet(client, 3)
+        bulk = client.bulk(
+            waves=[1],
+            check=Check(vms[0].id),
+            check_timeout=10,
+            on_failure="pause",
+            on_event=lambda event: event.kind == "paused" and getattr(bulk, method)(),
+        )
+        report = await bulk.reboot(vms)
+        assert report.counts["failed"] == 1
+        assert report.counts["succeeded"] == (2 if method == "unpause" else 0)
 
     async def test_stop_ends_the_pause(self, client):
         vms = await fleet(client, 3)
@@ -682,6 +707,20 @@ class TestDomains:
             f"dry run: it would be started in wave 4, in {NAMES[1]}",
         ]
         assert report.requests == {}
+
+    async def test_a_zone_that_must_stay_up_is_no_wave(self, client):
+        """The canary is in the next zone; nothing is held for it."""
+        vms = await fleet(client, 1, 3)
+        log = Log()
+        plan = BulkPlan(
+            spread_by="zone", min_online=1, waves=[1, "100%"], on_event=log.append, max_failures=2
+        )
+        for dry_run in (True, False):
+            report = await client.bulk(attrs.evolve(plan, dry_run=dry_run)).reboot(vms)
+            waves = {o.item: o.wave for o in report.outcomes if o.domain == NAMES[1]}
+            assert sorted(waves.values()) == [1, 2, 2]
+            assert report.outcomes[0].reason == "fewer than 1 VMs would stay online"
+        assert [event.wave for event in log.kinds("started")] == [1, 2, 2]
 
     async def test_a_resumed_rollout_knows_the_domains(self, api, client):
         """By a new list; percentages and minimum are of all VMs of the domain."""
