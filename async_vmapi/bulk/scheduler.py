@@ -254,12 +254,12 @@ class Rollout(Control):
             return
         self._unsoaked = []
         began = asyncio.get_running_loop().time()
-        self.soaking = len(unsoaked)
         self._emit("soaking", reason=f"{len(unsoaked)} VMs soak for {self._plan.soak:g} s")
         for ended in unsoaked:
             self._domains.take_offline(ended.outcome.domain, ended.outcome.vm_id)
             soak = Soak(ended, self._plan, wait_ready, began, self._max_staleness)
             self._run(soak, soak.run())
+            self.soaking += 1
         while self._workers and self.stopped is None:
             await self._wait_for_change()
         if self.stopped is None:

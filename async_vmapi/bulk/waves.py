@@ -71,7 +71,6 @@ class Waves:
         if not self._begun or domain != self.domain:
             self._sizes = wave_sizes(self._plan.waves or (), self._domains.total_of(domain))
             self._failures_before = self.failures
-            self._started = 0
         self.number += not self.is_empty
         self._begun = self.is_empty = True
         self.domain = domain

@@ -261,7 +261,8 @@ class TestSoak:
         for began, wave, _ in soaks:
             finished = [at for at, e in log if e.kind == "finished" and e.wave == wave]
             assert all(began + 60 <= at <= began + 80 for at in finished)
-        assert all(e.in_flight <= 3 for _, e in log)
+        assert [e.in_flight for _, e in log if e.kind == "started" and e.wave == 2] == [3, 3, 3]
+        assert all(e.in_flight == 0 for _, e in log if e.kind == "soaking")
 
     async def test_checks_are_repeated_meanwhile(self, api, client):
         """By each of them, and no more often than every 5 s."""
@@ -652,6 +653,19 @@ class TestDomains:
         assert [o.domain for o in report.outcomes] == [ZONE, ZONE, OTHER, OTHER]
         order = [event.kind for event in log if event.kind in ("started", "finished")]
         assert order == ["started"] * 2 + ["finished"] * 2 + ["started"] * 2 + ["finished"] * 2
+
+    async def test_a_report_without_domains_is_resumed_by_zone(self, client):
+        """Those of creates are in the requests, which JSON does not have."""
+        asked = [
+            request
+            for pair in zip(requests(2), requests(2, OTHER), strict=True)
+            for request in pair
+        ]
+        report = await client.bulk(dry_run=True).create(asked)
+        read = BulkReport.from_json(report.to_json())
+        report = await client.bulk(spread_by="zone").resume(read, asked)
+        assert [o.domain for o in report.succeeded] == [ZONE, OTHER, ZONE, OTHER]
+        assert [o.wave for o in report.succeeded] == [1, 2, 1, 2]
 
     async def test_what_cannot_be_spread_is_refused(self, client):
         async def names():

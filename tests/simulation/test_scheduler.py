@@ -235,6 +235,35 @@ def test_failures_after_the_forgiven_ones_count():
     assert [done["failed"] for done in paused] == [4]
 
 
+def test_progress_shows_what_happened_between_waves():
+    """So that another rollout need not wait for it again."""
+    plan = BulkPlan(waves=[1], promote="each", soak=7, on_failure="pause")
+    played = play(plan, [VM(1, "well"), VM(1, "fails"), VM(1, "well")])
+    assert played.rollout.progress == Progress(promoted=2, soaked=3, forgiven=1)
+    assert Progress.from_dict(played.rollout.progress.to_dict()) == played.rollout.progress
+
+
+@pytest.mark.looptime
+async def test_only_forgiveness_ends_a_pause_because_of_failures():
+    """A pause by hand is another one; and failures that nobody has seen are not forgiven."""
+    played = Play(BulkPlan(limit=5, max_failures=1, on_failure="pause"), [VM(1, "fails")] * 6)
+    running = asyncio.create_task(played.run([]))
+    await asyncio.sleep(10)
+    rollout = played.rollout
+    assert (rollout.suspended, rollout.failures) == ("more than 1 failed", 5)
+    for paused in (True, False):
+        rollout.pause(paused)
+        assert rollout.suspended
+    rollout.forgive(2)
+    assert rollout.suspended
+    assert rollout.progress.forgiven == 2
+    rollout.forgive(2)
+    rollout.forgive(4)
+    assert rollout.suspended is None
+    await running
+    assert len(played.outcomes) == 6
+
+
 @pytest.mark.parametrize("state", State)
 def test_the_transition_table_is_complete(state):
     """Every state has its transitions, none leads back, and each is reached."""
