@@ -14,7 +14,6 @@ from async_vmapi import (
     InvalidState,
     JobExists,
     JobNotFound,
-    Ready,
     SecretRef,
 )
 from async_vmapi.durable import DurableFleet
@@ -420,11 +419,8 @@ class TestFleet:
                 lambda: fleet.submit("x").run(["a"], start),
                 lambda: fleet.submit("x").run(["a"], "explode"),
                 lambda: fleet.submit("x", BulkPlan(on_event=print)).reboot(["a"]),
-                lambda: fleet.submit("x", check=Ready.ssh()).reboot(["a"]),
-                lambda: fleet.submit("x", soak=5).reboot(["a"]),
-                lambda: fleet.submit("x", waves=[1], promote="manual").reboot(["a"]),
-                lambda: fleet.submit("x", spread_by="zone").reboot(["a"]),
-                lambda: fleet.submit("x", on_failure="pause").reboot(["a"]),
+                lambda: fleet.submit("x", check=start).reboot(["a"]),
+                lambda: fleet.submit("x", soak=5).delete(["a"]),
                 lambda: fleet.submit("x").create(twice),
                 lambda: fleet.submit("x").create(["a"]),
                 lambda: fleet.submit("x").reboot(["a", "a"]),
