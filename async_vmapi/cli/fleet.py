@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from async_vmapi.bulk.item import check_plan
 from async_vmapi.bulk.report import BulkReport
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.jobs import submit
@@ -54,6 +55,8 @@ def create(
 ) -> None:
     """Create VMs, and wait until all are online."""
     options.check_place(ctx)
+    plan = options.plan()
+    check_plan(plan, "create")
     client, names = client_for(ctx.obj), names_of(name, count, first)
     earlier = None if resume is None else BulkReport.from_json(read_text(resume))
     if earlier is not None and (earlier.operation, len(earlier.outcomes)) != ("create", count):
@@ -66,7 +69,7 @@ def create(
         items=looked_up(client, names, new, stored=options.durable is not None),
         keywords=new.keywords(),
         earlier=earlier,
-        plan=options.plan(),
+        plan=plan,
         output=output,
         timeout=options.timeout,
     )
@@ -126,7 +129,9 @@ def _verb(operation: str) -> Callable[..., None]:
         **keywords: Any,
     ) -> None:
         options.check_place(ctx)
-        client, plan, selection = client_for(ctx.obj), options.plan(), fleet.selection()
+        plan, selection = options.plan(), fleet.selection()
+        check_plan(plan, operation)
+        client = client_for(ctx.obj)
         if not (fleet.everything or selection.has_conditions or selection.ids is not None):
             fail(
                 "select VMs by --label, --group, --zone, --state or --id-file, or use --all",

@@ -11,7 +11,7 @@ import typer
 
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.durable import fleet_of, opened, run_with
-from async_vmapi.cli.jobviews import JOB_COLUMNS, JobsView, has_ended
+from async_vmapi.cli.jobviews import JOB_COLUMNS, JobsView, has_ended, waits_text
 from async_vmapi.cli.listing import Format, Listing
 from async_vmapi.cli.live import follow
 from async_vmapi.cli.operations import Work, exit_code, present
@@ -89,13 +89,13 @@ async def _note_state(job: "DurableJob", progress: Progress) -> None:
             waited = waited + 1 if status.state == "waiting" else 0
             if waited == _WAITING:
                 say(f"job {job.name} waits for a worker; start one with: async-vmapi worker")
-            progress.note(_NOTES.get(status.state, "") if not 0 < waited < _WAITING else "")
+            note = waits_text(status) or _NOTES.get(status.state, "")
+            progress.note(note if not 0 < waited < _WAITING else "")
         await asyncio.sleep(_POLL_INTERVAL)
 
 
 _NOTES: Final = {
     "waiting": "waits for a worker",
-    "paused": "paused: starts no operations until 'job resume'",
     "cancelling": "cancelled: waiting for the operations in flight",
 }
 
@@ -114,6 +114,8 @@ def list_(database: Database, listing: Listing) -> None:
     for status in found:
         if status.waits_for is not None:
             say(f"{status.name}: {_WAITS.format(status.waits_for)}")
+        elif waits := waits_text(status):
+            say(f"{status.name}: {waits}")
     if not found:
         say(f"there are no jobs in {where}; submit one with 'fleet ... --durable NAME'")
 
@@ -201,7 +203,8 @@ def _verb(verb: str) -> Callable[..., None]:
 
 for _name, _help in {
     "pause": "Pause a job: start no more operations until it is resumed.",
-    "resume": "Resume a paused job.",
+    "resume": "Resume a paused job; failures that paused it are forgiven.",
+    "promote": "Promote the wave that is held: the next one starts.",
     "cancel": "Cancel a job: start no more operations, and wait for those in flight.",
 }.items():
     app.add(_name, help=_help)(_verb(_name))
@@ -214,6 +217,8 @@ def _show(status: "JobStatus", output: Format) -> None:
     JOB_COLUMNS.print(console, [status])
     if status.waits_for is not None:
         say(_WAITS.format(status.waits_for))
+    if waits := waits_text(status):
+        console.print(waits)
     if status.stopped:
         what = "ended early" if has_ended(status) else "no more operations are started"
         console.print(f"{what}: {printable(status.stopped)}")

@@ -12,17 +12,19 @@ from rich.text import Text
 
 from async_vmapi.cli.listing import Columns
 from async_vmapi.cli.live import TableView
+from async_vmapi.cli.outcomes import counts_text
 from async_vmapi.cli.output import STYLES, printable
 from async_vmapi.cli.progress import duration, rate_of
 
 if TYPE_CHECKING:
     from async_vmapi.durable import DurableFleet, JobStatus
 
-__all__ = ["JOB_COLUMNS", "JobsView", "counts_text", "has_ended"]
+__all__ = ["JOB_COLUMNS", "JobsView", "has_ended", "waits_text"]
 
 _STATES: Final[Mapping[str, str]] = {
     "waiting": "yellow",
     "running": "cyan",
+    "held": "yellow",
     "paused": "yellow",
     "cancelling": "magenta",
     "finished": "green",
@@ -37,9 +39,15 @@ def has_ended(status: "JobStatus") -> bool:
     return status.state in ("finished", "broken")
 
 
-def counts_text(counts: Mapping[Any, int]) -> str:
-    """Return the counts of outcomes as text, leaving out those that are zero."""
-    return ", ".join(f"{counts[k]} {k.replace('_', ' ')}" for k in _KINDS if counts.get(k))
+def waits_text(status: "JobStatus") -> str:
+    """Return what a job waits for, and the command that lets it continue; empty for nothing."""
+    if status.paused is not None:
+        why, verb = printable(status.paused), "resume"
+    elif status.held is not None:
+        why, verb = f"held after wave {status.held}", "promote"
+    else:
+        return f"{status.soaking} VMs soak" if status.soaking else ""
+    return f"{why}: starts no operations until 'job {verb} {status.name}'"
 
 
 def _state(status: "JobStatus") -> Text:
@@ -144,7 +152,7 @@ class JobsView(TableView["JobStatus"]):
         """Return a line for each job with a new state, and less often for others that changed."""
         now = self._clock()
         for name, status in list(self._changed.items()):
-            state = (status.state, status.wave, status.stopped)
+            state = (status.state, status.wave, status.stopped, waits_text(status))
             last, at = self._printed.get(name, (None, 0.0))
             if state != last or now - at >= self._every:
                 del self._changed[name]
@@ -179,6 +187,8 @@ def _line(status: "JobStatus") -> str:
         parts.append(f"wave {status.wave}")
     parts += [f"{status.in_flight} in flight", *([counts] if counts else [])]
     line = f"job {status.name}: {', '.join(parts)}"
+    if waits := waits_text(status):
+        line += f"; {waits}"
     if status.stopped:
         line += f"; no more operations are started: {printable(status.stopped)}"
     return line

@@ -19,6 +19,7 @@ from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.cli.listing import Format
 from async_vmapi.cli.options import Filters, Output
 from async_vmapi.cli.outcomes import (
+    counts_text,
     outcome_columns,
     outcome_json,
     show_outcome,
@@ -28,7 +29,7 @@ from async_vmapi.cli.outcomes import (
 from async_vmapi.cli.output import printable, who
 from async_vmapi.cli.profiles import ask
 from async_vmapi.cli.progress import Progress
-from async_vmapi.cli.prompts import agree, has_terminal
+from async_vmapi.cli.prompts import agree, agrees, has_terminal
 from async_vmapi.cli.reports import check_file, keep_report, write_report
 from async_vmapi.cli.running import ExitCode, fail, run, say
 from async_vmapi.cli.streams import on_loss
@@ -191,8 +192,11 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
     sent = set[int | None]()
     async with client:
         progress = Progress(console, work.title, work.total, work.labels, only=work.only)
+        questions = asyncio.Queue[BulkEvent]()
 
         def observe(event: BulkEvent) -> None:
+            if event.kind in ("held", "paused"):
+                questions.put_nowait(event)
             if not work.no_wait:
                 progress.on_event(_event_timed_out(event) if timer.expired() else event)
             elif event.kind in ("accepted", "finished") and event.index not in sent:
@@ -203,6 +207,7 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
         async with nullcontext() if work.no_wait else progress:
             bulk = client.bulk(attrs.evolve(work.plan, on_event=observe))
             interrupted = False
+            asking = asyncio.get_running_loop().create_task(_ask(bulk, questions))
             try:
                 async with timer:
                     report = await work.run(bulk)
@@ -212,6 +217,8 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
                     raise
                 # Shown while the client is open: closing may be cut short.
                 report = bulk.report
+            finally:
+                asking.cancel()
         if timer.expired():
             outcomes = tuple(map(_timed_out, report.outcomes))
             stopped = report.stopped and report.stopped.replace(INTERRUPTED, _TIMED_OUT)
@@ -235,6 +242,24 @@ def _event_timed_out(event: BulkEvent) -> BulkEvent:
     outcome = None if event.outcome is None else _timed_out(event.outcome)
     reason = event.reason.replace(INTERRUPTED, _TIMED_OUT)
     return attrs.evolve(event, outcome=outcome, reason=reason)
+
+
+async def _ask(bulk: "BulkExecutor", questions: "asyncio.Queue[BulkEvent]") -> None:
+    """Ask whether to continue where the plan says so; a refusal stops the call."""
+    while True:
+        event = await questions.get()
+        if event.kind == "held":
+            question = f"Wave {event.wave} is complete ({counts_text(event.done)}). Promote it?"
+        else:
+            question = f"Paused: {event.reason}. Continue?"
+        if bulk.held is None and bulk.paused is None:
+            continue
+        if not await agrees(question):
+            bulk.stop("you declined")
+        elif event.kind == "paused":
+            bulk.unpause()
+        elif bulk.held is not None:
+            bulk.promote()
 
 
 def _named(work: Work, outcome: Outcome) -> Outcome:

@@ -8,11 +8,13 @@ from typing import Annotated, Any, ClassVar, Final
 import attrs
 import typer
 
-from async_vmapi.bulk.plan import BulkPlan, Share
+from async_vmapi.bulk.plan import BulkPlan, OnFailure, Promote, Share, SpreadBy
 from async_vmapi.cli.commands import option
 from async_vmapi.cli.listing import JSON, Format
+from async_vmapi.cli.prompts import has_terminal
 from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.cli.selection import Selection
+from async_vmapi.readiness.conditions import Ready
 from async_vmapi.redaction import HiddenBytes
 
 __all__ = [
@@ -35,6 +37,9 @@ __all__ = [
 
 _DURABLE: Final = "Durable job options"
 _WAITING: Final = "Waiting"
+_CONDITIONS: Final = (
+    "address, ssh, tcp:PORT, http:[PORT]/PATH[=STATUS], several separated by commas."
+)
 _PASSWORD: Final = re.compile(r"//[^/@]*:[^/@]+@|[?&]password=")
 
 
@@ -89,8 +94,7 @@ Conditions = Annotated[
     typer.Option(
         "--ready",
         metavar="CONDITIONS",
-        help="Wait until the VM also meets these, separated by commas: address, ssh, tcp:PORT, "
-        "http:[PORT]/PATH[=STATUS].",
+        help=f"Wait until the VM also meets these conditions: {_CONDITIONS}",
         rich_help_panel=_WAITING,
     ),
 ]
@@ -153,11 +157,49 @@ class RolloutOptions:
         "Wave sizes, like 1,10%,100%; a wave starts after the previous one has passed."
     )
     min_online: str | None = option("VMs to keep online, like 10 or 80%.")
+    check: str | None = option(
+        f"Conditions that each VM must meet after its operation, or it has failed: {_CONDITIONS}",
+        metavar="CONDITIONS",
+    )
+    check_timeout: float = option(
+        "Maximum time for a VM to meet them.", 300.0, min=0.1, metavar="SECONDS"
+    )
+    soak: float = option(
+        "How long the VMs of a wave must stay healthy before the next wave starts.",
+        0.0,
+        min=0,
+        metavar="SECONDS",
+    )
+    promote: Promote = option(
+        "Which waves you must promote before the next one starts: none, the first or each. The "
+        "command asks on the terminal; a job waits for 'job promote'.",
+        "auto",
+        metavar="auto|manual|each",
+    )
+    spread_by: SpreadBy | None = option(
+        "Go through one zone or group after the other, each with its own waves and limits.",
+        metavar="zone|group",
+    )
+    on_failure: OnFailure = option(
+        "What to do if too many have failed; to continue after a pause, confirm on the terminal, "
+        "or run 'job resume'.",
+        "stop",
+        metavar="stop|pause",
+    )
     dry_run: bool = option("Show what would be done; change nothing.", False)
     timeout: Timeout = None
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether a durable job is submitted."""
+        return False
+
     def plan(self) -> BulkPlan:
-        """Return the bulk plan."""
+        """Return the bulk plan; exit if it needs a terminal, and there is none."""
+        asks = self.promote != "auto" or self.on_failure == "pause"
+        if asks and not (self.is_durable or self.dry_run or has_terminal()):
+            name = "--promote" if self.promote != "auto" else "--on-failure pause"
+            fail(f"{name} requires a terminal to ask on, or --durable NAME", ExitCode.USAGE)
         return BulkPlan(
             limit=self.limit,
             max_failures=None if self.max_failures is None else _share(self.max_failures),
@@ -165,6 +207,12 @@ class RolloutOptions:
             if self.waves is None
             else [_share(part.strip()) for part in self.waves.split(",")],
             min_online=None if self.min_online is None else _share(self.min_online),
+            check=None if self.check is None else Ready.parse(self.check),
+            check_timeout=self.check_timeout,
+            soak=self.soak,
+            promote=self.promote,
+            spread_by=self.spread_by,
+            on_failure=self.on_failure,
             dry_run=self.dry_run,
         )
 
@@ -181,6 +229,11 @@ class DurableOptions(RolloutOptions):
     attach: bool = option("If this job exists already, follow it, even if it has other VMs.", False)
     no_wait: bool = option("Submit the job, and do not follow it.", False)
     database: Database = ""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a durable job is submitted."""
+        return self.durable is not None
 
     def check_place(self, ctx: typer.Context) -> None:
         """Exit if ``--durable`` is given without a database, or the reverse."""

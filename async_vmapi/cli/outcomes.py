@@ -17,9 +17,22 @@ from async_vmapi.cli.resolve import name_of
 from async_vmapi.cli.running import say
 from async_vmapi.models.vm import VirtualMachine
 
-__all__ = ["outcome_columns", "outcome_json", "show_outcome", "show_report", "show_tokens"]
+__all__ = [
+    "counts_text",
+    "outcome_columns",
+    "outcome_json",
+    "show_outcome",
+    "show_report",
+    "show_tokens",
+]
 
 _MOST_LINES: Final = 20
+_KINDS: Final = ("succeeded", "failed", "unknown", "not_started")
+
+
+def counts_text(counts: Mapping[Any, int]) -> str:
+    """Return the counts of outcomes as text, leaving out those that are zero."""
+    return ", ".join(f"{counts[k]} {k.replace('_', ' ')}" for k in _KINDS if counts.get(k))
 
 
 def show_report(console: Console, report: BulkReport, labels: Mapping[str, str]) -> None:

@@ -118,6 +118,7 @@ class Progress:
         self._wrong: deque[str] = deque(maxlen=_WRONG)
         self._done: Mapping[Any, int] = {}
         self._wave = 1
+        self._domain = ""
         self._stopped = ""
         self._clock = asyncio.get_running_loop().time
         self._joined = joined
@@ -165,7 +166,14 @@ class Progress:
     def on_event(self, event: BulkEvent) -> None:
         """Record an event."""
         self._done = event.done
-        self._wave = max(self._wave, event.wave)
+        if event.wave >= self._wave:
+            self._wave, self._domain = event.wave, event.domain
+        if self._joined is None:
+            # A job's status has more.
+            if event.kind in ("soaking", "held", "paused"):
+                self.note(event.reason)
+            elif event.kind in ("started", "stopped"):
+                self.note("")
         if event.kind == "stopped":
             self._stopped = event.reason
             if not self._only:
@@ -223,7 +231,8 @@ class Progress:
         done = sum(self._done.values())
         elapsed = self._clock() - self._began
         head = Text(f"{self._operation} of {self._total}", "bold")
-        head.append(f"   wave {self._wave}" if self._wave > 1 else "", "not bold")
+        where = f" in {printable(self._domain)}" if self._domain else ""
+        head.append(f"   wave {self._wave}{where}" if self._wave > 1 or where else "", "not bold")
         head.append(f"   {duration(elapsed)}", "not bold dim")
         head.append(f"   {printable(self._note)}" if self._note else "", "not bold yellow")
         counts = Text(f"{done}/{self._total} done")

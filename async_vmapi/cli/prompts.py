@@ -1,7 +1,10 @@
 """Ask the user on the terminal."""
 
+import asyncio
 import getpass
+import os
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from typing import NoReturn
@@ -12,7 +15,7 @@ from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.cli.streams import Stream
 from async_vmapi.redaction import Secret
 
-__all__ = ["agree", "ask_hidden", "ask_visible", "has_terminal"]
+__all__ = ["agree", "agrees", "ask_hidden", "ask_visible", "has_terminal"]
 
 
 def has_terminal() -> bool:
@@ -29,6 +32,32 @@ def agree(question: str) -> None:
     _line_ended()
     if not confirmed:
         fail("nothing was changed")
+
+
+async def agrees(question: str) -> bool:
+    """Ask for confirmation without blocking the event loop; the end of input is a refusal."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[bytes] = loop.create_future()
+
+    def read() -> None:
+        line = b""
+        with suppress(OSError, ValueError):
+            # Not by a method of stdin: its lock would be held if the program ends meanwhile.
+            line = os.read(sys.stdin.fileno(), 1024)
+        with suppress(RuntimeError):  # the loop may be closed by then
+            loop.call_soon_threadsafe(_set, answered, line)
+
+    typer.echo(f"{question} [y/N]: ", nl=False, err=True)
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        return (await answered).strip().lower() in (b"y", b"yes")
+    finally:
+        _line_ended()
+
+
+def _set(answered: "asyncio.Future[bytes]", line: bytes) -> None:
+    if not answered.done():
+        answered.set_result(line)
 
 
 def ask_visible(question: str) -> str:

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from async_vmapi.cli.commands import command
 from async_vmapi.cli.durable import fleet_of, opened
-from async_vmapi.cli.jobviews import JobsView, counts_text
+from async_vmapi.cli.jobviews import JobsView
 from async_vmapi.cli.live import follow, is_live, one_line
 from async_vmapi.cli.options import JSON, Database
+from async_vmapi.cli.outcomes import counts_text
 from async_vmapi.cli.output import STYLES, console_for, printable, style_of, who
 from async_vmapi.cli.profiles import client_for
 from async_vmapi.cli.progress import duration, rate_of

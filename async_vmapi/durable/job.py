@@ -79,7 +79,7 @@ def status_of(found: WorkflowStatus) -> JobStatus:
     attributes: dict[str, Any] = found.attributes or {}
     progress: dict[str, Any] = attributes.get("progress") or {}
     held, paused = progress.get("held"), progress.get("suspended")
-    if found.status in ENDED or (held is not None and attributes.get("promoted", 0) >= held):
+    if held is not None and attributes.get("promoted", 0) >= held:
         held = None
     if attributes.get("paused"):
         paused = "it was paused"
@@ -113,7 +113,7 @@ def status_of(found: WorkflowStatus) -> JobStatus:
         if found.status in ENDED or found.app_version == VERSION
         else found.app_version,
         soaking=int(progress.get("soaking", 0)),
-        held=held,
+        held=held if state in ("held", "paused") else None,
         paused=paused if state == "paused" else None,
     )
 

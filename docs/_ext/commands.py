@@ -208,7 +208,7 @@ def shapes() -> list[Shape]:
         "format": "string: The name and version of this format.",
         "counts": "object: How many outcomes have each status.",
     }
-    following = tuple(f"job {verb}" for verb in ("pause", "resume", "cancel"))
+    following = tuple(f"job {verb}" for verb in ("pause", "resume", "promote", "cancel"))
     return [
         Shape("A VM", _fields(VirtualMachine), ("vm show",), ("vm list",)),
         Shape("A region", _fields(Region), ("region show",), ("region list",)),

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socketserver
 import struct
 import subprocess
 import sys
@@ -91,6 +92,25 @@ ONLINE = VirtualMachine(
     storage_volumes=(),
     zone=Reference("1", "DC1/PUBLIC-1"),
 )
+
+
+class _Banner(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"SSH-2.0-test\r\n")
+
+
+@contextmanager
+def ssh_server(address="", port=0):
+    """Serve SSH banners on one address of this host, or on all; yield the port."""
+    socketserver.ThreadingTCPServer.allow_reuse_address = True
+    with socketserver.ThreadingTCPServer((address, port), _Banner) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Program:

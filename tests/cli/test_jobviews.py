@@ -108,6 +108,27 @@ class TestJobs:
 
 @pytest.mark.looptime
 class TestLines:
+    async def test_what_a_job_waits_for(self):
+        """A line for each change of it, with the command that lets the job continue."""
+        fleet = FakeFleet()
+        view = view_of(fleet, every=1000.0)
+        lines = []
+        for change in (
+            {"soaking": 2},
+            {"state": "held", "held": 1},
+            {"state": "paused", "held": 1, "paused": "more than 1 failed"},
+            {},
+        ):
+            fleet.put(attrs.evolve(status("a"), **change))
+            await view.poll()
+            lines += [line.partition("in flight")[2] for line in view.lines()]
+        assert lines == [
+            "; 2 VMs soak",
+            "; held after wave 1: starts no operations until 'job promote a'",
+            "; more than 1 failed: starts no operations until 'job resume a'",
+            "",
+        ]
+
     async def test_lines_of_a_worker(self):
         """A new state is reported at once, mere progress only now and then."""
         fleet = FakeFleet()

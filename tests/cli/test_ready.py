@@ -1,54 +1,22 @@
 """``--ready`` and ``vm wait-ready``: VMs that can be used, as programs."""
 
-import socketserver
-import threading
-from contextlib import contextmanager
-
-import attrs
 import pytest
 
 from async_vmapi.cli.completion import tree
 from async_vmapi.cli.completion.answer import answer
 from async_vmapi.tasks import token as tokens
 
-from .programs import NEW, SETTINGS, Program, emulator_in_thread
+from .programs import NEW, ssh_server
 
 pytestmark = pytest.mark.programs
 
 COMMANDS = ("create", "resize", "reboot", "reset", "power-on")
 
 
-class _Banner(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request.sendall(b"SSH-2.0-test\r\n")
-
-
-@contextmanager
-def ssh_server():
-    """Serve SSH banners on all addresses of this host, which are those of the cloud's VMs."""
-    with socketserver.ThreadingTCPServer(("", 0), _Banner) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
-def cloud():
-    """A cloud whose VMs have addresses of this host, some time after they are online."""
-    settings = attrs.evolve(SETTINGS, network="127.0.0.0/8", address=0.3)
-    with emulator_in_thread(settings=settings, seed=1) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def program(cloud, tmp_path):
-    """The command with a profile of the cloud."""
-    with Program(cloud, tmp_path) as program:
-        yield program
+def cloud(reachable_cloud):
+    """A cloud whose VMs have addresses of this host."""
+    return reachable_cloud
 
 
 @pytest.fixture

@@ -206,6 +206,7 @@ class TestTasks:
         """Leases are renewed and output is written while the loop is blocked; or there is none."""
         assert modules_that_call("threading.Thread", "asyncio.to_thread") == {
             "cli/completion/values.py",
+            "cli/prompts.py",
             "cli/writer.py",
             "durable/heartbeat.py",
             "testing/server.py",

@@ -52,6 +52,7 @@ _KINDS: Final[Mapping[str, str | list[str]]] = {
     "profile use name": "profile",
     "profile delete name": "profile",
     "job name": "job",
+    "check": ["address", "ssh", "tcp:", "http:/"],
     "ready": ["address", "ssh", "tcp:", "http:/"],
 }
 
