@@ -83,6 +83,7 @@ class BulkReport(Serializable):
             exhausted.
         stopped: Why the call stopped starting items; None if it did not.
         seconds: The duration of the call.
+        approved: The hash of the `ApprovedPlan` that was carried out; None without one.
         requests: Number of requests that the client sent in that time, by the call's name in WIRE
             §2, including requests outside this call.
     """
@@ -95,6 +96,7 @@ class BulkReport(Serializable):
     complete: bool = True
     stopped: str | None = None
     seconds: float = 0.0
+    approved: str | None = None
     requests: Mapping[str, int] = attrs.field(factory=dict[str, int])
 
     def _of(self, status: Status) -> list[Outcome]:

@@ -8,6 +8,7 @@ import typer
 
 from async_vmapi.bulk.item import check_plan
 from async_vmapi.bulk.report import BulkReport
+from async_vmapi.cli.approval import apply_plan, write_plan
 from async_vmapi.cli.commands import Commands
 from async_vmapi.cli.jobs import submit
 from async_vmapi.cli.operations import Work, carry_out, confirm, some_of
@@ -17,6 +18,7 @@ from async_vmapi.cli.options import (
     New,
     Output,
     RolloutOptions,
+    Timeout,
     Yes,
     read_text,
 )
@@ -29,6 +31,16 @@ from async_vmapi.writes.operations import operation_spec
 from async_vmapi.writes.requests import VMOrId
 
 __all__ = ["app"]
+
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="FILE",
+        help="Write what would be done to this file, for 'fleet apply'; change nothing.",
+        dir_okay=False,
+    ),
+]
 
 app = Commands("Create and change many VMs at once.")
 
@@ -119,6 +131,24 @@ def resume(
     )
 
 
+@app.add("apply")
+def apply(
+    ctx: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="Plan file, or - for standard input.", allow_dash=True)
+    ],
+    output: Output,
+    yes: Yes = False,
+    timeout: Timeout = None,
+) -> None:
+    """Carry out exactly what a plan file says, which --plan of an operation has written.
+
+    Refuses if a VM of the plan is gone, or differs from it in name, state, size or zone. The report
+    has the plan's hash.
+    """
+    apply_plan(client_for(ctx.obj), file, output, yes=yes, timeout=timeout)
+
+
 def _verb(operation: str) -> Callable[..., None]:
     def run(
         ctx: typer.Context,
@@ -126,6 +156,7 @@ def _verb(operation: str) -> Callable[..., None]:
         options: DurableOptions,
         output: Output,
         yes: Yes = False,
+        plan_file: PlanFile = None,
         **keywords: Any,
     ) -> None:
         options.check_place(ctx)
@@ -154,8 +185,6 @@ def _verb(operation: str) -> Callable[..., None]:
         if fleet.fail_if_empty and not found:
             fail(f"no VM is selected, of {len(vms)}")
         items, labels = list(found.values()), {i: name_of(vm) for i, vm in found.items()}
-        if operation_spec(operation).lowers and not plan.dry_run:
-            confirm(operation, items, yes=yes)
         work = Work(
             operation=operation,
             items=items,
@@ -165,6 +194,10 @@ def _verb(operation: str) -> Callable[..., None]:
             output=output,
             timeout=options.timeout,
         )
+        if plan_file is not None:
+            write_plan(client, work, plan_file)
+        if operation_spec(operation).lowers and not plan.dry_run:
+            confirm(operation, items, yes=yes)
         if options.durable is not None:
             submit(options, work)
         carry_out(client, work)

@@ -74,6 +74,7 @@ class Work:
         output: How to print the result.
         no_wait: Whether operations are not awaited: their tokens are the result.
         timeout: Maximum seconds to wait; None for no limit.
+        approved: The hash of the plan that is carried out.
     """
 
     operation: str
@@ -87,6 +88,7 @@ class Work:
     output: Format = attrs.field(factory=Format)
     no_wait: bool = False
     timeout: float | None = None
+    approved: str | None = None
 
     @property
     def title(self) -> str:
@@ -223,6 +225,7 @@ async def _carry_out(client: "Client", work: Work) -> ExitCode:
             outcomes = tuple(map(_timed_out, report.outcomes))
             stopped = report.stopped and report.stopped.replace(INTERRUPTED, _TIMED_OUT)
             report = attrs.evolve(report, outcomes=outcomes, stopped=stopped)
+        report = attrs.evolve(report, approved=work.approved)
         if report.operation == GENERAL:
             named = tuple(_named(work, outcome) for outcome in report.outcomes)
             report = attrs.evolve(report, operation=work.operation, outcomes=named)
