@@ -18,12 +18,14 @@ from contextlib import contextmanager, suppress
 import pyte
 
 from async_vmapi.emulator import Emulator, Settings
+from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.models.vm import PublicInterface, Reference, VirtualMachine
 from tests.forked import FAST_CLOCK, ForkedProgram, unmeasured
 
 _AT_START = {"LC_ALL", "PYTHONIOENCODING"}
 COMMAND = [sys.executable, "-m", "async_vmapi"]
-ZONE, TEMPLATE = "DC1/PUBLIC-1", "Debian 12"
+NEW_ZONE, NEW_TEMPLATE = next(iter(ZONES.values())), TEMPLATES[1]
+ZONE, TEMPLATE = NEW_ZONE["label"], NEW_TEMPLATE["label"]
 NEW = ["--cpus", "1", "--ram", "1024", "--zone", ZONE, "--template", TEMPLATE]
 # For what ends by itself, on a busy host; each test has a limit besides.
 LONG = 120
@@ -63,6 +65,7 @@ def emulator_in_thread(**options):
 
     async def serve():
         async with Emulator(**options) as emulator:
+            emulator.loop = asyncio.get_running_loop()
             found.append(emulator)
             started.set()
             while not stopping.is_set():  # noqa: ASYNC110 - another thread sets it
@@ -184,9 +187,16 @@ class Program:
         return json.loads(self(*arguments, "--json", **more).stdout)
 
     def fleet(self, count, name="web-{:02}"):
-        """Create VMs; return their ids by label."""
-        report = self.json("fleet", "create", "--count", str(count), "--name", name, *NEW)
-        return {outcome["item"]: outcome["vm_id"] for outcome in report["outcomes"]}
+        """Add VMs that are online, like `NEW`; return their ids by label."""
+
+        async def place():
+            like_new = {"cores": 1, "ram": 1024, "zone": NEW_ZONE, "template": NEW_TEMPLATE}
+            labels = [name.format(number) for number in range(1, count + 1)]
+            now, cloud = self.cloud.now, self.cloud.cloud
+            return {label: cloud.place(now, label=label, **like_new).id for label in labels}
+
+        # The cloud's clock is that of its event loop.
+        return asyncio.run_coroutine_threadsafe(place(), self.cloud.loop).result(LONG)
 
     @contextmanager
     def terminal(self, *arguments, columns=100, lines=30, read=True, **more):

@@ -55,7 +55,7 @@ class TestIp:
             emulator_in_thread(settings=SETTINGS.changed(address=1000), seed=1) as cloud,
             Program(cloud, tmp_path) as program,
         ):
-            (vm_id,) = program.fleet(1).values()
+            vm_id = program.json("vm", "create", "--name", "web-01", *NEW)["vm_id"]
             for command in ("ip", "ssh"):
                 done = program("vm", command, "web-01", code=1)
                 assert f"web-01 ({vm_id}) has no public address yet; it is online" in done.stderr

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from async_vmapi.cli.inventory import hosts_of, render
 from async_vmapi.models.vm import PublicInterface, Reference
 
-from .programs import ONLINE, SETTINGS, Program, emulator_in_thread
+from .programs import NEW, ONLINE, SETTINGS, Program, emulator_in_thread
 
 
 def vms(*labels, **changes):
@@ -155,7 +155,7 @@ class TestCommand:
             emulator_in_thread(settings=SETTINGS.changed(address=1000), seed=1) as cloud,
             Program(cloud, tmp_path) as program,
         ):
-            (vm_id,) = program.fleet(1).values()
+            vm_id = program.json("vm", "create", "--name", "web-01", *NEW)["vm_id"]
             done = program("inventory", "--format", "ssh-config")
             assert done.stdout == ""
             assert f"left out, without an address: web-01 ({vm_id})" in done.stderr
