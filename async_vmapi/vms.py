@@ -241,11 +241,7 @@ class VirtualMachines:
         return await self._start(vm, Target("shutdown", wait_for=wait_for), body)
 
     async def reboot(
-        self,
-        vm: VMOrId,
-        *,
-        reconcile_timeout: float | None = None,
-        ready: Ready | None = None,
+        self, vm: VMOrId, *, reconcile_timeout: float | None = None, ready: Ready | None = None
     ) -> Task[VirtualMachine]:
         """Ask the guest to reboot. A guest that ignores ACPI may never do so (WIRE §4).
 
@@ -266,11 +262,7 @@ class VirtualMachines:
         return await self._once(vm, Target("reboot", ready=ready), reconcile_timeout)
 
     async def reset(
-        self,
-        vm: VMOrId,
-        *,
-        reconcile_timeout: float | None = None,
-        ready: Ready | None = None,
+        self, vm: VMOrId, *, reconcile_timeout: float | None = None, ready: Ready | None = None
     ) -> Task[VirtualMachine]:
         """Turn a VM off and on again, hard. The task completes as for `reboot`.
 

@@ -35,6 +35,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(aiohttp|asyncio|opentelemetry|collections|contextlib|datetime|pathlib|typing|yarl)\..*",
     ),
+    (r"py:class", r"(ipaddress|os)\..*"),
     # Type variables, and the marker for the default timeout.
     (r"py:class", r"async_vmapi\.(bulk\.operations\.R|tasks\.task\.(T_co|_Default))"),
     # Internal: the emulator's record of a VM for stale reads.

@@ -50,7 +50,6 @@ class Rollout(Control):
             limit.
         wait_ready: Waits until a VM is ready; needed for checks and soaks.
         max_staleness: Maximum age of the reads that it needs, in seconds.
-        progress: What happened between waves, if this repeats an earlier rollout from the start.
 
     Attributes:
         soaking: How many VMs soak now.
@@ -67,10 +66,9 @@ class Rollout(Control):
         *,
         wait_ready: WaitReady | None = None,
         max_staleness: float = 0.0,
-        progress: Progress = Progress(),  # noqa: B008 - frozen
     ) -> None:
         self._domains = Domains(total)
-        super().__init__(plan, Waves(plan, self._domains, progress))
+        super().__init__(plan, Waves(plan, self._domains, Progress()))
         self._at_once = math.inf if at_once is None else at_once
         self._unaccepted = 0
         self._operation = operation
@@ -262,8 +260,6 @@ class Rollout(Control):
             self.soaking += 1
         while self._workers and self.stopped is None:
             await self._wait_for_change()
-        if self.stopped is None:
-            self._waves.end_soak()
 
     def _start(self, item: BulkItem) -> None:
         loop = asyncio.get_running_loop()
@@ -353,7 +349,7 @@ class Rollout(Control):
 
     @property
     def _must_soak(self) -> bool:
-        return self._wait_ready is not None and self._waves.must_soak
+        return self._wait_ready is not None and self._plan.soak > 0
 
     # --- ending ---------------------------------------------------------------------------------
 

@@ -6,23 +6,20 @@ import attrs
 
 from async_vmapi.bulk.domains import Domains
 from async_vmapi.bulk.plan import BulkPlan, count_of, wave_sizes
-from async_vmapi.models.serialization import Document
 
 __all__ = ["Progress", "Waves"]
 
 
 @attrs.frozen(kw_only=True)
-class Progress(Document):
-    """What happened between waves, for a rollout that repeats an earlier one from the start.
+class Progress:
+    """What was decided between waves.
 
     Attributes:
         promoted: The last wave that was promoted; 0 for none.
-        soaked: The last wave whose soak has ended; 0 for none.
         forgiven: How many failures, the first ones, were forgiven.
     """
 
     promoted: int = 0
-    soaked: int = 0
     forgiven: int = 0
 
 
@@ -32,13 +29,13 @@ class Waves:
     Args:
         plan: The plan.
         domains: The failure domains.
-        progress: What happened before.
+        progress: What was decided before.
 
     Attributes:
         is_empty: Whether no item of the current wave has started.
         number: The number of the current wave, from 1.
         domain: The name of its failure domain.
-        progress: What happened between waves.
+        progress: What was decided between waves.
         failures: How many items failed or are unknown.
     """
 
@@ -97,15 +94,6 @@ class Waves:
     def promote(self, number: int) -> None:
         """Note that a wave, and all before it, are promoted."""
         self.progress = attrs.evolve(self.progress, promoted=max(number, self.progress.promoted))
-
-    @property
-    def must_soak(self) -> bool:
-        """Whether the current wave's VMs must stay healthy for a while."""
-        return self._plan.soak > 0 and self.progress.soaked < self.number
-
-    def end_soak(self) -> None:
-        """Note that the current wave has soaked."""
-        self.progress = attrs.evolve(self.progress, soaked=self.number)
 
     # --- failures -------------------------------------------------------------------------------
 

@@ -254,7 +254,7 @@ class Settings:
     def from_facts(cls, facts: "Facts | str | os.PathLike[str]", **changes: object) -> Self:
         """Return settings of a cloud that behaves as a provider was seen to.
 
-        Facts that are only assumed (`Facts.default`) change nothing.
+        Facts that are only assumed (``Facts.default()``) change nothing.
 
         Args:
             facts: The facts, or the path of their file.

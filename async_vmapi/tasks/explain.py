@@ -68,7 +68,7 @@ class Explanation(Document):
         vm_id: The VM's id.
         status: ``complete``, ``failed`` or ``pending``.
         evidence: How completion is known; None if it is not complete.
-        rule: The name of the rule that decided, a key of `RULE_SENTENCES`; empty while pending.
+        rule: The name of the rule that decided, a key of ``RULE_SENTENCES``; empty while pending.
         seen: What was seen, the oldest first.
         absent_polls: How many polls showed the VM absent.
         failed_polls: How many polls failed.
