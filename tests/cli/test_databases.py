@@ -42,7 +42,9 @@ class TestDatabases:
     )
     def test_an_invalid_url(self, said, url):
         """It is wrong usage."""
-        assert "database_url" in said("job", "list", "--database", url, code=2)
+        assert "--database (or VMAPI_DATABASE) is neither" in said(
+            "job", "list", "--database", url, code=2
+        )
 
     def test_a_url_that_the_driver_cannot_read(self, said):
         """It is wrong usage too."""
