@@ -26,6 +26,7 @@ __all__ = [
     "show_tokens",
 ]
 
+_NAMED_OF_A_WAVE: Final = 3
 _MOST_LINES: Final = 20
 _KINDS: Final = ("succeeded", "failed", "unknown", "not_started")
 
@@ -40,7 +41,7 @@ def show_report(console: Console, report: BulkReport, labels: Mapping[str, str])
     console.print()
     console.print(Text(str(report), "bold"))
     if report.dry_run:
-        _show_waves(console, report)
+        _show_waves(console, report, labels)
         return
     if report.succeeded:
         console.print(_durations(report))
@@ -72,10 +73,15 @@ def _durations(report: BulkReport) -> str:
     return ", ".join(parts)
 
 
-def _show_waves(console: Console, report: BulkReport) -> None:
-    reasons = Counter(outcome.reason for outcome in report.outcomes if outcome.reason)
-    for reason, count in reasons.items():
-        console.print(f"  {count}: {printable(reason)}")
+def _show_waves(console: Console, report: BulkReport, labels: Mapping[str, str]) -> None:
+    waves: dict[tuple[int, str], list[str]] = {}
+    for outcome in report.outcomes:
+        name = printable(labels.get(outcome.item, outcome.item))
+        waves.setdefault((outcome.wave, outcome.reason), []).append(name)
+    for (_, reason), names in sorted(waves.items()):
+        # A canary is one VM, usually.
+        which = f": {', '.join(names)}" if len(names) <= _NAMED_OF_A_WAVE else ""
+        console.print(f"  {len(names)}: {printable(reason)}{which}")
     console.print("nothing was sent")
 
 

@@ -125,6 +125,7 @@ class TestChanging:
         assert [o.get("wave", 1) for o in report["outcomes"]] == [1, 2, 2, 2, 3, 3]
         sent = cloud.api.requests["reboot"]
         dry = program("fleet", "reboot", "--all", "--dry-run", *plan).stdout
+        assert "1: dry run: it would be started in wave 1, the canary: web-01" in dry
         assert "3: dry run: it would be started in wave 2" in dry
         assert "nothing was sent" in dry
         assert cloud.api.requests["reboot"] == sent
