@@ -15,7 +15,7 @@ from async_vmapi.cli.groups import Command, Group
 __all__ = ["COMMANDS", "Later", "app"]
 
 _VMS, _VALUES, _JOBS = "VMs", "Values for new VMs", "Durable jobs"
-_LOCAL, _SETTINGS = "Local cloud", "Settings"
+_LOCAL, _PROVIDER, _SETTINGS = "Local cloud", "Provider", "Settings"
 
 COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "vm": (_VMS, "vms:app", "List, show and change VMs."),
@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
         "Run the emulator, a local cloud, until interrupted.",
     ),
     "demo": (_LOCAL, "demo:demo", "Create, reboot and delete a fleet on the bundled emulator."),
+    "probe": (_PROVIDER, "probe:probe", "Measure a provider, and write its facts to a file."),
     "profile": (_SETTINGS, "profile:app", "Store endpoints and credentials by name."),
     "completion": (
         *(_SETTINGS, "completion.command:completion"),

@@ -275,6 +275,8 @@ class Settings:
                 fields[operation] = known[name].value
         if (staleness := known.get("reads.max_staleness")) is not None:
             fields["staleness"] = (0.0, staleness.value)
+        if (cut := known.get("names.cut_at")) is not None:
+            fields["names"] = cut.value
         if (early := known.get("resize.shows_early")) is not None:
             fields["early_size"] = _EARLY if early.value else None
         return cls().changed(**(fields | changes))

@@ -67,8 +67,9 @@ def assumptions_of(facts: Facts) -> Assumptions:
         return _FACTOR * measured + margin if fact.is_measured else measured
 
     appears = time("reads.appears_within", _APPEARS_MARGIN)
-    if (span := facts.get("reads.appears")) is not None and "reads.appears_within" not in facts:
-        appears = _FACTOR * span.value[1] + _APPEARS_MARGIN
+    spans = [facts[name] for name in ("reads.appears", "reads.appears_in_list") if name in facts]
+    if spans and "reads.appears_within" not in facts:
+        appears = _FACTOR * max(span.value[1] for span in spans) + _APPEARS_MARGIN
     failures = frozenset(known["states.failures"].value)
     # Words that were seen are no surprise; the default ones stay known.
     words = (*known["states.known"].value, *Facts.default()["states.known"].value)

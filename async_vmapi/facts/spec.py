@@ -8,7 +8,7 @@ import msgspec
 
 __all__ = ["SPECS", "FactSpec", "Kind"]
 
-Kind: TypeAlias = Literal["seconds", "span", "count", "flag", "words", "form"]
+Kind: TypeAlias = Literal["seconds", "offset", "span", "stages", "count", "flag", "words", "form"]
 
 
 @attrs.frozen
@@ -16,8 +16,9 @@ class FactSpec:
     """What is known about a fact besides its value.
 
     Attributes:
-        kind: ``seconds``; ``span`` (shortest and longest seconds); ``count``; ``flag``; ``words``;
-            or ``form``, one of `allowed`.
+        kind: ``seconds``; ``offset`` (seconds that can be negative); ``span`` (shortest and longest
+            seconds); ``stages`` (states, each with the shortest and longest seconds until it is
+            seen); ``count``; ``flag``; ``words``; or ``form``, one of `allowed`.
         meaning: What the fact says.
         allowed: The values of a ``form``.
     """
@@ -34,7 +35,8 @@ class FactSpec:
             read: Any = msgspec.convert(value, _TYPES[self.kind])
         except msgspec.ValidationError:
             return None
-        return None if self.kind == "span" and read[0] > read[1] else read
+        spans = {"span": (read,), "stages": read}.get(self.kind, ())
+        return None if any(span[-2] > span[-1] for span in spans) else read
 
     @property
     def described(self) -> str:
@@ -48,13 +50,17 @@ _Word: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
 
 _TYPES: Final[Mapping[str, Any]] = {
     "seconds": _Seconds,
+    "offset": Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)],
     "span": tuple[_Seconds, _Seconds],
+    "stages": tuple[tuple[_Word, _Seconds, _Seconds], ...],
     "count": Annotated[int, msgspec.Meta(ge=1)],
     "flag": bool,
     "words": tuple[_Word, ...],
 }
 _DESCRIBED: Final[Mapping[str, str]] = {
     "seconds": "a number of seconds, 0 or more",
+    "offset": "a number of seconds",
+    "stages": 'a list of states with two times, like [["installing", 0.5, 3.0]]',
     "span": "a pair of seconds, the shortest and the longest, like [20.0, 45.0]",
     "count": "an integer of at least 1",
     "flag": "true or false",
@@ -74,9 +80,12 @@ _TIMED: Final = (
 
 SPECS: Final[Mapping[str, FactSpec]] = {
     "reads.max_staleness": FactSpec("seconds", "the maximum age of the data in a read"),
+    "reads.get_staleness": FactSpec("seconds", "the same of a GET"),
+    "reads.list_staleness": FactSpec("seconds", "the same of a list"),
     "reads.go_back": FactSpec("flag", "whether a read can show an older state than the one before"),
     "reads.appears_within": FactSpec("seconds", "how long a new VM can stay invisible"),
-    "reads.appears": FactSpec("span", "from the create to the first read that shows the VM"),
+    "reads.appears": FactSpec("span", "from the create to the first GET that shows the VM"),
+    "reads.appears_in_list": FactSpec("span", "from the create to the first list with the VM"),
     "reads.address": FactSpec("span", "from online to the VM having an address"),
     "reads.get_shape": FactSpec("form", "what a GET returns", ("list", "object")),
     "reads.not_found": FactSpec(
@@ -86,14 +95,25 @@ SPECS: Final[Mapping[str, FactSpec]] = {
     ),
     "reads.new_fields": FactSpec("words", "fields of a VM that the models do not have"),
     "reads.ids": FactSpec("form", "the type of a VM's id in JSON", ("string", "integer")),
-    "clock.offset": FactSpec("seconds", "how far the server's clock is from ours"),
+    "refusals.status": FactSpec("count", "the HTTP status of a refused request"),
+    "refusals.success_false": FactSpec("flag", "whether its response says success: false"),
+    "refusals.field": FactSpec(
+        "form", "the field with the reason", ("error", "message", "errors", "none")
+    ),
+    "clock.offset": FactSpec("offset", "the server's clock minus ours, in seconds"),
     "names.change": FactSpec(
         "form", "what the provider changes in names", ("verbatim", "lower", "strip", "nfc")
     ),
+    "names.changes": FactSpec("words", "what comes back changed: case, spaces, unicode, length"),
+    "names.cut_at": FactSpec("count", "the number of characters to which names are cut"),
     "states.known": FactSpec("words", "states that are known not to be failures"),
     "states.failures": FactSpec("words", "states in which an operation has failed"),
     "states.failure_hold": FactSpec("seconds", "how long a failing state must persist"),
     "states.unknown_polls": FactSpec("count", "consecutive polls for an unknown state to count"),
+    **{
+        f"states.{name}": FactSpec("stages", f"the states after a {name}, and when they are seen")
+        for name in _TIMED
+    },
     "absence.polls": FactSpec("count", "consecutive polls that must show a VM absent"),
     "absence.polls_of_delete": FactSpec("count", "the same for a delete"),
     "reboot.grace": FactSpec("seconds", "seconds after which an unseen reboot is assumed"),

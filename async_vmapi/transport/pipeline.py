@@ -106,7 +106,7 @@ class Pipeline:
         seed: int | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._max_body = max_response_size
         self._signer = Signer(credentials, host)
         self._api_secret = credentials.api_secret
@@ -211,7 +211,7 @@ class Pipeline:
             response: Response | BaseException
             try:
                 response = self._checked(
-                    await self._transport.send(call.method, call.path, headers, call.body), call
+                    await self.transport.send(call.method, call.path, headers, call.body), call
                 )
             except BaseException as error:  # noqa: BLE001 - raised below
                 response = _failure_of(error, call)
@@ -297,7 +297,7 @@ class Pipeline:
         self.closed = True
         if self.observer is not None:
             self.observer.close()
-        await self._transport.close()
+        await self.transport.close()
 
 
 def running_loop() -> asyncio.AbstractEventLoop:

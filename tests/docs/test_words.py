@@ -9,6 +9,7 @@ from typer.main import get_command
 import async_vmapi
 import async_vmapi.durable
 import async_vmapi.emulator
+import async_vmapi.probe
 import async_vmapi.testing
 from async_vmapi.cli.app import Later, app
 from async_vmapi.vms import VirtualMachines
@@ -46,7 +47,10 @@ DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-MODULES = (async_vmapi, async_vmapi.durable, async_vmapi.emulator, async_vmapi.testing)
+MODULES = (
+    *(async_vmapi, async_vmapi.durable, async_vmapi.emulator),
+    *(async_vmapi.probe, async_vmapi.testing),
+)
 
 # Names of the code, hidden code and targets of links are no prose.
 NO_PROSE = re.compile(r"<!--.*?-->|``.+?``|(?<!`)`[^`\n]+`(?!`)|\]\([^)]*\)", re.DOTALL)

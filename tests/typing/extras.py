@@ -39,7 +39,9 @@ from async_vmapi.emulator import (
     Settings,
     deliver,
 )
+from async_vmapi.facts import Facts
 from async_vmapi.otel import OpenTelemetry
+from async_vmapi.probe import Estimate, Probe, ProbePlan, ProbeReport
 from async_vmapi.testing import QUICK, VMCloud, VMServer
 
 
@@ -106,6 +108,17 @@ async def telemetry(tracers: TracerProvider, meters: MeterProvider) -> None:
     Client.from_env(telemetry=tracers)  # type: ignore[arg-type]
     OpenTelemetry(tracer_provider=meters)  # type: ignore[arg-type]
     OpenTelemetry(tracers)  # type: ignore[call-arg]
+
+
+async def probing(client: Client) -> None:
+    plan = ProbePlan(zone_id="z", template="t", budget=0.5)
+    probe = Probe(client, journal="cloud.toml.intent", report=print)
+    assert_type(await probe.estimate(plan), Estimate)
+    assert_type(await probe.run(plan), ProbeReport)
+    assert_type((await probe.read_only()).facts, Facts)
+    assert_type(await probe.delete(await probe.left_over()), list[str])
+    ProbePlan(zone_id="z")  # type: ignore[call-arg]
+    Probe(client, report=1)  # type: ignore[arg-type]
 
 
 async def testing(vm_cloud: VMCloud, vm_client: Client, vm_server: VMServer) -> None:

@@ -15,6 +15,10 @@ WORD = st.text(min_size=1, max_size=20)
 VALUES = {
     "seconds": SECONDS,
     "span": st.tuples(SECONDS, SECONDS).map(lambda pair: tuple(sorted(pair))),
+    "offset": st.floats(-1e6, 1e6),
+    "stages": st.lists(
+        st.tuples(WORD, SECONDS, SECONDS).map(lambda s: (s[0], *sorted(s[1:]))), max_size=3
+    ).map(tuple),
     "count": st.integers(1, 1000),
     "flag": st.booleans(),
     "words": st.lists(WORD, max_size=5).map(tuple),
@@ -67,6 +71,8 @@ class TestFile:
             ("[reads]\nappears = { value = [3, 1] }", "is not a pair of seconds"),
             ("[reads]\nappears = { value = [3] }", "is not a pair of seconds"),
             ("[states]\nknown = { value = [1] }", "is not a list of words"),
+            ('[states]\ncreate = { value = [["online", 2, 1]] }', "is not a list of states with"),
+            ('[clock]\noffset = { value = "1" }', "is not a number of seconds"),
             ("[states]\nknown = { value = 1 }", "is not a list of words"),
             ("[states]\nunknown_polls = { value = true }", "is not an integer of at least 1"),
             ("[reboot]\nshows = { value = 1 }", "is not true or false"),
@@ -142,8 +148,9 @@ class TestAssumptions:
             if name in facts:
                 assert value >= facts[name].value
                 assert facts[name].is_measured or value == facts[name].value
-        if "reads.appears" in facts and "reads.appears_within" not in facts:
-            assert assumed.appears_within > facts["reads.appears"].value[1]
+        for name in ("reads.appears", "reads.appears_in_list"):
+            if name in facts and "reads.appears_within" not in facts:
+                assert assumed.appears_within > facts[name].value[1]
         assert assumed.known_states >= {"installing", "online", "offline", "deleting"}
 
     def test_the_margin(self):
@@ -151,6 +158,8 @@ class TestAssumptions:
         assumed = assumptions_of(measured(reads__max_staleness=2.0, reads__appears=(0.0, 7.0)))
         assert assumed.max_staleness == 5.0
         assert assumed.appears_within == 24.0
+        slow = measured(reads__appears=(0.0, 7.0), reads__appears_in_list=(1.0, 9.0))
+        assert assumptions_of(slow).appears_within == 28.0
 
     def test_durations_count_once_seen_often_enough(self):
         few = Facts({"durations.create": Fact((20.0, 30.0), "measured", 4)})
@@ -193,6 +202,11 @@ class TestSettings:
         assert Emulator(facts=path).api.cloud.settings_for("x") == Settings.from_facts(path)
         with pytest.raises(ValueError, match="facts or settings"):
             Emulator(facts=path, settings=settings)
+
+    def test_names_are_cut_as_measured(self):
+        """Whatever else is known of them."""
+        facts = measured(names__change="verbatim", names__cut_at=64)
+        assert Settings.from_facts(facts).names == 64
 
     def test_no_facts_change_nothing(self):
         assert Settings.from_facts(Facts({})) == Settings()
