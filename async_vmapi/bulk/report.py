@@ -83,7 +83,7 @@ class BulkReport(Serializable):
             exhausted.
         stopped: Why the call stopped starting items; None if it did not.
         seconds: The duration of the call.
-        approved: The hash of the `ApprovedPlan` that was carried out; None without one.
+        approved: The hash of the plan file that was carried out; None without one.
         requests: Number of requests that the client sent in that time, by the call's name in WIRE
             §2, including requests outside this call.
     """

@@ -185,6 +185,11 @@ def _described(vm: VMOrId) -> str:
 def carry_out(client: "Client", work: Work) -> NoReturn:
     """Make a bulk call, show its progress and result, and exit."""
     work.check_file()
+    plan = work.plan
+    asks = plan.promote != "auto" or plan.on_failure == "pause"
+    if asks and not (plan.dry_run or has_terminal()):
+        name = "--promote" if plan.promote != "auto" else "--on-failure pause"
+        fail(f"{name} requires a terminal to ask on, or --durable NAME", ExitCode.USAGE)
     raise typer.Exit(run(_carry_out(client, work)))
 
 

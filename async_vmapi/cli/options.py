@@ -11,7 +11,6 @@ import typer
 from async_vmapi.bulk.plan import BulkPlan, OnFailure, Promote, Share, SpreadBy
 from async_vmapi.cli.commands import option
 from async_vmapi.cli.listing import JSON, Format
-from async_vmapi.cli.prompts import has_terminal
 from async_vmapi.cli.running import ExitCode, fail
 from async_vmapi.cli.selection import Selection
 from async_vmapi.readiness.conditions import Ready
@@ -189,17 +188,8 @@ class RolloutOptions:
     dry_run: bool = option("Show what would be done; change nothing.", False)
     timeout: Timeout = None
 
-    @property
-    def is_durable(self) -> bool:
-        """Whether a durable job is submitted."""
-        return False
-
     def plan(self) -> BulkPlan:
-        """Return the bulk plan; exit if it needs a terminal, and there is none."""
-        asks = self.promote != "auto" or self.on_failure == "pause"
-        if asks and not (self.is_durable or self.dry_run or has_terminal()):
-            name = "--promote" if self.promote != "auto" else "--on-failure pause"
-            fail(f"{name} requires a terminal to ask on, or --durable NAME", ExitCode.USAGE)
+        """Return the bulk plan."""
         return BulkPlan(
             limit=self.limit,
             max_failures=None if self.max_failures is None else _share(self.max_failures),
@@ -229,11 +219,6 @@ class DurableOptions(RolloutOptions):
     attach: bool = option("If this job exists already, follow it, even if it has other VMs.", False)
     no_wait: bool = option("Submit the job, and do not follow it.", False)
     database: Database = ""
-
-    @property
-    def is_durable(self) -> bool:
-        """Whether a durable job is submitted."""
-        return self.durable is not None
 
     def check_place(self, ctx: typer.Context) -> None:
         """Exit if ``--durable`` is given without a database, or the reverse."""

@@ -31,7 +31,7 @@ class Fact:
     """One fact.
 
     Attributes:
-        value: Its value, of the type that `SPECS` says.
+        value: Its value, of the type that `async_vmapi.facts.spec.SPECS` says.
         source: ``"measured"``, ``"assumed"`` or a section of docs/wire.md.
         seen: How often it was measured; 0 if it was not.
         when: When it was measured last, as ISO date.
@@ -49,7 +49,7 @@ class Fact:
 
 
 class Facts(Mapping[str, Fact]):
-    """Facts by name, like ``"reads.max_staleness"``; see `SPECS`.
+    """Facts by name, like ``"reads.max_staleness"``; see `async_vmapi.facts.spec.SPECS`.
 
     Args:
         facts: The facts that are known.

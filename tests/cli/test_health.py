@@ -120,13 +120,18 @@ class TestPromotion:
             assert terminal.end() == 130
             assert "1 succeeded, 2 not started" in terminal.shown
 
-    def test_it_needs_a_terminal(self, program, cloud):
-        """Or a durable job."""
+    def test_it_needs_a_terminal(self, program, cloud, tmp_path):
+        """Or a durable job; a plan can be written without one, but not carried out."""
+        program.fleet(2)
         refused = program(*self.COMMAND, code=2).stderr
         assert "--promote requires a terminal to ask on, or --durable NAME" in refused
         pause = ("fleet", "reboot", "--all", "--yes", "--on-failure", "pause")
         assert "--on-failure pause requires a terminal" in program(*pause, code=2).stderr
-        assert not cloud.api.requests
+        file = str(tmp_path / "plan.json")
+        program(*self.COMMAND, "--plan", file)
+        applied = program("fleet", "apply", file, "--yes", code=2).stderr
+        assert "--promote requires a terminal" in applied
+        assert cloud.api.requests["reboot"] == 0
 
     def test_failures_that_pause_it(self, program, cloud):
         """The command asks whether to continue, and then to promote."""
