@@ -99,6 +99,9 @@ class Experiments:
 
     async def delete(self) -> bool:
         """Measure the delete; return whether the VM is gone."""
+        if self._state == "online" and not self._findings.knows("power.off"):
+            # It may be impossible to start it again.
+            await self._switch("power_off")
         before = self._state
         _, trace = await self._reader.traced(
             lambda: self._client.vms.delete(self._vm_id, delete_resources=True)

@@ -59,6 +59,10 @@ class Findings:
         if value is not None:
             self._flags[name].append(value)
 
+    def knows(self, name: str) -> bool:
+        """Return whether there was a vote."""
+        return name in self._flags
+
     def form(self, name: str, value: str | None) -> None:
         """Note a form; None is none."""
         if value is not None:
@@ -137,7 +141,6 @@ class Findings:
             self.vote(f"{operation}.shows", None if trace.has_gaps or not trace.certain else False)
             return
         self.vote(f"{operation}.shows", True)
-        self.time("reboot.grace", trace.after(trace.first(lambda vm: vm.state != "online")))
         back = trace.first_after(away, lambda vm: vm.state == "online")
         self.time(f"durations.{operation}", trace.after(back))
         self.states(operation, trace, "online")

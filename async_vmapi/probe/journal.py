@@ -44,7 +44,8 @@ class Journal:
         self._entries.append(entry)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+                # The line before may have been cut off.
+                file.write(f"\n{json.dumps(entry)}\n")
                 file.flush()
                 os.fsync(file.fileno())
 

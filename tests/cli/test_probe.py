@@ -1,6 +1,7 @@
 """The command `probe` over HTTP: what it shows and writes, and that it leaves nothing behind."""
 
 import random
+import signal
 import time
 
 import pytest
@@ -119,6 +120,18 @@ class TestProbe:
 
 
 class TestKilled:
+    def test_ctrl_c_deletes_the_vm(self, program, cloud, other, tmp_path):
+        """It reports it, and keeps nothing."""
+        file = str(tmp_path / "cloud.toml")
+        process = program.popen("probe", *QUICK, "--output", file, "--yes")
+        eventually(lambda: len(cloud.cloud.vms) > 1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=LONG)
+        assert process.returncode == 130
+        assert "deleting 1 VM" in errors
+        assert list(cloud.cloud.vms) == [other]
+        assert list(tmp_path.glob("cloud*")) == []
+
     def test_clean_deletes_what_a_kill_leaves(self, program, cloud, other, tmp_path, stride):
         """At any moment: no VM of the probe is left, and no other one is touched."""
         draw, left = random.Random(7), 0

@@ -70,6 +70,7 @@ class Hidden:
             template=None,
         )
         self.seed = seed
+        self.longest_name = None
 
     def client(self, **options):
         """Return a client of it."""
@@ -77,7 +78,7 @@ class Hidden:
             "https://hidden.invalid",
             api_key=self.api.api_key,
             api_secret=self.api.api_secret,
-            transport=_Without(self.api, self.missing),
+            transport=_Without(self),
             seed=self.seed,
             **options,
         )
@@ -91,7 +92,6 @@ class Hidden:
         """Return the yes-or-no facts and the forms, with their values; None if not knowable."""
         settings = self.settings
         on, off = ("poweron" not in self.missing), ("poweroff" not in self.missing)
-        stops = not on and not settings.restart_after_resize
         names = settings.names
         changed = {"lower": "case", "strip": "spaces", "nfc": "unicode", 64: "length"}
         ignored = settings.acpi == "ignore"
@@ -114,8 +114,7 @@ class Hidden:
             "resize.restarts": restarts,
             "resize.shows_early": settings.early_size is not None,
             "power.on": on,
-            # After a resize or shutdown the VM can no longer be started.
-            "power.off": None if stops or not on else off,
+            "power.off": off,
         }
 
     def durations(self, operation):
@@ -138,11 +137,14 @@ class Hidden:
 class _Without(InMemoryTransport):
     """A transport to a cloud that has not all calls."""
 
-    def __init__(self, api, missing):
-        super().__init__(api, latency=LATENCY)
-        self._missing = missing
+    def __init__(self, hidden):
+        super().__init__(hidden.api, latency=LATENCY)
+        self._hidden = hidden
 
     async def send(self, method, target, headers, body):
-        if target.rpartition("/")[2] in self._missing:
+        call, longest = target.rpartition("/")[2], self._hidden.longest_name
+        if call in self._hidden.missing:
             return Response(404, {"Content-Type": "text/html"}, b"<h1>No such page</h1>")
+        if call == "rename" and longest and len(body) > longest:
+            return Response(422, {}, b'{"success": false, "message": "too long"}')
         return await super().send(method, target, headers, body)

@@ -9,6 +9,7 @@ from async_vmapi import Client, InvalidArgument, InvalidState
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
 from async_vmapi.facts import Facts
 from async_vmapi.probe import Probe
+from async_vmapi.probe.journal import Journal
 
 from .hidden import LATENCY, PLAN, Hidden
 
@@ -147,6 +148,35 @@ class TestHidden:
         assert "error" not in report.facts["states.known"].value
         assert_clean(hidden)
 
+    async def test_a_name_that_is_refused_leaves_its_effect_unknown(self):
+        """Of the others it is known, and so is the age of reads."""
+        hidden = Hidden(3, names="lower")
+        hidden.longest_name = 100
+        facts = (await probed(hidden)).facts
+        assert facts["names.change"].value == "lower"
+        assert "names.changes" not in facts
+        assert facts["reads.max_staleness"].seen == PLAN.renames - 2
+        assert_clean(hidden)
+
+    async def test_a_vm_without_an_address_is_measured_all_the_same(self):
+        hidden = Hidden(3, address=1e6, early_size=None, acpi="honour")
+        facts = (await probed(hidden)).facts
+        assert "reads.address" not in facts
+        assert {"durations.create", "durations.resize", "durations.delete"} < set(facts)
+
+    async def test_a_vm_that_vanishes_ends_the_measurement(self):
+        """What was measured before is kept."""
+        hidden = Hidden(3)
+        async with hidden.client() as client:
+            running = asyncio.create_task(Probe(client).run(PLAN))
+            await asyncio.sleep(400)
+            (vm,) = (vm for vm in hidden.cloud.vms.values() if vm is not hidden.other)
+            hidden.cloud.operate("delete", vm.id, asyncio.get_running_loop().time())
+            report = await running
+        assert report.problems == ("the VM has vanished",)
+        assert {"durations.create", "reads.max_staleness"} < set(report.facts)
+        assert_clean(hidden)
+
 
 class TestPlan:
     async def test_the_price_is_of_a_vm_of_that_size(self, request_for):
@@ -224,6 +254,8 @@ class TestReadOnly:
         assert hidden.api.api_key not in text
         assert hidden.api.api_secret not in text
         assert all(fact.seen and fact.when for fact in report.facts.values())
+        # It depends on the guest, and would decide when a reboot that does not show is assumed.
+        assert "reboot.grace" not in report.facts
 
 
 class TestInterrupted:
@@ -276,6 +308,40 @@ class TestInterrupted:
                 await probe.run(PLAN)
             left = await probe.left_over()
             assert [found.id for found in left] == [vm.id]
+            assert await probe.delete(left) == []
+        assert_clean(hidden)
+        assert not journal.exists()
+
+    async def test_a_create_in_flight_at_a_kill_is_reconciled(self, tmp_path, request_for):
+        """Its VM is found when it appears; and if none does, nothing is left."""
+        for was_sent in (True, False):
+            hidden, journal = Hidden(0), tmp_path / f"intent {was_sent}"
+            async with hidden.client() as client:
+                request = request_for("vmapi-probe-x")
+                token = await client.vms.prepare("create", request, unique_name=True)
+                Journal(journal).intend(token)
+                if was_sent:
+                    await client.vms.create(request, unique_name=True, intent=token)
+                probe = Probe(client, journal=journal)
+                left = await probe.left_over()
+                assert [vm.label for vm in left] == ["vmapi-probe-x"] * was_sent
+                assert await probe.delete(left) == []
+            assert_clean(hidden)
+            assert not journal.exists()
+
+    async def test_a_vm_that_cannot_be_deleted_is_named(self, tmp_path):
+        """And is found by its journal afterwards."""
+        refused = Fault(kind="success_false", call="delete", probability=1.0)
+        hidden, journal = Hidden(0, faults=FaultPlan([refused])), tmp_path / "intent"
+        async with hidden.client() as client:
+            probe = Probe(client, journal=journal)
+            report = await probe.run(attrs.evolve(PLAN, vms=1, rounds=1))
+            (vm,) = (vm for vm in hidden.cloud.vms.values() if vm is not hidden.other)
+            assert report.left == (vm.id,)
+            assert vm.id in journal.read_text()
+            left = await probe.left_over()
+            assert await probe.delete(left) == [vm.id]
+            hidden.api.faults.clear()
             assert await probe.delete(left) == []
         assert_clean(hidden)
         assert not journal.exists()
