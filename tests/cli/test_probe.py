@@ -147,6 +147,7 @@ class TestKilled:
             program("probe", "--clean", "--yes", "--appears", "1", "--output", file)
             assert list(cloud.cloud.vms) == [other]
             assert not (tmp_path / "cloud.toml.intent").exists()
-        assert left
+        # Most moments leave a VM; without one, a clean-up proves little.
+        assert left >= KILLS // stride // 3
         assert touched(cloud, other) == []
         assert cloud.cloud.vms[other].label == "production"
