@@ -148,10 +148,10 @@ class ApprovedPlan(Document):
             InvalidArgument: If it is none, or was changed.
         """
         try:
-            content: Any = msgspec.json.decode(text)
+            content = msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
-            raise _refuse("is no JSON") from None
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            raise _refuse("is no JSON object") from None
+        if content.pop("format", None) != _FORMAT:
             raise _refuse(f"is not in the format {_FORMAT!r} that this release reads")
         expected: object = content.pop("hash", None)
         try:

@@ -111,7 +111,7 @@ class TestFile:
         ("text", "problem"),
         [
             ("", "is no JSON"),
-            ("[]", "is not in the format"),
+            ("[]", "is no JSON object"),
             ("{}", "is not in the format"),
             ('{"format": "async_vmapi plan 2"}', "is not in the format"),
             ('{"format": "async_vmapi plan 1"}', "is damaged"),
