@@ -92,11 +92,11 @@ def probe(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Measure a provider with small VMs, and write its facts to a file.
+    """Measure a provider, and write its facts to a file.
 
-    It creates VMs that are named vmapi-probe-..., measures all operations, and deletes them in
-    every case; if it was killed, use --clean. It changes no other VM. Before anything is sent, it
-    shows the highest cost and asks for confirmation.
+    It creates small VMs that are named vmapi-probe-..., measures all operations, and deletes them
+    in every case; if it was killed, use --clean. It changes no other VM. Before anything is sent,
+    it shows the highest cost and asks for confirmation.
     """
     if sum((read_only, clean, diff is not None)) > 1:
         fail("give only one of --read-only, --clean and --diff", ExitCode.USAGE)
