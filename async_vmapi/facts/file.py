@@ -19,7 +19,7 @@ import msgspec
 
 from async_vmapi import validation
 from async_vmapi.errors import InvalidArgument
-from async_vmapi.facts.spec import SPECS
+from async_vmapi.facts.spec import MOST, SPECS
 
 __all__ = ["Fact", "Facts"]
 
@@ -94,8 +94,10 @@ class Facts(Mapping[str, Fact]):
             raise validation.refuse("facts", value, "the path of a file, or Facts")
         try:
             text = Path(value).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        except UnicodeDecodeError:
+            raise _refuse(str(value), "cannot be read: it is not UTF-8 text") from None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
             raise _refuse(str(value), f"cannot be read: {why}") from None
         return cls.from_toml(text, name=str(value))
 
@@ -108,10 +110,13 @@ class Facts(Mapping[str, Fact]):
         """
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            # Besides its own errors, tomllib raises those of integers of thousands of digits.
             raise _refuse(name, f"is not TOML: {error}") from None
         if (given := content.pop("format", None)) != _FORMAT:
-            raise _refuse(name, f"has format {given!r}, not {_FORMAT!r}: use the release it is of")
+            raise _refuse(
+                name, f"has format {_shown(given)}, not {_FORMAT!r}: use the release it is of"
+            )
         facts: dict[str, Fact] = {}
         for section, entries in content.items():
             if not isinstance(entries, dict):
@@ -160,10 +165,18 @@ def _refuse(name: str, problem: str) -> InvalidArgument:
     return InvalidArgument(f"facts: {name} {problem}", argument="facts")
 
 
+def _shown(value: object) -> str:
+    try:
+        shown = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     value: Any
     source: str = "assumed"
-    seen: Annotated[int, msgspec.Meta(ge=0)] = 0
+    seen: Annotated[int, msgspec.Meta(ge=0, le=MOST)] = 0
     when: date | None = None
 
 
@@ -183,7 +196,7 @@ def _checked(file: str, name: str, fact: Fact) -> Fact:
         raise _refuse(file, f"has no fact {validation.unknown([name], SPECS)}")
     value = spec.check(fact.value)
     if value is None:
-        raise _refuse(file, f"has {name} = {fact.value!r}, which is not {spec.described}")
+        raise _refuse(file, f"has {name} = {_shown(fact.value)}, which is not {spec.described}")
     return attrs.evolve(fact, value=value)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import attrs
 import msgspec
 
-__all__ = ["SPECS", "FactSpec", "Kind"]
+__all__ = ["MOST", "SPECS", "FactSpec", "Kind"]
 
 Kind: TypeAlias = Literal["seconds", "offset", "span", "stages", "count", "flag", "words", "form"]
 
@@ -44,8 +44,11 @@ class FactSpec:
         return f"one of {', '.join(self.allowed)}" if self.allowed else _DESCRIBED[self.kind]
 
 
+MOST: Final = 1_000_000_000
+"""The largest number in a fact; hexadecimal ones of thousands of digits have no repr."""
+
 # Below infinity.
-_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
 _Word: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
 
 _TYPES: Final[Mapping[str, Any]] = {
@@ -53,7 +56,7 @@ _TYPES: Final[Mapping[str, Any]] = {
     "offset": Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)],
     "span": tuple[_Seconds, _Seconds],
     "stages": tuple[tuple[_Word, _Seconds, _Seconds], ...],
-    "count": Annotated[int, msgspec.Meta(ge=1)],
+    "count": Annotated[int, msgspec.Meta(ge=1, le=MOST)],
     "flag": bool,
     "words": tuple[_Word, ...],
 }

@@ -77,6 +77,11 @@ class TestFile:
             ("[states]\nunknown_polls = { value = true }", "is not an integer of at least 1"),
             ("[reboot]\nshows = { value = 1 }", "is not true or false"),
             ("x = 1", "outside of a section"),
+            (f"[absence]\npolls = {{ value = {'9' * 5000} }}", "is not TOML: Exceeds the limit"),
+            (f"[absence]\npolls = {{ value = 0x{'f' * 5000} }}", "a number of thousands of digits"),
+            (f"[absence]\npolls = {{ value = 1, seen = 0x{'f' * 5000} }}", "Expected `int` <= "),
+            (f"[absence]\npolls = {{ value = {'[' * 5000} }}", "is not TOML: maximum recursion"),
+            (f'[absence]\npolls = {{ value = "{"x" * 5000}" }}', "xxx..., which is not an integer"),
         ],
     )
     def test_what_is_wrong_is_named(self, text, problem):
@@ -97,7 +102,8 @@ class TestFile:
     def test_files_that_cannot_be_read(self, tmp_path):
         binary = tmp_path / "cloud.toml"
         binary.write_bytes(b"\xff")
-        for path, why in ((tmp_path / "no", "No such file"), (binary, "not UTF-8")):
+        wrong = [(tmp_path / "no", "No such file"), (binary, "not UTF-8"), ("a\0b", "null byte")]
+        for path, why in wrong:
             with pytest.raises(InvalidArgument, match=why):
                 Facts.of(path)
         with pytest.raises(InvalidArgument, match="the path of a file"):
