@@ -91,6 +91,8 @@ class Control(abc.ABC):
             failures: How many of the call's failures, the first ones, are forgiven. If there were
                 more in the meantime, the call may pause again.
         """
+        if self._plan.on_failure == "stop":
+            return  # a call that failures stop is never paused because of them
         forgiven = self.progress.forgiven
         self._waves.forgive(failures)
         if self.state is State.SUSPENDED and self.progress.forgiven > forgiven:

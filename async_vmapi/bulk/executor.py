@@ -117,12 +117,13 @@ class BulkExecutor(Operations[BulkReport]):
     def unpause(self) -> None:
         """Start items again after `pause`, or after a pause because of failures.
 
-        Failures so far are forgiven: the failure budget starts again.
+        After a pause because of failures, these are forgiven: the failure budget starts again.
         """
         self._paused = False
         if self._rollout is not None:
             self._rollout.pause(False)
-            self._rollout.forgive(self._rollout.failures)
+            if self._rollout.suspended:
+                self._rollout.forgive(self._rollout.failures)
 
     def stop(self, reason: str = "it was stopped") -> None:
         """Start nothing new in the current call; operations in progress are still watched.

@@ -17,7 +17,7 @@ import anyio
 from async_vmapi.bulk import outcomes
 from async_vmapi.bulk.control import Control
 from async_vmapi.bulk.domains import Domains
-from async_vmapi.bulk.health import Soak, WaitReady, checked, cut_short
+from async_vmapi.bulk.health import Soak, Soaking, WaitReady, checked, cut_short
 from async_vmapi.bulk.item import BulkItem, Source
 from async_vmapi.bulk.outcomes import INTERRUPTED, Ended
 from async_vmapi.bulk.plan import BulkPlan
@@ -140,7 +140,7 @@ class Rollout(Control):
         If the iteration is left early or cancelled, requests in flight get ten seconds for their
         responses; `left` returns the remaining outcomes.
         """
-        pump = asyncio.get_running_loop().create_task(self._pump(), name="async_vmapi bulk")
+        pump = asyncio.get_running_loop().create_task(self._take_all(), name="async_vmapi bulk")
         self._pump_task = pump
         pump.add_done_callback(lambda _: self._progress.set())
         try:
@@ -166,6 +166,13 @@ class Rollout(Control):
         return [*self._unconsumed, *running]
 
     # --- starting -------------------------------------------------------------------------------
+
+    async def _take_all(self) -> None:
+        try:
+            await self._pump()
+        except (Exception, asyncio.CancelledError):
+            await self._soak()  # if the items raised it, those that have started are completed
+            raise
 
     async def _pump(self) -> None:
         waves = self._waves
@@ -247,16 +254,15 @@ class Rollout(Control):
         """Wait until the VMs of the wave have stayed healthy, or have failed."""
         while self._workers and self.stopped is None:
             await self._wait_for_change()
-        wait_ready, unsoaked = self._wait_ready, self._unsoaked
-        if self.stopped is not None or not unsoaked or wait_ready is None:
+        if self.stopped is not None or not self._unsoaked or self._wait_ready is None:
             return
-        self._unsoaked = []
-        began = asyncio.get_running_loop().time()
-        self._emit("soaking", reason=f"{len(unsoaked)} VMs soak for {self._plan.soak:g} s")
+        soaking = Soaking(self._plan, self._wait_ready, self._max_staleness)
+        self._emit("soaking", reason=f"{len(self._unsoaked)} VMs soak for {self._plan.soak:g} s")
+        # What handles the event may have stopped the call; then there are none.
+        unsoaked, self._unsoaked = self._unsoaked, []
         for ended in unsoaked:
             self._domains.take_offline(ended.outcome.domain, ended.outcome.vm_id)
-            soak = Soak(ended, self._plan, wait_ready, began, self._max_staleness)
-            self._run(soak, soak.run())
+            self._run(soak := Soak(ended, soaking), soak.run())
             self.soaking += 1
         while self._workers and self.stopped is None:
             await self._wait_for_change()

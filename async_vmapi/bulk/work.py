@@ -86,6 +86,8 @@ class Work:
         except asyncio.CancelledError:
             return self.cut_off(rollout.why_cut_off())
         except Exception as error:  # noqa: BLE001 - whatever a caller's own function raises
+            if self.complete is not None and isinstance(error, VMAPIError):
+                return self._unchecked(self.complete, f"its check broke off: {error}", error)
             write = self.context.last
             if self.operation == GENERAL and write is not None and not write.left:
                 # The function knows how this write ended; its own error decides.
@@ -97,8 +99,7 @@ class Work:
         item, task, write = self.item, self.task, self.context.last
         general = self.operation == GENERAL
         if self.complete is not None:
-            token = task.token() if task is not None else None
-            return unchecked(self.complete, self.operation, why, token)
+            return self._unchecked(self.complete, f"{why} before its check passed")
         if task is None and write is not None and write.accepted and not general:
             task = write.task
             if task is None:
@@ -134,6 +135,10 @@ class Work:
             ended = outcomes.outcome(item, "not_started", wave=self.wave, reason=why)
             return Ended(ended, untouched=True)
         return Ended(outcomes.outcome(item, "unknown", reason=reason, **known))
+
+    def _unchecked(self, complete: Ended, why: str, error: Exception | None = None) -> Ended:
+        token = None if self.task is None else self.task.token()
+        return unchecked(complete, self.operation, why, token, error)
 
     def _ended_remotely(self, ended: Ended) -> Ended:
         item = self.item

@@ -15,7 +15,7 @@ import attrs
 from dbos import DBOS
 
 from async_vmapi.bulk import outcomes
-from async_vmapi.bulk.health import checked
+from async_vmapi.bulk.health import checked, unchecked
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.outcomes import Ended
 from async_vmapi.durable.rows import decoding
@@ -112,7 +112,11 @@ class Operation:
             # Stored, so that a worker that takes over repeats only the check.
             watched = await _step("watch", partial(self._watch_to_step, sent))
             ended = decode(watched.ended, Ended)
-        return encode(await checked(ended, order.operation, order.plan, self._wait_ready))
+        try:
+            return encode(await checked(ended, order.operation, order.plan, self._wait_ready))
+        except VMAPIError as error:
+            why = f"its check broke off: {error}"
+            return encode(unchecked(ended, order.operation, why, sent.token, error))
 
     async def _prepare_and_send(self, turn: str) -> _Step:
         intent: str | None = None

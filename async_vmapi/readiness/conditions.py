@@ -245,6 +245,11 @@ class Ready:
         return any(isinstance(condition, Check) for condition in self.conditions)
 
     @property
+    def has_probes(self) -> bool:
+        """Whether a condition is checked by probes, not by polls."""
+        return any(not isinstance(condition, Address) for condition in self.conditions)
+
+    @property
     def storable(self) -> Self:
         """The conditions that can be stored: all but functions."""
         return type(self)(c for c in self.conditions if not isinstance(c, Check))

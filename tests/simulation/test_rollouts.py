@@ -198,6 +198,24 @@ class TestCheck:
         assert (await client.bulk(check=check).resume(read)).counts["succeeded"] == 2
         assert api.requests["reboot"] == 2
 
+    async def test_a_check_that_breaks_off_shows_no_vm_unhealthy(self, api, client):
+        """It is unknown, and another client checks the VM, without a second reboot."""
+        vms = await fleet(client, 1)
+        check = Check(vms[0].id)
+        reboot = asyncio.create_task(client.bulk(check=check).reboot(vms))
+        await asyncio.sleep(40)
+        assert check.calls
+        await client.close()
+        report = await reboot
+        (found,) = report.unknown
+        assert found.reason.startswith("the reboot is complete, but its check broke off: ")
+        assert "client was closed" in found.reason
+        assert (found.accepted, found.error) == (True, "InvalidState")
+        async with Client.in_memory(api, seed=2) as other:
+            after = await other.bulk(check=Check()).resume(BulkReport.from_json(report.to_json()))
+        assert after.counts["succeeded"] == 1
+        assert [o.kind for o in api.cloud.operations] == ["create", "reboot"]
+
     async def test_an_unhealthy_vm_of_a_report_stays_failed(self, client):
         vms = await fleet(client, 1)
         report = await client.bulk(check=Check(vms[0].id), check_timeout=20).reboot(vms)
@@ -387,6 +405,61 @@ class TestSoak:
         assert bulk.report.succeeded[0].reason == "its soak was cut short: it was interrupted"
         assert (await client.bulk().resume(bulk.report)).counts["succeeded"] == 4
 
+    async def test_stop_at_its_event_leaves_none(self, client):
+        vms = await fleet(client, 3)
+
+        def stop(event):
+            if event.kind == "soaking":
+                bulk.stop("enough")
+
+        bulk = client.bulk(waves=[1, "100%"], soak=1000, on_event=stop)
+        began = now()
+        report = await bulk.reboot(vms)
+        assert now() - began < 100
+        assert report.counts == {"succeeded": 1, "failed": 0, "unknown": 0, "not_started": 2}
+        assert report.succeeded[0].reason == "its soak was cut short: enough"
+
+    @pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError])
+    async def test_items_that_raise_lose_no_outcome(self, api, client, error):
+        """The VMs before it are rebooted, soak, and are in the report."""
+        vms = await fleet(client, 2)
+
+        async def broken():
+            for vm in vms:
+                yield vm
+            raise error
+
+        bulk = client.bulk(waves=[5], soak=30)
+        reboot = asyncio.create_task(bulk.reboot(broken()))
+        await asyncio.sleep(30)
+        await knock_over(api, vms[1].id)
+        with pytest.raises(error):
+            async with asyncio.timeout(1000):
+                await reboot
+        assert [o.status for o in bulk.report.outcomes] == ["succeeded", "failed"]
+
+    async def test_a_large_wave_waits_for_its_turn_to_be_checked(self, client):
+        """No VM is late because a client has only so many probes at once."""
+        vms = await fleet(client, 250)
+        most = []
+
+        async def slow(vm):
+            most.append(vm)
+            await asyncio.sleep(12)
+            return True
+
+        report = await client.bulk(check=slow, soak=30).reboot(vms)
+        assert report.counts["succeeded"] == 250
+        assert len(most) >= 500
+
+    async def test_a_closed_client_shows_no_vm_unhealthy(self, client):
+        vms = await fleet(client, 1)
+        reboot = asyncio.create_task(client.bulk(soak=100).reboot(vms))
+        await asyncio.sleep(60)
+        await client.close()
+        (found,) = (await reboot).outcomes
+        assert found.reason.startswith("it was healthy at first, but it could not be checked ")
+
     async def test_a_soak_needs_an_end(self, client):
         """A generator without waves is one endless wave."""
         with pytest.raises(InvalidArgument, match="soak needs waves"):
@@ -566,6 +639,27 @@ class TestPauseOnFailure:
         await asyncio.sleep(300)
         bulk.stop("enough")
         assert (await task).stopped == "enough"
+
+    @pytest.mark.parametrize("on_failure", ["stop", "pause"])
+    async def test_a_pause_by_hand_forgives_no_failure(self, client, on_failure):
+        """The canary has failed, although the call was paused and unpaused meanwhile."""
+        vms = await fleet(client, 4)
+        fields = {"check": Check(vms[0].id), "check_timeout": 10, "on_failure": on_failure}
+        log = Log()
+
+        def pause_briefly(event):
+            log.append(event)
+            if event.kind == "finished":
+                bulk.pause()
+                bulk.unpause()
+
+        bulk = client.bulk(waves=[2, "100%"], limit=1, on_event=pause_briefly, **fields)
+        task = asyncio.create_task(bulk.reboot(vms))
+        await asyncio.sleep(300)
+        assert len(log.kinds("started")) == 2
+        assert "wave 1 had failures" in (bulk.paused, log.kinds("stopped", "paused")[0].reason)
+        bulk.stop()
+        assert (await task).counts["not_started"] == 2
 
     async def test_one_pauses_by_hand_too(self, client):
         """`paused` shows either; one `unpause` lifts both."""
