@@ -132,7 +132,7 @@ def _interruptible(client: "Client", call: "Callable[[Client], Awaitable[T]]", o
 def _print_plan(plan: "ProbePlan", estimate: "Estimate") -> None:
     console = console_for(json=False)
     console.print(
-        f"{plan.vms} VM{'s' * (plan.vms > 1)} with {plan.cpus} cores and {plan.ram} MB, one after "
+        f"{_count(plan.vms, 'VM')} with {_count(plan.cpus, 'core')} and {plan.ram} MB, one after "
         f"the other, named vmapi-probe-...; {plan.renames} renames or more, and {plan.rounds} "
         "rounds of reboot, reset, resize, shutdown, power-on and power-off"
     )
@@ -141,9 +141,13 @@ def _print_plan(plan: "ProbePlan", estimate: "Estimate") -> None:
         f"{plan.time_limit / _MINUTE:.0f}; a read every {plan.interval:g} s"
     )
     console.print(
-        f"highest cost: {estimate.cost:g} ({estimate.vms} VMs, {estimate.hours} hours each, at "
-        f"double the price of {estimate.price:g}, as one core is added)"
+        f"highest cost: {estimate.cost:g} ({_count(estimate.vms, 'VM')}, {estimate.hours} hours "
+        f"each, at double the price of {estimate.price:g}, as one core is added)"
     )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _confirm(what: str, *, yes: bool) -> None:
@@ -178,7 +182,7 @@ def _clean(client: "Client", found: "Probe", *, yes: bool) -> ExitCode:
     if left:
         say(f"NOT deleted, try again: {', '.join(left)}")
         return ExitCode.FAILED
-    say(f"{len(vms)} VMs were deleted; none of a probe is left")
+    say(f"deleted: {_count(len(vms), 'VM')}; none of a probe is left")
     return ExitCode.OK
 
 

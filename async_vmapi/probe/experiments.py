@@ -65,6 +65,7 @@ class Experiments:
         self._label = label
         self._hold = min(_FIRST_HOLD, plan.patience)
         self._state: str | None = None
+        self._size: tuple[int, int] | None = None
 
     @property
     def _long(self) -> float:
@@ -193,6 +194,9 @@ class Experiments:
         small = self._plan.cpus, self._plan.ram
         for size in ((small[0] + 1, small[1]), small):
             await self._bring("online")
+            if self._size == size:
+                # It was not resized before.
+                continue
             call = partial(self._client.vms.resize, cores=size[0], ram=size[1])
             trace = await self._write("resize", partial(call, self._vm_id, wait_for=self.wait_for))
             if trace is None:
@@ -299,7 +303,11 @@ class Experiments:
     # --- reads ---------------------------------------------------------------------------------
 
     async def _watch(self, trace: Trace, done: Callable[[Trace], bool], timeout: float) -> bool:
-        return await self._reader.watch(self._vm_id, trace, done, timeout)
+        ended = await self._reader.watch(self._vm_id, trace, done, timeout)
+        last = trace.last(lambda _: True)
+        if last is not None and last.vm is not None:
+            self._size = last.vm.size
+        return ended
 
     def _is_stable(self, trace: Trace) -> bool:
         self._check(trace)

@@ -183,7 +183,8 @@ class Findings:
         early = trace.first(lambda vm: vm.state == "online" and vm.size == size)
         late = trace.last(lambda vm: vm.state != "online")
         margin = 2 * self.staleness + 2 * self._interval
-        if early and late and late.sent > early.received + margin:
+        # A resize that was sent twice takes the VM down again, with its new size.
+        if trace.certain and early and late and late.sent > early.received + margin:
             return True
         return None
 

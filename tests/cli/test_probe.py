@@ -43,7 +43,7 @@ class TestProbe:
         """The plan and its cost are shown first; the file can be used at once."""
         file = str(tmp_path / "cloud.toml")
         shown = program("probe", *QUICK, "--output", file, "--yes")
-        assert "highest cost: 0.08 (1 VMs, 2 hours each" in shown.stdout
+        assert "highest cost: 0.08 (1 VM, 2 hours each" in shown.stdout
         assert "duration: about" in shown.stdout
         facts = Facts.of(file)
         assert f"{len(facts)} facts are in {file}" in shown.stderr

@@ -1,6 +1,7 @@
 """Clouds with hidden behaviours, and the facts that a probe of them must find."""
 
 import asyncio
+import json
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -71,6 +72,7 @@ class Hidden:
         )
         self.seed = seed
         self.longest_name = None
+        self.shrinks = True
 
     def client(self, **options):
         """Return a client of it."""
@@ -145,6 +147,8 @@ class _Without(InMemoryTransport):
         call, longest = target.rpartition("/")[2], self._hidden.longest_name
         if call in self._hidden.missing:
             return Response(404, {"Content-Type": "text/html"}, b"<h1>No such page</h1>")
+        if call == "resize" and not self._hidden.shrinks and json.loads(body)["cores"] == 1:
+            return Response(409, {}, b'{"success": false, "error": "too small"}')
         if call == "rename" and longest and len(body) > longest:
             return Response(422, {}, b'{"success": false, "message": "too long"}')
         return await super().send(method, target, headers, body)

@@ -7,7 +7,7 @@ import pytest
 
 from async_vmapi import Client, InvalidArgument, InvalidState
 from async_vmapi.emulator import CloudAPI, Fault, FaultPlan, Settings
-from async_vmapi.facts import Facts
+from async_vmapi.facts import Fact, Facts
 from async_vmapi.probe import Probe
 from async_vmapi.probe.journal import Journal
 
@@ -156,6 +156,15 @@ class TestHidden:
         assert facts["names.change"].value == "lower"
         assert "names.changes" not in facts
         assert facts["reads.max_staleness"].seen == PLAN.renames - 2
+        assert_clean(hidden)
+
+    async def test_a_resize_that_changes_nothing_is_not_measured(self):
+        """Where a VM cannot be made smaller, there is only one."""
+        hidden = Hidden(3, early_size=None, acpi="honour", restart_after_resize=True)
+        hidden.shrinks = False
+        facts = (await probed(hidden)).facts
+        assert facts["resize.shows_early"] == Fact(False, "measured", 1, facts["power.off"].when)
+        assert facts["durations.resize"].seen == 1
         assert_clean(hidden)
 
     async def test_a_vm_without_an_address_is_measured_all_the_same(self):

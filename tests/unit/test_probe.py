@@ -169,6 +169,22 @@ class TestFindings:
         findings.switch("shutdown", down, "online", "offline", acpi=True)
         assert findings.facts("2026-11-30")["reboot.shows"].value is False
 
+    def test_a_size_that_shows_before_the_vm_is_down_is_early(self):
+        """Unless the resize was sent twice, and so carried out again."""
+        new = (2, 512)
+        for accepted, expected in ((True, True), (False, None)):
+            found = trace("online", accepted=accepted)
+            for number, state in enumerate(["online"] * 3 + ["offline"] * 9 + ["online"] * 9, 2):
+                by = "get" if number % 2 else "list"
+                seen = Seen("a", state, *new, True)
+                found.add(Sample(by, number - 0.1, float(number), seen))
+            findings = Findings(wait_for=1, interval=1.0)
+            findings.resize(found, new, is_back=True)
+            facts = findings.facts("2026-11-30")
+            early = facts.get("resize.shows_early")
+            assert (early and early.value) is expected
+            assert facts["resize.restarts"].value is True
+
 
 class TestDrift:
     @pytest.mark.parametrize(
