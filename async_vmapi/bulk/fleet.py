@@ -220,6 +220,8 @@ class Fleets:
                 for outcome in report.outcomes
                 if outcome.status == "unknown"
                 or (outcome.status == "succeeded" and operation_spec(operation).stays_down)
+                # Its operation was carried out, and a list may show an unhealthy VM online.
+                or (outcome.status == "failed" and outcome.explanation is not None)
             ),
         )
 

@@ -96,7 +96,7 @@ class BulkReport(Serializable):
     complete: bool = True
     stopped: str | None = None
     seconds: float = 0.0
-    approved: str | None = None
+    approved: str | None = attrs.field(default=None, metadata=stored(omit_if_default=True))
     requests: Mapping[str, int] = attrs.field(factory=dict[str, int])
 
     def _of(self, status: Status) -> list[Outcome]:
@@ -183,7 +183,7 @@ class BulkReport(Serializable):
                 f"report is not in the format {_FORMAT!r} that this release reads",
                 argument="report",
             )
-        if version is None or fields.keys() != attrs.fields_dict(cls).keys():
+        if version is None or fields.keys() | {"approved"} != attrs.fields_dict(cls).keys():
             raise _damaged("its fields are not those of one")
         try:
             report = super().from_dict(fields)

@@ -36,6 +36,9 @@ _MAX_DEADLINE_DELAY: Final = 1.0
 
 _MAX_GETS_IN_FLIGHT: Final = 16
 
+_REPROBE_DELAY: Final = 1.0
+"""Seconds until a VM is probed again whose probes were broken off."""
+
 
 class Poller:
     """Polls while a watch is awaited.
@@ -305,17 +308,25 @@ class Poller:
             self._probing[watch].cancel()
 
     def _probed(self, watch: Watch) -> None:
-        self._probing.pop(watch, None)
         if watch.ended:
             self._pending.discard(watch)
-        else:
-            # It may have joined again while the probe was cancelled.
-            self._probe(watch)
+        if watch.next_probe is None or not watch.is_awaited:
+            self._probing.pop(watch, None)
+            return
+        # It joined again while the probe was cancelled; or a check has cancelled itself, which must
+        # not spin.
+        self.polls.call_at(self.polls.now + _REPROBE_DELAY, self._probe_again, watch)
+
+    def _probe_again(self, watch: Watch) -> None:
+        self._probing.pop(watch, None)
+        self._probe(watch)
 
     async def probe_once(self, watch: Watch) -> None:
         """Probe until a probe fails; if the watch is awaited, its probes go on anyway."""
-        while (probing := self._probing.get(watch)) is not None and probing.cancelling():
+        probing = self._probing.get(watch)
+        while probing is not None and probing.cancelling() and not probing.done():
             await asyncio.wait({probing})
+            probing = self._probing.get(watch)
         if not watch.is_awaited:
             self._probe(watch, once=True)
             if (probing := self._probing.get(watch)) is not None:

@@ -235,6 +235,20 @@ class TestChecks:
         assert conditions == [None, "online", f"check:{check.__qualname__}", "check:Callable"]
         assert len(started) == len(ended) == 1
 
+    async def test_a_check_that_cancels_itself_is_repeated_with_a_pause(self, client, request_for):
+        """It holds up nothing, and the task ends with its timeout."""
+        calls = []
+
+        async def check(vm):
+            calls.append(vm)
+            asyncio.current_task().cancel()
+            await asyncio.sleep(1)
+
+        task = await client.vms.create(request_for(), ready=Ready.check(check))
+        with pytest.raises(TaskTimeout, match="missing check:"):
+            await task.wait(timeout=100)
+        assert 2 <= len(calls) <= 100
+
     async def test_each_condition_is_logged(self, client, request_for, caplog):
         """With the condition in a field of its own."""
         door = Door()

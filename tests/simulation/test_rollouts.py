@@ -830,6 +830,20 @@ class TestDomains:
             assert report.outcomes[0].reason == "fewer than 1 VMs would stay online"
         assert [event.wave for event in log.kinds("started")] == [1, 2, 2]
 
+    async def test_a_resumed_rollout_counts_no_unhealthy_vm_as_online(self, client):
+        """A list shows it online; taking another one down would leave too few that work."""
+        vms = await fleet(client, 3)
+
+        async def check(vm):
+            return vm.id != vms[0].id
+
+        plan = BulkPlan(limit=1, min_online=2, check=check, check_timeout=30, max_failures=0)
+        report = await client.bulk(plan).reboot(vms)
+        assert report.counts == {"succeeded": 0, "failed": 1, "unknown": 0, "not_started": 2}
+        after = await client.bulk(plan).resume(report)
+        assert after.counts == report.counts
+        assert "fewer than 2 VMs would stay online" in after.not_started[0].reason
+
     async def test_a_resumed_rollout_knows_the_domains(self, api, client):
         """By a new list; percentages and minimum are of all VMs of the domain."""
         vms = await fleet(client, 4, 4)
