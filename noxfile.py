@@ -135,7 +135,7 @@ def run_tests(session: nox.Session, *chosen: str) -> None:
         *("-n", str((os.cpu_count() or 2) + 1), "--dist", "worksteal"),
         *chosen,
         *session.posargs,
-        # Each process compiles all modules anew where none is to be cached.
+        # Each process compiles all modules again where none is to be cached.
         env={"PYTHONDONTWRITEBYTECODE": None},
     )
 

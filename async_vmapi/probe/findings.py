@@ -136,12 +136,12 @@ class Findings:
 
     def cycle(self, operation: str, trace: Trace) -> None:
         """Note a reboot or reset of a VM that is online again, or never seemed to leave."""
-        away = trace.last(lambda vm: vm.state != "online")
-        if away is None:
+        down = trace.last(lambda vm: vm.state != "online")
+        if down is None:
             self.vote(f"{operation}.shows", None if trace.has_gaps or not trace.certain else False)
             return
         self.vote(f"{operation}.shows", True)
-        back = trace.first_after(away, lambda vm: vm.state == "online")
+        back = trace.first_after(down, lambda vm: vm.state == "online")
         self.time(f"durations.{operation}", trace.after(back))
         self.states(operation, trace, "online")
 

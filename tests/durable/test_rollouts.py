@@ -50,7 +50,7 @@ class TestSoak:
         assert kinds(shared).count("soaking") == 2
 
     async def test_a_soak_that_was_cut_off_is_repeated(self, make):
-        """All its time, since nobody has checked the VMs meanwhile."""
+        """All its time, since the VMs were not checked meanwhile."""
         shared = Shared()
         spec = spec_for(2, "reboot", soak=100)
         run = asyncio.create_task(make(shared, spec).run())

@@ -241,7 +241,7 @@ def test_progress_shows_what_was_decided_between_waves():
 
 @pytest.mark.looptime
 async def test_only_forgiveness_ends_a_pause_because_of_failures():
-    """A pause by hand is another one; and failures that nobody has seen are not forgiven."""
+    """A pause by hand is another one; and unseen failures are not forgiven."""
     played = Play(BulkPlan(limit=5, max_failures=1, on_failure="pause"), [VM(1, "fails")] * 6)
     running = asyncio.create_task(played.run([]))
     await asyncio.sleep(10)

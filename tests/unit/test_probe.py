@@ -128,12 +128,12 @@ class TestTimes:
         assert often.first(lambda vm: vm.state == "resizing").received == 2.0
 
     def test_old_reads_mix_with_new_ones(self):
-        """A VM is back after the last read that shows it away, if none is missing then."""
+        """A VM is back after the last read that shows it offline, if none is missing then."""
 
         def back(*states):
             found = trace(*states)
-            away = found.last(lambda vm: vm.state == "offline")
-            return found.after(found.first_after(away, lambda vm: vm.state == "online"))
+            down = found.last(lambda vm: vm.state == "offline")
+            return found.after(found.first_after(down, lambda vm: vm.state == "online"))
 
         assert back("online", "offline", "online", "offline", "online", "online") == 5.0
         assert back("offline", "online", "-", "-", "-", "-", "online", "online") is None
