@@ -63,25 +63,22 @@ class Address:
 
 
 @attrs.frozen
-class Tcp:
-    """A port accepts connections."""
-
+class _Port:
     port: int = attrs.field(converter=_port)
     timeout: float = _PROBE_TIMEOUT
 
     def __str__(self) -> str:
-        return f"tcp:{self.port}"
+        return f"{type(self).__name__.lower()}:{self.port}"
 
 
 @attrs.frozen
-class Ssh:
+class Tcp(_Port):
+    """A port accepts connections."""
+
+
+@attrs.frozen
+class Ssh(_Port):
     """A port sends the banner of an SSH server."""
-
-    port: int = attrs.field(converter=_port)
-    timeout: float = _PROBE_TIMEOUT
-
-    def __str__(self) -> str:
-        return f"ssh:{self.port}"
 
 
 @attrs.frozen

@@ -51,7 +51,7 @@ class TestFile:
         assert dict(Facts.from_toml(facts.to_toml())) == dict(facts)
 
     def test_the_default_ones_have_a_source(self):
-        """A section of the page on the wire, or that it is assumed."""
+        """A section of docs/wire.md, or that it is assumed."""
         assert {fact.source for fact in Facts.default().values()} == {"WIRE §4", "assumed"}
         assert not any(fact.is_measured for fact in Facts.default().values())
 
