@@ -62,6 +62,7 @@ class OddServer:
         self.port = port
         self.requests: list[Request] = []
         self.connections = 0
+        self._requested = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -82,6 +83,10 @@ class OddServer:
             task.cancel()
         await self.drained()
         await self._server.wait_closed()
+
+    async def requested(self) -> None:
+        """Wait until a request has arrived."""
+        await self._requested.wait()
 
     async def drained(self) -> None:
         """Wait until no connection is open."""
@@ -122,6 +127,7 @@ class OddServer:
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         self.requests.append(request)
+        self._requested.set()
         reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
         if callable(reply):
             reply = reply(request)
