@@ -51,7 +51,7 @@ class Cloud:
         self._reads = self._scripts.reads
         self.vms = self._scripts.vms
         self.gone = self._scripts.gone
-        self.operations: list[CloudOperation] = []
+        self.operations = self._scripts.operations
         epoch = (epoch or datetime.now(UTC)).replace(microsecond=0)
         self._epoch = epoch if epoch.tzinfo is not None else epoch.replace(tzinfo=UTC)
         self._adjusted: list[tuple[str, Mapping[str, object]]] = []
@@ -144,7 +144,7 @@ class Cloud:
             raise Refused(403, f"quota of {quota} virtual machines reached")
         vm = self._add(now, label, cores, ram, zone, template, "installing")
         self._reads.configure(vm)
-        self._accept(vm, CloudOperation("create", vm.id, now), now)
+        self._scripts.start(vm, CloudOperation(len(self.operations), "create", vm.id, now), now)
         return vm.id
 
     def place(
@@ -179,6 +179,7 @@ class Cloud:
         number = len(self.vms) + len(self.gone) + 1
         vm = CloudVM(
             id=_uuid(self._scripts.random),
+            number=number,
             label=label,
             cores=cores,
             ram=ram,
@@ -198,11 +199,14 @@ class Cloud:
     ) -> None:
         """Accept an operation on a VM; raise `Refused` if it is not possible."""
         vm = self._writable(vm_id, now)
-        operation = CloudOperation(kind, vm_id, now, cores=cores, ram=ram, wait_for=wait_for)
+        number = len(self.operations)
+        operation = CloudOperation(
+            number, kind, vm_id, now, cores=cores, ram=ram, wait_for=wait_for
+        )
         if kind == "delete":
             vm.deleting = True
             self._scripts.cancel(vm, now)
-        self._accept(vm, operation, now)
+        self._scripts.start(vm, operation, now)
 
     def rename(self, vm_id: str, label: str, now: float) -> None:
         """Change a VM's label immediately."""
@@ -225,10 +229,6 @@ class Cloud:
         if vm.deleting:
             raise Refused(409, "virtual machine is being deleted")
         return vm
-
-    def _accept(self, vm: CloudVM, operation: CloudOperation, now: float) -> None:
-        self.operations.append(operation)
-        self._scripts.start(vm, operation, now)
 
 
 def _uuid(source: random.Random) -> str:

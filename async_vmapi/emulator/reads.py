@@ -4,7 +4,7 @@ The VMs themselves are in `async_vmapi.emulator.cloud`. Reads have a separate ra
 they do not change what a seeded cloud does; only the lag of lists is drawn at the time of a change.
 """
 
-import functools
+import operator
 import random
 import zlib
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from async_vmapi.emulator.vm import CloudVM, encode
 __all__ = ["Reads"]
 
 _GONE: Final = b""
+_NUMBER: Final = operator.attrgetter("number")
 
 
 class Reads:
@@ -38,7 +39,9 @@ class Reads:
             None if seed is None else f"reads {seed}"
         )
         self._turn = -1
-        # VMs in the list by id, in the order of creation, and the encoded list.
+        # How many VMs were shown in lists until now.
+        self.published = 0
+        # VMs in the list by id, in the order in which they appeared there, and the encoded list.
         self._listing: dict[str, CloudVM] = {}
         self._list_body: bytes | None = None
         # VMs whose reads may differ from their state, and the deleted ones of them, in the order of
@@ -81,7 +84,9 @@ class Reads:
         lags: dict[tuple[tuple[float, ...], ReplicaChoice], float] = {}
         shown: list[bytes] = []
         repeated: list[bytes] = []
-        others = [vm for vm_id, vm in self._odd.items() if vm_id not in self._listing]
+        others = [vm for vm in self._odd.values() if not vm.list_number]
+        # Random numbers are drawn in this order, so it depends on nothing but the VMs.
+        others.sort(key=_NUMBER)
         for vm in (*self._listing.values(), *others):
             if vm.id not in self._odd:
                 shown.append(self._listed(vm))
@@ -116,7 +121,7 @@ class Reads:
         if settings.absence and self._random.random() < settings.absence:
             return None
         if vm.views is None:
-            if vm.id in self._listing if by_list else vm.visible:
+            if vm.list_number > 0 if by_list else vm.visible:
                 return self._listed(vm) if by_list else self._shown(vm)
             return None
         if settings.staleness[1] > 0:
@@ -136,7 +141,7 @@ class Reads:
         elif vm.views is None:
             vm.views = ViewHistory(
                 Versions(self._shown(vm) if vm.visible else None),
-                Versions(self._listed(vm) if vm.id in self._listing else None),
+                Versions(self._listed(vm) if vm.list_number > 0 else None),
             )
         if vm.is_gone and vm.views is None:
             del self._ghosts[vm.id]
@@ -147,7 +152,7 @@ class Reads:
 
     def keep(self, vm: CloudVM) -> None:
         """Encode the current state of a VM before a change, for lists that lag."""
-        if vm.settings.list_lag[1] > 0 and vm.id in self._listing:
+        if vm.settings.list_lag[1] > 0 and vm.list_number > 0:
             self._listed(vm)
 
     def show(self, vm: CloudVM, at: float) -> None:
@@ -162,7 +167,7 @@ class Reads:
 
     def place(self, vm: CloudVM, at: float) -> None:
         """Show a VM that was added without a create."""
-        self._publish(vm, None, at)
+        self.publish(vm, None, at)
         self.configure(vm)
 
     def hide(self, vm: CloudVM, at: float) -> None:
@@ -181,7 +186,7 @@ class Reads:
             vm = next(iter(self._ghosts.values()))
             if vm.views is not None:
                 last = max(vm.views.get.since, vm.views.list.since)
-                if vm.id in self._listing or now - last <= vm.settings.max_staleness:
+                if vm.list_number > 0 or now - last <= vm.settings.max_staleness:
                     return
             vm.views = None
             del self._ghosts[vm.id], self._odd[vm.id]
@@ -200,19 +205,24 @@ class Reads:
         due = max(vm.listed_until, at + self._draw(vm.settings.list_lag))
         # Changes that are due at this same moment must be published first.
         if vm.listed_until < at == due:
-            self._publish(vm, content, at)
+            self.publish(vm, content, at)
         else:
             vm.listed_until = due
             content = self._shown(vm) if content is None else content
-            self._timeline.at(due, functools.partial(self._publish, vm, content))
+            self._timeline.at(due, vm, "publish", content)
 
-    def _publish(self, vm: CloudVM, content: bytes | None, at: float) -> None:
+    def publish(self, vm: CloudVM, content: bytes | None, at: float) -> None:
+        """Show a content of a VM in lists: the current one if it is None, none if it is empty."""
         self._list_body = None
         if content == _GONE:
             self._listing.pop(vm.id, None)
             vm.shown = vm.listed = None
+            vm.list_number = 0
         else:
             vm.listed = content
-            self._listing[vm.id] = vm
+            if not vm.list_number:
+                self.published += 1
+                vm.list_number = self.published
+                self._listing[vm.id] = vm
         if vm.views is not None:
             vm.views.list.add(at, None if content == _GONE else self._listed(vm))

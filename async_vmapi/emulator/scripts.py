@@ -1,19 +1,22 @@
 """What operations do to VMs: one script for each; those of a VM run in sequence. Pure.
 
-A script yields the seconds to wait, and receives the time afterwards.
+A script is a list of steps, each with the seconds to wait before it. It is data, so that a snapshot
+has it; some steps decide only then which steps follow.
 """
 
-import functools
 import random
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from async_vmapi.emulator.reads import Reads
 from async_vmapi.emulator.settings import Span
 from async_vmapi.emulator.timeline import Timeline
-from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, Script
+from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, Step, StepAction
 
 __all__ = ["Scripts"]
+
+_Steps: TypeAlias = tuple[Step, ...]
+_Begin: TypeAlias = Callable[[CloudVM, CloudOperation], _Steps]
 
 
 class Scripts:
@@ -25,6 +28,7 @@ class Scripts:
     Attributes:
         vms: The existing VMs by id.
         gone: The deleted VMs by id.
+        operations: All operations ever accepted.
         timeline: The cloud's clock.
         reads: Decides what reads show.
         random: Random source of durations.
@@ -33,25 +37,61 @@ class Scripts:
     def __init__(self, seed: int | None) -> None:
         self.vms: dict[str, CloudVM] = {}
         self.gone: dict[str, CloudVM] = {}
+        self.operations: list[CloudOperation] = []
         self.timeline = Timeline()
         self.random = random.Random(seed)  # noqa: S311 - not for secrets
         self.reads = Reads(self.timeline, self._draw, seed=seed)
+        self.timeline.handlers = {
+            "step": self._step,
+            "appear": self._appear,
+            "address": self._get_address,
+            "early_size": self._size_early,
+            "publish": self.reads.publish,
+        }
+        self._begin: Final[Mapping[Kind, _Begin]] = {
+            "create": self._creating,
+            "resize": self._resizing,
+            "shutdown": self._shutting_down,
+            "power_on": self._switching,
+            "power_off": self._switching,
+            "reboot": self._rebooting,
+            "reset": self._cycling,
+            "delete": self._deleting,
+        }
+        # Each returns the steps that follow in place of none.
+        self._act: Final[Mapping[StepAction, Callable[..., _Steps]]] = {
+            "appear": self._appeared,
+            "state": self._to_state,
+            "fail": self._fail,
+            "online": self._online,
+            "stop": self._stop,
+            "resize": self._resize,
+            "size": self._size,
+            "size_stopped": self._size_stopped,
+            "switch": self._switch,
+            "never": self._never,
+            "cycle": self._cycle,
+            "restart": self._restart,
+            "remove": self._removed,
+        }
 
     def start(self, vm: CloudVM, operation: CloudOperation, now: float) -> None:
         """Run an operation after the unfinished ones of its VM."""
-        vm.queue.append((operation, self._script(vm, operation)))
+        self.operations.append(operation)
+        vm.queue.append(operation)
         if len(vm.queue) == 1:
             self._step(vm, vm.generation, now)
 
     def cancel(self, vm: CloudVM, now: float) -> None:
         """Cancel all unfinished operations of a VM."""
         vm.generation += 1
-        for operation, _ in vm.queue:
+        for operation in vm.queue:
             operation.outcome, operation.finished_at = "cancelled", now
+            operation.steps = ()
         vm.queue.clear()
         if not vm.visible:
             # The cancelled create would have made it visible.
-            self.timeline.at(vm.visible_at, functools.partial(self._appear, vm))
+            self.timeline.at(vm.visible_at, vm, "appear")
 
     def _draw(self, span: Span) -> float:
         return self.random.uniform(*span)
@@ -61,21 +101,20 @@ class Scripts:
         if generation != vm.generation:
             return
         while vm.queue:
-            operation, script = vm.queue[0]
-            try:
-                if operation.started_at is None:
-                    operation.started_at = at
-                    delay = next(script)
-                else:
-                    delay = script.send(at)
-            except StopIteration:
-                operation.finished_at = at
-                operation.outcome = operation.outcome or "done"
-                if vm.queue:
-                    vm.queue.pop(0)
-                continue
-            self.timeline.at(at + delay, functools.partial(self._step, vm, generation))
-            return
+            operation = vm.queue[0]
+            if operation.started_at is None:
+                operation.started_at = at
+                operation.steps = self._begin[operation.kind](vm, operation)
+            else:
+                step, *left = operation.steps
+                follow = self._act[step.action](vm, operation, at, *step.arguments)
+                operation.steps = (*left, *follow)
+            if operation.steps:
+                self.timeline.at(at + operation.steps[0].delay, vm, "step", generation)
+                return
+            operation.finished_at = at
+            operation.outcome = operation.outcome or "done"
+            del vm.queue[0]
 
     # --- changes -------------------------------------------------------------------------------
 
@@ -89,131 +128,151 @@ class Scripts:
             vm.history.append(Change(at, vm.state, vm.cores, vm.ram))
         self.reads.show(vm, at)
 
-    def _appear(self, vm: CloudVM, at: float) -> None:
+    def _appear(self, vm: CloudVM, _: None, at: float) -> None:
         if vm.id in self.vms:
             vm.visible = True
             self.reads.show(vm, at)
 
-    def _get_address(self, vm: CloudVM, at: float) -> None:
+    def _get_address(self, vm: CloudVM, _: None, at: float) -> None:
         self.change(vm, at, has_address=True)
 
-    def _size_early(self, vm: CloudVM, operation: CloudOperation, at: float) -> None:
+    def _size_early(self, vm: CloudVM, number: int, at: float) -> None:
+        operation = self.operations[number]
         if operation.finished_at is None:
             self.change(vm, at, cores=operation.cores, ram=operation.ram)
 
-    def _remove(self, vm: CloudVM, at: float) -> None:
-        del self.vms[vm.id]
-        self.gone[vm.id] = vm
-        vm.visible = False
-        vm.history.append(Change(at, None, vm.cores, vm.ram))
-        self.reads.hide(vm, at)
+    # --- how operations begin ------------------------------------------------------------------
 
-    # --- scripts -------------------------------------------------------------------------------
-
-    def _creating(self, vm: CloudVM, operation: CloudOperation) -> Script:
+    def _creating(self, vm: CloudVM, operation: CloudOperation) -> _Steps:
         settings = vm.settings
         hidden, total = self._draw(settings.not_found), self._draw(settings.create)
         vm.visible_at = operation.accepted_at + hidden
-        now = yield hidden
-        self._appear(vm, now)
         share = max(0.0, total - hidden) / (1 + len(settings.extra_states))
-        now = yield share
-        for state in settings.extra_states:
-            self.change(vm, now, state=state)
-            now = yield share
-        if settings.fail_state is not None:
-            operation.outcome = "failed"
-            self.change(vm, now, state=settings.fail_state)
-            return
-        self.change(vm, now, state="online")
-        address_at = now + self._draw(settings.address)
-        self.timeline.at(address_at, functools.partial(self._get_address, vm))
+        last = (
+            Step(share, "online", settings.address)
+            if settings.fail_state is None
+            else Step(share, "fail", (settings.fail_state,))
+        )
+        states = (Step(share, "state", (state,)) for state in settings.extra_states)
+        return Step(hidden, "appear"), *states, last
 
-    def _going_down(self, vm: CloudVM, operation: CloudOperation, honoured: float) -> Script:
-        """Shut the guest down by ACPI, or power it off after ``wait_for`` minutes."""
-        limit, acpi = 60.0 * operation.wait_for, vm.settings.acpi
-        needed = limit if acpi == "ignore" else honoured if acpi == "honour" else float(acpi)
-        now = yield min(needed, limit)
-        self.change(vm, now, state="offline")
+    def _shutting_down(self, vm: CloudVM, _: CloudOperation) -> _Steps:
+        return (Step(self._draw(vm.settings.stale), "stop"),)
 
-    def _shutting_down(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        yield self._draw(vm.settings.stale)
-        if vm.state != "online":
-            operation.outcome = "skipped"
-            return
-        yield from self._going_down(vm, operation, self._draw(vm.settings.shutdown))
-
-    def _resizing(self, vm: CloudVM, operation: CloudOperation) -> Script:
+    def _resizing(self, vm: CloudVM, operation: CloudOperation) -> _Steps:
         stale, total = self._stale_and_total(vm, operation)
-        third = total / 3
         if vm.settings.early_size is not None:
             shown_at = operation.accepted_at + self._draw(vm.settings.early_size)
             # Not before the operation starts, if it was queued.
-            shown_at = max(shown_at, cast("float", operation.started_at))
-            self.timeline.at(shown_at, functools.partial(self._size_early, vm, operation))
-        yield stale
-        was_online = vm.state == "online"
-        if was_online:
-            yield from self._going_down(vm, operation, max(0.0, third - stale))
-        now = yield third
-        self.change(vm, now, cores=operation.cores, ram=operation.ram)
-        if was_online and vm.settings.restart_after_resize:
-            now = yield third
-            self.change(vm, now, state="online")
+            shown_at = max(shown_at, operation.started_at or 0.0)
+            self.timeline.at(shown_at, vm, "early_size", operation.number)
+        return (Step(stale, "resize", (stale, total / 3)),)
 
-    def _switching(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        on = operation.kind == "power_on"
-        before, after = ("offline", "online") if on else ("online", "offline")
+    def _switching(self, vm: CloudVM, operation: CloudOperation) -> _Steps:
         stale, total = self._stale_and_total(vm, operation)
-        yield stale
-        if vm.state != before:
-            operation.outcome = "skipped"
-            return
-        now = yield max(0.0, total - stale)
-        self.change(vm, now, state=after)
+        return (Step(stale, "switch", (max(0.0, total - stale),)),)
 
-    def _rebooting(self, vm: CloudVM, operation: CloudOperation) -> Script:
+    def _rebooting(self, vm: CloudVM, operation: CloudOperation) -> _Steps:
         acpi = vm.settings.acpi
         if acpi == "ignore":
-            yield self._draw(vm.settings.stale)
-            operation.outcome = "never"
-            return
-        delay = 0.0 if acpi == "honour" else float(acpi)
-        yield from self._cycling(vm, operation, delay)
+            return (Step(self._draw(vm.settings.stale), "never"),)
+        return self._cycling(vm, operation, 0.0 if acpi == "honour" else float(acpi))
 
-    def _cycling(self, vm: CloudVM, operation: CloudOperation, delay: float = 0.0) -> Script:
+    def _cycling(self, vm: CloudVM, operation: CloudOperation, delay: float = 0.0) -> _Steps:
         stale, total = self._stale_and_total(vm, operation)
-        yield stale
-        if vm.state != "online":
-            operation.outcome = "skipped"
-            return
-        half = max(0.0, total - stale) / 2
-        now = yield delay + half
-        if vm.settings.reboot_visible:
-            self.change(vm, now, state="offline")
-        now = yield half
-        self.change(vm, now, state="online")
+        return (Step(stale, "cycle", (delay, max(0.0, total - stale) / 2)),)
 
-    def _deleting(self, vm: CloudVM, operation: CloudOperation) -> Script:
+    def _deleting(self, vm: CloudVM, operation: CloudOperation) -> _Steps:
         stale, total = self._stale_and_total(vm, operation)
-        now = yield stale
-        self.change(vm, now, state="deleting")
-        now = yield max(0.0, total - stale)
-        self._remove(vm, now)
+        return (
+            Step(stale, "state", ("deleting",)),
+            Step(max(0.0, total - stale), "remove"),
+        )
 
     def _stale_and_total(self, vm: CloudVM, operation: CloudOperation) -> tuple[float, float]:
         """Draw how long reads show no change, and how long the operation takes in all."""
         return self._draw(vm.settings.stale), self._draw(getattr(vm.settings, operation.kind))
 
-    def _script(self, vm: CloudVM, operation: CloudOperation) -> Script:
-        scripts: dict[Kind, Callable[[CloudVM, CloudOperation], Script]] = {
-            "create": self._creating,
-            "resize": self._resizing,
-            "shutdown": self._shutting_down,
-            "power_on": self._switching,
-            "power_off": self._switching,
-            "reboot": self._rebooting,
-            "reset": self._cycling,
-            "delete": self._deleting,
-        }
-        return scripts[operation.kind](vm, operation)
+    # --- steps ---------------------------------------------------------------------------------
+
+    def _appeared(self, vm: CloudVM, _: CloudOperation, at: float) -> _Steps:
+        self._appear(vm, None, at)
+        return ()
+
+    def _to_state(self, vm: CloudVM, _: CloudOperation, at: float, state: str) -> _Steps:
+        self.change(vm, at, state=state)
+        return ()
+
+    def _fail(self, vm: CloudVM, operation: CloudOperation, at: float, state: str) -> _Steps:
+        operation.outcome = "failed"
+        return self._to_state(vm, operation, at, state)
+
+    def _online(self, vm: CloudVM, _: CloudOperation, at: float, *address: float) -> _Steps:
+        self.change(vm, at, state="online")
+        low, high = address
+        self.timeline.at(at + self._draw((low, high)), vm, "address")
+        return ()
+
+    def _going_down(self, vm: CloudVM, operation: CloudOperation, honoured: float) -> Step:
+        """Shut the guest down by ACPI, or power it off after ``wait_for`` minutes."""
+        limit, acpi = 60.0 * operation.wait_for, vm.settings.acpi
+        needed = limit if acpi == "ignore" else honoured if acpi == "honour" else float(acpi)
+        return Step(min(needed, limit), "state", ("offline",))
+
+    def _stop(self, vm: CloudVM, operation: CloudOperation, _: float) -> _Steps:
+        if vm.state != "online":
+            operation.outcome = "skipped"
+            return ()
+        return (self._going_down(vm, operation, self._draw(vm.settings.shutdown)),)
+
+    def _resize(
+        self, vm: CloudVM, operation: CloudOperation, _: float, stale: float, third: float
+    ) -> _Steps:
+        if vm.state != "online":
+            return (Step(third, "size"),)
+        down = self._going_down(vm, operation, max(0.0, third - stale))
+        return down, Step(third, "size_stopped", (third,))
+
+    def _size(self, vm: CloudVM, operation: CloudOperation, at: float) -> _Steps:
+        self.change(vm, at, cores=operation.cores, ram=operation.ram)
+        return ()
+
+    def _size_stopped(
+        self, vm: CloudVM, operation: CloudOperation, at: float, third: float
+    ) -> _Steps:
+        self._size(vm, operation, at)
+        return (Step(third, "state", ("online",)),) if vm.settings.restart_after_resize else ()
+
+    def _switch(self, vm: CloudVM, operation: CloudOperation, _: float, rest: float) -> _Steps:
+        on = operation.kind == "power_on"
+        before, after = ("offline", "online") if on else ("online", "offline")
+        if vm.state != before:
+            operation.outcome = "skipped"
+            return ()
+        return (Step(rest, "state", (after,)),)
+
+    def _never(self, _: CloudVM, operation: CloudOperation, __: float) -> _Steps:
+        operation.outcome = "never"
+        return ()
+
+    def _cycle(
+        self, vm: CloudVM, operation: CloudOperation, _: float, delay: float, half: float
+    ) -> _Steps:
+        if vm.state != "online":
+            operation.outcome = "skipped"
+            return ()
+        return (Step(delay + half, "restart", (half,)),)
+
+    def _restart(self, vm: CloudVM, _: CloudOperation, at: float, half: float) -> _Steps:
+        if vm.settings.reboot_visible:
+            self.change(vm, at, state="offline")
+        return (Step(half, "state", ("online",)),)
+
+    def _removed(self, vm: CloudVM, _: CloudOperation, at: float) -> _Steps:
+        del self.vms[vm.id]
+        self.gone[vm.id] = vm
+        vm.gone_number = len(self.gone)
+        vm.visible = False
+        vm.history.append(Change(at, None, vm.cores, vm.ram))
+        self.reads.hide(vm, at)
+        return ()

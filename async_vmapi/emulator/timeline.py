@@ -1,39 +1,51 @@
-"""A manually advanced clock with scheduled actions."""
+"""A manually advanced clock with scheduled events of VMs."""
 
 import heapq
-import itertools
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
-__all__ = ["Action", "Timeline"]
+from async_vmapi.emulator.vm import CloudVM, Due, DueKind
 
-Action: TypeAlias = Callable[[float], None]
-"""A scheduled action. It is called with the time at which it was due."""
+__all__ = ["Handler", "Timeline"]
+
+Handler: TypeAlias = Callable[[CloudVM, Any, float], None]
+"""Called with the VM, the detail of what is due, and the time at which it was due."""
 
 
 class Timeline:
-    """Calls actions in the order of their times.
+    """Handles what is due in the order of its times.
 
     Attributes:
         now: The latest time passed to `advance`, in seconds; initially 0.
         began: The first time passed to `advance`; initially None.
+        ties: How much was scheduled until now.
+        handlers: What to call, by kind.
     """
 
     def __init__(self) -> None:
         self.now = 0.0
         self.began: float | None = None
-        self._due: list[tuple[float, int, Action]] = []
-        self._ties = itertools.count()
+        self.ties = 0
+        self.handlers: Mapping[DueKind, Handler] = {}
+        self._heap: list[tuple[float, int, CloudVM, Due]] = []
 
-    def at(self, at: float, action: Action) -> None:
-        """Schedule `action` at `at`; actions at the same time run in the order added."""
-        heapq.heappush(self._due, (at, next(self._ties), action))
+    def at(self, at: float, vm: CloudVM, kind: DueKind, detail: int | bytes | None = None) -> None:
+        """Schedule something; what is due at the same time is handled in the order added."""
+        self.ties += 1
+        due = Due(at, self.ties, kind, detail)
+        vm.due += (due,)
+        self.add(vm, due)
+
+    def add(self, vm: CloudVM, due: Due) -> None:
+        """Schedule what a VM has in ``due``."""
+        heapq.heappush(self._heap, (due.at, due.tie, vm, due))
 
     def advance(self, now: float) -> None:
-        """Run everything that is due by `now`."""
+        """Handle everything that is due by `now`."""
         if self.began is None:
             self.began = self.now = now
         self.now = max(self.now, now)
-        while self._due and self._due[0][0] <= now:
-            at, _, action = heapq.heappop(self._due)
-            action(at)
+        while self._heap and self._heap[0][0] <= now:
+            at, _, vm, due = heapq.heappop(self._heap)
+            vm.due = tuple(other for other in vm.due if other is not due)
+            self.handlers[due.kind](vm, due.detail, at)

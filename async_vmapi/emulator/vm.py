@@ -2,8 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Generator
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import attrs
 import msgspec
@@ -16,18 +15,60 @@ __all__ = [
     "Change",
     "CloudOperation",
     "CloudVM",
+    "Due",
+    "DueKind",
     "Kind",
     "NotFound",
     "Refused",
-    "Script",
+    "Step",
+    "StepAction",
     "encode",
 ]
 
 Kind: TypeAlias = Literal[
     "create", "resize", "shutdown", "reboot", "reset", "delete", "power_on", "power_off"
 ]
-Script: TypeAlias = Generator[float, float, None]
-"""An operation: it yields the seconds to wait, and receives the time afterwards."""
+DueKind: TypeAlias = Literal["step", "appear", "address", "early_size", "publish"]
+StepAction: TypeAlias = Literal[
+    "appear",
+    "state",
+    "fail",
+    "online",
+    "stop",
+    "resize",
+    "size",
+    "size_stopped",
+    "switch",
+    "never",
+    "cycle",
+    "restart",
+    "remove",
+]
+
+
+class Due(NamedTuple):
+    """Something that is due to happen to a VM: data, so that it can be saved.
+
+    Attributes:
+        at: When, in seconds on the cloud's clock.
+        tie: Its number; of those due at the same time, the lowest is first.
+        kind: What happens.
+        detail: The VM's generation for ``step``, the operation's number for ``early_size``, the
+            content for ``publish``.
+    """
+
+    at: float
+    tie: int
+    kind: DueKind
+    detail: int | bytes | None
+
+
+class Step(NamedTuple):
+    """A step of an operation, with the seconds to wait before it and its arguments."""
+
+    delay: float
+    action: StepAction
+    arguments: tuple[float | str, ...] = ()
 
 
 class Refused(Exception):
@@ -61,10 +102,13 @@ class CloudOperation:
     """An accepted operation and its outcome.
 
     Attributes:
+        number: Its position in `Cloud.operations`.
         outcome: ``done``; ``skipped`` if there was nothing to do; ``never`` for a reboot that the
             guest ignored; ``failed``; ``cancelled`` by a delete; None until it ends.
+        steps: What it has still to do, if it has started.
     """
 
+    number: int
     kind: Kind
     vm_id: str
     accepted_at: float
@@ -74,6 +118,7 @@ class CloudOperation:
     started_at: float | None = None
     finished_at: float | None = None
     outcome: Literal["done", "skipped", "never", "failed", "cancelled"] | None = None
+    steps: tuple[Step, ...] = attrs.field(default=(), repr=False)
 
 
 @attrs.define(eq=False)
@@ -81,6 +126,7 @@ class CloudVM:
     """The actual state of a VM, which reads may not show.
 
     Attributes:
+        number: Its position in the order of creation, from 1.
         label: The name given at the create; reads may show a changed one (``Settings.names``).
         visible: Whether reads can show it; not at first for a new VM.
         visible_at: When it becomes visible.
@@ -88,6 +134,7 @@ class CloudVM:
     """
 
     id: str
+    number: int
     label: str
     cores: int
     ram: int
@@ -104,10 +151,13 @@ class CloudVM:
     history: list[Change] = attrs.field(factory=list[Change])
     # The running operation and the queued ones; a delete increments the generation. A list, as an
     # empty deque takes more memory than all the rest of an idle VM.
-    queue: list[tuple[CloudOperation, Script]] = attrs.field(
-        factory=list[tuple[CloudOperation, Script]]
-    )
+    queue: list[CloudOperation] = attrs.field(factory=list[CloudOperation])
     generation: int = 0
+    # What is scheduled for it.
+    due: tuple[Due, ...] = attrs.field(default=(), repr=False)
+    # Its positions in the order of deletion and in that of lists; 0 if it is in neither.
+    gone_number: int = 0
+    list_number: int = 0
     # Encoded content of GETs and lists; None if it must be encoded again.
     shown: bytes | None = None
     listed: bytes | None = None
