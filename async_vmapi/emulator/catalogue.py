@@ -1,4 +1,7 @@
-"""Regions, templates and the account of the emulated provider, with values as in WIRE §2."""
+"""What the emulated provider has besides VMs, with values as in WIRE §2 where they are known.
+
+Made up: the zone ``DC1/PUBLIC-2``, the id of ``DC2/PUBLIC-1``, and the label of Warsaw's zone.
+"""
 
 from collections.abc import Mapping
 from typing import Final, NotRequired, TypedDict
@@ -61,11 +64,22 @@ REGIONS: Final[tuple[_Region, ...]] = (
         ],
     },
     {
+        "name": "Poznan 2",
+        "zones": [
+            {
+                "id": "5e0d8b3f-6a41-4c7e-9d25-b8f1c3a7e604",
+                "label": "DC2/PUBLIC-1",
+                "name": "Poznan 3",
+                "available": True,
+            }
+        ],
+    },
+    {
         "name": "Warszawa",
         "zones": [
             {
                 "id": "0daeacdb-7b1b-f510-d44e-ec8fd457d7aa",
-                "label": "DC2/PUBLIC-1",
+                "label": "DC3/PUBLIC-1",
                 "name": "Warszawa 1",
                 "available": True,
             }

@@ -104,8 +104,9 @@ class TestCatalogue:
     async def test_regions_and_zones(self, client):
         """A region's zones are those in which a VM can be created."""
         regions = await client.regions.list()
-        assert [region.name for region in regions] == ["Poznan", "Warszawa"]
-        assert regions[1].zones[0].id == "0daeacdb-7b1b-f510-d44e-ec8fd457d7aa"
+        assert [region.name for region in regions] == ["Poznan", "Poznan 2", "Warszawa"]
+        assert [zone.label for zone in regions[1].zones] == ["DC2/PUBLIC-1"]
+        assert regions[2].zones[0].id == "0daeacdb-7b1b-f510-d44e-ec8fd457d7aa"
         assert regions[1].zones[0].available
 
     async def test_templates(self, client):
