@@ -53,8 +53,8 @@ def request_for():
 
 @pytest.fixture
 def cloud_api():
-    """A lifelike cloud in memory."""
-    return CloudAPI(seed=1)
+    """A lifelike cloud in memory that accepts only what is documented."""
+    return CloudAPI(settings=Settings(strict=True), seed=1)
 
 
 @pytest.fixture
@@ -66,7 +66,10 @@ async def memory_client(cloud_api):
 
 @pytest.fixture
 async def emulator():
-    """A cloud over HTTP in which everything happens at once, except what must be seen to happen."""
+    """A cloud over HTTP in which everything happens at once, except what must be seen to happen.
+
+    It accepts only what is documented.
+    """
     at_once = Settings(
         create=0.02,
         not_found=0.01,
@@ -79,6 +82,7 @@ async def emulator():
         reset=0.4,
         delete=0.1,
         stale=0,
+        strict=True,
     )
     async with Emulator(settings=at_once, seed=1) as emulator:
         yield emulator

@@ -4,12 +4,13 @@ It is written from the API's description (WIRE) only, independently of the clien
 format of the signature, errors and the `Transport` types.
 """
 
-from async_vmapi.emulator.api import CloudAPI, Handled, Request
+from async_vmapi.emulator.api import CloudAPI, Handled
 from async_vmapi.emulator.app import Emulator
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.delivery import Delivery, deliver
 from async_vmapi.emulator.faults import Fault, FaultKind, FaultPlan
 from async_vmapi.emulator.in_memory import InMemoryTransport
+from async_vmapi.emulator.request import Request
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM
 from async_vmapi.transport.transport import Response

@@ -3,36 +3,39 @@
 Written from WIRE §1 and §2 only; it shares no rule with the client but the signature's format.
 """
 
-import functools
-import hmac
 import math
 import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import Final, cast
 
 import attrs
 import msgspec
 
 from async_vmapi.emulator import catalogue
-from async_vmapi.emulator.bodies import integer_of, object_of, template_of, text_of
+from async_vmapi.emulator.authentication import authenticate
+from async_vmapi.emulator.bodies import (
+    create_fields,
+    integer_of,
+    object_of,
+    template_of,
+    text_of,
+    without_empty,
+)
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.faults import FaultPlan
+from async_vmapi.emulator.request import MOST_BODY, Request
 from async_vmapi.emulator.settings import NotFoundForm, Settings
 from async_vmapi.emulator.vm import NotFound, Refused
-from async_vmapi.signing import SigningKey, http_date, string_to_sign
+from async_vmapi.signing import SigningKey, http_date
 from async_vmapi.transport.transport import Response
 
-__all__ = ["MOST_BODY", "CloudAPI", "Handled", "Request"]
+__all__ = ["CloudAPI", "Handled"]
 
-MOST_BODY: Final = 1024 * 1024
-"""Maximum size of a request's body, in bytes."""
-
-_TOLERANCE: Final = timedelta(minutes=15)
 _LISTS_KEPT: Final = 10.0
+_WAIT_FOR: Final = 4
 _MOST_WAIT_FOR: Final = 7 * 24 * 60
 _VMS: Final = "/v2/virtual-machines"
 _VM_PATH: Final = re.compile(rf"{_VMS}/(?P<id>[^/?]+)(?:/(?P<verb>[a-z]+))?")
@@ -51,7 +54,6 @@ _NOT_FOUND: Final[Mapping[NotFoundForm, tuple[int, str | None, bytes]]] = {
         b'{"success":false,"error":"virtual machine not found"}',
     ),
 }
-_SIGNED: Final = ("content-type", "host", "x-date", "authorization")
 _VERBS: Final = {
     "resize": "resize",
     "shutdown": "shutdown",
@@ -62,23 +64,6 @@ _VERBS: Final = {
     "poweron": "power_on",
     "poweroff": "power_off",
 }
-
-
-@attrs.frozen
-class Request:
-    """A received request.
-
-    Attributes:
-        method: The HTTP method.
-        target: The path and query, as in the request line.
-        headers: The headers; names are case-insensitive.
-        body: The body.
-    """
-
-    method: str
-    target: str
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes = attrs.field(default=b"", repr=False)
 
 
 @attrs.frozen
@@ -176,7 +161,10 @@ class CloudAPI:
         call = "refused"
         try:
             self._limit(now)
-            self._check(request, today)
+            if len(request.body) > MOST_BODY:
+                raise Refused(413, f"the body is larger than {MOST_BODY} bytes")
+            strict = self.cloud.settings.strict
+            authenticate(request, self.api_key, self._signing, strict=strict, today=today)
             call, execute = self._find(request)
             content = execute(now)
         except NotFound as error:
@@ -252,40 +240,6 @@ class CloudAPI:
             raise Refused(429, "too many requests")
         self._allowed -= 1.0
 
-    # --- authentication ------------------------------------------------------------------------
-
-    def _check(self, request: Request, today: datetime) -> None:
-        """Refuse requests that are not signed as in WIRE §1."""
-        headers: dict[str, str] = {}
-        for name, value in request.headers.items():
-            lowered = name.lower()
-            # Otherwise one value could be signed and the other one used.
-            if lowered in headers and lowered in _SIGNED:
-                raise Refused(400, f"duplicate header {lowered}")
-            headers[lowered] = value
-        if len(request.body) > MOST_BODY:
-            raise Refused(413, f"the body is larger than {MOST_BODY} bytes")
-        if headers.get("content-type") != "application/json":
-            raise Refused(415, "Content-Type must be application/json")
-        for name in _SIGNED[1:]:
-            if not headers.get(name):
-                raise Refused(401, f"header {name} is missing")
-        try:
-            date = _moment(headers["x-date"])
-        except (ValueError, OverflowError):
-            raise Refused(401, "X-Date is not an RFC 1123 date") from None
-        if abs(today - date) > _TOLERANCE:
-            raise Refused(401, "X-Date is too far from now")
-        try:
-            signed = string_to_sign(
-                request.method, headers["host"], headers["x-date"], request.target, request.body
-            )
-        except UnicodeEncodeError:
-            raise Refused(400, "path and headers must be UTF-8") from None
-        expected = f"{self.api_key}:{self._signing.signature(signed)}".encode()
-        if not hmac.compare_digest(expected, headers["authorization"].encode("utf-8", "replace")):
-            raise Refused(401, "signature does not match")
-
     # --- calls ---------------------------------------------------------------------------------
 
     def _find(self, request: Request) -> tuple[str, Callable[[float], bytes | dict[str, object]]]:
@@ -324,8 +278,13 @@ class CloudAPI:
             shown = b"[" + shown + b"]"
         return b'{"success":true,"virtual_machine":' + shown + b"}"
 
+    def _fields(self, vm_id: str, body: bytes) -> dict[str, object]:
+        """Return the fields of the body of a call on a VM."""
+        fields = object_of(body)
+        return fields if self.cloud.settings_of(vm_id).strict else without_empty(fields)
+
     def _delete(self, vm_id: str, body: bytes, now: float) -> dict[str, object]:
-        fields = object_of(body) if body else {}
+        fields = self._fields(vm_id, body or b"{}")
         integer_of({"deleteResources": 0, **fields}, "deleteResources", 0, 1)
         self.cloud.operate("delete", vm_id, now)
         return {"success": True}
@@ -336,16 +295,18 @@ class CloudAPI:
             case "console":
                 return {"console": cloud.console(vm_id, now)}
             case "rename":
-                cloud.rename(vm_id, text_of(object_of(body), "name"), now)
+                cloud.rename(vm_id, text_of(self._fields(vm_id, body), "name"), now)
             case "resize":
-                fields = object_of(body)
+                fields = self._fields(vm_id, body)
+                if not cloud.settings_of(vm_id).strict:
+                    fields = {"wait_for": _WAIT_FOR, **fields}
                 cores = integer_of(fields, "cores", 1, catalogue.MOST_CPUS)
                 ram = integer_of(fields, "ram", 1, catalogue.MOST_RAM)
                 wait_for = integer_of(fields, "wait_for", 0, _MOST_WAIT_FOR)
                 cloud.operate("resize", vm_id, now, cores=cores, ram=ram, wait_for=wait_for)
             case "shutdown":
-                fields = object_of(body) if body else {}
-                wait_for = integer_of({"wait_for": 4, **fields}, "wait_for", 0, _MOST_WAIT_FOR)
+                fields = {"wait_for": _WAIT_FOR, **self._fields(vm_id, body or b"{}")}
+                wait_for = integer_of(fields, "wait_for", 0, _MOST_WAIT_FOR)
                 cloud.operate("shutdown", vm_id, now, wait_for=wait_for)
             case "reboot" | "reset" | "power_on" | "power_off":
                 cloud.operate(call, vm_id, now)
@@ -359,11 +320,12 @@ class CloudAPI:
             raise Refused(400, "create_vm must be an object")
         fields = cast("dict[str, object]", inner)
         name = text_of(fields, "name")
-        legacy = self.cloud.settings_for(name).legacy_fields
+        strict = self.cloud.settings_for(name).strict
+        if not strict:
+            fields = create_fields(fields)
         cores = integer_of(fields, "cpus", 1, catalogue.MOST_CPUS)
         ram = integer_of(fields, "ram", 1, catalogue.MOST_RAM)
-        old_zone = legacy and "compute_zone_id" not in fields
-        zone = catalogue.ZONES.get(text_of(fields, "zone_id" if old_zone else "compute_zone_id"))
+        zone = catalogue.ZONES.get(text_of(fields, "compute_zone_id"))
         if zone is None:
             raise Refused(400, "no such zone")
         if not zone["available"]:
@@ -374,16 +336,9 @@ class CloudAPI:
             cores=cores,
             ram=ram,
             zone=zone,
-            template=template_of(fields, legacy=legacy),
+            template=template_of(fields),
         )
         return {"success": True, "virtual_machine": {"id": vm_id}}
-
-
-@functools.lru_cache(maxsize=16)
-def _moment(date: str) -> datetime:
-    # All requests of a second have the same date.
-    moment = parsedate_to_datetime(date)
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _allow(method: str, *methods: str) -> None:

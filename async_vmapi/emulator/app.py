@@ -10,11 +10,12 @@ from typing import Any, Final, Self
 import msgspec
 from aiohttp import web
 
-from async_vmapi.emulator.api import CloudAPI, Request
+from async_vmapi.emulator.api import CloudAPI
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.delivery import Delivery, deliver
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.host_check import is_loopback, names_this_server
+from async_vmapi.emulator.request import Request
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.facts import Facts
 

@@ -8,10 +8,29 @@ import msgspec
 from async_vmapi.emulator import catalogue
 from async_vmapi.emulator.vm import Refused
 
-__all__ = ["integer_of", "object_of", "template_of", "text_of"]
+__all__ = ["create_fields", "integer_of", "object_of", "template_of", "text_of", "without_empty"]
 
 
-def template_of(fields: dict[str, object], *, legacy: bool) -> catalogue.Template | None:
+def without_empty(fields: dict[str, object]) -> dict[str, object]:
+    """Return the fields that are neither null nor an empty string (WIRE §6)."""
+    return {name: value for name, value in fields.items() if value is not None and value != ""}
+
+
+def create_fields(fields: dict[str, object]) -> dict[str, object]:
+    """Return the documented fields of a create for those that other clients send (WIRE §6)."""
+    given = without_empty(fields)
+    if "zone_id" in given:
+        given.setdefault("compute_zone_id", given["zone_id"])
+    for name in "os", "key_id":
+        # Typed languages send 0 for an integer that is not set.
+        if type(number := given.get(name)) is int:
+            given[name] = str(number)
+            if not number:
+                del given[name]
+    return given
+
+
+def template_of(fields: dict[str, object]) -> catalogue.Template | None:
     """Return the template that a create boots from, or None for a CD (WIRE §2)."""
     boot_type = text_of(fields, "boot_type")
     extras = {
@@ -33,10 +52,7 @@ def template_of(fields: dict[str, object], *, legacy: bool) -> catalogue.Templat
         raise Refused(400, "no such template")
     for name in given:
         if name == "key_id":
-            key = fields[name]
-            if not (isinstance(key, str) or (legacy and type(key) is int)):
-                raise Refused(400, "key_id must be a string")
-            if str(key) not in {str(known["id"]) for known in catalogue.KEYS}:
+            if text_of(fields, name) not in {str(known["id"]) for known in catalogue.KEYS}:
                 raise Refused(400, "no such SSH key")
         else:
             text_of(fields, name)

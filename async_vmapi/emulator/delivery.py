@@ -6,8 +6,9 @@ from typing import Final, cast
 import attrs
 import msgspec
 
-from async_vmapi.emulator.api import CloudAPI, Request
+from async_vmapi.emulator.api import CloudAPI
 from async_vmapi.emulator.faults import Fault
+from async_vmapi.emulator.request import Request
 from async_vmapi.transport.transport import Response
 
 __all__ = ["Delivery", "deliver"]

@@ -12,8 +12,9 @@ from typing import Final
 
 import attrs
 
-from async_vmapi.emulator.api import CloudAPI, Request
+from async_vmapi.emulator.api import CloudAPI
 from async_vmapi.emulator.delivery import deliver
+from async_vmapi.emulator.request import Request
 from async_vmapi.errors import (
     ConnectError,
     DecodingError,

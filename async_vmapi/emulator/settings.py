@@ -152,7 +152,8 @@ class Settings:
         fail_state: The state in which creates end, in place of ``online``.
         extra_states: States shown between ``installing`` and ``online``, in this order.
         get_shape: Whether a GET returns a list with one VM, or the VM itself.
-        legacy_fields: Whether create also takes ``zone_id`` and an integer ``key_id``.
+        strict: Whether to refuse requests that other clients send though no page documents them
+            (WIRE §6). For dates, signatures and headers, that of the cloud counts.
         sparse: Whether fields that were seen absent or null are so.
         quota: Maximum number of VMs; None for no limit. With `Cloud.adjust`, it applies to creates
             of matching names.
@@ -207,7 +208,7 @@ class Settings:
     get_shape: Literal["list", "object"] = attrs.field(
         default="list", validator=attrs.validators.in_(("list", "object"))
     )
-    legacy_fields: bool = attrs.field(default=True, validator=_is_flag)
+    strict: bool = attrs.field(default=False, validator=_is_flag)
     sparse: bool = attrs.field(default=False, validator=_is_flag)
     quota: int | None = attrs.field(default=None, validator=_is_quota)
     staleness: Span = attrs.field(default=(0, 0), converter=_staleness)

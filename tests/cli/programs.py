@@ -41,6 +41,8 @@ SETTINGS = Settings(
     reset=0.6,
     delete=0.1,
     stale=0,
+    # The package sends only what is documented.
+    strict=True,
 )
 
 

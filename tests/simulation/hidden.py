@@ -56,6 +56,7 @@ class Hidden:
             early_size=draw.choice([None, (0, 3)]),
             sparse=False,
             repeat_ids=draw.choice([0.0, 0.05]),
+            strict=True,
         ).changed(**changes)
         self.missing = draw.choice([(), (), ("poweron",), ("poweroff",), ("poweron", "poweroff")])
         self.offset = draw.uniform(-300, 300)

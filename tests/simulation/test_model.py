@@ -383,7 +383,7 @@ class TestFleets:
     def test_any_operations_on_a_small_fleet(self, seed, old, absence, steps):
         """One after the other on each VM, as soon as the previous one is reported complete."""
         cloud_settings = draw_settings(random.Random(seed), old).changed(
-            absence=absence, fail_state=None, legacy_fields=True
+            absence=absence, fail_state=None
         )
 
         async def main():

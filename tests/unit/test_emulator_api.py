@@ -163,7 +163,7 @@ class TestBodies:
 class TestAdjusted:
     def test_creates_of_some_names(self, caller):
         """A quota and the older field names can be set for some names alone."""
-        caller.api.cloud.adjust("db-*", quota=0, legacy_fields=False)
+        caller.api.cloud.adjust("db-*", quota=0, strict=True)
         assert caller.create(name="db-1")[0] == 403
         caller.api.cloud.adjust("db-*", quota=None)
         assert caller.create(name="db-1", key_id=11)[0] == 400
