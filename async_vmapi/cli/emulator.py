@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -89,6 +89,17 @@ def emulator(
         Path | None,
         typer.Option(help="TOML file of facts about a provider to behave like.", dir_okay=False),
     ] = None,
+    get_shape: Annotated[
+        Literal["object", "list"] | None,
+        typer.Option(
+            help="What a GET of one VM returns: the VM, or a list with it. By default, what the "
+            "facts say, else object."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(help="Refuse requests that other clients send though no page documents them."),
+    ] = False,
     admin: Annotated[bool, typer.Option(help="Enable /_emulator/faults, to set faults.")] = False,
     uvloop: Annotated[bool, typer.Option(help="Run on uvloop, if it is installed.")] = False,
     shell: Annotated[
@@ -108,7 +119,11 @@ def emulator(
     # Imports an HTTP server.
     from async_vmapi.emulator import FaultPlan, Settings
 
-    settings = None if facts is None else Settings.from_facts(facts)
+    changes: dict[str, object] = {"strict": strict}
+    if get_shape is not None:
+        changes["get_shape"] = get_shape
+    settings = Settings() if facts is None else Settings.from_facts(facts)
+    settings = settings.changed(**changes)
     try:
         plan = None if faults is None else FaultPlan.load(faults)
     except ValueError as error:
@@ -146,7 +161,7 @@ async def _serve(
     allow_remote: bool,
     speed: float,
     seed: int | None,
-    settings: "Settings | None",
+    settings: "Settings",
     faults: "FaultPlan | None",
     admin: bool,
     shell: Shell,
@@ -154,7 +169,6 @@ async def _serve(
     """Print the URL and credentials, and serve until SIGINT or SIGTERM."""
     from async_vmapi.emulator import Emulator
 
-    staleness = 0.0 if settings is None else settings.max_staleness
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     emulator = Emulator(
@@ -175,7 +189,7 @@ async def _serve(
                 ("VMAPI_URL", emulator.url),
                 ("VMAPI_API_KEY", emulator.api_key),
                 ("VMAPI_API_SECRET", emulator.api_secret),
-                ("VMAPI_MAX_STALENESS", f"{staleness:g}"),
+                ("VMAPI_MAX_STALENESS", f"{settings.max_staleness:g}"),
             ):
                 print(export(shell, name, value), flush=True)
             say("the emulator is running; Ctrl-C stops it and discards its VMs")

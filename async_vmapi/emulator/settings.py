@@ -151,7 +151,8 @@ class Settings:
         reboot_visible: Whether a reboot or reset changes ``state``.
         fail_state: The state in which creates end, in place of ``online``.
         extra_states: States shown between ``installing`` and ``online``, in this order.
-        get_shape: Whether a GET returns a list with one VM, or the VM itself.
+        get_shape: Whether a GET returns the VM itself, as clients expect, or a list with one VM, as
+            is documented.
         strict: Whether to refuse requests that other clients send though no page documents them
             (WIRE §6). For dates, signatures and headers, that of the cloud counts.
         sparse: Whether fields that were seen absent or null are so.
@@ -205,8 +206,8 @@ class Settings:
     extra_states: tuple[str, ...] = attrs.field(
         default=(), converter=_states, validator=attrs.validators.deep_iterable(_is_state)
     )
-    get_shape: Literal["list", "object"] = attrs.field(
-        default="list", validator=attrs.validators.in_(("list", "object"))
+    get_shape: Literal["object", "list"] = attrs.field(
+        default="object", validator=attrs.validators.in_(("object", "list"))
     )
     strict: bool = attrs.field(default=False, validator=_is_flag)
     sparse: bool = attrs.field(default=False, validator=_is_flag)

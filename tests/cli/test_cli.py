@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -16,6 +18,8 @@ from rich.console import Console
 from async_vmapi import Client
 from async_vmapi.cli import demo, emulator
 from async_vmapi.emulator import Emulator, Fault, FaultPlan, Settings
+from async_vmapi.facts import Fact, Facts
+from tests.other_client import NEW, VMS, Sent, exchange, to_json
 
 from .programs import COMMAND, LONG, clean_environment
 
@@ -124,6 +128,36 @@ class TestEmulator:
                 return process
 
             yield start
+
+    @pytest.mark.parametrize(
+        ("arguments", "kind", "status"),
+        [
+            ([], dict, 200),
+            (["--get-shape", "list"], list, 200),
+            (["--facts", "cloud.toml"], list, 200),
+            (["--facts", "cloud.toml", "--get-shape", "object"], dict, 200),
+            (["--strict"], dict, 401),
+        ],
+    )
+    def test_other_clients(self, start, tmp_path, arguments, kind, status):
+        """The shape of a GET, and whether it is strict, can be chosen; the option goes first."""
+        facts = Facts({"reads.get_shape": Fact("list", "measured", 1)})
+        file = tmp_path / "cloud.toml"
+        file.write_text(facts.to_toml())
+        given = [str(file) if part == file.name else part for part in arguments]
+        given += ["--port", "0", "--speed", "100000"]
+        process = start(*given, VMAPI_API_KEY="k", VMAPI_API_SECRET=S)
+        url = process.stdout.readline().removeprefix("export VMAPI_URL=").strip()
+        cloud = SimpleNamespace(url=url, api_key="k", api_secret=S)
+
+        def send(*request, **changes):
+            return asyncio.run(exchange(cloud, Sent(*request, **changes).encode(cloud)))
+
+        vm_id = send("PUT", VMS, to_json({"create_vm": NEW}))[1]["virtual_machine"]["id"]
+        while (found := send("GET", f"{VMS}/{vm_id}"))[0] == 404:
+            time.sleep(0.01)
+        assert type(found[1]["virtual_machine"]) is kind
+        assert send("GET", VMS, zone=("CET", 1))[0] == status
 
     @pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, []), (signal.SIGTERM, ["--uvloop"])])
     def test_it_prints_four_lines_for_a_shell_and_then_serves(self, start, how, more, monkeypatch):

@@ -48,7 +48,7 @@ class TestProbe:
         facts = Facts.of(file)
         assert f"{len(facts)} facts are in {file}" in shown.stderr
         for name, value in (
-            ("reads.get_shape", "list"),
+            ("reads.get_shape", "object"),
             ("reads.not_found", "json"),
             ("reads.max_staleness", 0.0),
             ("names.change", "verbatim"),
@@ -67,12 +67,12 @@ class TestProbe:
     def test_read_only_updates_the_file(self, program, cloud, other, tmp_path):
         """What it cannot find stays."""
         file = str(tmp_path / "cloud.toml")
-        old = Facts({"reads.get_shape": Fact("object", "measured", 1), "power.on": Fact(True, "x")})
+        old = Facts({"reads.get_shape": Fact("list", "measured", 1), "power.on": Fact(True, "x")})
         (tmp_path / "cloud.toml").write_text(old.to_toml())
         creates = cloud.api.requests["create"]
         program("probe", "--read-only", "--output", file)
         facts = Facts.of(file)
-        assert facts["reads.get_shape"].value == "list"
+        assert facts["reads.get_shape"].value == "object"
         assert facts["power.on"] == old["power.on"]
         assert cloud.api.requests["create"] == creates
         assert touched(cloud, other) == []

@@ -22,8 +22,10 @@ from async_vmapi.emulator import CloudAPI, Emulator, Settings
 
 
 class TestVMs:
-    async def test_every_call_of_a_vms_life(self, client, request_for):
-        """With signed requests over a socket."""
+    @pytest.mark.parametrize("shape", ["object", "list"])
+    async def test_every_call_of_a_vms_life(self, client, emulator, request_for, shape):
+        """With signed requests over a socket, whichever shape a GET has."""
+        emulator.cloud.adjust("*", get_shape=shape)
         vms = client.vms
         vm = await (await vms.create(request_for("web-01", cpus=2, ram=2048)))
         assert (vm.label, vm.cores, vm.ram, vm.state) == ("web-01", 2, 2048, "online")

@@ -106,9 +106,9 @@ class TestIndependentClient:
         path = f"{VMS}/{response['virtual_machine']['id']}"
         response = await until(
             lambda: plain.acall("GET", path),
-            lambda status, a: status == 200 and a["virtual_machine"][0]["state"] == "online",
+            lambda status, a: status == 200 and a["virtual_machine"]["state"] == "online",
         )
-        assert response["virtual_machine"][0]["label"] == "web-01"
+        assert response["virtual_machine"]["label"] == "web-01"
         status, response = await plain.acall("GET", VMS)
         assert [vm["label"] for vm in response["virtual_machines"]] == ["web-01"]
         assert await plain.acall("POST", f"{path}/shutdown", {"wait_for": 1}) == (
@@ -117,7 +117,7 @@ class TestIndependentClient:
         )
         await until(
             lambda: plain.acall("GET", path),
-            lambda status, a: a["virtual_machine"][0]["state"] == "offline",
+            lambda status, a: a["virtual_machine"]["state"] == "offline",
         )
         assert (await plain.acall("DELETE", path, {"deleteResources": 1}))[0] == 200
         await until(lambda: plain.acall("GET", path), lambda status, a: status == 404)

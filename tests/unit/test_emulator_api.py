@@ -136,7 +136,7 @@ class TestBodies:
         body = json.dumps({"wait_for": wait_for}).encode()
         assert caller.send("POST", f"{path}/shutdown", body)[0] == 400
         caller.now = 1000
-        assert caller.send("GET", path)[1]["virtual_machine"][0]["state"] == "online"
+        assert caller.send("GET", path)[1]["virtual_machine"]["state"] == "online"
 
     @pytest.mark.parametrize(("body", "status"), [(b'{"deleteResources":1.0}', 400), (b"", 200)])
     def test_deletes(self, caller, body, status):
@@ -172,17 +172,18 @@ class TestAdjusted:
     def test_both_shapes_of_a_get(self, caller):
         """The VM itself, or a list of it."""
         path = caller.created()
-        assert isinstance(caller.send("GET", path)[1]["virtual_machine"], list)
-        caller.api.cloud.adjust("web-*", get_shape="object")
-        assert isinstance(caller.send("GET", path)[1]["virtual_machine"], dict)
+        shown = caller.send("GET", path)[1]["virtual_machine"]
+        assert shown["label"] == "web-01"
+        caller.api.cloud.adjust("web-*", get_shape="list")
+        assert caller.send("GET", path)[1]["virtual_machine"] == [shown]
 
     def test_sparse_responses(self, caller):
         """They lack what WIRE §3 says can be lacking, from the next read on."""
         path = caller.created()
-        full = caller.send("GET", path)[1]["virtual_machine"][0]
+        full = caller.send("GET", path)[1]["virtual_machine"]
         assert {"adm", "networks", "groups"} <= full.keys()
         caller.api.cloud.adjust("*", sparse=True)
-        lean = caller.send("GET", path)[1]["virtual_machine"][0]
+        lean = caller.send("GET", path)[1]["virtual_machine"]
         assert not {"adm", "networks", "groups", "systemName"} & lean.keys()
         assert lean["label"] is None
         assert caller.send("GET", VMS)[1]["virtual_machines"] == [lean]
@@ -191,10 +192,10 @@ class TestAdjusted:
         """The address is absent until there is one."""
         caller = Caller(settings=Settings(create=0, not_found=0, address=5, sparse=True))
         path = caller.created()
-        interface = caller.send("GET", path)[1]["virtual_machine"][0]["public_interface"]
+        interface = caller.send("GET", path)[1]["virtual_machine"]["public_interface"]
         assert interface == {"ipv4_addresses": []}
         caller.now = 5
-        interface = caller.send("GET", path)[1]["virtual_machine"][0]["public_interface"]
+        interface = caller.send("GET", path)[1]["virtual_machine"]["public_interface"]
         assert interface["primary_ip_ipv4address"]
 
 
@@ -273,11 +274,11 @@ class TestNotFound:
     def test_a_stale_read_of_a_gone_vm(self, caller):
         """It has the shape that the VM's GETs have."""
         path = caller.created()
-        caller.api.cloud.adjust("*", staleness=5, get_shape="object", delete=0)
+        caller.api.cloud.adjust("*", staleness=5, get_shape="list", delete=0)
         caller.now = 1
         caller.send("DELETE", path)
         caller.now = 5
-        assert caller.send("GET", path)[1]["virtual_machine"]["label"] == "web-01"
+        assert caller.send("GET", path)[1]["virtual_machine"][0]["label"] == "web-01"
         caller.now = 6
         assert caller.send("GET", path)[0] == 404
 
@@ -293,7 +294,7 @@ class TestDate:
         for now in (1000.3, 1000.9, 1029.8, 1031.2, 1031.3, 5000, 90_000.5):
             caller.now = now
             path = caller.created()
-            vm = caller.send("GET", path)[1]["virtual_machine"][0]
+            vm = caller.send("GET", path)[1]["virtual_machine"]
             attached = vm["storage_volumes"][0]["attach_time"]
             assert f"{self.date(caller):%Y-%m-%d %H:%M:%S}" == attached
             expected = epoch.replace(microsecond=0) + timedelta(seconds=int(now - 1000.3))
@@ -342,7 +343,7 @@ class TestDate:
         epoch = datetime(2026, 1, 1, 12, tzinfo=warsaw)
         caller = Caller(cloud=Cloud(AT_ONCE, epoch=epoch), settings=None, seed=None)
         path = caller.created()
-        vm = caller.send("GET", path)[1]["virtual_machine"][0]
+        vm = caller.send("GET", path)[1]["virtual_machine"]
         assert vm["storage_volumes"][0]["attach_time"] == "2026-01-01 12:00:00"
         assert caller.ask("GET", VMS).headers["Date"] == "Thu, 01 Jan 2026 11:00:00 GMT"
 
@@ -394,7 +395,7 @@ class TestCalls:
         status, response = caller.create(boot_type="cdrom", cdrom="a.iso", os=None)
         assert status == 200
         shown = caller.send("GET", f"{VMS}/{response['virtual_machine']['id']}")[1]
-        assert shown["virtual_machine"][0]["system"] == {"id": "0", "name": "none"}
+        assert shown["virtual_machine"]["system"] == {"id": "0", "name": "none"}
 
     def test_a_console(self, caller):
         """A console's response has no `success` (WIRE §2)."""
