@@ -57,8 +57,14 @@ MINIMUM = (
     *("tests/cli/test_cli.py", "tests/durable/test_moments.py"),
 )
 CAMPAIGNS = (
-    *("bulk_properties", "fuzz", "hub", "lost_creates", "model", "polling", "readiness"),
-    *("stale_reads", "writes"),
+    *(
+        f"tests/simulation/test_{name}.py"
+        for name in (
+            *("bulk_properties", "fuzz", "hub", "lost_creates", "model", "polling", "readiness"),
+            *("stale_reads", "writes"),
+        )
+    ),
+    "tests/unit/test_snapshot.py",
 )
 
 nox.needs_version = ">=2025.5.1"
@@ -158,7 +164,7 @@ def campaign(session: nox.Session) -> None:
     """Run every case of what the tests run a tenth of; to be run before a release."""
     session.install(*TESTS, "-e", EXTRAS)
     session.env["VMAPI_CAMPAIGN"] = "1"
-    run_tests(session, *(f"tests/simulation/test_{name}.py" for name in CAMPAIGNS))
+    run_tests(session, *CAMPAIGNS)
 
 
 @nox.session

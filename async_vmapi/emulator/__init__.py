@@ -12,6 +12,7 @@ from async_vmapi.emulator.faults import Fault, FaultKind, FaultPlan
 from async_vmapi.emulator.in_memory import InMemoryTransport
 from async_vmapi.emulator.request import Request
 from async_vmapi.emulator.settings import Settings
+from async_vmapi.emulator.snapshot import restore, snapshot
 from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM
 from async_vmapi.transport.transport import Response
 
@@ -32,4 +33,6 @@ __all__ = [
     "Response",
     "Settings",
     "deliver",
+    "restore",
+    "snapshot",
 ]

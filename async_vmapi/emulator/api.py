@@ -103,6 +103,7 @@ class CloudAPI:
         requests: Number of requests by call; ``refused`` counts those with an invalid signature,
             date or format, or of no known call; ``rate_limited`` those above the limit.
         faults: As above; it can be replaced at any time.
+        recent_lists: Times and bodies of the latest lists, for the fault ``stale_list``.
         log: The latest requests, oldest first; empty by default.
     """
 
@@ -132,7 +133,7 @@ class CloudAPI:
         # A token bucket that holds the requests of one second.
         self._allowed = max(1.0, max_requests_per_second or 0.0)
         self._allowed_at: float | None = None
-        self._lists: deque[tuple[float, bytes]] = deque()
+        self.recent_lists: deque[tuple[float, bytes]] = deque()
         # Headers of this second's responses, and when the second begins and ends.
         self._headers: dict[str, str] = {}
         self._second = (math.inf, -math.inf)
@@ -146,6 +147,23 @@ class CloudAPI:
     def api_secret(self, secret: str) -> None:
         self._api_secret = secret
         self._signing = SigningKey(secret)
+
+    @property
+    def allowance(self) -> tuple[float | None, float, float | None]:
+        """The rate limit, the requests that it allows at once, and since when."""
+        return self._rate, self._allowed, self._allowed_at
+
+    @allowance.setter
+    def allowance(self, allowance: tuple[float | None, float, float | None]) -> None:
+        self._rate, self._allowed, self._allowed_at = allowance
+
+    def replace(self, cloud: Cloud) -> None:
+        """Serve another cloud from now on, and forget the requests to the one before."""
+        self.cloud = cloud
+        self.requests.clear()
+        self.log.clear()
+        self.recent_lists.clear()
+        self._second = (math.inf, -math.inf)
 
     def __repr__(self) -> str:
         return f"<CloudAPI of {len(self.cloud.vms)} VMs>"
@@ -221,13 +239,13 @@ class CloudAPI:
 
     def remember_list(self, now: float, body: bytes) -> None:
         """Keep the body of a list response, for the fault ``stale_list``."""
-        while self._lists and now - self._lists[0][0] > _LISTS_KEPT:
-            self._lists.popleft()
-        self._lists.append((now, body))
+        while self.recent_lists and now - self.recent_lists[0][0] > _LISTS_KEPT:
+            self.recent_lists.popleft()
+        self.recent_lists.append((now, body))
 
     def remembered_list(self, since: float) -> bytes | None:
         """Return the oldest list body kept from `since` or later."""
-        return next((body for at, body in self._lists if at >= since), None)
+        return next((body for at, body in self.recent_lists if at >= since), None)
 
     def _limit(self, now: float) -> None:
         if self._rate is None:

@@ -33,6 +33,10 @@ class Cloud:
             has no time zone. The current date by default.
 
     Attributes:
+        seed: As above.
+        epoch: As above.
+        adjusted: The patterns and changes of `adjust`.
+        scripts: Runs the operations.
         vms: The existing VMs by id.
         gone: The deleted VMs by id.
         operations: All operations ever accepted.
@@ -46,15 +50,16 @@ class Cloud:
         epoch: datetime | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self._scripts = Scripts(seed)
-        self._timeline = self._scripts.timeline
-        self._reads = self._scripts.reads
-        self.vms = self._scripts.vms
-        self.gone = self._scripts.gone
-        self.operations = self._scripts.operations
+        self.seed = seed
+        self.scripts = Scripts(seed)
+        self._timeline = self.scripts.timeline
+        self._reads = self.scripts.reads
+        self.vms = self.scripts.vms
+        self.gone = self.scripts.gone
+        self.operations = self.scripts.operations
         epoch = (epoch or datetime.now(UTC)).replace(microsecond=0)
-        self._epoch = epoch if epoch.tzinfo is not None else epoch.replace(tzinfo=UTC)
-        self._adjusted: list[tuple[str, Mapping[str, object]]] = []
+        self.epoch = epoch if epoch.tzinfo is not None else epoch.replace(tzinfo=UTC)
+        self.adjusted: list[tuple[str, Mapping[str, object]]] = []
 
     # --- set-up --------------------------------------------------------------------------------
 
@@ -70,7 +75,7 @@ class Cloud:
             ValueError: If a value is invalid.
         """
         self.settings.changed(**changes)
-        self._adjusted.append((pattern, changes))
+        self.adjusted.append((pattern, changes))
         for vm in (*self.vms.values(), *self.gone.values()):
             if pattern == vm.id or fnmatch.fnmatchcase(vm.label, pattern):
                 vm.settings = vm.settings.changed(**changes)
@@ -95,7 +100,7 @@ class Cloud:
         began = self._timeline.began or 0.0
         passed = math.floor(now - began)
         begin = began + passed
-        return self._epoch + timedelta(seconds=passed), (begin, begin + 1.0)
+        return self.epoch + timedelta(seconds=passed), (begin, begin + 1.0)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -120,7 +125,7 @@ class Cloud:
     def settings_for(self, label: str) -> Settings:
         """Return the settings for a new VM of a given name."""
         settings = self.settings
-        for pattern, changes in self._adjusted:
+        for pattern, changes in self.adjusted:
             if fnmatch.fnmatchcase(label, pattern):
                 settings = settings.changed(**changes)
         return settings
@@ -144,7 +149,7 @@ class Cloud:
             raise Refused(403, f"quota of {quota} virtual machines reached")
         vm = self._add(now, label, cores, ram, zone, template, "installing")
         self._reads.configure(vm)
-        self._scripts.start(vm, CloudOperation(len(self.operations), "create", vm.id, now), now)
+        self.scripts.start(vm, CloudOperation(len(self.operations), "create", vm.id, now), now)
         return vm.id
 
     def place(
@@ -178,7 +183,7 @@ class Cloud:
         settings = self.settings_for(label)
         number = len(self.vms) + len(self.gone) + 1
         vm = CloudVM(
-            id=_uuid(self._scripts.random),
+            id=_uuid(self.scripts.random),
             number=number,
             label=label,
             cores=cores,
@@ -205,20 +210,20 @@ class Cloud:
         )
         if kind == "delete":
             vm.deleting = True
-            self._scripts.cancel(vm, now)
-        self._scripts.start(vm, operation, now)
+            self.scripts.cancel(vm, now)
+        self.scripts.start(vm, operation, now)
 
     def rename(self, vm_id: str, label: str, now: float) -> None:
         """Change a VM's label immediately."""
-        self._scripts.change(self._writable(vm_id, now), now, label=label)
+        self.scripts.change(self._writable(vm_id, now), now, label=label)
 
     def console(self, vm_id: str, now: float) -> dict[str, object]:
         """Open a console."""
         vm = self._writable(vm_id, now)
         return {
             "host": f"console.{vm.address}.nip.example",
-            "port": self._scripts.random.randint(5900, 5999),
-            "password": f"{self._scripts.random.getrandbits(48):012x}",
+            "port": self.scripts.random.randint(5900, 5999),
+            "password": f"{self.scripts.random.getrandbits(48):012x}",
         }
 
     def _writable(self, vm_id: str, now: float) -> CloudVM:

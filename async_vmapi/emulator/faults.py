@@ -13,7 +13,9 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import msgspec
 
-__all__ = ["Fault", "FaultKind", "FaultPlan"]
+from async_vmapi.emulator.randomness import set_random, text_of_random
+
+__all__ = ["Fault", "FaultKind", "FaultPlan", "FaultsRecord"]
 
 FaultKind: TypeAlias = Literal[
     "refuse",
@@ -135,6 +137,23 @@ class _Plan(msgspec.Struct, forbid_unknown_fields=True):
     seed: int | None = None
 
 
+class FaultsRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """A `FaultPlan` and how far it is: per fault, how many requests could get it, and how many did.
+
+    Attributes:
+        next: Those of `FaultPlan.fail_next`.
+        random: State of the random source; None if no fault has a probability.
+    """
+
+    faults: tuple[Fault, ...]
+    seen: list[int]
+    hits: list[int]
+    next: list[Fault]
+    injected: dict[str, int]
+    seed: int | None
+    random: str | None
+
+
 class FaultPlan:
     """Faults to inject.
 
@@ -225,6 +244,36 @@ class FaultPlan:
         """Return what `from_dict` takes."""
         plan: dict[str, object] = {"fault": msgspec.to_builtins(list(self.faults))}
         return plan if self._seed is None else plan | {"seed": self._seed}
+
+    def record(self) -> FaultsRecord:
+        """Return what `from_record` takes."""
+        drawn = any(fault.probability is not None for fault in self.faults)
+        return FaultsRecord(
+            faults=self.faults,
+            seen=list(self._seen),
+            hits=list(self._hits),
+            next=list(self._next),
+            injected=dict(self.injected),
+            seed=self._seed,
+            random=text_of_random(self._random) if drawn else None,
+        )
+
+    @classmethod
+    def from_record(cls, record: FaultsRecord) -> Self:
+        """Return a plan that continues where another one was.
+
+        Raises:
+            ValueError: If the counts are not for the faults, or the random state is none.
+        """
+        if not len(record.faults) == len(record.seen) == len(record.hits):
+            raise ValueError("faults, seen and hits must have the same length")
+        plan = cls(record.faults, seed=record.seed)
+        plan._seen, plan._hits = list(record.seen), list(record.hits)
+        plan._next = list(record.next)
+        plan.injected.update(record.injected)
+        if record.random is not None:
+            set_random(plan._random, record.random)
+        return plan
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -7,7 +7,7 @@ they do not change what a seeded cloud does; only the lag of lists is drawn at t
 import operator
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from async_vmapi.emulator.settings import ReplicaChoice, Span
@@ -19,6 +19,7 @@ __all__ = ["Reads"]
 
 _GONE: Final = b""
 _NUMBER: Final = operator.attrgetter("number")
+_LIST_NUMBER: Final = operator.attrgetter("list_number")
 
 
 class Reads:
@@ -28,6 +29,11 @@ class Reads:
         timeline: The cloud's clock.
         draw: Draws a duration from the cloud's random source.
         seed: Random seed of the reads, to make them reproducible.
+
+    Attributes:
+        random: Random source of the reads.
+        turn: How many reads went to replicas until now, minus one.
+        published: How many VMs were shown in lists until now.
     """
 
     def __init__(
@@ -35,11 +41,10 @@ class Reads:
     ) -> None:
         self._timeline = timeline
         self._draw = draw
-        self._random = random.Random(  # noqa: S311 - not for secrets
+        self.random = random.Random(  # noqa: S311 - not for secrets
             None if seed is None else f"reads {seed}"
         )
-        self._turn = -1
-        # How many VMs were shown in lists until now.
+        self.turn = -1
         self.published = 0
         # VMs in the list by id, in the order in which they appeared there, and the encoded list.
         self._listing: dict[str, CloudVM] = {}
@@ -60,7 +65,7 @@ class Reads:
             now: The time; the timeline has been advanced to it.
         """
         if self._odd and (odd := self._odd.get(vm_id)) is not None:
-            self._turn += 1
+            self.turn += 1
             settings = odd.settings
             sticky = zlib.crc32(vm_id.encode())
             behind = self._behind(settings.replicas, settings.replica_choice, sticky)
@@ -79,7 +84,7 @@ class Reads:
 
     def _odd_list(self, now: float) -> bytes:
         self._forget(now)
-        self._turn += 1
+        self.turn += 1
         # The whole list comes from one replica.
         lags: dict[tuple[tuple[float, ...], ReplicaChoice], float] = {}
         shown: list[bytes] = []
@@ -99,7 +104,7 @@ class Reads:
             content = self._seen(vm, now - behind, now, by_list=True)
             if content is not None:
                 shown.append(content)
-                if settings.repeat_ids and self._random.random() < settings.repeat_ids:
+                if settings.repeat_ids and self.random.random() < settings.repeat_ids:
                     repeated.append(content)
         return b"[" + b",".join(shown + repeated) + b"]"
 
@@ -109,23 +114,23 @@ class Reads:
             return 0.0
         match choice:
             case "random":
-                return self._random.choice(replicas)
+                return self.random.choice(replicas)
             case "in_turn":
-                return replicas[self._turn % len(replicas)]
+                return replicas[self.turn % len(replicas)]
             case "sticky":
                 return replicas[sticky % len(replicas)]
 
     def _seen(self, vm: CloudVM, moment: float, now: float, *, by_list: bool) -> bytes | None:
         """Return what a read shows of a VM on a replica with the state of `moment`."""
         settings = vm.settings
-        if settings.absence and self._random.random() < settings.absence:
+        if settings.absence and self.random.random() < settings.absence:
             return None
         if vm.views is None:
             if vm.list_number > 0 if by_list else vm.visible:
                 return self._listed(vm) if by_list else self._shown(vm)
             return None
         if settings.staleness[1] > 0:
-            moment -= self._random.uniform(*settings.staleness)
+            moment -= self.random.uniform(*settings.staleness)
         vm.views.prune(now - settings.max_staleness)
         return (vm.views.list if by_list else vm.views.get).at(moment)
 
@@ -149,6 +154,26 @@ class Reads:
             self._odd[vm.id] = vm
         else:
             self._odd.pop(vm.id, None)
+
+    def load(self, vms: Iterable[CloudVM]) -> None:
+        """Show saved VMs as they were shown; the deleted ones are in the order of deletion."""
+        vms = list(vms)
+        for vm in sorted(vms, key=_LIST_NUMBER):
+            if vm.list_number:
+                self._listing[vm.id] = vm
+        for vm in vms:
+            if vm.is_gone and vm.views is not None:
+                self._ghosts[vm.id] = vm
+            if vm.settings.has_odd_reads and (not vm.is_gone or vm.id in self._ghosts):
+                self._odd[vm.id] = vm
+
+    def is_listed_as_shown(self, vm: CloudVM) -> bool:
+        """Return whether what lists show of a VM is encoded, and is what GETs show."""
+        return vm.listed is not None and vm.listed == self._shown(vm)
+
+    def list_as_shown(self, vm: CloudVM) -> None:
+        """Show in lists what GETs show of a VM."""
+        vm.listed = self._shown(vm)
 
     def keep(self, vm: CloudVM) -> None:
         """Encode the current state of a VM before a change, for lists that lag."""

@@ -4,8 +4,9 @@ A script is a list of steps, each with the seconds to wait before it. It is data
 has it; some steps decide only then which steps follow.
 """
 
+import operator
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from async_vmapi.emulator.reads import Reads
@@ -17,6 +18,8 @@ __all__ = ["Scripts"]
 
 _Steps: TypeAlias = tuple[Step, ...]
 _Begin: TypeAlias = Callable[[CloudVM, CloudOperation], _Steps]
+
+_GONE_NUMBER: Final = operator.attrgetter("gone_number")
 
 
 class Scripts:
@@ -74,6 +77,20 @@ class Scripts:
             "restart": self._restart,
             "remove": self._removed,
         }
+
+    def load(self, vms: Iterable[CloudVM], operations: Iterable[CloudOperation]) -> None:
+        """Add saved VMs and operations, in the order of creation, and what is due."""
+        self.operations.extend(operations)
+        gone: list[CloudVM] = []
+        for vm in vms:
+            if vm.is_gone:
+                gone.append(vm)
+            else:
+                self.vms[vm.id] = vm
+            for due in vm.due:
+                self.timeline.add(vm, due)
+        self.gone.update((vm.id, vm) for vm in sorted(gone, key=_GONE_NUMBER))
+        self.reads.load((*self.vms.values(), *self.gone.values()))
 
     def start(self, vm: CloudVM, operation: CloudOperation, now: float) -> None:
         """Run an operation after the unfinished ones of its VM."""

@@ -2,6 +2,8 @@
 
 import bisect
 import math
+from collections.abc import Iterable, Iterator
+from typing import Self
 
 import attrs
 
@@ -21,8 +23,22 @@ class Versions:
         self._times = [-math.inf]
         self._contents = [content]
 
+    @classmethod
+    def of(cls, contents: Iterable[tuple[float, bytes | None]]) -> Self:
+        """Return contents with the times from which each is shown, oldest first.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        versions = cls(None)
+        versions._times, versions._contents = map(list, zip(*contents, strict=True))
+        return versions
+
     def __len__(self) -> int:
         return len(self._times)
+
+    def __iter__(self) -> Iterator[tuple[float, bytes | None]]:
+        return zip(self._times, self._contents, strict=True)
 
     @property
     def since(self) -> float:

@@ -2,7 +2,9 @@
 
 import math
 import unicodedata
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from types import NoneType
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import attrs
 import msgspec
@@ -12,6 +14,8 @@ from async_vmapi.emulator.settings import NameChange, NotFoundForm, Settings
 from async_vmapi.emulator.versions import ViewHistory
 
 __all__ = [
+    "DUE_DETAILS",
+    "STEP_ARGUMENTS",
     "Change",
     "CloudOperation",
     "CloudVM",
@@ -19,6 +23,7 @@ __all__ = [
     "DueKind",
     "Kind",
     "NotFound",
+    "Outcome",
     "Refused",
     "Step",
     "StepAction",
@@ -28,6 +33,7 @@ __all__ = [
 Kind: TypeAlias = Literal[
     "create", "resize", "shutdown", "reboot", "reset", "delete", "power_on", "power_off"
 ]
+Outcome: TypeAlias = Literal["done", "skipped", "never", "failed", "cancelled"]
 DueKind: TypeAlias = Literal["step", "appear", "address", "early_size", "publish"]
 StepAction: TypeAlias = Literal[
     "appear",
@@ -44,6 +50,30 @@ StepAction: TypeAlias = Literal[
     "restart",
     "remove",
 ]
+DUE_DETAILS: Final[Mapping[DueKind, type[int | str | None]]] = {
+    "step": int,
+    "appear": NoneType,
+    "address": NoneType,
+    "early_size": int,
+    "publish": str,
+}
+"""The types of what is due with each kind, in a snapshot."""
+STEP_ARGUMENTS: Final[Mapping[StepAction, tuple[type[float | str], ...]]] = {
+    "appear": (),
+    "state": (str,),
+    "fail": (str,),
+    "online": (float, float),
+    "stop": (),
+    "resize": (float, float),
+    "size": (),
+    "size_stopped": (float,),
+    "switch": (float,),
+    "never": (),
+    "cycle": (float, float),
+    "restart": (float,),
+    "remove": (),
+}
+"""The types of each step's arguments."""
 
 
 class Due(NamedTuple):
@@ -117,7 +147,7 @@ class CloudOperation:
     wait_for: int = 0
     started_at: float | None = None
     finished_at: float | None = None
-    outcome: Literal["done", "skipped", "never", "failed", "cancelled"] | None = None
+    outcome: Outcome | None = None
     steps: tuple[Step, ...] = attrs.field(default=(), repr=False)
 
 
