@@ -27,6 +27,7 @@ from async_vmapi.emulator.bodies import (
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.request import MOST_BODY, Request
+from async_vmapi.emulator.resources import find_resource
 from async_vmapi.emulator.settings import NotFoundForm, Settings
 from async_vmapi.emulator.vm import NotFound, Refused
 from async_vmapi.signing import SigningKey, http_date
@@ -274,6 +275,8 @@ class CloudAPI:
             return "create", lambda now: self._create(object_of(body), now)
         match = _VM_PATH.fullmatch(path)
         if match is None:
+            if (found := find_resource(path, method, self.cloud)) is not None:
+                return found
             raise Refused(404, "no such path")
         vm_id, verb = match["id"], match["verb"]
         if verb is None:

@@ -8,11 +8,13 @@ from typing import Final, NotRequired, TypedDict
 
 __all__ = [
     "ACCOUNT",
+    "DISK_IMAGES",
     "KEYS",
     "MOST_CPUS",
     "MOST_RAM",
     "REGIONS",
     "TEMPLATES",
+    "VLANS",
     "ZONES",
     "Template",
     "Zone",
@@ -97,6 +99,16 @@ TEMPLATES: Final[tuple[Template, ...]] = (
         "owner": {"id": "4711", "name": "Example Ltd"},
     },
 )
+
+DISK_IMAGES: Final[tuple[Mapping[str, object], ...]] = tuple(
+    {"id": template["id"], "label": template["label"], "owner": template["owner"], "task": []}
+    for template in TEMPLATES
+    if "owner" in template
+)
+"""The images that users have made of disks: the templates with an owner."""
+
+VLANS: Final[tuple[Mapping[str, object], ...]] = ({"id": 7, "label": "internal", "task": []},)
+"""The networks; each VM is in all of them."""
 
 KEYS: Final = (
     {"id": 11, "name": "laptop", "fingerprint": "6e:1b:0c:5d:aa:44:f1:90:3d:27:8e:b6:c1:09:52:7f"},

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import attrs
 import msgspec
 
-from async_vmapi.emulator.catalogue import Template, Zone
+from async_vmapi.emulator.catalogue import VLANS, Template, Zone
 from async_vmapi.emulator.settings import NameChange, NotFoundForm, Settings
 from async_vmapi.emulator.versions import ViewHistory
 
@@ -28,6 +28,8 @@ __all__ = [
     "Step",
     "StepAction",
     "encode",
+    "part_id",
+    "vm_id_of_part",
 ]
 
 Kind: TypeAlias = Literal[
@@ -99,6 +101,12 @@ class Step(NamedTuple):
     delay: float
     action: StepAction
     arguments: tuple[float | str, ...] = ()
+
+
+_VERSION_AT: Final = 14
+"""Position of the version in a UUID; it is 4 in VM ids."""
+
+_NETWORK: Final[dict[str, object]] = {"id": VLANS[0]["id"], "label": VLANS[0]["label"]}
 
 
 class Refused(Exception):
@@ -217,13 +225,23 @@ def _name_shown(name: str, change: NameChange) -> str:
             return name[:length]
 
 
+def part_id(vm_id: str, kind: Literal["a", "d"]) -> str:
+    """Return the id of a VM's address or disk: that of the VM, with another version digit."""
+    return f"{vm_id[:_VERSION_AT]}{kind}{vm_id[_VERSION_AT + 1 :]}"
+
+
+def vm_id_of_part(part: str) -> str:
+    """Return the id of the VM that an address or a disk is of."""
+    return f"{part[:_VERSION_AT]}4{part[_VERSION_AT + 1 :]}"
+
+
 def encode(vm: CloudVM) -> bytes:
     """Return a VM as JSON (WIRE §3)."""
     addresses: list[dict[str, object]] = []
     if vm.has_address:
         addresses.append(
             {
-                "id": f"{vm.id[:8]}-ip",
+                "id": part_id(vm.id, "a"),
                 "ipv4_address": vm.address,
                 "attach_time": vm.created,
                 "dhcp": True,
@@ -251,7 +269,7 @@ def encode(vm: CloudVM) -> bytes:
         },
         "storage_volumes": [
             {
-                "id": f"{vm.id[:8]}-disk",
+                "id": part_id(vm.id, "d"),
                 "size": 40,
                 "system_disk": True,
                 "type": "hdd",
@@ -259,7 +277,7 @@ def encode(vm: CloudVM) -> bytes:
             }
         ],
         "zone": {"id": vm.zone["id"], "name": vm.zone["label"]},
-        "networks": [{"id": 7, "label": "internal", "mac_address": mac, "type": "private"}],
+        "networks": [{**_NETWORK, "mac_address": mac, "type": "private"}],
         "groups": [],
     }
     if vm.settings.sparse:

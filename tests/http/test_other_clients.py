@@ -4,6 +4,7 @@ They are written from that description, and signed with the standard library alo
 sent with a forged signature and with an old date, which must be refused.
 """
 
+import asyncio
 import time
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -19,8 +20,7 @@ OLD = 16 * 60
 
 async def call(emulator, sent):
     """Send a request, after forged and old copies of it, which must be refused."""
-    before = [(vm.state, vm.label, vm.cores) for vm in emulator.cloud.vms.values()]
-    operations = list(emulator.cloud.operations)
+    before = emulator.api.requests.copy()
     for refused in (
         sent.encode(emulator, secret="another-secret"),
         replace(sent, body=sent.body + b" ").encode(emulator)[:-1] + b"\n",
@@ -30,8 +30,7 @@ async def call(emulator, sent):
     ):
         status, content = await exchange(emulator, refused)
         assert (status, content["success"]) == (401, False)
-    assert [(vm.state, vm.label, vm.cores) for vm in emulator.cloud.vms.values()] == before
-    assert emulator.cloud.operations == operations
+    assert emulator.api.requests - before == {"refused": 5}
     return await exchange(emulator, sent.encode(emulator))
 
 
@@ -216,6 +215,192 @@ class TestBodies:
         path = await created(default)
         sent = Sent("POST", f"{path}/shutdown", headers={"Content-Length": "0"})
         assert (await exchange(default, sent.encode(default)))[0] == 200
+
+
+class TestRelated:
+    """What other clients read besides VMs."""
+
+    async def get(self, emulator, path):
+        """Return the content of a response without `success`."""
+        status, content = await call(emulator, Sent("GET", f"/v2/{path}"))
+        assert (status, content.pop("success")) == (200, True)
+        return content
+
+    async def test_a_vms_volume_and_address(self, default):
+        """Their ids are those that the VM shows, and they name the VM."""
+        paths = [await created(default, name=name) for name in ("web-01", "db-01")]
+        volumes, addresses = [], []
+        for path in paths:
+            vm = (await self.get(default, path.removeprefix("/v2/")))["virtual_machine"]
+            (volume,) = vm["storage_volumes"]
+            (address,) = vm["public_interface"]["ipv4_addresses"]
+            more = {"virtual_machine": {"id": vm["id"], "label": vm["label"]}, "task": []}
+            volumes.append({**volume, "label": vm["label"], "shared_disk": False, **more})
+            addresses.append({**address, **more})
+        assert await self.get(default, "storage-volumes") == {"storage_volumes": volumes}
+        assert await self.get(default, "ipv4-addresses") == {"ipv4_addresses": addresses}
+        for volume, address in zip(volumes, addresses, strict=True):
+            shown = await self.get(default, f"storage-volumes/{volume['id']}")
+            assert shown == {"storage_volume": volume}
+            assert shown["storage_volume"]["size"] == 40
+            shown = await self.get(default, f"ipv4-addresses/{address['id']}")
+            assert shown == {"ipv4_address": address}
+
+    async def test_networks_and_images(self, default):
+        """A VM's network is a VLAN with an integer id; the images are templates with an owner."""
+        path = await created(default)
+        vm = (await self.get(default, path.removeprefix("/v2/")))["virtual_machine"]
+        (network,) = vm["networks"]
+        vlan = {"id": network["id"], "label": network["label"], "task": []}
+        assert type(vlan["id"]) is int
+        assert await self.get(default, "vlans") == {"vlans": [vlan]}
+        assert await self.get(default, f"vlans/{vlan['id']}") == {"vlan": vlan}
+        owned = [t for t in (await self.get(default, "templates"))["templates"] if "owner" in t]
+        images = (await self.get(default, "disk-images"))["disk_images"]
+        assert [image["label"] for image in images] == [t["label"] for t in owned] != []
+        for image in images:
+            assert await self.get(default, f"disk-images/{image['id']}") == {"disk_image": image}
+        assert await self.get(default, "recovery-points") == {"recovery_points": []}
+
+    async def test_what_is_not_there(self, default):
+        """Before a VM has its address, after it is deleted, and of ids that never existed."""
+        default.cloud.adjust("late", address=1000)
+        vm_id = (await created(default, name="late")).rpartition("/")[2]
+        vm = (await self.get(default, f"virtual-machines/{vm_id}"))["virtual_machine"]
+        assert await self.get(default, "ipv4-addresses") == {"ipv4_addresses": []}
+        volume = vm["storage_volumes"][0]["id"]
+        missing = [
+            *(f"storage-volumes/{wanted}" for wanted in (vm_id, "none", f"{volume}0")),
+            *(f"ipv4-addresses/{wanted}" for wanted in (vm_id, volume, "none")),
+            *("vlans/8", "disk-images/2268", "recovery-points/1"),
+        ]
+        assert await self.get(default, f"storage-volumes/{volume}")
+        default.cloud.adjust("late", delete=0)
+        await call(default, Sent("DELETE", f"{VMS}/{vm_id}"))
+        assert await self.get(default, "storage-volumes") == {"storage_volumes": []}
+        for path in (*missing, f"storage-volumes/{volume}"):
+            status, content = await call(default, Sent("GET", f"/v2/{path}"))
+            assert (status, content["success"]) == (404, False), path
+            assert content["error"].endswith(" not found")
+
+    @pytest.mark.parametrize("name", ["storage-volumes", "ipv4-addresses", "vlans", "disk-images"])
+    async def test_they_are_read_only(self, default, name):
+        """Other methods are refused."""
+        for method, end in (("PUT", ""), ("POST", "/1"), ("DELETE", "/1")):
+            status, content = await call(default, Sent(method, f"/v2/{name}{end}", b"{}"))
+            assert status == 405
+            assert "read-only" in content["error"]
+
+    async def test_reads_that_are_old(self, default):
+        """Volumes and addresses are as old as the VMs that reads show."""
+        default.cloud.adjust("*", staleness=1000, delete=0)
+        path = await created(default)
+        assert await self.get(default, "storage-volumes") == {"storage_volumes": []}
+        (vm,) = default.cloud.vms.values()
+        assert (await call(default, Sent("GET", path)))[0] == 404
+        default.cloud.adjust("*", staleness=0)
+        (volume,) = (await self.get(default, "storage-volumes"))["storage_volumes"]
+        assert volume["virtual_machine"]["id"] == vm.id
+
+    async def test_sparse_responses(self, default):
+        """Of a VM without a label, the volume has none."""
+        default.cloud.adjust("*", sparse=True)
+        await created(default)
+        (volume,) = (await self.get(default, "storage-volumes"))["storage_volumes"]
+        assert volume["label"] is None
+        assert len((await self.get(default, "ipv4-addresses"))["ipv4_addresses"]) == 1
+
+
+class Session:
+    """A client that polls, as other clients do.
+
+    Args:
+        emulator: A cloud with the default settings whose clock is fast.
+        how: How it signs; see `Sent`.
+    """
+
+    def __init__(self, emulator, **how):
+        self.emulator = emulator
+        self.how = how
+
+    async def send(self, method, path, content=None):
+        body = b"" if content is None else to_json(content)
+        status, content = await call(self.emulator, Sent(method, path, body, **self.how))
+        assert (status, content["success"]) == (200, True), content
+        return content
+
+    async def until(self, path, wanted):
+        """Poll a VM until it is as wanted; return it."""
+        async with asyncio.timeout(60):
+            while True:
+                sent = Sent("GET", path, **self.how).encode(self.emulator)
+                status, content = await exchange(self.emulator, sent)
+                vm = content.get("virtual_machine")
+                if wanted(status, vm):
+                    return vm
+                await asyncio.sleep(0.005)
+
+
+class TestSession:
+    """The work of other clients from first to last, on the default settings."""
+
+    @pytest.fixture
+    async def lifelike(self):
+        """A cloud with the default settings, at a thousand times the speed."""
+        async with Emulator(seed=1, speed=1000) as emulator:
+            yield emulator
+
+    async def test_a_client_that_reads_volumes(self, lifelike):
+        """It creates by zone_id, finds by label, resizes without wait_for, and reads each disk."""
+        session = Session(lifelike)
+        fields = {**NEW, "os": "2599", "password": "a-password", "zone_id": POZNAN}
+        del fields["compute_zone_id"]
+        made = await session.send("PUT", VMS, {"create_vm": fields})
+        path = f"{VMS}/{made['virtual_machine']['id']}"
+        vm = await session.until(path, lambda status, vm: status == 200 and vm["state"] == "online")
+        listed = (await session.send("GET", VMS))["virtual_machines"]
+        assert [one["id"] for one in listed if one["label"] == "web-01"] == [vm["id"]]
+        for volume in vm["storage_volumes"]:
+            shown = await session.send("GET", f"/v2/storage-volumes/{volume['id']}")
+            assert shown["storage_volume"]["size"] == volume["size"] == 40
+            assert shown["storage_volume"]["virtual_machine"]["id"] == vm["id"]
+        await session.send("POST", f"{path}/resize", {"cores": 2, "ram": 2048})
+        await session.until(path, lambda _, vm: (vm["cores"], vm["state"]) == (2, "online"))
+        await session.send("POST", f"{path}/poweroff", {"wait_for": 1})
+        await session.until(path, lambda _, vm: vm["state"] == "offline")
+        await session.send("POST", f"{path}/poweron")
+        await session.until(path, lambda _, vm: vm["state"] == "online")
+        await session.send("DELETE", path)
+        await session.until(path, lambda status, _: status == 404)
+        assert (await session.send("GET", "/v2/storage-volumes"))["storage_volumes"] == []
+
+    async def test_a_client_in_local_time(self, lifelike):
+        """It finds its key's integer id by name, signs no port, and waits for the address."""
+        session = Session(
+            lifelike,
+            zone=("CET", 1),
+            signs_port=False,
+            content_type="application/json; charset=utf-8",
+        )
+        account = (await session.send("GET", "/v2/account"))["account"]
+        (key,) = [key["id"] for key in account["sshkeys"] if key["name"] == "deploy"]
+        fields = {**NEW, "os": 2268, "key_id": key, "cdrom": "", "password": "", "user_data": ""}
+        made = await session.send("PUT", VMS, {"create_vm": fields})
+        path = f"{VMS}/{made['virtual_machine']['id']}"
+        vm = await session.until(
+            path,
+            lambda status, vm: status == 200 and vm["public_interface"]["primary_ip_ipv4address"],
+        )
+        addresses = (await session.send("GET", "/v2/ipv4-addresses"))["ipv4_addresses"]
+        address = vm["public_interface"]["primary_ip_ipv4address"]
+        assert [one["ipv4_address"] for one in addresses] == [address]
+        assert addresses[0]["virtual_machine"]["id"] == vm["id"]
+        await session.send("POST", f"{path}/shutdown")
+        await session.until(path, lambda _, vm: vm["state"] == "offline")
+        await session.send("DELETE", path)
+        await session.until(path, lambda status, _: status == 404)
+        assert (await session.send("GET", "/v2/ipv4-addresses"))["ipv4_addresses"] == []
+        assert [operation.outcome for operation in lifelike.cloud.operations] == ["done"] * 3
 
 
 STRICT = Settings(create=0, not_found=0, address=0, stale=0, strict=True)
