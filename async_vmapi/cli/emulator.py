@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import re
+import secrets
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -100,7 +101,13 @@ def emulator(
         bool,
         typer.Option(help="Refuse requests that other clients send though no page documents them."),
     ] = False,
-    admin: Annotated[bool, typer.Option(help="Enable /_emulator/faults, to set faults.")] = False,
+    control: Annotated[
+        bool,
+        typer.Option(
+            help="Serve the control API at /_emulator, and print its token: the one in "
+            "VMAPI_CONTROL_TOKEN, or a new one."
+        ),
+    ] = False,
     uvloop: Annotated[bool, typer.Option(help="Run on uvloop, if it is installed.")] = False,
     shell: Annotated[
         Shell | None,
@@ -113,7 +120,8 @@ def emulator(
     """Run the emulator, a local cloud, until interrupted.
 
     Prints four lines for a shell to load, which set variables: the URL, the API key, the secret,
-    and VMAPI_MAX_STALENESS, which is 0 unless facts make its reads stale. Uses the credentials in
+    and VMAPI_MAX_STALENESS, which is 0 unless facts make its reads stale; --control adds a line
+    with VMAPI_CONTROL_TOKEN. Uses the credentials in
     VMAPI_API_KEY and VMAPI_API_SECRET, or generates new ones.
     """
     # Imports an HTTP server.
@@ -143,7 +151,7 @@ def emulator(
                     seed=seed,
                     settings=settings,
                     faults=plan,
-                    admin=admin,
+                    control=control,
                     shell=shell or default_shell(sys.platform, os.environ),
                 )
             )
@@ -163,7 +171,7 @@ async def _serve(
     seed: int | None,
     settings: "Settings",
     faults: "FaultPlan | None",
-    admin: bool,
+    control: bool,
     shell: Shell,
 ) -> None:
     """Print the URL and credentials, and serve until SIGINT or SIGTERM."""
@@ -171,6 +179,9 @@ async def _serve(
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    token = None
+    if control:
+        token = os.environ.get("VMAPI_CONTROL_TOKEN") or secrets.token_urlsafe(32)
     emulator = Emulator(
         host=host,
         port=port,
@@ -181,7 +192,7 @@ async def _serve(
         api_key=os.environ.get("VMAPI_API_KEY") or None,
         api_secret=os.environ.get("VMAPI_API_SECRET") or None,
         faults=faults,
-        admin=admin,
+        control_token=token,
     )
     with signals_handled(lambda *_: loop.call_soon_threadsafe(stop.set)):
         async with emulator:
@@ -190,6 +201,7 @@ async def _serve(
                 ("VMAPI_API_KEY", emulator.api_key),
                 ("VMAPI_API_SECRET", emulator.api_secret),
                 ("VMAPI_MAX_STALENESS", f"{settings.max_staleness:g}"),
+                *([("VMAPI_CONTROL_TOKEN", token)] if token else []),
             ):
                 print(export(shell, name, value), flush=True)
             say("the emulator is running; Ctrl-C stops it and discards its VMs")

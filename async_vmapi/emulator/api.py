@@ -33,17 +33,17 @@ from async_vmapi.emulator.vm import NotFound, Refused
 from async_vmapi.signing import SigningKey, http_date
 from async_vmapi.transport.transport import Response
 
-__all__ = ["CloudAPI", "Handled"]
+__all__ = ["CALLS", "CloudAPI", "Handled"]
 
 _LISTS_KEPT: Final = 10.0
 _WAIT_FOR: Final = 4
 _MOST_WAIT_FOR: Final = 7 * 24 * 60
 _VMS: Final = "/v2/virtual-machines"
 _VM_PATH: Final = re.compile(rf"{_VMS}/(?P<id>[^/?]+)(?:/(?P<verb>[a-z]+))?")
+_ACCOUNT: Final = "/v2/account"
 _CATALOGUE: Final[Mapping[str, tuple[str, str, object]]] = {
     "/v2/regions": ("regions", "regions", catalogue.REGIONS),
     "/v2/templates": ("templates", "templates", catalogue.TEMPLATES),
-    "/v2/account": ("account", "account", catalogue.ACCOUNT),
 }
 _NOT_FOUND: Final[Mapping[NotFoundForm, tuple[int, str | None, bytes]]] = {
     "json": (404, "application/json", b'{"success":false,"error":"virtual machine not found"}'),
@@ -65,6 +65,15 @@ _VERBS: Final = {
     "poweron": "power_on",
     "poweroff": "power_off",
 }
+
+CALLS: Final = frozenset(
+    {
+        *("create", "list", "get", "delete", "account"),
+        *_VERBS.values(),
+        *(name for name, _, _ in _CATALOGUE.values()),
+    }
+)
+"""The names of all calls, as in `CloudAPI.requests`."""
 
 
 @attrs.frozen
@@ -120,8 +129,6 @@ class CloudAPI:
         faults: FaultPlan | None = None,
         max_requests_per_second: float | None = None,
     ) -> None:
-        if max_requests_per_second is not None and not max_requests_per_second > 0:
-            raise ValueError(f"max_requests_per_second={max_requests_per_second!r} is not above 0")
         if cloud is not None and (settings is not None or seed is not None):
             raise ValueError("settings and seed are for a new cloud, but a cloud was given")
         self.cloud = cloud if cloud is not None else Cloud(settings, seed=seed)
@@ -130,10 +137,7 @@ class CloudAPI:
         self.requests: Counter[str] = Counter()
         self.log: deque[Handled] = deque(maxlen=log)
         self.faults = faults or FaultPlan()
-        self._rate = max_requests_per_second
-        # A token bucket that holds the requests of one second.
-        self._allowed = max(1.0, max_requests_per_second or 0.0)
-        self._allowed_at: float | None = None
+        self.max_requests_per_second = max_requests_per_second
         self.recent_lists: deque[tuple[float, bytes]] = deque()
         # Headers of this second's responses, and when the second begins and ends.
         self._headers: dict[str, str] = {}
@@ -158,6 +162,18 @@ class CloudAPI:
     def allowance(self, allowance: tuple[float | None, float, float | None]) -> None:
         self._rate, self._allowed, self._allowed_at = allowance
 
+    @property
+    def max_requests_per_second(self) -> float | None:
+        """As above; it can be changed at any time."""
+        return self._rate
+
+    @max_requests_per_second.setter
+    def max_requests_per_second(self, rate: float | None) -> None:
+        if rate is not None and not rate > 0:
+            raise ValueError(f"max_requests_per_second={rate!r} is not above 0")
+        # A token bucket that holds the requests of one second.
+        self.allowance = rate, max(1.0, rate or 0.0), None
+
     def replace(self, cloud: Cloud) -> None:
         """Serve another cloud from now on, and forget the requests to the one before."""
         self.cloud = cloud
@@ -165,6 +181,10 @@ class CloudAPI:
         self.log.clear()
         self.recent_lists.clear()
         self._second = (math.inf, -math.inf)
+
+    def cloud_time(self, now: float) -> float:
+        """Convert `now` of `handle` to the time on the cloud's clock, in seconds."""
+        return now
 
     def __repr__(self) -> str:
         return f"<CloudAPI of {len(self.cloud.vms)} VMs>"
@@ -264,6 +284,10 @@ class CloudAPI:
     def _find(self, request: Request) -> tuple[str, Callable[[float], bytes | dict[str, object]]]:
         """Return the name of the call, and a function that executes it at a given time."""
         path, method, body = request.target.partition("?")[0], request.method, request.body
+        if path == _ACCOUNT:
+            _allow(method, "GET")
+            account = catalogue.ACCOUNT | {"groups": self.cloud.groups}
+            return "account", lambda _: {"success": True, "account": account}
         if path in _CATALOGUE:
             name, field, value = _CATALOGUE[path]
             _allow(method, "GET")

@@ -9,6 +9,7 @@ from typing import Final, NotRequired, TypedDict
 __all__ = [
     "ACCOUNT",
     "DISK_IMAGES",
+    "GROUPS",
     "KEYS",
     "MOST_CPUS",
     "MOST_RAM",
@@ -16,6 +17,7 @@ __all__ = [
     "TEMPLATES",
     "VLANS",
     "ZONES",
+    "Group",
     "Template",
     "Zone",
 ]
@@ -31,6 +33,13 @@ class Zone(TypedDict):
     label: str
     name: str
     available: bool
+
+
+class Group(TypedDict):
+    """A group of VMs, as the API shows it."""
+
+    id: str
+    name: str
 
 
 class _Region(TypedDict):
@@ -115,12 +124,14 @@ KEYS: Final = (
     {"id": 12, "name": "deploy", "fingerprint": "0f:93:7a:e2:18:bc:64:d5:4b:f0:21:9e:37:8c:d6:a1"},
 )
 
+GROUPS: Final[tuple[Group, ...]] = ({"id": "1", "name": "web"},)
+
 ACCOUNT: Final = {
     "id": "1001",
     "name": "Example",
     "email": "owner@example.com",
     "sshkeys": list(KEYS),
-    "groups": [{"id": "1", "name": "web"}],
+    "groups": list(GROUPS),
     # Not real, but clients must treat them as secrets (WIRE §2).
     "api": [{"key": "EXAMPLE", "secret_key": "account-api-secret"}],
     "e24files": {"s3": {"access_key": "EXAMPLE", "secret_key": "account-s3-secret"}},

@@ -9,11 +9,11 @@ import fnmatch
 import math
 import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from async_vmapi.emulator.catalogue import Template, Zone
+from async_vmapi.emulator.catalogue import GROUPS, Group, Template, Zone
 from async_vmapi.emulator.scripts import Scripts
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, NotFound, Refused
@@ -21,6 +21,7 @@ from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, NotFo
 __all__ = ["Cloud"]
 
 _SHOWS_IN_JSON: Final = frozenset({"sparse", "names"})
+_WILD: Final = frozenset("*?[")
 
 
 class Cloud:
@@ -40,6 +41,7 @@ class Cloud:
         vms: The existing VMs by id.
         gone: The deleted VMs by id.
         operations: All operations ever accepted.
+        groups: The groups of the account.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Cloud:
         epoch = (epoch or datetime.now(UTC)).replace(microsecond=0)
         self.epoch = epoch if epoch.tzinfo is not None else epoch.replace(tzinfo=UTC)
         self.adjusted: list[tuple[str, Mapping[str, object]]] = []
+        self.groups = list(GROUPS)
 
     # --- set-up --------------------------------------------------------------------------------
 
@@ -75,13 +78,58 @@ class Cloud:
             ValueError: If a value is invalid.
         """
         self.settings.changed(**changes)
-        self.adjusted.append((pattern, changes))
+        adjusted: list[tuple[str, Mapping[str, object]]] = []
+        for other, fields in self.adjusted:
+            # Those that the new ones replace would have no effect.
+            kept = {n: v for n, v in fields.items() if other != pattern or n not in changes}
+            adjusted += [(other, kept)] if kept else []
+        self.adjusted = [*adjusted, (pattern, changes)]
         for vm in (*self.vms.values(), *self.gone.values()):
-            if pattern == vm.id or fnmatch.fnmatchcase(vm.label, pattern):
-                vm.settings = vm.settings.changed(**changes)
-                self._reads.configure(vm)
-                if _SHOWS_IN_JSON & changes.keys():
-                    self._reads.show(vm, self.now)
+            if _matches(pattern, vm.id, vm.label):
+                self._set(vm, vm.settings.changed(**changes))
+
+    def configure(self, **changes: object) -> None:
+        """Change the settings of the cloud, for all VMs; those that were adjusted stay so.
+
+        Args:
+            changes: Fields of `Settings`; operations that have started keep their durations.
+
+        Raises:
+            TypeError: If there is no such field, or a value has the wrong type.
+            ValueError: If a value is invalid.
+        """
+        self.settings = self.settings.changed(**changes)
+        self._set_all()
+
+    def readjust(self, pattern: str | None = None) -> None:
+        """Undo `adjust` for a pattern, or for all of them."""
+        self.adjusted = [a for a in self.adjusted if pattern not in {None, a[0]}]
+        self._set_all()
+
+    def _set_all(self) -> None:
+        for vm in (*self.vms.values(), *self.gone.values()):
+            self._set(vm, self.settings_for(vm.id, vm.label))
+
+    def _set(self, vm: CloudVM, settings: Settings) -> None:
+        before, vm.settings = vm.settings, settings
+        self._reads.configure(vm)
+        if any(getattr(before, name) != getattr(settings, name) for name in _SHOWS_IN_JSON):
+            self._reads.show(vm, self.now)
+
+    def reseed(self, seed: int | None) -> None:
+        """Restart the random sources from a seed; None for a random one."""
+        self.seed = seed
+        self.scripts.random.seed(seed)
+        self._reads.reseed(seed)
+
+    @property
+    def observer(self) -> Callable[[CloudVM, float], None] | None:
+        """Called with each VM that changes, and the time of the change in seconds."""
+        return self.scripts.observer
+
+    @observer.setter
+    def observer(self, observer: Callable[[CloudVM, float], None] | None) -> None:
+        self.scripts.observer = observer
 
     # --- the clock -----------------------------------------------------------------------------
 
@@ -101,6 +149,23 @@ class Cloud:
         passed = math.floor(now - began)
         begin = began + passed
         return self.epoch + timedelta(seconds=passed), (begin, begin + 1.0)
+
+    def date(self, at: float) -> datetime:
+        """Return the date at a time of the clock, in seconds.
+
+        Raises:
+            OverflowError: If it is after the year 9999.
+        """
+        return self.epoch + timedelta(seconds=at - (self._timeline.began or 0.0))
+
+    def time(self, date: datetime) -> float:
+        """Return the time of the clock at a date that has a time zone, in seconds."""
+        return (self._timeline.began or 0.0) + (date - self.epoch).total_seconds()
+
+    @property
+    def next(self) -> float | None:
+        """When the next thing happens, in seconds; None if nothing is due."""
+        return self._timeline.next
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -122,11 +187,11 @@ class Cloud:
         vm = self.vms.get(vm_id) or self.gone.get(vm_id)
         return self.settings_for(vm_id) if vm is None else vm.settings
 
-    def settings_for(self, label: str) -> Settings:
-        """Return the settings for a new VM of a given name."""
+    def settings_for(self, *names: str) -> Settings:
+        """Return the settings for a new VM of a given name, or of an id and a name."""
         settings = self.settings
         for pattern, changes in self.adjusted:
-            if fnmatch.fnmatchcase(label, pattern):
+            if _matches(pattern, *names):
                 settings = settings.changed(**changes)
         return settings
 
@@ -168,6 +233,7 @@ class Cloud:
         vm = self._add(now, label, cores, ram, zone, template, state)
         vm.visible = vm.has_address = True
         self._reads.place(vm, now)
+        self.scripts.report(vm, now)
         return vm
 
     def _add(
@@ -217,6 +283,45 @@ class Cloud:
         """Change a VM's label immediately."""
         self.scripts.change(self._writable(vm_id, now), now, label=label)
 
+    def set_state(self, vm_id: str, state: str, now: float) -> None:
+        """Change a VM's state immediately, without an operation, to any text.
+
+        Raises:
+            KeyError: If there is no such VM.
+        """
+        self._timeline.advance(now)
+        self.scripts.change(self.vms[vm_id], now, state=state)
+
+    def set_group(self, name: str, vm_ids: Iterable[str], now: float) -> None:
+        """Make a group of the account, or replace its VMs.
+
+        Raises:
+            KeyError: If there is no such VM.
+        """
+        self._timeline.advance(now)
+        members = {vm_id: self.vms[vm_id] for vm_id in vm_ids}
+        group = next((group for group in self.groups if group["name"] == name), None)
+        if group is None:
+            number = max((int(group["id"]) for group in self.groups), default=0) + 1
+            group = Group(id=str(number), name=name)
+            self.groups.append(group)
+        for vm in self.vms.values():
+            if (group in vm.groups) is not (vm.id in members):
+                others = tuple(other for other in vm.groups if other != group)
+                groups = (*others, group) if vm.id in members else others
+                self.scripts.change(vm, now, groups=groups)
+
+    def remove_group(self, name: str, now: float) -> None:
+        """Remove a group of the account; its VMs stay.
+
+        Raises:
+            KeyError: If there is no such group.
+        """
+        if all(group["name"] != name for group in self.groups):
+            raise KeyError(name)
+        self.set_group(name, (), now)
+        self.groups = [group for group in self.groups if group["name"] != name]
+
     def console(self, vm_id: str, now: float) -> dict[str, object]:
         """Open a console."""
         vm = self._writable(vm_id, now)
@@ -234,6 +339,13 @@ class Cloud:
         if vm.deleting:
             raise Refused(409, "virtual machine is being deleted")
         return vm
+
+
+def _matches(pattern: str, *names: str) -> bool:
+    """Return whether one of the names is matched by a pattern, or is the same."""
+    if _WILD.isdisjoint(pattern):
+        return pattern in names
+    return any(pattern == name or fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def _uuid(source: random.Random) -> str:

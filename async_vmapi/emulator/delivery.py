@@ -7,7 +7,7 @@ import attrs
 import msgspec
 
 from async_vmapi.emulator.api import CloudAPI
-from async_vmapi.emulator.faults import Fault
+from async_vmapi.emulator.faults import Fault, FaultKind
 from async_vmapi.emulator.request import Request
 from async_vmapi.transport.transport import Response
 
@@ -30,6 +30,7 @@ class Delivery:
         cut: Whether to send half the body and close the connection.
         close_after: Whether to close the connection after the response.
         padding: Bytes of white space after the body.
+        fault: The kind of fault, if any.
     """
 
     response: Response | None
@@ -39,6 +40,7 @@ class Delivery:
     cut: bool = False
     close_after: bool = False
     padding: int = 0
+    fault: FaultKind | None = attrs.field(default=None, eq=False)
 
 
 def deliver(api: CloudAPI, request: Request, *, now: float, today: datetime) -> Delivery:
@@ -64,7 +66,8 @@ def deliver(api: CloudAPI, request: Request, *, now: float, today: datetime) -> 
             api.remember_list(now, response.body)
     if fault is None:
         return Delivery(response)
-    return _broken(api, fault, request, response, now)
+    delivery = _broken(api, fault, request, response, now)
+    return attrs.evolve(delivery, fault=fault.kind)
 
 
 def _broken(

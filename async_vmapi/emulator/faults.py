@@ -222,6 +222,12 @@ class FaultPlan:
             raise ValueError(f"kind={kind!r} is not for the call {call!r}")
         self._next.append(fault)
 
+    def add(self, fault: Fault) -> None:
+        """Add a fault after the others."""
+        self.faults = (*self.faults, fault)
+        self._seen.append(0)
+        self._hits.append(0)
+
     def clear(self) -> None:
         """Remove all faults; the counts stay."""
         self.faults, self._seen, self._hits = (), [], []

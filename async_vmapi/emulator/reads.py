@@ -54,6 +54,10 @@ class Reads:
         self._odd: dict[str, CloudVM] = {}
         self._ghosts: dict[str, CloudVM] = {}
 
+    def reseed(self, seed: int | None) -> None:
+        """Restart the random source."""
+        self.random.seed(None if seed is None else f"reads {seed}")
+
     # --- reads ---------------------------------------------------------------------------------
 
     def get(self, vm_id: str, vm: CloudVM | None, now: float) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from async_vmapi.emulator.catalogue import TEMPLATES, ZONES, Template, Zone
+from async_vmapi.emulator.catalogue import TEMPLATES, ZONES, Group, Template, Zone
 from async_vmapi.emulator.faults import FaultsRecord
 from async_vmapi.emulator.reads import Reads
 from async_vmapi.emulator.settings import Settings
@@ -98,6 +98,7 @@ class VMRecord(
     visible_at: float | None = None
     has_address: bool = False
     deleting: bool = False
+    groups: list[Group] = []
     history: list[ChangeRecord] = []
     queue: list[int] = []
     generation: int = 0
@@ -118,6 +119,7 @@ class CloudRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froz
     seed: int | None
     settings: int
     adjusted: list[tuple[str, dict[str, object]]]
+    groups: list[Group]
     ties: int
     published: int
     turn: int
@@ -183,6 +185,7 @@ def vm_record(vm: CloudVM, settings: SettingsTable, reads: Reads) -> VMRecord:
         visible_at=_number(vm.visible_at),
         has_address=vm.has_address,
         deleting=vm.deleting,
+        groups=list(vm.groups),
         queue=[operation.number for operation in vm.queue],
         generation=vm.generation,
         due=[
@@ -229,6 +232,7 @@ def vm_of(
         visible_at=_time(record.visible_at),
         has_address=record.has_address,
         deleting=record.deleting,
+        groups=tuple(record.groups),
         history=list(itertools.starmap(Change, record.history)),
         queue=[operations[number] for number in record.queue],
         generation=record.generation,

@@ -35,6 +35,7 @@ class Scripts:
         timeline: The cloud's clock.
         reads: Decides what reads show.
         random: Random source of durations.
+        observer: Called with each VM that changes, and the time.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -43,6 +44,7 @@ class Scripts:
         self.operations: list[CloudOperation] = []
         self.timeline = Timeline()
         self.random = random.Random(seed)  # noqa: S311 - not for secrets
+        self.observer: Callable[[CloudVM, float], None] | None = None
         self.reads = Reads(self.timeline, self._draw, seed=seed)
         self.timeline.handlers = {
             "step": self._step,
@@ -96,6 +98,7 @@ class Scripts:
         """Run an operation after the unfinished ones of its VM."""
         self.operations.append(operation)
         vm.queue.append(operation)
+        self.report(vm, now)
         if len(vm.queue) == 1:
             self._step(vm, vm.generation, now)
 
@@ -132,6 +135,7 @@ class Scripts:
             operation.finished_at = at
             operation.outcome = operation.outcome or "done"
             del vm.queue[0]
+            self.report(vm, at)
 
     # --- changes -------------------------------------------------------------------------------
 
@@ -144,11 +148,18 @@ class Scripts:
         if (vm.state, vm.cores, vm.ram) != (last.state, last.cores, last.ram):
             vm.history.append(Change(at, vm.state, vm.cores, vm.ram))
         self.reads.show(vm, at)
+        self.report(vm, at)
+
+    def report(self, vm: CloudVM, at: float) -> None:
+        """Call the observer."""
+        if self.observer is not None:
+            self.observer(vm, at)
 
     def _appear(self, vm: CloudVM, _: None, at: float) -> None:
         if vm.id in self.vms:
             vm.visible = True
             self.reads.show(vm, at)
+            self.report(vm, at)
 
     def _get_address(self, vm: CloudVM, _: None, at: float) -> None:
         self.change(vm, at, has_address=True)
@@ -292,4 +303,5 @@ class Scripts:
         vm.visible = False
         vm.history.append(Change(at, None, vm.cores, vm.ram))
         self.reads.hide(vm, at)
+        self.report(vm, at)
         return ()

@@ -110,6 +110,7 @@ def cloud_record(api: CloudAPI, settings: SettingsTable) -> CloudRecord:
             (pattern, changes_record(cloud.settings, changes))
             for pattern, changes in cloud.adjusted
         ],
+        groups=cloud.groups,
         ties=timeline.ties,
         published=reads.published,
         turn=reads.turn,
@@ -137,6 +138,7 @@ def load(api: CloudAPI, saved: Snapshot) -> None:
     for pattern, changes in record.adjusted:
         cloud.settings.changed(**changes)
         cloud.adjusted.append((pattern, changes))
+    cloud.groups = list(record.groups)
     set_random(scripts.random, record.random)
     set_random(scripts.reads.random, record.reads_random)
     scripts.reads.turn, scripts.reads.published = record.turn, record.published

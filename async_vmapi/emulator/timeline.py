@@ -40,6 +40,11 @@ class Timeline:
         """Schedule what a VM has in ``due``."""
         heapq.heappush(self._heap, (due.at, due.tie, vm, due))
 
+    @property
+    def next(self) -> float | None:
+        """When something is due next, in seconds; None if nothing is."""
+        return self._heap[0][0] if self._heap else None
+
     def advance(self, now: float) -> None:
         """Handle everything that is due by `now`."""
         if self.began is None:

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import attrs
 import msgspec
 
-from async_vmapi.emulator.catalogue import VLANS, Template, Zone
+from async_vmapi.emulator.catalogue import VLANS, Group, Template, Zone
 from async_vmapi.emulator.settings import NameChange, NotFoundForm, Settings
 from async_vmapi.emulator.versions import ViewHistory
 
@@ -168,6 +168,7 @@ class CloudVM:
         label: The name given at the create; reads may show a changed one (``Settings.names``).
         visible: Whether reads can show it; not at first for a new VM.
         visible_at: When it becomes visible.
+        groups: The groups of the account that it is in.
         history: All changes, oldest first.
     """
 
@@ -186,6 +187,7 @@ class CloudVM:
     visible_at: float = -math.inf
     has_address: bool = False
     deleting: bool = False
+    groups: tuple[Group, ...] = ()
     history: list[Change] = attrs.field(factory=list[Change])
     # The running operation and the queued ones; a delete increments the generation. A list, as an
     # empty deque takes more memory than all the rest of an idle VM.
@@ -278,7 +280,7 @@ def encode(vm: CloudVM) -> bytes:
         ],
         "zone": {"id": vm.zone["id"], "name": vm.zone["label"]},
         "networks": [{**_NETWORK, "mac_address": mac, "type": "private"}],
-        "groups": [],
+        "groups": list(vm.groups),
     }
     if vm.settings.sparse:
         for name in ("adm", "networks", "groups", "systemName", "autoscaler"):

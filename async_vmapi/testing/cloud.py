@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, TypeVar, Unpack, get_args
+from typing import Any, Final, TypeVar, Unpack
 
 from async_vmapi.client import Client, ClientOptions
 from async_vmapi.emulator import (
@@ -17,7 +17,7 @@ from async_vmapi.emulator import (
     Settings,
     catalogue,
 )
-from async_vmapi.emulator.vm import Kind
+from async_vmapi.emulator.api import CALLS
 from async_vmapi.models.create import CreateRequest, ImageBoot
 
 __all__ = ["QUICK", "QUICK_CLIENT", "VMCloud"]
@@ -204,8 +204,8 @@ class VMCloud(CloudAPI):
         Raises:
             ValueError: If there is no such call, or a field is invalid or not for that call.
         """
-        if call not in _CALLS:
-            raise ValueError(f"call={call!r} is not one of {', '.join(sorted(_CALLS))}")
+        if call not in CALLS:
+            raise ValueError(f"call={call!r} is not one of {', '.join(sorted(CALLS))}")
         if kind is None:
             kind = "drop_after" if after_processing else "drop_before"
         elif after_processing is not None:
@@ -240,7 +240,7 @@ class VMCloud(CloudAPI):
 
     def handle(self, request: Request, *, now: float, today: datetime) -> Response:
         """Handle a request; see `CloudAPI.handle`."""
-        return super().handle(request, now=self._from(now), today=today)
+        return super().handle(request, now=self.cloud_time(now), today=today)
 
     def _present(self, now: float) -> tuple[CloudVM, ...]:
         self.cloud.advance(now)
@@ -255,10 +255,10 @@ class VMCloud(CloudAPI):
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return self.cloud.now
-        return self._from(loop.time())
+        return self.cloud_time(loop.time())
 
-    def _from(self, now: float) -> float:
-        """Convert a time of the running loop's clock to the cloud's clock."""
+    def cloud_time(self, now: float) -> float:
+        """Convert a time of the running loop's clock to the cloud's clock, in seconds."""
         loop = asyncio.get_running_loop()
         # Loops have different clocks, and looptime resets one for each test; the cloud's clock
         # must not jump or go back.
@@ -269,6 +269,3 @@ class VMCloud(CloudAPI):
 
 _ZONE: Final = next(zone for zone in catalogue.ZONES.values() if zone["available"])
 _TEMPLATE: Final = max(catalogue.TEMPLATES, key=lambda template: len(template["supports"]))
-_CALLS: Final = frozenset(
-    {*get_args(Kind), "list", "get", "rename", "console", "regions", "templates", "account"}
-)

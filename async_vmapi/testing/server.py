@@ -149,6 +149,6 @@ class _ServedCloud(VMCloud):
             return act(self.cloud.now)
 
         async def there() -> T:
-            return act(self._from(clock()))
+            return act(self.cloud_time(clock()))
 
         return asyncio.run_coroutine_threadsafe(there(), loop).result(_PATIENCE)

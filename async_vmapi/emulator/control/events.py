@@ -1,0 +1,108 @@
+"""The latest events, for listeners that each read at their pace.
+
+The memory is bounded, however many listeners there are and however slowly they read: they share one
+buffer, and one that falls behind by more than its size gets a ``lost`` event.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from async_vmapi.emulator.control.models import Lost
+
+__all__ = ["KEPT", "Events", "Listener"]
+
+KEPT: Final = 10_000
+"""Number of latest events to keep."""
+
+_AT_ONCE: Final = 100
+
+
+class Events:
+    """A buffer of the latest events.
+
+    Args:
+        kept: Number of events to keep.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        # Ids of an emulator that ran before must not be valid.
+        self.run: Final = secrets.token_hex(4)
+        self._kept: deque[tuple[str, msgspec.Struct]] = deque(maxlen=kept)
+        self._published = 0
+        self._news = asyncio.Event()
+
+    @property
+    def published(self) -> int:
+        """Number of events published so far; the number of the next one."""
+        return self._published
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest event that is kept."""
+        return self._published - len(self._kept)
+
+    def publish(self, kind: str, content: msgspec.Struct) -> None:
+        """Publish an event; `content` must not be changed afterwards."""
+        self._kept.append((kind, content))
+        self._published += 1
+        self._news.set()
+
+    def since(self, number: int, most: int) -> list[tuple[str, msgspec.Struct]]:
+        """Return up to `most` events from a number that is kept."""
+        start = number - self.oldest
+        return [self._kept[at] for at in range(start, min(start + most, len(self._kept)))]
+
+    async def wait(self, number: int) -> None:
+        """Wait for the event of a number."""
+        while self._published <= number:
+            self._news.clear()
+            await self._news.wait()
+
+
+class Listener:
+    """Reads events, as Server-Sent Events.
+
+    Args:
+        events: The events.
+        last_id: The id of the last event received before; None to begin with the next one.
+        kinds: The kinds of events to read; empty for all.
+    """
+
+    def __init__(self, events: Events, last_id: str | None, kinds: frozenset[str]) -> None:
+        self._events = events
+        self._kinds = kinds
+        # None if it is unknown how many events it has missed.
+        self._next: int | None = events.published if last_id is None else self._after(last_id)
+
+    def _after(self, last_id: str) -> int | None:
+        run, _, number = last_id.partition("-")
+        if run != self._events.run or not (number.isascii() and number.isdecimal()):
+            return None
+        return min(int(number) + 1, self._events.published)
+
+    async def wait(self) -> None:
+        """Wait until `take` has something to return."""
+        if self._next is not None:
+            await self._events.wait(self._next)
+
+    def take(self) -> bytes:
+        """Return the next events; nothing if there are none."""
+        events = self._events
+        oldest, chunks = events.oldest, list[bytes]()
+        if self._next is None or self._next < oldest:
+            missed = None if self._next is None else oldest - self._next
+            chunks.append(self._encoded(oldest - 1, "lost", Lost(missed)))
+            self._next = oldest
+        for kind, content in events.since(self._next, _AT_ONCE):
+            if not self._kinds or kind in self._kinds:
+                chunks.append(self._encoded(self._next, kind, content))
+            self._next += 1
+        return b"".join(chunks)
+
+    def _encoded(self, number: int, kind: str, content: msgspec.Struct) -> bytes:
+        head = f"id: {self._events.run}-{number}\nevent: {kind}\ndata: ".encode()
+        return head + msgspec.json.encode(content) + b"\n\n"
