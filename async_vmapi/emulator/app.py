@@ -81,8 +81,8 @@ class Emulator:
             )
         if control_token is not None and not is_loopback(host):
             raise ValueError(
-                f"host {host!r} is not a loopback address, and control_token requires one; whoever "
-                "controls the emulator must be on this computer"
+                f"host {host!r} is not a loopback address, and the control API requires one, such "
+                "as 127.0.0.1"
             )
         if not 0 < speed < math.inf:
             raise ValueError(f"speed must be above 0, not {speed!r}")

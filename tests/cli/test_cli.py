@@ -372,6 +372,14 @@ class TestCtrlC:
         assert "was never" not in errors.decode()
 
 
+class TestControl:
+    def test_it_is_for_this_computer_only(self):
+        """Also if others may use the cloud."""
+        result = run("emulator", "--port", "0", "--control", "--host", "::", "--allow-remote")
+        assert result.returncode == 1
+        assert "host '::' is not a loopback address, and the control API requires" in result.stderr
+
+
 class TestFaults:
     def test_a_faults_file_that_cannot_be_read(self, tmp_path):
         """The file is named; the exit code is that of wrong usage."""
@@ -379,21 +387,25 @@ class TestFaults:
         assert result.returncode == 2
         assert "none.toml" in result.stderr
 
-    async def test_faults_and_their_admin_path(self, tmp_path):
-        """The file is applied, and its plan can be read."""
+    @pytest.mark.parametrize("token", ["", "a-token-of-our-own"])
+    async def test_faults_and_the_control_api(self, tmp_path, token):
+        """The file is applied; its plan can be read with the token that is printed."""
         file = tmp_path / "faults.toml"
         file.write_text('[[fault]]\nkind = "html"\nprobability = 1\n')
         emulator = await asyncio.create_subprocess_exec(
-            *(*COMMAND, "emulator", "--port", "0", "--admin", "--faults", str(file)),
-            env=clean_environment(),
+            *(*COMMAND, "emulator", "--port", "0", "--control", "--faults", str(file)),
+            env=clean_environment(VMAPI_CONTROL_TOKEN=token),
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            line = (await emulator.stdout.readline()).decode()
-            url = line.removeprefix("export VMAPI_URL=").strip()
+            lines = [(await emulator.stdout.readline()).decode() for _ in range(5)]
+            printed = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
+            given = printed["VMAPI_CONTROL_TOKEN"]
+            assert given == token or (not token and len(given) > 40)
+            url, headers = printed["VMAPI_URL"], {"Authorization": f"Bearer {given}"}
             async with (
                 aiohttp.ClientSession() as session,
-                session.get(f"{url}/_emulator/faults") as response,
+                session.get(f"{url}/_emulator/faults", headers=headers) as response,
             ):
                 shown = await response.json()
         finally:

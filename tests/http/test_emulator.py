@@ -20,6 +20,7 @@ from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 
 ZONE = "24e12e20-0851-5354-e2c3-04b16c4c9c45"
 VMS = "/v2/virtual-machines"
+TOKEN = "a-control-token-for-tests"
 
 
 class PlainClient:
@@ -590,10 +591,10 @@ class TestDoors:
         assert code == status or (status == 421 and code == 400)
         assert (emulator.api.requests - before).get("list", 0) == (status == 200)
 
-    @pytest.mark.parametrize("path", ["/_emulator/faults", VMS])
+    @pytest.mark.parametrize("path", ["/_emulator/clock", VMS])
     async def test_an_absolute_request_line(self, path):
         """Both its URL and the Host header must be valid."""
-        async with Emulator(admin=True) as emulator:
+        async with Emulator(control_token=TOKEN) as emulator:
             good, evil = f"localhost:{port_of(emulator)}", f"evil.example:{port_of(emulator)}"
             for url, host, refused in (
                 (good, good, False),
@@ -615,15 +616,16 @@ class TestDoors:
             assert await self.raw(emulator, sent) in (400, 421)
 
     async def test_other_hosts_are_accepted_where_allowed(self):
-        """But not for the faults."""
-        async with Emulator(allow_remote=True, admin=True) as emulator:
+        """But not for the control."""
+        async with Emulator(allow_remote=True, control_token=TOKEN) as emulator:
             plain = PlainClient(emulator)
             headers = plain.signed("GET", VMS, host="emulator.lan:8024")
             assert (await plain.asend("GET", VMS, b"", headers))[0] == 200
-            admin = "GET /_emulator/faults HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n"
-            there = admin.format("emulator.lan:8024").encode()
-            assert await self.raw(emulator, there) == 403
-            here = admin.format(f"localhost:{port_of(emulator)}").encode()
+            head = "GET /_emulator/clock HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n"
+            head += f"Authorization: Bearer {TOKEN}\r\n\r\n"
+            there = head.format("emulator.lan:8024").encode()
+            assert await self.raw(emulator, there) == 421
+            here = head.format(f"localhost:{port_of(emulator)}").encode()
             assert await self.raw(emulator, here) == 200
 
     @pytest.mark.parametrize(

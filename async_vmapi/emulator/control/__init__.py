@@ -6,7 +6,7 @@ from which `openapi` makes the document. `server` is HTTP, and the only module h
 
 from async_vmapi.emulator.control.control import Control
 from async_vmapi.emulator.control.dispatch import PREFIX, ROUTES
-from async_vmapi.emulator.control.openapi import document
+from async_vmapi.emulator.control.openapi import EVENTS, document
 from async_vmapi.emulator.control.server import ControlServer
 
-__all__ = ["PREFIX", "ROUTES", "Control", "ControlServer", "document"]
+__all__ = ["EVENTS", "PREFIX", "ROUTES", "Control", "ControlServer", "document"]

@@ -162,7 +162,7 @@ def add_fault(call: Call[Fault]) -> Faults:
 def fail_next(call: Call[NextFault]) -> Faults:
     """Inject a fault in the next request of a call; several of them queue up."""
     _check_call(call.content.call)
-    fields = msgspec.structs.asdict(call.content)
+    fields = msgspec.to_builtins(call.content)
     try:
         call.control.api.faults.fail_next(**fields)
     except ValueError as error:

@@ -53,7 +53,9 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     models: list[Any] = [Error, *EVENTS.values()]
     for route in routes:
-        models += [route.takes, route.returns]
+        models.append(route.returns)
+        if not route.by_query and route.takes is not Nothing:
+            models.append(route.takes)
         paths.setdefault(f"/_emulator{route.path}", {})[route.method.lower()] = _operation(route)
     paths["/_emulator/events"] = {"get": _events()}
     paths["/_emulator/openapi.json"] = {"get": _itself()}
@@ -143,7 +145,12 @@ def _responses(schema: Mapping[str, Any], refusals: Mapping[int, str]) -> dict[s
 def _events() -> dict[str, Any]:
     stream = {
         "description": "A stream of events, without an end.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "x-data": {kind: _schema(model) for kind, model in EVENTS.items()},
+            }
+        },
     }
     kinds = ", ".join(f"`{kind}`" for kind in EVENTS)
     return {

@@ -89,16 +89,20 @@ def _explain(message: str, content: object, into: Any) -> str:
             fields = ", ".join(into.__struct_encode_fields__) or "none"
             return f"{words}; the fields are: {fields}"
         return words
-    value = content
-    for key, index in _PARTS.findall(where):
-        if key:
-            value = value.get(key) if isinstance(value, dict) else None
-        else:
-            value = value[int(index)] if isinstance(value, list) and index != "..." else None
-    given = msgspec.json.encode(value).decode()
+    given = msgspec.json.encode(_value_at(content, where)).decode()
     given = given if len(given) <= _LONGEST else f"{given[:_LONGEST]}..."
     allowed = _allowed(into, where.rpartition(".")[2]) if "enum value" in words else ""
     return f"{where}={given}: {words}{allowed}"
+
+
+def _value_at(content: Any, where: str) -> Any:
+    """Return the value at the path of a message."""
+    for key, index in _PARTS.findall(where):
+        if index == "...":
+            # It does not say which one.
+            return content
+        content = content[key or int(index)]
+    return content
 
 
 def _allowed(into: Any, field: str) -> str:

@@ -98,8 +98,8 @@ def get_vm_settings(call: Call[Nothing]) -> SettingsView:
 
 def change_vm_settings(call: Call[SettingsFields]) -> SettingsView:
     """Change settings of a VM; operations that have started keep their durations."""
-    vm = call.control.find(call.name)
     check(call.content)
+    vm = call.control.find(call.name)
     call.control.cloud.adjust(vm.id, **call.content)
     call.control.changed("settings")
     return view(vm.settings)
@@ -117,7 +117,7 @@ def get_history(call: Call[Nothing]) -> History:
     """Show what happened to a VM: its states, and its operations."""
     control = call.control
     vm = control.find(call.name, deleted=True)
-    entries = [
+    states = [
         HistoryEntry(
             at=change.at,
             date=control.date(change.at),
@@ -128,12 +128,17 @@ def get_history(call: Call[Nothing]) -> History:
         )
         for change in vm.history
     ]
+    entries: list[HistoryEntry] = []
     for operation in control.cloud.operations:
         if operation.vm_id != vm.id:
             continue
         times: tuple[tuple[float | None, HistoryEvent], ...] = (
             (operation.accepted_at, "accepted"),
-            (operation.started_at, "started"),
+            # If it started at once, that is no event.
+            (
+                None if operation.started_at == operation.accepted_at else operation.started_at,
+                "started",
+            ),
             (operation.finished_at, "finished"),
         )
         for at, event in times:
@@ -148,8 +153,17 @@ def get_history(call: Call[Nothing]) -> History:
                         outcome=outcome or UNSET,
                     )
                 )
-    entries.sort(key=lambda entry: entry.at)
+    entries = sorted((*entries, *states), key=lambda entry: (entry.at, _ORDER[entry.event]))
     return History(vm=_view(control, vm), history=entries)
+
+
+_ORDER: Final[Mapping[HistoryEvent, int]] = {
+    "accepted": 0,
+    "state": 1,
+    "finished": 2,
+    "started": 3,
+}
+"""The order of what happens at the same time; an operation starts when the one before ends."""
 
 
 def _view(control: Control, vm: CloudVM) -> VMView:
