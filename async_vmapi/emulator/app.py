@@ -152,7 +152,7 @@ class Emulator:
         refused = control.refuse(request, self._listening_port)
         if refused is not None:
             return refused
-        body = await self._body(request)
+        body = await self._body(control.readable(request))
         return await control.respond(request, body) if isinstance(body, bytes) else body
 
     async def _respond(

@@ -118,6 +118,7 @@ async def call():
         yield caller
 
 
+STATE = ("/vms", "/settings", "/adjustments", "/quota", "/faults", "/groups", "/clock")
 FIXED = {"create": 40, "not_found": 10, "address": 5, "stale": 0, "reboot": 20, "shutdown": 8}
 
 
@@ -790,6 +791,56 @@ class TestReset:
             found.append((await call("POST", "/vms", {"name": "web"}))["ids"][0])
         assert found[0] == found[1]
         assert len(set(found)) == 3
+
+
+class TestSnapshot:
+    async def test_a_cloud_is_restored(self, call, request_for):
+        """With all that was not finished, where it was; also in another emulator."""
+        await call("PATCH", "/settings", FIXED)
+        await call("POST", "/vms", {"name": "web", "count": 2000})
+        async with call.client() as client:
+            vm_id = (await client.vms.create(request_for())).vm_id
+        await call("PUT", "/groups/db", {"vms": [vm_id]})
+        await call("PATCH", f"/vms/{vm_id}/settings", {"acpi": "ignore"})
+        await call("POST", "/faults/next", {"call": "list"})
+        await call("PATCH", "/quota", {"max_requests_per_second": 100})
+        await call("POST", "/clock/step", {"seconds": 39})
+        taken = await call("POST", "/snapshot")
+        before = [await call("GET", path) for path in STATE]
+        await call("POST", "/clock/step", {"seconds": 500})
+        await call("POST", "/reset")
+        async with controlled(seed=2) as other:
+            await other("POST", "/clock/pause")
+            for each in (call, other):
+                await each("POST", "/clock/pause")
+                async with each.events() as events:
+                    status = await each("POST", "/restore", io.BytesIO(json.dumps(taken).encode()))
+                    assert (await anext(events))[1:] == ("changed", {"what": "reset"})
+                    assert (await anext(events))[2] == status["clock"]
+                    assert [await each("GET", path) for path in STATE] == before
+                    assert (await each("GET", f"/vms/{vm_id}"))["state"] == "installing"
+                    await each("POST", "/clock/step", {"seconds": 1})
+                    assert (await anext(events))[2]["state"] == "online"
+
+    async def test_a_cloud_with_a_clock_of_its_own(self):
+        """`VMCloud` continues where it was, too."""
+        cloud = VMCloud(Settings(**FIXED))
+        async with controlled(api=cloud, seed=None) as call:
+            await call("POST", "/clock/pause")
+            before = await call("GET", "/clock")
+            taken = await call("POST", "/snapshot")
+            cloud.elapse(300)
+            assert (await call("POST", "/restore", taken))["clock"] == before
+
+    @pytest.mark.parametrize("content", [{}, {"version": 0}, {"version": 1}])
+    async def test_what_is_no_snapshot(self, call, content):
+        """It is refused, and the cloud stays."""
+        await call("POST", "/vms", {"name": "web"})
+        error = (await call("POST", "/restore", content, status=400))["error"]
+        assert "content is not a snapshot" in error
+        async with call.events("?kinds=vm") as events:
+            await call("PATCH", "/vms/web", {"state": "offline"})
+            assert (await anext(events))[2]["state"] == "offline"
 
 
 class TestRequests:

@@ -26,6 +26,7 @@ from async_vmapi.emulator.control.models import (
     Seed,
     SettingsFields,
     SettingsView,
+    Snapshot,
     Speed,
     Status,
     Step,
@@ -33,6 +34,7 @@ from async_vmapi.emulator.control.models import (
 from async_vmapi.emulator.control.route import Call, Route
 from async_vmapi.emulator.control.settings import check, view
 from async_vmapi.emulator.faults import Fault, FaultPlan
+from async_vmapi.emulator.snapshot import snapshot
 
 __all__ = ["ROUTES"]
 
@@ -40,7 +42,7 @@ __all__ = ["ROUTES"]
 def status(call: Call[Nothing]) -> Status:
     """Show the cloud at a glance."""
     control = call.control
-    cloud, faults = control.cloud, control.api.faults
+    cloud, faults = control.cloud(), control.api.faults
     return Status(
         clock=control.clock_view(),
         vms=dict(Counter(vm.state for vm in cloud.vms.values())),
@@ -61,7 +63,20 @@ def reset(call: Call[Seed]) -> Status:
 
 def seed(call: Call[Seed]) -> Status:
     """Restart the cloud's random sources from a seed."""
-    call.control.cloud.reseed(call.content.seed)
+    call.control.cloud().reseed(call.content.seed)
+    return status(Call(call.control, Nothing()))
+
+
+def take_snapshot(call: Call[Nothing]) -> Snapshot:
+    """Return all of the cloud as data, for `restore`."""
+    # With what is due by now.
+    call.control.cloud()
+    return snapshot(call.control.api)
+
+
+def restore(call: Call[Snapshot]) -> Status:
+    """Continue from a snapshot; the clock continues where it was then."""
+    call.control.restore(call.content)
     return status(Call(call.control, Nothing()))
 
 
@@ -70,13 +85,13 @@ def seed(call: Call[Seed]) -> Status:
 
 def get_settings(call: Call[Nothing]) -> SettingsView:
     """Show the settings of the cloud."""
-    return view(call.control.cloud.settings)
+    return view(call.control.cloud().settings)
 
 
 def change_settings(call: Call[SettingsFields]) -> SettingsView:
     """Change settings of the cloud, for all VMs that were not adjusted."""
     check(call.content)
-    cloud = call.control.cloud
+    cloud = call.control.cloud()
     cloud.configure(**call.content)
     call.control.changed("settings")
     return view(cloud.settings)
@@ -88,7 +103,7 @@ def get_adjustments(call: Call[PatternQuery]) -> Adjustments:
     return Adjustments(
         adjustments=[
             Adjustment(pattern=pattern, settings=dict(changes))
-            for pattern, changes in call.control.cloud.adjusted
+            for pattern, changes in call.control.cloud().adjusted
             if wanted in {None, pattern}
         ]
     )
@@ -98,21 +113,21 @@ def adjust(call: Call[Adjustment]) -> Adjustments:
     """Change settings of the VMs that match a pattern, existing and future ones."""
     content = call.content
     check(content.settings)
-    call.control.cloud.adjust(content.pattern, **content.settings)
+    call.control.cloud().adjust(content.pattern, **content.settings)
     call.control.changed("settings")
     return get_adjustments(Call(call.control, PatternQuery()))
 
 
 def readjust(call: Call[PatternQuery]) -> Adjustments:
     """Remove the adjustments of a pattern, or all of them."""
-    call.control.cloud.readjust(call.content.pattern)
+    call.control.cloud().readjust(call.content.pattern)
     call.control.changed("settings")
     return get_adjustments(Call(call.control, PatternQuery()))
 
 
 def get_quota(call: Call[Nothing]) -> Quota:
     """Show the limits of the account."""
-    cloud = call.control.cloud
+    cloud = call.control.cloud()
     return Quota(
         vms=cloud.settings.quota,
         used=len(cloud.vms),
@@ -124,7 +139,7 @@ def change_quota(call: Call[QuotaChanges]) -> Quota:
     """Change the limits of the account."""
     content = call.content
     if content.vms is not UNSET:
-        call.control.cloud.configure(quota=content.vms)
+        call.control.cloud().configure(quota=content.vms)
     if content.max_requests_per_second is not UNSET:
         call.control.api.max_requests_per_second = content.max_requests_per_second
     call.control.changed("settings")
@@ -211,7 +226,7 @@ def step(call: Call[Step]) -> ClockView:
 
 def jump(call: Call[Jump]) -> ClockView:
     """Move the clock forward to a time, to a date, or to when the next thing happens."""
-    to, cloud = call.content.to, call.control.cloud
+    to, cloud = call.content.to, call.control.cloud()
     if to == "next":
         if cloud.next is None:
             raise Problem(409, "nothing is due, so there is no next thing to jump to")
@@ -247,6 +262,8 @@ ROUTES: Final = (
     Route("GET", "", status),
     Route("POST", "/reset", reset),
     Route("POST", "/seed", seed),
+    Route("POST", "/snapshot", take_snapshot),
+    Route("POST", "/restore", restore),
     Route("GET", "/settings", get_settings),
     Route("PATCH", "/settings", change_settings),
     Route("GET", "/adjustments", get_adjustments),

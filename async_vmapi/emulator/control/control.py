@@ -17,7 +17,9 @@ from async_vmapi.emulator.control.models import (
     What,
 )
 from async_vmapi.emulator.faults import FaultPlan
+from async_vmapi.emulator.snapshot import restore
 from async_vmapi.emulator.vm import CloudVM
+from async_vmapi.errors import InvalidArgument
 
 __all__ = ["Control", "Problem"]
 
@@ -60,9 +62,8 @@ class Control:
         self._rate = api.max_requests_per_second
         api.cloud.observer = self._observe
 
-    @property
     def cloud(self) -> Cloud:
-        """The cloud, after all that is due by now."""
+        """Return the cloud, after all that is due by now."""
         cloud = self.api.cloud
         cloud.advance(self.now)
         return cloud
@@ -93,7 +94,7 @@ class Control:
             Problem: If the time is too far in the future.
         """
         # What was due before happens at the old pace.
-        cloud, clock = self.cloud, self.clock
+        cloud, clock = self.cloud(), self.clock
         if paused is not None:
             clock.paused = paused
         if speed is not None:
@@ -117,7 +118,7 @@ class Control:
 
     def clock_view(self) -> ClockView:
         """Return what the clock shows."""
-        cloud, clock = self.cloud, self.clock
+        cloud, clock = self.cloud(), self.clock
         return ClockView(
             now=cloud.now,
             date=self.date(cloud.now),
@@ -138,19 +139,35 @@ class Control:
 
     def reset(self, seed: int | None) -> None:
         """Start again with an empty cloud; its clock continues."""
-        now = self.cloud.now
+        now = self.cloud().now
         cloud = Cloud(self._settings, seed=seed, epoch=self.api.cloud.date(now))
         cloud.advance(now)
         self.api.faults = FaultPlan.from_dict(self._faults)
         self.api.max_requests_per_second = self._rate
         self.clock.speed, self.clock.paused = self._speed, False
-        self.replace(cloud)
-
-    def replace(self, cloud: Cloud) -> None:
-        """Serve another cloud."""
-        self.api.cloud.observer = None
         self.api.replace(cloud)
-        cloud.observer = self._observe
+        self._replaced()
+
+    def restore(self, content: object) -> None:
+        """Continue from a snapshot; the clock continues where it was then, as fast as now.
+
+        Raises:
+            Problem: If it is no snapshot; nothing is changed then.
+        """
+        before, now = self.cloud(), self.clock.now
+        # A `VMCloud` may be ahead of the clock.
+        ahead = self.api.cloud_time(now) - now
+        try:
+            restore(self.api, content)
+        except InvalidArgument as error:
+            raise Problem(400, str(error)) from None
+        before.observer = None
+        self.clock.start(self.api.cloud.now - ahead)
+        self._replaced()
+
+    def _replaced(self) -> None:
+        """Watch the cloud that replaces the one before."""
+        self.api.cloud.observer = self._observe
         self.requests.clear()
         self.changed("reset")
         self.events.publish("clock", self.clock_view())
@@ -195,7 +212,7 @@ class Control:
         Raises:
             Problem: If there is none, or more than one.
         """
-        cloud = self.cloud
+        cloud = self.cloud()
         vm = cloud.vms.get(name)
         if vm is None and deleted:
             vm = cloud.gone.get(name)

@@ -42,6 +42,7 @@ __all__ = [
     "Seed",
     "SettingsFields",
     "SettingsView",
+    "Snapshot",
     "Speed",
     "Status",
     "Step",
@@ -69,6 +70,11 @@ SettingsView = Annotated[
     dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/Settings"})
 ]
 """All fields of `Settings`."""
+
+Snapshot = Annotated[
+    dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/Snapshot"})
+]
+"""A whole cloud; its content may differ between versions."""
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -31,6 +31,16 @@ EVENTS: Final = {
 
 _VERSION: Final = "1.0.0"
 _REF: Final = "#/components/schemas/{name}"
+_SCHEMAS: Final = {
+    **SCHEMAS,
+    "Snapshot": {
+        "title": "Snapshot",
+        "description": "All of a cloud. Other versions of the emulator may have another form.",
+        "type": "object",
+        "properties": {"version": {"type": "integer"}},
+        "required": ["version"],
+    },
+}
 _ALWAYS: Final = {
     400: "A value is not allowed; the text names it, and what is.",
     401: "The control token is missing or wrong.",
@@ -72,7 +82,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": {**components, **SCHEMAS},
+            "schemas": components | _SCHEMAS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -122,7 +132,7 @@ def _component(model: Any) -> dict[str, Any]:
     """Return the schema of a model, without references to it."""
     (schema,), components = msgspec.json.schema_components([model], ref_template=_REF)
     name = schema["$ref"].rpartition("/")[2]
-    return dict(components.get(name, SCHEMAS.get(name, {})))
+    return dict(components.get(name, _SCHEMAS.get(name, {})))
 
 
 def _schema(model: Any) -> dict[str, Any]:

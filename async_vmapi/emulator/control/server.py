@@ -25,6 +25,8 @@ _TICK: Final = 0.1
 """Seconds after which the cloud of a listener is advanced."""
 _PING: Final = 15.0
 _AGENT: Final = 200
+_SNAPSHOT: Final = 256 * 1024 * 1024
+"""Maximum size of a snapshot, in bytes."""
 _JSON: Final = "application/json"
 
 
@@ -49,6 +51,13 @@ class ControlServer:
     def serves(path: str) -> bool:
         """Return whether a path is one of the control API."""
         return path == PREFIX or path.startswith(f"{PREFIX}/")
+
+    @staticmethod
+    def readable(request: web.BaseRequest) -> web.BaseRequest:
+        """Return a request whose body may be as large as the path allows."""
+        if request.path != f"{PREFIX}/restore":
+            return request
+        return request.clone(client_max_size=_SNAPSHOT)
 
     def refuse(self, request: web.BaseRequest, port: int) -> web.Response | None:
         """Return the refusal of a request, or None if it is allowed; its body is not needed."""
@@ -142,7 +151,7 @@ class ControlServer:
                 async with asyncio.timeout(_TICK):
                     await listener.wait()
             # Nothing happens in the cloud before someone looks at it.
-            self._control.cloud  # noqa: B018
+            self._control.cloud()
 
 
 def _json(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 def list_vms(call: Call[GoneQuery]) -> VMs:
     """List the VMs with their actual state."""
-    control, cloud = call.control, call.control.cloud
+    control, cloud = call.control, call.control.cloud()
     gone = cloud.gone.values() if call.content.deleted else ()
     return VMs(vms=[control.vm_view(vm, cloud.now) for vm in (*cloud.vms.values(), *gone)])
 
@@ -54,7 +54,7 @@ def add_vms(call: Call[NewVMs]) -> Created:
     if new.count is not UNSET:
         width = max(2, len(str(new.count)))
         names = [f"{new.name}-{number:0{width}}" for number in range(1, new.count + 1)]
-    cloud = control.cloud
+    cloud = control.cloud()
     return Created(
         ids=[
             cloud.place(
@@ -87,7 +87,7 @@ def change_vm(call: Call[VMChanges]) -> VMView:
     """Change the state of a VM immediately, without an operation."""
     control = call.control
     vm = control.find(call.name)
-    control.cloud.set_state(vm.id, call.content.state, control.now)
+    control.cloud().set_state(vm.id, call.content.state, control.now)
     return _view(control, vm)
 
 
@@ -100,7 +100,7 @@ def change_vm_settings(call: Call[SettingsFields]) -> SettingsView:
     """Change settings of a VM; operations that have started keep their durations."""
     check(call.content)
     vm = call.control.find(call.name)
-    call.control.cloud.adjust(vm.id, **call.content)
+    call.control.cloud().adjust(vm.id, **call.content)
     call.control.changed("settings")
     return view(vm.settings)
 
@@ -108,7 +108,7 @@ def change_vm_settings(call: Call[SettingsFields]) -> SettingsView:
 def clear_vm_settings(call: Call[Nothing]) -> SettingsView:
     """Remove the settings that only this VM has."""
     vm = call.control.find(call.name)
-    call.control.cloud.readjust(vm.id)
+    call.control.cloud().readjust(vm.id)
     call.control.changed("settings")
     return view(vm.settings)
 
@@ -129,7 +129,7 @@ def get_history(call: Call[Nothing]) -> History:
         for change in vm.history
     ]
     entries: list[HistoryEntry] = []
-    for operation in control.cloud.operations:
+    for operation in control.cloud().operations:
         if operation.vm_id != vm.id:
             continue
         times: tuple[tuple[float | None, HistoryEvent], ...] = (
@@ -167,7 +167,7 @@ _ORDER: Final[Mapping[HistoryEvent, int]] = {
 
 
 def _view(control: Control, vm: CloudVM) -> VMView:
-    return control.vm_view(vm, control.cloud.now)
+    return control.vm_view(vm, control.cloud().now)
 
 
 # --- groups --------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def _view(control: Control, vm: CloudVM) -> VMView:
 
 def get_groups(call: Call[Nothing]) -> Groups:
     """List the groups of the account, and their VMs."""
-    cloud = call.control.cloud
+    cloud = call.control.cloud()
     members: dict[str, list[str]] = {group["id"]: [] for group in cloud.groups}
     for vm in cloud.vms.values():
         for group in vm.groups:
@@ -192,7 +192,7 @@ def set_group(call: Call[Members]) -> Groups:
     """Make a group, or replace the VMs of an existing one."""
     control = call.control
     ids = [control.find(name).id for name in call.content.vms]
-    control.cloud.set_group(call.name, ids, control.now)
+    control.cloud().set_group(call.name, ids, control.now)
     control.changed("groups")
     return get_groups(Call(control, Nothing()))
 
@@ -201,7 +201,7 @@ def remove_group(call: Call[Nothing]) -> Groups:
     """Remove a group; its VMs stay."""
     control = call.control
     try:
-        control.cloud.remove_group(call.name, control.now)
+        control.cloud().remove_group(call.name, control.now)
     except KeyError:
         raise Problem(404, f"there is no group {call.name!r}") from None
     control.changed("groups")
