@@ -27,7 +27,7 @@ from async_vmapi.emulator.bodies import (
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.request import MOST_BODY, Request
-from async_vmapi.emulator.resources import find_resource
+from async_vmapi.emulator.resources import RESOURCE_CALLS, find_resource
 from async_vmapi.emulator.settings import NotFoundForm, Settings
 from async_vmapi.emulator.vm import NotFound, Refused
 from async_vmapi.signing import SigningKey, http_date
@@ -70,6 +70,7 @@ CALLS: Final = frozenset(
     {
         *("create", "list", "get", "delete", "account"),
         *_VERBS.values(),
+        *RESOURCE_CALLS,
         *(name for name, _, _ in _CATALOGUE.values()),
     }
 )

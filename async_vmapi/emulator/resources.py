@@ -15,7 +15,7 @@ from async_vmapi.emulator import catalogue
 from async_vmapi.emulator.cloud import Cloud
 from async_vmapi.emulator.vm import NotFound, Refused, vm_id_of_part
 
-__all__ = ["find_resource"]
+__all__ = ["RESOURCE_CALLS", "find_resource"]
 
 _PATH: Final = re.compile(r"/v2/(?P<name>[a-z0-9-]+)(?:/(?P<id>[^/]+))?")
 
@@ -97,6 +97,10 @@ _RESOURCES: Final[Mapping[str, _Resource]] = {
     "disk-images": _Resource("disk_image", "disk_images", catalogue.DISK_IMAGES),
     "recovery-points": _Resource("recovery_point", "recovery_points"),
 }
+RESOURCE_CALLS: Final = frozenset(
+    name for resource in _RESOURCES.values() for name in (resource.one, resource.several)
+)
+"""The names of the calls that read resources."""
 
 
 def find_resource(

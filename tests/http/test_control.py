@@ -600,7 +600,12 @@ class TestFaults:
             ),
             ("POST", "/next", {"call": "get", "kind": "flood"}, 'kind="flood": '),
             ("POST", "/next", {"call": "get", "when": 1}, "unknown field `when`"),
-            ("POST", "/next", {"call": "creat"}, "call='creat' is not one of account, console, "),
+            (
+                "POST",
+                "/next",
+                {"call": "creat"},
+                "call='creat' is not one of account, console, create, ",
+            ),
             ("POST", "/next", {"call": "get", "kind": "stale_list"}, "is not for the call 'get'"),
             ("POST", "/next", {"call": "get", "seconds": -1}, "seconds=-1.0 is not 0 or more"),
             ("POST", "/next", {}, "missing required field `call`"),
