@@ -29,7 +29,7 @@ _HOURS: Final[Mapping[str, int]] = {
 
 
 @functools.lru_cache(maxsize=64)
-def moment_of(date: str, *, strict: bool) -> datetime:
+def moment_of(date: str, strict: bool) -> datetime:
     """Return the moment of an RFC 1123 date; UTC if it names no time zone.
 
     Args:
