@@ -14,15 +14,7 @@ import threading
 from multiprocessing.reduction import DupFd
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "async_vmapi.cli.app",
-        "async_vmapi.durable",
-        "async_vmapi.emulator",
-        "rich.progress",
-        "typer.rich_utils",
-    ]
-)
+_context.set_forkserver_preload(["tests.preloaded"])
 # A variable in a program's environment: its clock runs 20 times faster.
 FAST_CLOCK = "TESTS_FAST_CLOCK"
 _STREAMS = ("stdin", "stdout", "stderr")
