@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, overload
 
 from async_vmapi import validation
 from async_vmapi.bulk.executor import BulkExecutor
 from async_vmapi.bulk.plan import BulkEvent, BulkPlan, OnFailure, Promote, Share, SpreadBy, plan_of
+from async_vmapi.bulk.rehearsal import Rehearsal
 from async_vmapi.catalogue import Account, Regions, Templates
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.facts.assumptions import assumptions_of
@@ -39,6 +40,18 @@ if TYPE_CHECKING:
     from async_vmapi.emulator.api import CloudAPI
 
 __all__ = ["Client", "ClientOptions"]
+
+_REHEARSED: Final = (
+    "max_connections",
+    "max_requests_per_second",
+    "max_retries",
+    "reconcile_timeout",
+    "cancel_grace",
+    "max_staleness",
+    "min_poll_interval",
+    "max_poll_interval",
+)
+"""The options that decide how a bulk call goes."""
 
 
 class Client:
@@ -95,6 +108,7 @@ class Client:
         if staleness is None:
             staleness = rules.assume.max_staleness
         shortest, longest = option["min_poll_interval"], option["max_poll_interval"]
+        self._options = option
         self._max_connections = option["max_connections"]
         self._max_staleness: float = staleness
         self._pipeline = Pipeline(
@@ -272,6 +286,20 @@ class Client:
             requests=lambda: self._pipeline.requests,
             connections=self._max_connections,
             max_staleness=self._max_staleness,
+            rehearse=self._rehearse,
+        )
+
+    async def _rehearse(self, *call: Any, **options: Any) -> Rehearsal:
+        # Imported on demand: most programs rehearse nothing.
+        from async_vmapi.rehearsal.rehearse import rehearse
+
+        known = {name: self._options[name] for name in _REHEARSED}
+        return await rehearse(
+            *call,
+            origin=self._pipeline.origin,
+            options={name: value for name, value in known.items() if value is not None},
+            facts=self._options["facts"],
+            **options,
         )
 
     def resume(self, token: str) -> Task[VirtualMachine | None]:

@@ -2,18 +2,20 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, cast
 
 from async_vmapi import validation
 from async_vmapi.bulk.domains import domains_of
 from async_vmapi.bulk.fleet import Fleet, Fleets, Reconcile
+from async_vmapi.bulk.hazards import Hazards
 from async_vmapi.bulk.interruption import BulkInterrupted
-from async_vmapi.bulk.item import Items, Start
+from async_vmapi.bulk.item import BulkItem, Items, Source, Start
 from async_vmapi.bulk.operations import Operations
 from async_vmapi.bulk.outcomes import INTERRUPTED
 from async_vmapi.bulk.plan import BulkPlan
+from async_vmapi.bulk.rehearsal import Rehearsal, RehearsalRun
 from async_vmapi.bulk.report import BulkReport, Outcome
 from async_vmapi.bulk.scheduler import Rollout
 from async_vmapi.errors import InvalidState
@@ -48,6 +50,7 @@ class BulkExecutor(Operations[BulkReport]):
         requests: Returns how many requests were sent, by call.
         connections: Maximum number of requests in flight.
         max_staleness: Maximum age of a read, in seconds.
+        rehearse: Rehearses a call, given what it has to do; see `async_vmapi.rehearsal.rehearse`.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class BulkExecutor(Operations[BulkReport]):
         requests: Callable[[], Mapping[str, int]],
         connections: int,
         max_staleness: float,
+        rehearse: Callable[..., Awaitable[Rehearsal]],
     ) -> None:
         self._vms = vms
         self._connections = connections
         self._max_staleness = max_staleness
+        self._rehearse = rehearse
         self._plan = plan
         self._fleets = Fleets(vms, plan, origin, reconcile)
         self._origin = origin
@@ -189,6 +194,63 @@ class BulkExecutor(Operations[BulkReport]):
             InvalidArgument: If an argument is missing or does not match the report.
         """
         return await self._collect(self._fleets.rest(report, items, start))
+
+    async def rehearse(
+        self,
+        items: Items[Any],
+        start: str,
+        *,
+        runs: int = 100,
+        seed: int = 1,
+        hazards: Hazards | None = None,
+        processes: int | None = None,
+        on_run: Callable[[RehearsalRun], object] | None = None,
+        **keywords: Any,
+    ) -> Rehearsal:
+        """Run the plan many times on an emulated copy of the fleet, and write nothing to it.
+
+        The fleet is listed once. Each run is this same call, by a client with the same options, on
+        an emulated cloud in memory that has these VMs and behaves by the client's facts; without
+        facts, like the emulator by default. It is on a virtual clock, in other processes, so the
+        event loop is not blocked. Probes and functions of ``check`` are replaced by a wait, and
+        waves are promoted at once. A pause because of failures ends a run.
+
+        A run is as good as its facts and hazards, which are assumed unless you measure them.
+
+        Args:
+            items: The items, as for `run`.
+            start: The name of an operation, such as ``"reboot"``.
+            runs: Number of runs, up to 100,000.
+            seed: Random seed of the first run; each further run has the next one. To repeat a run,
+                pass its `RehearsalRun.seed` and ``runs=1``.
+            hazards: What goes wrong, and how often; see `Hazards` for the defaults.
+            processes: Number of processes; by default, one for each usable core.
+            on_run: Called with each `RehearsalRun` as it ends, in the event loop.
+            keywords: The operation's arguments.
+
+        Raises:
+            InvalidArgument: If an argument is wrong, or a VM is not in the list.
+            VMAPIError: If the list cannot be read, or a process cannot be started.
+        """
+        fleet = self._fleets.new(items, start, keywords)
+        if fleet.operation == GENERAL:
+            allowed = "the name of an operation, like 'reboot': a function cannot be emulated"
+            raise validation.refuse("start", start, allowed)
+        source, taken = Source(fleet.items), list[BulkItem]()
+        while (item := await source.take()) is not None:
+            taken.append(item)
+        return await self._rehearse(
+            fleet.operation,
+            fleet.arguments,
+            self._plan,
+            taken,
+            await self._vms.list(),
+            runs=runs,
+            seed=seed,
+            hazards=hazards,
+            processes=processes,
+            on_run=on_run,
+        )
 
     # --- running --------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from async_vmapi.cli.options import (
     read_text,
 )
 from async_vmapi.cli.profiles import ask, client_for
+from async_vmapi.cli.rehearsal import Rehearsing, rehearse
 from async_vmapi.cli.requests import looked_up, names_of
 from async_vmapi.cli.resolve import name_of
 from async_vmapi.cli.running import ExitCode, fail, say
@@ -58,6 +59,7 @@ def create(
     new: New,
     options: DurableOptions,
     output: Output,
+    rehearsing: Rehearsing,
     first: Annotated[
         int, typer.Option(min=0, max=1_000_000_000, help="Number in the first label.")
     ] = 1,
@@ -67,6 +69,7 @@ def create(
 ) -> None:
     """Create VMs, and wait until all are online."""
     options.check_place(ctx)
+    rehearses = rehearsing.check()
     plan = options.plan()
     check_plan(plan, "create")
     client, names = client_for(ctx.obj), names_of(name, count, first)
@@ -85,6 +88,8 @@ def create(
         output=output,
         timeout=options.timeout,
     )
+    if rehearses:
+        rehearse(client, work, rehearsing)
     if options.durable is not None:
         submit(options, work)
     carry_out(client, work)
@@ -155,11 +160,13 @@ def _verb(operation: str) -> Callable[..., None]:
         fleet: Fleet,
         options: DurableOptions,
         output: Output,
+        rehearsing: Rehearsing,
         yes: Yes = False,
         plan_file: PlanFile = None,
         **keywords: Any,
     ) -> None:
         options.check_place(ctx)
+        rehearses = rehearsing.check()
         plan, selection = options.plan(), fleet.selection()
         check_plan(plan, operation)
         client = client_for(ctx.obj)
@@ -194,6 +201,8 @@ def _verb(operation: str) -> Callable[..., None]:
             output=output,
             timeout=options.timeout,
         )
+        if rehearses:
+            rehearse(client, work, rehearsing)
         if plan_file is not None:
             write_plan(client, work, plan_file)
         if operation_spec(operation).lowers and not plan.dry_run:

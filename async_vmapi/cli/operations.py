@@ -288,7 +288,7 @@ def present(console: Console, work: Work, report: BulkReport) -> ExitCode:
 
     If standard output is lost, the report is written to a file, and its tokens to standard error.
     """
-    written = work.file is None or write_report(work.file, report)
+    written = work.file is None or write_report(work.file, report.to_json())
     file = work.file if written else keep_report(report)
     if not written and file is not None:
         say(f"the report is in {file}")

@@ -35,9 +35,8 @@ def check_file(path: Path) -> None:
         _pipes[path] = _open(path)
 
 
-def write_report(path: Path, report: BulkReport) -> bool:
+def write_report(path: Path, text: str) -> bool:
     """Write a report to a file and return whether that succeeded; print the reason if not."""
-    text = report.to_json()
     try:
         if _is_special(path):
             _write_special(path, text.encode())

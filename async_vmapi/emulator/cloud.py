@@ -16,7 +16,15 @@ from typing import Final
 from async_vmapi.emulator.catalogue import GROUPS, Group, Template, Zone
 from async_vmapi.emulator.scripts import Scripts
 from async_vmapi.emulator.settings import Settings
-from async_vmapi.emulator.vm import Change, CloudOperation, CloudVM, Kind, NotFound, Refused
+from async_vmapi.emulator.vm import (
+    Change,
+    CloudOperation,
+    CloudVM,
+    Kind,
+    NotFound,
+    Refused,
+    encode,
+)
 
 __all__ = ["Cloud"]
 
@@ -32,6 +40,7 @@ class Cloud:
         seed: Random seed, to make it reproducible.
         epoch: The date at which the clock starts, to the second, for dates in responses; UTC if it
             has no time zone. The current date by default.
+        encode: Returns a VM as JSON (WIRE §3), for responses.
 
     Attributes:
         seed: As above.
@@ -50,10 +59,11 @@ class Cloud:
         *,
         seed: int | None = None,
         epoch: datetime | None = None,
+        encode: Callable[[CloudVM], bytes] = encode,
     ) -> None:
         self.settings = settings or Settings()
         self.seed = seed
-        self.scripts = Scripts(seed)
+        self.scripts = Scripts(seed, encode)
         self._timeline = self.scripts.timeline
         self._reads = self.scripts.reads
         self.vms = self.scripts.vms

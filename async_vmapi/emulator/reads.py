@@ -13,7 +13,7 @@ from typing import Final
 from async_vmapi.emulator.settings import ReplicaChoice, Span
 from async_vmapi.emulator.timeline import Timeline
 from async_vmapi.emulator.versions import Versions, ViewHistory
-from async_vmapi.emulator.vm import CloudVM, encode
+from async_vmapi.emulator.vm import CloudVM
 
 __all__ = ["Reads"]
 
@@ -28,6 +28,7 @@ class Reads:
     Args:
         timeline: The cloud's clock.
         draw: Draws a duration from the cloud's random source.
+        encode: Returns a VM as JSON.
         seed: Random seed of the reads, to make them reproducible.
 
     Attributes:
@@ -37,10 +38,16 @@ class Reads:
     """
 
     def __init__(
-        self, timeline: Timeline, draw: Callable[[Span], float], *, seed: int | None
+        self,
+        timeline: Timeline,
+        draw: Callable[[Span], float],
+        encode: Callable[[CloudVM], bytes],
+        *,
+        seed: int | None,
     ) -> None:
         self._timeline = timeline
         self._draw = draw
+        self._encode = encode
         self.random = random.Random(  # noqa: S311 - not for secrets
             None if seed is None else f"reads {seed}"
         )
@@ -222,7 +229,7 @@ class Reads:
 
     def _shown(self, vm: CloudVM) -> bytes:
         if vm.shown is None:
-            vm.shown = encode(vm)
+            vm.shown = self._encode(vm)
         return vm.shown
 
     def _listed(self, vm: CloudVM) -> bytes:

@@ -27,6 +27,7 @@ class Scripts:
 
     Args:
         seed: Random seed, to make it reproducible.
+        encode: Returns a VM as JSON.
 
     Attributes:
         vms: The existing VMs by id.
@@ -38,14 +39,14 @@ class Scripts:
         observer: Called with each VM that changes, and the time.
     """
 
-    def __init__(self, seed: int | None) -> None:
+    def __init__(self, seed: int | None, encode: Callable[[CloudVM], bytes]) -> None:
         self.vms: dict[str, CloudVM] = {}
         self.gone: dict[str, CloudVM] = {}
         self.operations: list[CloudOperation] = []
         self.timeline = Timeline()
         self.random = random.Random(seed)  # noqa: S311 - not for secrets
         self.observer: Callable[[CloudVM, float], None] | None = None
-        self.reads = Reads(self.timeline, self._draw, seed=seed)
+        self.reads = Reads(self.timeline, self._draw, encode, seed=seed)
         self.timeline.handlers = {
             "step": self._step,
             "appear": self._appear,
@@ -179,7 +180,7 @@ class Scripts:
         last = (
             Step(share, "online", settings.address)
             if settings.fail_state is None
-            else Step(share, "fail", (settings.fail_state,))
+            else _back(vm, share)
         )
         states = (Step(share, "state", (state,)) for state in settings.extra_states)
         return Step(hidden, "appear"), *states, last
@@ -269,15 +270,14 @@ class Scripts:
         self, vm: CloudVM, operation: CloudOperation, at: float, third: float
     ) -> _Steps:
         self._size(vm, operation, at)
-        return (Step(third, "state", ("online",)),) if vm.settings.restart_after_resize else ()
+        return (_back(vm, third),) if vm.settings.restart_after_resize else ()
 
     def _switch(self, vm: CloudVM, operation: CloudOperation, _: float, rest: float) -> _Steps:
         on = operation.kind == "power_on"
-        before, after = ("offline", "online") if on else ("online", "offline")
-        if vm.state != before:
+        if vm.state != ("offline" if on else "online"):
             operation.outcome = "skipped"
             return ()
-        return (Step(rest, "state", (after,)),)
+        return (_back(vm, rest) if on else Step(rest, "state", ("offline",)),)
 
     def _never(self, _: CloudVM, operation: CloudOperation, __: float) -> _Steps:
         operation.outcome = "never"
@@ -294,7 +294,7 @@ class Scripts:
     def _restart(self, vm: CloudVM, _: CloudOperation, at: float, half: float) -> _Steps:
         if vm.settings.reboot_visible:
             self.change(vm, at, state="offline")
-        return (Step(half, "state", ("online",)),)
+        return (_back(vm, half),)
 
     def _removed(self, vm: CloudVM, _: CloudOperation, at: float) -> _Steps:
         del self.vms[vm.id]
@@ -305,3 +305,9 @@ class Scripts:
         self.reads.hide(vm, at)
         self.report(vm, at)
         return ()
+
+
+def _back(vm: CloudVM, delay: float) -> Step:
+    """Return the step after which the VM is online, or the operation has failed."""
+    failed = vm.settings.fail_state
+    return Step(delay, "fail", (failed,)) if failed is not None else Step(delay, "state", ("online",))

@@ -149,7 +149,7 @@ class Settings:
             honours them.
         restart_after_resize: Whether a VM that was running is started again after a resize.
         reboot_visible: Whether a reboot or reset changes ``state``.
-        fail_state: The state in which creates end, in place of ``online``.
+        fail_state: The state in which operations end in place of ``online``: they fail.
         extra_states: States shown between ``installing`` and ``online``, in this order.
         get_shape: Whether a GET returns the VM itself, as clients expect, or a list with one VM, as
             is documented.

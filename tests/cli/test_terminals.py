@@ -328,7 +328,7 @@ class TestReportPipes:
         """It is written as it is read."""
         read, reader = in_thread(pipe.read_text)
         eventually(lambda: is_read(pipe))
-        assert reports.write_report(pipe, self.REPORT)
+        assert reports.write_report(pipe, self.REPORT.to_json())
         reader.join(LONG)
         assert read == [self.REPORT.to_json()]
 
@@ -339,7 +339,7 @@ class TestReportPipes:
         idle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         if is_checked:
             reports.check_file(pipe)
-        assert not reports.write_report(pipe, self.REPORT)
+        assert not reports.write_report(pipe, self.REPORT.to_json())
         os.close(idle)
         assert "pipe cannot be written: no program reads it" in capsys.readouterr().err
 
@@ -350,7 +350,7 @@ class TestReportPipes:
         if is_checked:
             reports.check_file(pipe)
         os.close(idle)
-        assert not reports.write_report(pipe, self.REPORT)
+        assert not reports.write_report(pipe, self.REPORT.to_json())
         assert "pipe cannot be written" in capsys.readouterr().err
 
 
