@@ -1,10 +1,11 @@
 """`Hazards`: what goes wrong in the runs of a rehearsal, and how often. Pure."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
 from async_vmapi import validation
+from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.serialization import Document
 
 __all__ = ["Hazards"]
@@ -61,14 +62,19 @@ class Hazards(Document):
             if validation.number(name, getattr(self, name), least=0.0) > 1:
                 raise validation.refuse(name, getattr(self, name), "a share from 0 to 1")
         validation.duration("latency", self.latency)
-        for end in self.warm_up:
-            validation.duration("warm_up", end)
-        if self.warm_up[0] > self.warm_up[1]:
-            allowed = "a pair of seconds, the shortest and the longest"
-            raise validation.refuse("warm_up", self.warm_up, allowed)
+        warm_up: object = self.warm_up
+        if not isinstance(warm_up, tuple) or len(cast("tuple[object]", warm_up)) != 2:
+            raise _no_pair(warm_up)
+        shortest, longest = (validation.duration("warm_up", end) for end in self.warm_up)
+        if shortest > longest:
+            raise _no_pair(warm_up)
 
     @classmethod
     def none(cls) -> "Hazards":
         """Return hazards with which nothing goes wrong: only durations differ between runs."""
         shares: dict[str, Any] = dict.fromkeys(_SHARES, 0.0)
         return cls(**shares)
+
+
+def _no_pair(value: object) -> InvalidArgument:
+    return validation.refuse("warm_up", value, "a pair of seconds, like (5, 30), in this order")

@@ -210,7 +210,7 @@ class _Run:
             vms: list[CloudVM] = [*cloud.vms.values()]
         else:
             vms = [self._vms[vm_id] for vm_id in self._scenario.items]
-        changes = Counter[float]()
+        changes = Counter[float]({0.0: 0})
         for vm in vms:
             was = False
             for change in vm.history:

@@ -1,6 +1,7 @@
 """An event loop whose clock jumps to the next timer, so that hours take moments."""
 
 import asyncio
+import math
 import selectors
 from typing import Final
 
@@ -23,7 +24,8 @@ class _Selector(selectors.DefaultSelector):
             raise RuntimeError("all tasks wait for each other")
         events = super().select(0)
         if not events:
-            self.now += timeout
+            # At least to the next number: after a year, a timer can be less than that ahead.
+            self.now = math.nextafter(self.now + timeout, math.inf)
         return events
 
 
