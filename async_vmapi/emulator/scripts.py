@@ -310,4 +310,6 @@ class Scripts:
 def _back(vm: CloudVM, delay: float) -> Step:
     """Return the step after which the VM is online, or the operation has failed."""
     failed = vm.settings.fail_state
-    return Step(delay, "fail", (failed,)) if failed is not None else Step(delay, "state", ("online",))
+    return (
+        Step(delay, "fail", (failed,)) if failed is not None else Step(delay, "state", ("online",))
+    )
