@@ -10,6 +10,7 @@ import async_vmapi
 import async_vmapi.durable
 import async_vmapi.emulator
 import async_vmapi.probe
+import async_vmapi.rehearsal
 import async_vmapi.testing
 from async_vmapi.cli.app import Later, app
 from async_vmapi.vms import VirtualMachines
@@ -49,7 +50,7 @@ DOCUMENTS = [
 ]
 MODULES = (
     *(async_vmapi, async_vmapi.durable, async_vmapi.emulator),
-    *(async_vmapi.probe, async_vmapi.testing),
+    *(async_vmapi.probe, async_vmapi.rehearsal, async_vmapi.testing),
 )
 
 # Names of the code, hidden code and targets of links are no prose.

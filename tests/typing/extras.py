@@ -42,6 +42,14 @@ from async_vmapi.emulator import (
 from async_vmapi.facts import Facts
 from async_vmapi.otel import OpenTelemetry
 from async_vmapi.probe import Estimate, Probe, ProbePlan, ProbeReport
+from async_vmapi.rehearsal import (
+    Hazards,
+    Rehearsal,
+    RehearsalRun,
+    Spread,
+    Timeline,
+    WaveSpan,
+)
 from async_vmapi.testing import QUICK, VMCloud, VMServer
 
 
@@ -119,6 +127,21 @@ async def probing(client: Client) -> None:
     assert_type(await probe.delete(await probe.left_over()), list[str])
     ProbePlan(zone_id="z")  # type: ignore[call-arg]
     Probe(client, report=1)  # type: ignore[arg-type]
+
+
+async def rehearsing(client: Client) -> None:
+    hazards = Hazards(failing=0.01, warm_up=(5, 30))
+    found = await client.bulk(limit=5).rehearse(["a"], "reboot", runs=10, hazards=hazards)
+    assert_type(found, Rehearsal)
+    assert_type(found.worst, RehearsalRun)
+    assert_type(found.worst.timeline, Timeline | None)
+    assert_type(found.spread("seconds"), Spread | None)
+    assert_type(found.to_svg(), str)
+    if found.worst.timeline is not None:
+        assert_type(found.worst.timeline.waves, tuple[WaveSpan, ...])
+    found.spread("duration")  # type: ignore[arg-type]
+    await client.bulk().rehearse(["a"], client.vms.reboot)  # type: ignore[arg-type]
+    Hazards(0.1)  # type: ignore[misc]
 
 
 async def testing(vm_cloud: VMCloud, vm_client: Client, vm_server: VMServer) -> None:

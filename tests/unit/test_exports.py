@@ -52,6 +52,9 @@ FACES = {
     "async_vmapi.facts": {"SPECS", "Fact", "FactSpec", "Facts"},
     "async_vmapi.otel": {"OpenTelemetry"},
     "async_vmapi.probe": {"Estimate", "Probe", "ProbePlan", "ProbeReport"},
+    "async_vmapi.rehearsal": {
+        *("Hazards", "Rehearsal", "RehearsalRun", "Spread", "Timeline", "WaveSpan"),
+    },
     "async_vmapi.testing": {"QUICK", "VMCloud", "VMServer"},
 }
 """What docs/stability.md promises: a change here changes the public API."""
