@@ -1,8 +1,8 @@
 """What a rehearsal of a rolling restart takes, and how well it predicts the duration.
 
-Run it with ``python benchmarks/rehearsal.py``, with the package installed. It rehearses a restart of
-1,000 VMs, 200 times, then carries it out over HTTP on an emulator whose clock, like the client's,
-runs five times faster, and compares the duration with the median of the rehearsal.
+Run it with ``python benchmarks/rehearsal.py``, with the package installed. It rehearses a restart
+of 1,000 VMs, 200 times, then carries it out over HTTP on an emulator whose clock, like the
+client's, runs five times faster, and compares the duration with the median of the rehearsal.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import time
 
 from async_vmapi import BulkPlan, Client
-from async_vmapi.emulator import Emulator
+from async_vmapi.emulator import Emulator, catalogue
 from async_vmapi.rehearsal import Hazards
 from async_vmapi.testing import VMCloud
 
@@ -48,7 +48,7 @@ async def carry_out(count, seed):
     """Return the seconds that a restart over HTTP takes, on the emulator's clock."""
     async with Emulator(seed=seed) as emulator:
         cloud = emulator.cloud
-        zone = next(iter(cloud_zones()))
+        zone = next(iter(catalogue.ZONES.values()))
         now = asyncio.get_running_loop().time()
         vms = [
             cloud.place(now, label=f"web-{n:04}", cores=1, ram=1024, zone=zone, template=None).id
@@ -60,12 +60,6 @@ async def carry_out(count, seed):
             report = await client.bulk(PLAN).reboot(vms)
     assert len(report.succeeded) == count, report
     return report.seconds
-
-
-def cloud_zones():
-    from async_vmapi.emulator import catalogue
-
-    return catalogue.ZONES.values()
 
 
 def main():

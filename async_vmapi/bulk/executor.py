@@ -50,7 +50,7 @@ class BulkExecutor(Operations[BulkReport]):
         requests: Returns how many requests were sent, by call.
         connections: Maximum number of requests in flight.
         max_staleness: Maximum age of a read, in seconds.
-        rehearse: Rehearses a call, given what it has to do; see `async_vmapi.rehearsal.rehearse`.
+        rehearse: Rehearses a call, given what it has to do.
     """
 
     def __init__(
@@ -222,10 +222,12 @@ class BulkExecutor(Operations[BulkReport]):
             start: The name of an operation, such as ``"reboot"``.
             runs: Number of runs, up to 100,000.
             seed: Random seed of the first run; each further run has the next one. To repeat a run,
-                pass its `RehearsalRun.seed` and ``runs=1``.
-            hazards: What goes wrong, and how often; see `Hazards` for the defaults.
+                pass its ``seed`` and ``runs=1``.
+            hazards: What goes wrong, and how often; the defaults are those of
+                `async_vmapi.rehearsal.Hazards`.
             processes: Number of processes; by default, one for each usable core.
-            on_run: Called with each `RehearsalRun` as it ends, in the event loop.
+            on_run: Called with each `async_vmapi.rehearsal.RehearsalRun` as it ends, in the event
+                loop.
             keywords: The operation's arguments.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self, TypeAlias
 
 import attrs
@@ -14,7 +14,7 @@ from async_vmapi.bulk.report import Status
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.models.serialization import Document
 
-__all__ = ["Figure", "Rehearsal", "RehearsalRun", "Spread", "Timeline", "WaveSpan"]
+__all__ = ["Figure", "Rehearsal", "RehearsalRun", "Spread", "Timeline", "WaveSpan", "worst_of"]
 
 Figure: TypeAlias = Literal[
     "seconds", "requests", "requests_per_second", "peak_requests", "fewest_online"
@@ -95,11 +95,15 @@ class RehearsalRun(Document):
         """The mean number of requests sent in a second."""
         return self.requests / max(self.seconds, 1.0)
 
-    @property
-    def badness(self) -> tuple[int, int, float]:
-        """What orders runs from the best to the worst: items without success, then duration."""
-        missed = sum(self.counts.values()) - self.counts.get("succeeded", 0)
-        return self.counts.get("unknown", 0) + self.counts.get("failed", 0), missed, self.seconds
+
+def worst_of(runs: Iterable[RehearsalRun]) -> RehearsalRun:
+    """Return the run with the most failed and unknown items; of several, the longest."""
+
+    def badness(run: RehearsalRun) -> tuple[int, int, float]:
+        missed = sum(run.counts.values()) - run.counts.get("succeeded", 0)
+        return run.counts.get("unknown", 0) + run.counts.get("failed", 0), missed, run.seconds
+
+    return max(runs, key=badness)
 
 
 @attrs.frozen
@@ -147,7 +151,7 @@ class Rehearsal(Document):
     @property
     def worst(self) -> RehearsalRun:
         """The run with the most failed and unknown items; of several, the longest."""
-        return max(self.runs, key=lambda run: run.badness)
+        return worst_of(self.runs)
 
     @property
     def stops(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Rehearse a bulk call: run its plan many times on an emulated copy of the fleet.
 
-`BulkExecutor.rehearse` does it. These are what it takes and returns; `async_vmapi.rehearsal.rehearse`
-runs the plan in other processes, on a virtual clock.
+`BulkExecutor.rehearse` does it, in other processes and on a virtual clock. These are what it takes
+and returns.
 """
 
 from async_vmapi.bulk.hazards import Hazards

@@ -9,7 +9,7 @@ from async_vmapi import validation
 from async_vmapi.bulk.hazards import Hazards
 from async_vmapi.bulk.item import BulkItem
 from async_vmapi.bulk.plan import BulkPlan
-from async_vmapi.bulk.rehearsal import Rehearsal, RehearsalRun
+from async_vmapi.bulk.rehearsal import Rehearsal, RehearsalRun, worst_of
 from async_vmapi.errors import InvalidArgument
 from async_vmapi.facts import Facts
 from async_vmapi.models.create import CreateRequest
@@ -84,8 +84,7 @@ async def rehearse(
     )
     async with Workers(scenario, min(count, runs)) as workers:
         found = await workers.run(range(seed, seed + runs), on_run=on_run)
-        worst = max(found, key=lambda run: run.badness)
-        (recorded,) = await workers.run([worst.seed], record=True)
+        (recorded,) = await workers.run([worst_of(found).seed], record=True)
     return Rehearsal(
         operation=operation,
         arguments=arguments,

@@ -141,7 +141,7 @@ async def rehearsing(client: Client) -> None:
         assert_type(found.worst.timeline.waves, tuple[WaveSpan, ...])
     found.spread("duration")  # type: ignore[arg-type]
     await client.bulk().rehearse(["a"], client.vms.reboot)  # type: ignore[arg-type]
-    Hazards(0.1)  # type: ignore[misc]
+    Hazards(0.1)  # type: ignore[call-arg]
 
 
 async def testing(vm_cloud: VMCloud, vm_client: Client, vm_server: VMServer) -> None:
