@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Generator, Iterator
 
     from async_vmapi import Client
     from async_vmapi.emulator import Settings
+    from async_vmapi.facts import Facts
     from async_vmapi.testing import VMCloud, VMServer
 
 
@@ -37,11 +39,24 @@ def vm_settings() -> Settings | None:
 
 
 @pytest.fixture
-def vm_cloud(vm_settings: Settings | None, vm_virtual_time: bool) -> VMCloud:
+def vm_facts() -> Facts | str | os.PathLike[str] | None:
+    """What is known about the provider; override it to return `Facts` or the path of their file.
+
+    The clouds then behave by them, unless `vm_settings` is overridden, and the clients use them.
+    """
+    return None
+
+
+@pytest.fixture
+def vm_cloud(
+    vm_settings: Settings | None,
+    vm_facts: Facts | str | os.PathLike[str] | None,
+    vm_virtual_time: bool,
+) -> VMCloud:
     """A cloud in memory, to set up, inject faults into, and inspect."""
     from async_vmapi.testing import VMCloud
 
-    return VMCloud(vm_settings, virtual_time=vm_virtual_time)
+    return VMCloud(vm_settings, facts=vm_facts, virtual_time=vm_virtual_time)
 
 
 @pytest.fixture
@@ -51,11 +66,13 @@ def vm_client(vm_cloud: VMCloud) -> Client:
 
 
 @pytest.fixture
-def vm_server(vm_settings: Settings | None) -> Iterator[VMServer]:
+def vm_server(
+    vm_settings: Settings | None, vm_facts: Facts | str | os.PathLike[str] | None
+) -> Iterator[VMServer]:
     """A cloud over HTTP in real time, for code that makes its own client, and for programs."""
     from async_vmapi.testing import VMServer
 
-    with VMServer(vm_settings) as server:
+    with VMServer(vm_settings, facts=vm_facts) as server:
         yield server
 
 

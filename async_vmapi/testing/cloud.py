@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar, Unpack
@@ -18,6 +19,7 @@ from async_vmapi.emulator import (
     catalogue,
 )
 from async_vmapi.emulator.api import CALLS
+from async_vmapi.facts import Facts
 from async_vmapi.models.create import CreateRequest, ImageBoot
 
 __all__ = ["QUICK", "QUICK_CLIENT", "VMCloud"]
@@ -59,8 +61,10 @@ class VMCloud(CloudAPI):
     `Client.in_memory` and `Emulator` take it.
 
     Args:
-        settings: Its behaviour. The default is `QUICK`, or with `virtual_time` the emulator's
-            realistic defaults.
+        settings: Its behaviour. The default is that of the facts, if they are given; else `QUICK`,
+            or with `virtual_time` the emulator's realistic defaults.
+        facts: What is known about the provider, as `async_vmapi.facts.Facts` or the path of their
+            file. `client` uses them, too.
         seed: Random seed: ids and durations are the same in each test.
         virtual_time: Whether the event loop's clock jumps (looptime), so that waiting takes no
             time.
@@ -71,18 +75,24 @@ class VMCloud(CloudAPI):
         log: The latest requests, oldest first.
         faults: Faults to inject, a `FaultPlan`; it can be replaced at any time.
         cloud: The emulated cloud: all accepted operations and each VM's history.
+        suited: Options of a client that suit its speed.
     """
 
     def __init__(
         self,
         settings: Settings | None = None,
         *,
+        facts: Facts | str | os.PathLike[str] | None = None,
         seed: int | None = 1,
         virtual_time: bool = False,
     ) -> None:
-        settings = settings or (Settings() if virtual_time else QUICK)
+        if settings is None:
+            quick = Settings() if virtual_time else QUICK
+            settings = quick if facts is None else Settings.from_facts(facts)
         super().__init__(settings=settings, seed=seed, log=_LOG, faults=FaultPlan(seed=seed))
-        self._suited: ClientOptions = {"seed": 1} if virtual_time else QUICK_CLIENT
+        self.suited: ClientOptions = {"seed": 1} if virtual_time else QUICK_CLIENT.copy()
+        if facts is not None:
+            self.suited |= {"facts": Facts.of(facts), "max_staleness": None}
         self._loop: asyncio.AbstractEventLoop | None = None
         # From the running loop's clock to the cloud's clock.
         self._offset = 0.0
@@ -101,7 +111,7 @@ class VMCloud(CloudAPI):
         Args:
             options: Keyword arguments of `Client.in_memory`.
         """
-        return Client.in_memory(self, **(self._suited | options))
+        return Client.in_memory(self, **(self.suited | options))
 
     @property
     def zone_id(self) -> str:

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from typing import Final, Self, TypeVar, Unpack
 
 from async_vmapi.client import Client, ClientOptions
 from async_vmapi.emulator import Emulator, Settings
-from async_vmapi.testing.cloud import QUICK_CLIENT, VMCloud
+from async_vmapi.facts import Facts
+from async_vmapi.facts.assumptions import assumptions_of
+from async_vmapi.testing.cloud import VMCloud
 
 __all__ = ["VMServer"]
 
@@ -25,12 +28,21 @@ class VMServer:
     programs, and does not need an async fixture.
 
     Args:
-        settings: Its behaviour; `async_vmapi.testing.QUICK` by default.
+        settings: Its behaviour; that of the facts, or `async_vmapi.testing.QUICK`, by default.
+        facts: What is known about the provider, as `async_vmapi.facts.Facts` or the path of their
+            file. `client` and `env` use them, too.
         seed: Random seed, to make it reproducible.
     """
 
-    def __init__(self, settings: Settings | None = None, *, seed: int | None = 1) -> None:
-        self._cloud = _ServedCloud(settings, seed=seed)
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        facts: Facts | str | os.PathLike[str] | None = None,
+        seed: int | None = 1,
+    ) -> None:
+        self._cloud = _ServedCloud(settings, facts=facts, seed=seed)
+        self._facts = facts
         self._url = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
@@ -65,13 +77,23 @@ class VMServer:
 
     @property
     def env(self) -> dict[str, str]:
-        """Environment variables for `Client.from_env`, including the secret."""
-        return {
+        """Environment variables for `Client.from_env`, including the secret.
+
+        Facts that have no file are left out, except the age of reads.
+        """
+        found = {
             "VMAPI_URL": self.url,
             "VMAPI_API_KEY": self.api_key,
             "VMAPI_API_SECRET": self.api_secret,
-            "VMAPI_MAX_STALENESS": "0",
         }
+        match self._facts:
+            case None:
+                return found | {"VMAPI_MAX_STALENESS": "0"}
+            case Facts():
+                staleness = assumptions_of(self._facts).max_staleness
+                return found | {"VMAPI_MAX_STALENESS": str(staleness)}
+            case path:
+                return found | {"VMAPI_FACTS": os.fspath(path)}
 
     def client(self, **options: Unpack[ClientOptions]) -> Client:
         """Return a client with polling intervals that suit this cloud. The caller must close it.
@@ -79,7 +101,7 @@ class VMServer:
         Args:
             options: Keyword arguments of `Client`.
         """
-        options = QUICK_CLIENT | {"reconcile_timeout": 2.0} | options
+        options = self._cloud.suited | {"reconcile_timeout": 2.0} | options
         return Client(self.url, api_key=self.api_key, api_secret=self.api_secret, **options)
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ import pytest
 
 from async_vmapi import Client, OutcomeUnknown
 from async_vmapi.emulator import Settings
+from async_vmapi.facts import Fact, Facts
 from async_vmapi.testing import QUICK, VMCloud, VMServer
 
 
@@ -199,6 +200,50 @@ class TestOwnSettings:
     async def test_they_apply_to_both_clouds(self, vm_cloud, vm_server):
         """A suite's own settings."""
         assert vm_cloud.cloud.settings.quota == vm_server.cloud.cloud.settings.quota == 1
+
+
+class TestFacts:
+    """A stale provider, in a file of facts or as `Facts`."""
+
+    @pytest.fixture(params=["file", "facts"])
+    def vm_facts(self, request, tmp_path):
+        stale = Facts(
+            {
+                "reads.max_staleness": Fact(20.0, "measured", 9),
+                "durations.shutdown": Fact((100.0, 110.0), "measured", 9),
+            }
+        )
+        path = tmp_path / "cloud.toml"
+        path.write_text(stale.to_toml())
+        return path if request.param == "file" else stale
+
+    @pytest.mark.looptime
+    async def test_the_cloud_and_its_client(self, vm_cloud, vm_client, looptime):
+        """Reads are as old and operations as slow as measured, and the client knows that."""
+        assert vm_cloud.cloud.settings.max_staleness == 20
+        assert vm_client.max_staleness == 41
+        vm = vm_cloud.add("web-01")
+        task = await vm_client.vms.shutdown(vm.id)
+        assert (await task).state == "offline"
+        assert task.evidence == "observed"
+        assert 100 < looptime < 200
+
+    async def test_the_server_and_its_clients(self, vm_server, monkeypatch):
+        """Also one that reads its environment."""
+        assert vm_server.cloud.cloud.settings.max_staleness == 20
+        async with vm_server.client() as client:
+            assert client.max_staleness == 41
+        for name, value in vm_server.env.items():
+            monkeypatch.setenv(name, value)
+        async with Client.from_env() as client:
+            assert client.max_staleness == 41
+
+    def test_own_settings_go_before_them(self, vm_facts):
+        """The facts are then for the client alone."""
+        cloud = VMCloud(Settings(quota=1), facts=vm_facts)
+        assert cloud.cloud.settings.max_staleness == 0
+        assert cloud.client().max_staleness == 41
+        assert VMCloud().client().max_staleness == 0
 
 
 class TestServer:
