@@ -108,6 +108,13 @@ def emulator(
             "VMAPI_CONTROL_TOKEN, or a new one."
         ),
     ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps the cloud when the emulator stops or is killed. If it has a "
+            "cloud, that one continues, and options for a new cloud have no effect."
+        ),
+    ] = None,
     uvloop: Annotated[bool, typer.Option(help="Run on uvloop, if it is installed.")] = False,
     shell: Annotated[
         Shell | None,
@@ -152,6 +159,7 @@ def emulator(
                     settings=settings,
                     faults=plan,
                     control=control,
+                    state=state,
                     shell=shell or default_shell(sys.platform, os.environ),
                 )
             )
@@ -172,6 +180,7 @@ async def _serve(
     settings: "Settings",
     faults: "FaultPlan | None",
     control: bool,
+    state: Path | None,
     shell: Shell,
 ) -> None:
     """Print the URL and credentials, and serve until SIGINT or SIGTERM."""
@@ -193,6 +202,7 @@ async def _serve(
         api_secret=os.environ.get("VMAPI_API_SECRET") or None,
         faults=faults,
         control_token=token,
+        state=state,
     )
     with signals_handled(lambda *_: loop.call_soon_threadsafe(stop.set)):
         async with emulator:
@@ -200,9 +210,11 @@ async def _serve(
                 ("VMAPI_URL", emulator.url),
                 ("VMAPI_API_KEY", emulator.api_key),
                 ("VMAPI_API_SECRET", emulator.api_secret),
-                ("VMAPI_MAX_STALENESS", f"{settings.max_staleness:g}"),
+                ("VMAPI_MAX_STALENESS", f"{emulator.cloud.settings.max_staleness:g}"),
                 *([("VMAPI_CONTROL_TOKEN", token)] if token else []),
             ):
                 print(export(shell, name, value), flush=True)
-            say("the emulator is running; Ctrl-C stops it and discards its VMs")
+            kept = "discards its VMs" if state is None else f"keeps its VMs in {state}"
+            found = f" with the {len(emulator.cloud.vms)} VMs" if emulator.continues else ""
+            say(f"the emulator is running{found}; Ctrl-C stops it and {kept}")
             await stop.wait()

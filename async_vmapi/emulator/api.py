@@ -177,6 +177,7 @@ class CloudAPI:
 
     def replace(self, cloud: Cloud) -> None:
         """Serve another cloud from now on, and forget the requests to the one before."""
+        cloud.observer, self.cloud.observer = self.cloud.observer, None
         self.cloud = cloud
         self.requests.clear()
         self.log.clear()
@@ -198,6 +199,7 @@ class CloudAPI:
             now: Seconds on the cloud's clock.
             today: The current date, to check the request's date.
         """
+        self.cloud.advance(now)
         call = "refused"
         try:
             self._limit(now)

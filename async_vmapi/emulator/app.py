@@ -17,6 +17,7 @@ from async_vmapi.emulator.delivery import Delivery, deliver
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.host_check import is_loopback, names_this_server
 from async_vmapi.emulator.request import Request
+from async_vmapi.emulator.saving import Saver
 from async_vmapi.emulator.settings import Settings
 from async_vmapi.facts import Facts
 
@@ -47,11 +48,14 @@ class Emulator:
         faults: Faults to inject in a new cloud; to change them later, set ``api.faults``.
         control_token: Serves the control API under ``/_emulator/`` to local requests with this
             token, of 16 or more letters, digits and ``-._~+/``. Requires a loopback `host`.
+        state: Path of a file that keeps the cloud, also if the program is killed: a change is in it
+            before the response is sent. If it has a cloud already, that one continues, and
+            `settings`, `facts`, `seed` and `faults` do not apply. See docs/emulator.md.
         patience: Seconds within which the head of a request must arrive, and then its body; also
             the keep-alive timeout of idle connections.
 
     Raises:
-        ValueError: If an argument is invalid.
+        ValueError: If an argument is invalid; also on entering, if `state` cannot be used.
 
     Attributes:
         api: As above.
@@ -72,6 +76,7 @@ class Emulator:
         api_secret: str | None = None,
         faults: FaultPlan | None = None,
         control_token: str | None = None,
+        state: str | os.PathLike[str] | None = None,
         patience: float = 75.0,
     ) -> None:
         if not (allow_remote or is_loopback(host)):
@@ -92,10 +97,11 @@ class Emulator:
             if settings is not None:
                 raise ValueError("pass facts or settings: Settings.from_facts takes changes, too")
             settings = Settings.from_facts(facts)
-        new = (settings, seed, api_key, api_secret, faults)
+        new = (settings, seed, api_key, api_secret, faults, state)
         if api is not None and any(x is not None for x in new):
             raise ValueError(
-                "settings, seed, credentials and faults are for a new API, but an API was given"
+                "settings, seed, credentials, faults and state are for a new API, but an API was "
+                "given"
             )
         self.api = api or CloudAPI(
             settings=settings, seed=seed, api_key=api_key, api_secret=api_secret, faults=faults
@@ -106,6 +112,7 @@ class Emulator:
             if control_token is None
             else ControlServer(Control(self.api, self._clock), control_token)
         )
+        self._saver = None if state is None else Saver(state, self.api, self._clock.after)
         self._allow_remote = allow_remote
         self._patience = patience
         self._server: asyncio.Server | None = None
@@ -143,6 +150,11 @@ class Emulator:
         """The time on the cloud's clock, in seconds."""
         return self._clock.now
 
+    @property
+    def continues(self) -> bool:
+        """Whether the file of `state` had a cloud, which continues."""
+        return self._saver is not None and self._saver.found
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         control = self._control
         if control is None:
@@ -153,7 +165,10 @@ class Emulator:
         if refused is not None:
             return refused
         body = await self._body(control.readable(request))
-        return await control.respond(request, body) if isinstance(body, bytes) else body
+        if not isinstance(body, bytes):
+            return body
+        response = await control.respond(request, body)
+        return await self._unsaved(request) or response
 
     async def _respond(
         self, request: web.BaseRequest
@@ -168,6 +183,9 @@ class Emulator:
             return body, None
         received = Request(request.method, request.raw_path, request.headers, body)
         delivery = deliver(self.api, received, now=self.now, today=datetime.now(UTC))
+        unsaved = await self._unsaved(request)
+        if unsaved is not None:
+            return unsaved, delivery
         if delivery.refuse:
             await self._refuse(delivery.refuse)
         if delivery.delay:
@@ -199,6 +217,16 @@ class Emulator:
             return self._reject(413, "body is too large")
         except TimeoutError:
             return self._reject(408, f"body was not complete within {self._patience:g} s")
+
+    async def _unsaved(self, request: web.BaseRequest) -> web.Response | None:
+        """Save what a request has changed; return a response if that fails."""
+        if self._saver is None:
+            return None
+        try:
+            await self._saver.saved(changed=request.method != "GET")
+        except OSError as error:
+            return web.json_response({"success": False, "error": str(error)}, status=500)
+        return None
 
     def _has_local_host(self, request: web.BaseRequest) -> bool:
         host = request.headers.get("Host")
@@ -240,6 +268,8 @@ class Emulator:
     async def __aenter__(self) -> Self:
         if self._runner is not None:
             raise RuntimeError("the emulator is already running")
+        if self._saver is not None:
+            await self._saver.open()
         # The cloud may have been used before; its clock must not go back.
         self._clock.start(self.cloud.now)
         # The signature covers the body as sent, so do not decompress it.
@@ -252,11 +282,17 @@ class Emulator:
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         try:
+            if self._saver is not None:
+                await self._saver.saved(changed=True)
             await self._runner.setup()
             await self._listen(self._port)
         except BaseException:
             runner, self._runner = self._runner, None
             await runner.cleanup()
+            if self._saver is not None:
+                # What was raised first says why.
+                with contextlib.suppress(OSError):
+                    await self._saver.close()
             raise
         return self
 
@@ -272,6 +308,8 @@ class Emulator:
             listening.close()
         if runner is not None:
             await runner.cleanup()
+            if self._saver is not None:
+                await self._saver.close()
 
 
 async def _send_broken(

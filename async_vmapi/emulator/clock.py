@@ -32,6 +32,10 @@ class Clock:
             return self._base
         return self._base + (self._loop.time() - self._since) * self._pace
 
+    def after(self, seconds: float) -> float:
+        """Return the time after `seconds` of the event loop's clock, if nothing changes."""
+        return self.now + seconds * self._pace
+
     @property
     def speed(self) -> float:
         """Seconds that pass in one second of the event loop's clock, unless it is paused."""

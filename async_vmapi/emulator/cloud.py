@@ -121,6 +121,8 @@ class Cloud:
             self._set(vm, self.settings_for(vm.id, vm.label))
 
     def _set(self, vm: CloudVM, settings: Settings) -> None:
+        self._timeline.record(vm)
+        self._reads.keep(vm, self.now)
         before, vm.settings = vm.settings, settings
         self._reads.configure(vm)
         if any(getattr(before, name) != getattr(settings, name) for name in _SHOWS_IN_JSON):
@@ -273,6 +275,7 @@ class Cloud:
             history=[Change(now, state, cores, ram)],
         )
         self.vms[vm.id] = vm
+        self._timeline.record(vm)
         return vm
 
     def operate(

@@ -178,17 +178,15 @@ class Reads:
             if vm.settings.has_odd_reads and (not vm.is_gone or vm.id in self._ghosts):
                 self._odd[vm.id] = vm
 
-    def is_listed_as_shown(self, vm: CloudVM) -> bool:
-        """Return whether what lists show of a VM is encoded, and is what GETs show."""
-        return vm.listed is not None and vm.listed == self._shown(vm)
+    def lagging(self, vm: CloudVM) -> bytes | None:
+        """Return what lists show of a VM, if it is not what GETs show."""
+        return None if vm.listed is None or vm.listed == self._shown(vm) else vm.listed
 
-    def list_as_shown(self, vm: CloudVM) -> None:
-        """Show in lists what GETs show of a VM."""
-        vm.listed = self._shown(vm)
-
-    def keep(self, vm: CloudVM) -> None:
-        """Encode the current state of a VM before a change, for lists that lag."""
-        if vm.settings.list_lag[1] > 0 and vm.list_number > 0:
+    def keep(self, vm: CloudVM, at: float) -> None:
+        """Encode the current state of a VM before a change at `at`, for lists that lag."""
+        # An earlier change that is not in lists yet delays this one, too.
+        lags = vm.settings.list_lag[1] > 0 or vm.listed_until >= at
+        if lags and vm.list_number > 0:
             self._listed(vm)
 
     def show(self, vm: CloudVM, at: float) -> None:

@@ -7,7 +7,7 @@ data of creates, which the cloud does not keep.
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -79,7 +79,7 @@ class VMRecord(
     Attributes:
         settings: Position in `Snapshot.settings`.
         queue: Numbers of operations.
-        listed: What lists show, if that was encoded; true if it is what GETs show.
+        listed: What lists show, if it is not what GETs show.
         views: What GETs and lists showed before; times are None for "always".
     """
 
@@ -105,7 +105,7 @@ class VMRecord(
     due: list[_DueRecord] = []
     gone_number: int = 0
     list_number: int = 0
-    listed: str | Literal[True] | None = None
+    listed: str | None = None
     listed_until: float | None = None
     views: tuple[_VersionsRecord, _VersionsRecord] | None = None
 
@@ -194,7 +194,7 @@ def vm_record(vm: CloudVM, settings: SettingsTable, reads: Reads) -> VMRecord:
         ],
         gone_number=vm.gone_number,
         list_number=vm.list_number,
-        listed=True if reads.is_listed_as_shown(vm) else _text(vm.listed),
+        listed=_text(reads.lagging(vm)),
         listed_until=_number(vm.listed_until),
         views=None
         if vm.views is None
@@ -205,7 +205,7 @@ def vm_record(vm: CloudVM, settings: SettingsTable, reads: Reads) -> VMRecord:
 def vm_of(
     record: VMRecord, settings: Sequence[Settings], operations: Sequence[CloudOperation]
 ) -> CloudVM:
-    """Return the VM of a record, except what is encoded again: ``listed``, if it is true.
+    """Return the VM of a record.
 
     Raises:
         ValueError: If it contradicts itself.
@@ -242,7 +242,7 @@ def vm_of(
         ),
         gone_number=record.gone_number,
         list_number=record.list_number,
-        listed=None if record.listed is True else _bytes(record.listed),
+        listed=_bytes(record.listed),
         listed_until=_time(record.listed_until),
         views=record.views and ViewHistory(*map(_versions_of, record.views)),
     )

@@ -97,6 +97,7 @@ class Scripts:
 
     def start(self, vm: CloudVM, operation: CloudOperation, now: float) -> None:
         """Run an operation after the unfinished ones of its VM."""
+        self.timeline.record(vm, operation)
         self.operations.append(operation)
         vm.queue.append(operation)
         self.report(vm, now)
@@ -107,6 +108,7 @@ class Scripts:
         """Cancel all unfinished operations of a VM."""
         vm.generation += 1
         for operation in vm.queue:
+            self.timeline.record(vm, operation)
             operation.outcome, operation.finished_at = "cancelled", now
             operation.steps = ()
         vm.queue.clear()
@@ -123,6 +125,7 @@ class Scripts:
             return
         while vm.queue:
             operation = vm.queue[0]
+            self.timeline.record(vm, operation)
             if operation.started_at is None:
                 operation.started_at = at
                 operation.steps = self._begin[operation.kind](vm, operation)
@@ -142,7 +145,8 @@ class Scripts:
 
     def change(self, vm: CloudVM, at: float, **changes: Any) -> None:
         """Change a VM, and what reads show of it."""
-        self.reads.keep(vm)
+        self.timeline.record(vm)
+        self.reads.keep(vm, at)
         for name, value in changes.items():
             setattr(vm, name, value)
         last = vm.history[-1]

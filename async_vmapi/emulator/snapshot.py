@@ -145,11 +145,7 @@ def load(api: CloudAPI, saved: Snapshot) -> None:
     timeline = scripts.timeline
     timeline.now, timeline.began, timeline.ties = record.now, record.began, record.ties
     operations = [operation_of(n, operation) for n, operation in enumerate(saved.operations)]
-    vms = [vm_of(vm, settings, operations) for vm in saved.vms]
-    scripts.load(vms, operations)
-    for vm, saved_vm in zip(vms, saved.vms, strict=True):
-        if saved_vm.listed is True:
-            scripts.reads.list_as_shown(vm)
+    scripts.load([vm_of(vm, settings, operations) for vm in saved.vms], operations)
     faults = FaultPlan.from_record(record.faults)
     api.replace(cloud)
     api.faults = faults

@@ -4,12 +4,22 @@ import heapq
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from async_vmapi.emulator.vm import CloudVM, Due, DueKind
+import attrs
 
-__all__ = ["Handler", "Timeline"]
+from async_vmapi.emulator.vm import CloudOperation, CloudVM, Due, DueKind
+
+__all__ = ["Changes", "Handler", "Timeline"]
 
 Handler: TypeAlias = Callable[[CloudVM, Any, float], None]
 """Called with the VM, the detail of what is due, and the time at which it was due."""
+
+
+@attrs.frozen
+class Changes:
+    """What changed since it was last saved."""
+
+    vms: set[CloudVM] = attrs.field(factory=set[CloudVM])
+    operations: set[CloudOperation] = attrs.field(factory=set[CloudOperation])
 
 
 class Timeline:
@@ -20,6 +30,7 @@ class Timeline:
         began: The first time passed to `advance`; initially None.
         ties: How much was scheduled until now.
         handlers: What to call, by kind.
+        changes: What changed; None if it is not recorded.
     """
 
     def __init__(self) -> None:
@@ -27,7 +38,15 @@ class Timeline:
         self.began: float | None = None
         self.ties = 0
         self.handlers: Mapping[DueKind, Handler] = {}
+        self.changes: Changes | None = None
         self._heap: list[tuple[float, int, CloudVM, Due]] = []
+
+    def record(self, vm: CloudVM, operation: CloudOperation | None = None) -> None:
+        """Record that a VM changes, and an operation."""
+        if self.changes is not None:
+            self.changes.vms.add(vm)
+            if operation is not None:
+                self.changes.operations.add(operation)
 
     def at(self, at: float, vm: CloudVM, kind: DueKind, detail: int | bytes | None = None) -> None:
         """Schedule something; what is due at the same time is handled in the order added."""
@@ -53,4 +72,5 @@ class Timeline:
         while self._heap and self._heap[0][0] <= now:
             at, _, vm, due = heapq.heappop(self._heap)
             vm.due = tuple(other for other in vm.due if other is not due)
+            self.record(vm)
             self.handlers[due.kind](vm, due.detail, at)

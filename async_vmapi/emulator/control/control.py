@@ -154,20 +154,18 @@ class Control:
         Raises:
             Problem: If it is no snapshot; nothing is changed then.
         """
-        before, now = self.cloud(), self.clock.now
+        now = self.clock.now
         # A `VMCloud` may be ahead of the clock.
         ahead = self.api.cloud_time(now) - now
         try:
             restore(self.api, content)
         except InvalidArgument as error:
             raise Problem(400, str(error)) from None
-        before.observer = None
         self.clock.start(self.api.cloud.now - ahead)
         self._replaced()
 
     def _replaced(self) -> None:
-        """Watch the cloud that replaces the one before."""
-        self.api.cloud.observer = self._observe
+        """Report that the cloud is another one."""
         self.requests.clear()
         self.changed("reset")
         self.events.publish("clock", self.clock_view())
