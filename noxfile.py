@@ -65,6 +65,7 @@ CAMPAIGNS = (
         )
     ),
     "tests/unit/test_snapshot.py",
+    "tests/cli/test_emulator_state.py",
 )
 
 nox.needs_version = ">=2025.5.1"

@@ -12,13 +12,14 @@ import json
 import multiprocessing
 import socket
 import statistics
+import tempfile
 import time
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from results import machine
 
-from async_vmapi.emulator import CloudAPI, Emulator, Settings
+from async_vmapi.emulator import Emulator, Settings
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
 from async_vmapi.signing import Credentials, sign
 
@@ -37,19 +38,18 @@ def loop_factory(name):
     return None
 
 
-def serve(pipe, fleet, loop="asyncio"):
+def serve(pipe, fleet, loop="asyncio", state=None):
     """Serve a fleet that is online until stopped; send the process's CPU seconds on request."""
 
     async def run():
-        api = CloudAPI(
-            settings=Settings(create=0, not_found=0, address=0), api_key=KEY, api_secret=SECRET
-        )
-        zone = next(iter(ZONES.values()))
+        settings = Settings(create=0, not_found=0, address=0)
+        emulator = Emulator(settings=settings, api_key=KEY, api_secret=SECRET, state=state)
+        cloud, zone = emulator.cloud, next(iter(ZONES.values()))
         ids = [
-            api.cloud.create(0, label=f"w-{n}", cores=1, ram=1024, zone=zone, template=TEMPLATES[0])
+            cloud.create(0, label=f"w-{n}", cores=1, ram=1024, zone=zone, template=TEMPLATES[0])
             for n in range(fleet)
         ]
-        async with Emulator(api) as emulator:
+        async with emulator:
             pipe.send((emulator.url, ids))
             while await asyncio.to_thread(pipe.recv) is not None:
                 pipe.send(time.process_time())
@@ -66,11 +66,11 @@ class Served:
         ids: The ids of the VMs.
     """
 
-    def __init__(self, fleet, loop="asyncio"):
+    def __init__(self, fleet, loop="asyncio", state=None):
         # A process that is forked after threads or event loops were started may hang.
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=serve, args=(there, fleet, loop), daemon=True)
+        self._process = context.Process(target=serve, args=(there, fleet, loop, state), daemon=True)
 
     def __enter__(self):
         self._process.start()
@@ -89,17 +89,29 @@ class Served:
         return self._pipe.recv()
 
 
-def request_bytes(url, path):
-    """Return a signed GET as bytes, with the headers that aiohttp would send."""
+def request_bytes(url, path, method="GET", body=b""):
+    """Return a signed request as bytes, with the headers that aiohttp would send."""
     host = urlsplit(url).netloc
-    headers = sign(Credentials(KEY, SECRET), "GET", host, path, b"", datetime.now(UTC))
+    headers = sign(Credentials(KEY, SECRET), method, host, path, body, datetime.now(UTC))
     headers |= {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "User-Agent": "load"}
+    if body:
+        headers["Content-Length"] = str(len(body))
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"GET {path} HTTP/1.1\r\n{head}\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
-def load(url, ids, seconds, connections, depth):
-    """Send GETs as fast as responses come: so many at once on each of so many connections.
+def read_bytes(url, vm_id):
+    """Return a GET."""
+    return request_bytes(url, f"{VMS_PATH}/{vm_id}")
+
+
+def write_bytes(url, vm_id):
+    """Return a rename, a write that starts no operation."""
+    return request_bytes(url, f"{VMS_PATH}/{vm_id}/rename", "POST", b'{"name":"w-new"}')
+
+
+def load(url, ids, seconds, connections, depth, request_of=read_bytes):
+    """Send requests as fast as responses come: so many at once on each of so many connections.
 
     All VMs are alike, so all responses have the same size and need not be parsed.
     """
@@ -110,7 +122,7 @@ def load(url, ids, seconds, connections, depth):
     began = time.perf_counter()
     while (now := time.perf_counter()) < began + seconds:
         if now > made + SIGNED_AGAIN:
-            requests, made = [request_bytes(url, f"{VMS_PATH}/{vm_id}") for vm_id in ids[:500]], now
+            requests, made = [request_of(url, vm_id) for vm_id in ids[:500]], now
             if not size:
                 sockets[0].sendall(requests[0])
                 answer = sockets[0].recv(65536)
@@ -132,18 +144,18 @@ def load(url, ids, seconds, connections, depth):
     return rate
 
 
-def ceiling(served, seconds=2.0, rounds=5):
+def ceiling(served, seconds=2.0, rounds=5, request_of=read_bytes):
     """Return the maximum load of the emulator, and its cost of a request.
 
     ``kept_alive`` has one request in flight on each of 50 connections, ``pipelined`` sixteen.
     """
     found = {}
     for name, depth in (("kept_alive", 1), ("pipelined", 16)):
-        load(served.url, served.ids, 0.2, 50, depth)
+        load(served.url, served.ids, 0.2, 50, depth, request_of)
         rates, costs = [], []
         for _ in range(rounds):
             cpu, began = served.cpu(), time.perf_counter()
-            rates.append(load(served.url, served.ids, seconds, 50, depth))
+            rates.append(load(served.url, served.ids, seconds, 50, depth, request_of))
             took = time.perf_counter() - began
             costs.append((served.cpu() - cpu) / (rates[-1] * took))
         found[name] = {
@@ -177,13 +189,23 @@ def main():
     parser.add_argument("--fleet", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    parser.add_argument("--state", action="store_true", help="keep the cloud in a file")
     options = parser.parse_args()
-    with Served(options.fleet, options.loop) as served:
+    with tempfile.TemporaryDirectory() as folder:
+        state = f"{folder}/cloud.db" if options.state else None
+        measure(options, state)
+
+
+def measure(options, state):
+    """Print the figures of an emulator."""
+    with Served(options.fleet, options.loop, state) as served:
         figures = {
             "machine": machine(),
             "loop": options.loop,
             "fleet": options.fleet,
+            "state": options.state,
             "ceiling": ceiling(served, options.seconds),
+            "writes": ceiling(served, options.seconds, request_of=write_bytes),
         }
         seconds, size = listing(served)
         figures |= {"list_seconds": round(seconds, 4), "list_bytes": size}

@@ -18,6 +18,7 @@ import typer
 from async_vmapi.cli.commands import command
 from async_vmapi.cli.running import ExitCode, fail, say
 from async_vmapi.cli.streams import signals_handled
+from async_vmapi.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from async_vmapi.emulator import FaultPlan, Settings
@@ -166,6 +167,8 @@ def emulator(
     except OSError as error:
         hint = "; use --port 0 for any free port" if error.errno == errno.EADDRINUSE else ""
         fail(f"{error}{hint}")
+    except InvalidArgument as error:
+        fail(error, ExitCode.USAGE)
     except ValueError as error:
         fail(error)
 

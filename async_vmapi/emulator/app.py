@@ -100,7 +100,7 @@ class Emulator:
         new = (settings, seed, api_key, api_secret, faults, state)
         if api is not None and any(x is not None for x in new):
             raise ValueError(
-                "settings, seed, credentials, faults and state are for a new API, but an API was "
+                "settings, seed, credentials, state and faults are for a new API, but an API was "
                 "given"
             )
         self.api = api or CloudAPI(

@@ -47,7 +47,7 @@ class Saver:
         self._file = StateFile(path)
         self._api = api
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1)
+        self._thread: ThreadPoolExecutor
         # The cloud that the file has; None before it has one.
         self._saved: Cloud | None = None
         self._settings = SettingsTable()
@@ -66,7 +66,7 @@ class Saver:
         Raises:
             InvalidArgument: If the file cannot be used.
         """
-        self._thread = ThreadPoolExecutor(1, "async-vmapi-state")
+        self._thread = ThreadPoolExecutor(1, "async_vmapi state file")
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, self._file.open)
             self.found = found is not None

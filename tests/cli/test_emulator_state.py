@@ -170,3 +170,12 @@ class TestKills:
         for secret in (SECRET, NEW["password"], NEW["user_data"]):
             assert secret.encode() not in kept
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    async def test_a_file_that_is_in_use(self, tmp_path):
+        """The second emulator names it, and ends as for wrong usage."""
+        path = tmp_path / "cloud.db"
+        async with Served(path):
+            second = Served(path)
+            _, errors = await asyncio.to_thread(second.program.communicate, timeout=LONG)
+        assert second.program.returncode == 2
+        assert f"state file {path} is in use by another program; stop that emulator" in errors

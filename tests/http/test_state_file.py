@@ -108,14 +108,16 @@ class TestContent:
         async with Emulator(settings=SLOW, state=path) as emulator:
             restore(emulator.api, snapshot(api))
             vm_id = await create(emulator)
-            assert len(writes[-1].vms) == 501
+            assert {number for rows in writes for number, _ in rows.vms} == {*range(1, 502)}
             del writes[:]
             body = to_json({"name": "new"})
             sent = Sent("POST", f"{VMS}/{vm_id}/rename", body).encode(emulator)
             assert (await exchange(emulator, sent))[0] == 200
-            (rows,) = writes
-            assert [number for number, _ in rows.vms] == [501]
-            assert (rows.whole, rows.settings, rows.operations, rows.history) == (False, [], [], [])
+            # The clock may have been written besides.
+            assert {number for rows in writes for number, _ in rows.vms} == {501}
+            for rows in writes:
+                assert (rows.whole, rows.settings, rows.operations) == (False, [], [])
+                assert rows.history == []
 
     async def test_what_comes_together_is_written_together(self, path, writes):
         """A transaction serves all that wait: one is running, and one is next."""
@@ -155,7 +157,8 @@ class TestContent:
 class TestClock:
     async def test_time_while_it_does_not_run_does_not_count(self, path):
         """Another start continues the clock, and the operations, where they were."""
-        async with Emulator(settings=SLOW, state=path, speed=1000) as emulator:
+        slowest = SLOW.changed(create=1e9)
+        async with Emulator(settings=slowest, state=path, speed=1000) as emulator:
             vm_id = await create(emulator)
             began, date = emulator.now, emulator.cloud.second(emulator.now)[0]
         stopped = emulator.cloud.now
@@ -165,7 +168,7 @@ class TestClock:
             assert emulator.cloud.second(emulator.now)[0] >= date
             (change,) = emulator.cloud.vms[vm_id].history
             assert change.state == "installing"
-            emulator.cloud.advance(change.at + 1000)
+            emulator.cloud.advance(change.at + 1e9)
             assert emulator.cloud.vms[vm_id].state == "online"
 
     @pytest.mark.parametrize("ahead", [0.0, 1.0])
@@ -258,7 +261,7 @@ class TestStart:
                 count = len(writes)
                 data = Sent(method, f"/_emulator{target}", to_json(body), headers=sent)
                 status, shown = await exchange(emulator, data.encode(emulator))
-                assert (status, len(writes)) == (200, count + 1), shown
+                assert (status, len(writes) > count) == (200, True), shown
         async with Emulator(state=path, control_token=token) as emulator:
             assert [fault.call for fault in emulator.api.faults.unused] == ["list"]
             assert emulator.cloud.settings.acpi == "ignore"
@@ -297,7 +300,7 @@ class TestStart:
 
     def test_an_api_that_was_given(self, path):
         """Its cloud would be replaced."""
-        with pytest.raises(ValueError, match="state are for a new API"):
+        with pytest.raises(ValueError, match="state and faults are for a new API"):
             Emulator(CloudAPI(), state=path)
         assert not path.exists()
 
