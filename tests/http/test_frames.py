@@ -98,6 +98,8 @@ REPLIES = {
     "nothing": CLOSE,
     "silence": HANG,
 }
+# The VM of a reboot whose outcome is unknown is polled for seconds, or until a poll is refused.
+END_OF_POLLING = response({"success": False}, "401 Unauthorized")
 
 
 def client_of(server, **options):
@@ -122,7 +124,10 @@ class TestOverHTTP:
     @pytest.mark.parametrize("call", CALLS)
     async def test_what_a_server_may_reply(self, call, reply):
         """Refusals, unreadable responses, and no response."""
-        async with OddServer(REPLIES[reply]) as server:
+        replies = [REPLIES[reply]]
+        if call == "reboot":
+            replies = [*replies * 2, END_OF_POLLING]
+        async with OddServer(*replies) as server:
             # On a slow machine, a short timeout can expire before the request is there.
             for timeout in (0.1, 1, 10) if REPLIES[reply] is HANG else (10,):
                 async with client_of(server, timeout=timeout) as client:
@@ -136,6 +141,8 @@ class TestOverHTTP:
     async def test_a_retried_call(self, call):
         """The errors of earlier attempts are not attached."""
         replies = [CLOSE, REPLIES["500"], REPLIES["400 that repeats all"]]
+        if call == "reboot":
+            replies.append(END_OF_POLLING)
         async with (
             OddServer(*replies) as server,
             client_of(server, max_retries=2, seed=1) as client,
