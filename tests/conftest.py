@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 
 from async_vmapi import Client, CreateRequest, ImageBoot
@@ -25,6 +26,16 @@ CAMPAIGN = os.environ.get("VMAPI_CAMPAIGN") == "1"
 settings.register_profile("daily", deadline=None)
 settings.register_profile("campaign", max_examples=500, deadline=None)
 settings.load_profile("campaign" if CAMPAIGN else "daily")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session):
+    """Let nothing measure a worker but what pytest-cov pauses for tests with `no_cover`.
+
+    Coverage measures it as a program, too, and pytest-cov as if it started workers of its own.
+    """
+    while hasattr(session.config, "workerinput") and (running := Coverage.current()):
+        running.stop()
 
 
 def pytest_collection_modifyitems(items):
