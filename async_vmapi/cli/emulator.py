@@ -116,6 +116,13 @@ def emulator(
             "cloud, that one continues, and options for a new cloud have no effect."
         ),
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option(
+            help="Serve a page for the cloud, for a browser on this computer, and print its URL. "
+            "Implies --control."
+        ),
+    ] = False,
     uvloop: Annotated[bool, typer.Option(help="Run on uvloop, if it is installed.")] = False,
     shell: Annotated[
         Shell | None,
@@ -129,7 +136,7 @@ def emulator(
 
     Prints four lines for a shell to load, which set variables: the URL, the API key, the secret,
     and VMAPI_MAX_STALENESS, which is 0 unless facts make its reads stale; --control adds a line
-    with VMAPI_CONTROL_TOKEN. Uses the credentials in
+    with VMAPI_CONTROL_TOKEN. The URL of the --page is printed to standard error. Uses the credentials in
     VMAPI_API_KEY and VMAPI_API_SECRET, or generates new ones.
     """
     # Imports an HTTP server.
@@ -159,8 +166,9 @@ def emulator(
                     seed=seed,
                     settings=settings,
                     faults=plan,
-                    control=control,
+                    control=control or page,
                     state=state,
+                    page=page,
                     shell=shell or default_shell(sys.platform, os.environ),
                 )
             )
@@ -184,6 +192,7 @@ async def _serve(
     faults: "FaultPlan | None",
     control: bool,
     state: Path | None,
+    page: bool,
     shell: Shell,
 ) -> None:
     """Print the URL and credentials, and serve until SIGINT or SIGTERM."""
@@ -206,6 +215,7 @@ async def _serve(
         faults=faults,
         control_token=token,
         state=state,
+        page=page,
     )
     with signals_handled(lambda *_: loop.call_soon_threadsafe(stop.set)):
         async with emulator:
@@ -220,4 +230,6 @@ async def _serve(
             kept = "discards its VMs" if state is None else f"keeps its VMs in {state}"
             found = f" with the {len(emulator.cloud.vms)} VMs" if emulator.continues else ""
             say(f"the emulator is running{found}; Ctrl-C stops it and {kept}")
+            if page:
+                say(f"open the page of the cloud in a browser: {emulator.page_url}")
             await stop.wait()

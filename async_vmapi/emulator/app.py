@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import math
 import os
+import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, Self
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -16,6 +19,7 @@ from async_vmapi.emulator.control import Control, ControlServer
 from async_vmapi.emulator.delivery import Delivery, deliver
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.host_check import is_loopback, names_this_server
+from async_vmapi.emulator.page import HEADERS, PageFile, load
 from async_vmapi.emulator.request import Request
 from async_vmapi.emulator.saving import Saver
 from async_vmapi.emulator.settings import Settings
@@ -51,6 +55,8 @@ class Emulator:
         state: Path of a file that keeps the cloud, also if the program is killed: a change is in it
             before the response is sent. If it has a cloud already, that one continues, and
             `settings`, `facts`, `seed` and `faults` do not apply. See docs/emulator.md.
+        page: Whether to serve a page for the cloud at ``/``, and the control API that it uses; see
+            `page_url`. Without `control_token`, it gets a new one.
         patience: Seconds within which the head of a request must arrive, and then its body; also
             the keep-alive timeout of idle connections.
 
@@ -77,6 +83,7 @@ class Emulator:
         faults: FaultPlan | None = None,
         control_token: str | None = None,
         state: str | os.PathLike[str] | None = None,
+        page: bool = False,
         patience: float = 75.0,
     ) -> None:
         if not (allow_remote or is_loopback(host)):
@@ -84,6 +91,8 @@ class Emulator:
                 f"host {host!r} is not a loopback address; other computers could use this cloud, "
                 "so it requires allow_remote"
             )
+        if page and control_token is None:
+            control_token = secrets.token_urlsafe(32)
         if control_token is not None and not is_loopback(host):
             raise ValueError(
                 f"host {host!r} is not a loopback address, and the control API requires one, such "
@@ -113,6 +122,8 @@ class Emulator:
             else ControlServer(Control(self.api, self._clock), control_token)
         )
         self._saver = None if state is None else Saver(state, self.api, self._clock.after)
+        self._page: Mapping[str, PageFile] = load() if page else {}
+        self._page_token = control_token or ""
         self._allow_remote = allow_remote
         self._patience = patience
         self._server: asyncio.Server | None = None
@@ -129,6 +140,13 @@ class Emulator:
             raise RuntimeError("the emulator is not running")
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._listening_port}"
+
+    @property
+    def page_url(self) -> str:
+        """The URL of the page, with the control token; do not log it."""
+        if not self._page:
+            raise RuntimeError("the emulator has no page; pass page=True")
+        return f"{self.url}/#token={quote(self._page_token, safe='')}"
 
     @property
     def api_key(self) -> str:
@@ -156,6 +174,10 @@ class Emulator:
         return self._saver is not None and self._saver.found
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._page:
+            file = self._page.get(request.raw_path.partition("?")[0])
+            if file is not None and request.method in {"GET", "HEAD"}:
+                return self._show(request, file)
         control = self._control
         if control is None:
             return (await self._respond(request))[0]
@@ -170,14 +192,19 @@ class Emulator:
         response = await control.respond(request, body)
         return await self._unsaved(request) or response
 
+    def _show(self, request: web.BaseRequest, file: PageFile) -> web.Response:
+        """Return a file of the page."""
+        if not self._has_local_host(request):
+            return self._reject_host()
+        headers = {**HEADERS, "Content-Type": file.content_type}
+        return web.Response(body=file.body, headers=headers)
+
     async def _respond(
         self, request: web.BaseRequest
     ) -> tuple[web.StreamResponse, Delivery | None]:
         """Respond to a request to the cloud's API; without a delivery if it did not reach it."""
         if not (self._allow_remote or self._has_local_host(request)):
-            port = self._listening_port
-            words = f"Host must be a loopback name or address with port {port}"
-            return self._reject(421, words), None
+            return self._reject_host(), None
         body = await self._body(request)
         if not isinstance(body, bytes):
             return body, None
@@ -231,6 +258,10 @@ class Emulator:
     def _has_local_host(self, request: web.BaseRequest) -> bool:
         host = request.headers.get("Host")
         return names_this_server(host, request.raw_path, self._listening_port)
+
+    def _reject_host(self) -> web.Response:
+        port = self._listening_port
+        return self._reject(421, f"Host must be a loopback name or address with port {port}")
 
     def _reject(self, status: int, words: str) -> web.Response:
         """Reject a request before it reaches the cloud, and close the connection."""

@@ -380,6 +380,29 @@ class TestControl:
         assert "host '::' is not a loopback address, and the control API requires" in result.stderr
 
 
+    async def test_the_page(self):
+        """Its URL has the token, and is not among the lines for the shell."""
+        emulator = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "emulator", "--port", "0", "--page"),
+            env=clean_environment(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            lines = [(await emulator.stdout.readline()).decode() for _ in range(5)]
+            printed = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
+            said = ""
+            while "#token=" not in said:
+                said = (await emulator.stderr.readline()).decode()
+            page, token = said.split()[-1].split("/#token=")
+            assert (page, token) == (printed["VMAPI_URL"], printed["VMAPI_CONTROL_TOKEN"])
+            async with aiohttp.ClientSession() as session, session.get(page) as response:
+                assert "<title>Emulator</title>" in await response.text()
+        finally:
+            emulator.send_signal(signal.SIGINT)
+            await emulator.communicate()
+
+
 class TestFaults:
     def test_a_faults_file_that_cannot_be_read(self, tmp_path):
         """The file is named; the exit code is that of wrong usage."""
