@@ -5,7 +5,7 @@ import { call, Refused } from "./connection.js";
 import { at, draw, element, hour, kindOf, seconds, setData, setText, size, throttled, wordFor } from "./dom.js";
 import { act } from "./notices.js";
 import { showRequestsOf } from "./requests.js";
-import { focusRow, markSelected, showRow } from "./vms.js";
+import { find, focusRow, markSelected, showRow } from "./vms.js";
 
 const SHOWN = 60; // entries in the graph; a list of more could not be read
 
@@ -30,10 +30,21 @@ export const refreshDetail = throttled(async () => {
     at("fail").checked = settings.fail_state !== null;
     draw(drawDetail);
   } catch (error) {
-    // After a reset, there is no such VM.
+    // It was deleted in a cloud that was reset.
     if (error instanceof Refused && error.status === 404) close();
   }
 }, 250);
+
+// After all was read again. A VM that exists no more, without a delete, was in another cloud.
+export function recheckDetail() {
+  if (id !== null && vm?.state !== null && find(id) === undefined) close();
+  else refreshDetail();
+}
+
+// The clock was moved, which may change nothing but how long a state lasts.
+export function stretchGraph() {
+  if (vm !== null) draw(drawGraph);
+}
 
 export function open(other) {
   id = other;
@@ -107,6 +118,7 @@ function drawHistory() {
 // --- the graph ---------------------------------------------------------------------------------
 
 function drawGraph() {
+  if (vm === null) return;
   const shown = history.slice(-SHOWN);
   const end = Math.max(now(), shown.at(-1).at);
   const place = scale([...shown.map((entry) => entry.at), end]);
@@ -185,6 +197,6 @@ export function setUpDetail() {
     change({ fail_state: at("fail").checked ? "error" : null }),
   );
   setInterval(() => {
-    if (vm !== null && !isPaused()) draw(drawGraph);
+    if (!isPaused()) stretchGraph();
   }, 1000);
 }

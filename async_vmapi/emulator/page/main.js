@@ -2,7 +2,7 @@
 
 import { refreshClock, setUpClock, showClock } from "./clock.js";
 import { call, forgetToken, listen, Refused, setToken, takeToken } from "./connection.js";
-import { close, isShown, open, refreshDetail, setUpDetail } from "./detail.js";
+import { close, isShown, open, recheckDetail, refreshDetail, setUpDetail, stretchGraph } from "./detail.js";
 import { at, setText, sleep } from "./dom.js";
 import { refreshFaults, setUpFaults, showFaults } from "./faults.js";
 import { addRequest, KEPT, setUpRequests, showRequests } from "./requests.js";
@@ -50,7 +50,7 @@ async function loadAll() {
   showRequests(requests.requests);
   showFaults(faults);
   showClock(status.clock);
-  refreshDetail();
+  recheckDetail();
 }
 
 const HANDLERS = {
@@ -63,7 +63,10 @@ const HANDLERS = {
     addRequest(content);
     if (content.fault !== null) refreshFaults();
   },
-  clock: showClock,
+  clock(content) {
+    showClock(content);
+    stretchGraph();
+  },
   async changed({ what }) {
     if (what === "reset") await load();
     if (what === "faults") refreshFaults();
