@@ -136,8 +136,8 @@ def emulator(
 
     Prints four lines for a shell to load, which set variables: the URL, the API key, the secret,
     and VMAPI_MAX_STALENESS, which is 0 unless facts make its reads stale; --control adds a line
-    with VMAPI_CONTROL_TOKEN. The URL of the --page is printed to standard error. Uses the credentials in
-    VMAPI_API_KEY and VMAPI_API_SECRET, or generates new ones.
+    with VMAPI_CONTROL_TOKEN. The URL of the --page is printed to standard error. Uses the
+    credentials in VMAPI_API_KEY and VMAPI_API_SECRET, or generates new ones.
     """
     # Imports an HTTP server.
     from async_vmapi.emulator import FaultPlan, Settings

@@ -379,7 +379,6 @@ class TestControl:
         assert result.returncode == 1
         assert "host '::' is not a loopback address, and the control API requires" in result.stderr
 
-
     async def test_the_page(self):
         """Its URL has the token, and is not among the lines for the shell."""
         emulator = await asyncio.create_subprocess_exec(
