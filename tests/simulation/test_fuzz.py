@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from async_vmapi import Client, CreateRequest, ImageBoot, Response, Task, VMAPIError
 from tests.virtual_time import JumpingLoop
 
+# Many cases of the same code; what it covers is measured in the other tests.
+pytestmark = pytest.mark.no_cover
+
 VM = {
     "id": "17",
     "label": "web",

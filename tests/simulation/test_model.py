@@ -31,6 +31,9 @@ from async_vmapi.tasks.completion import Completion, Done, Evidence, Failed, Obs
 from async_vmapi.tasks.rules import Target
 from tests.virtual_time import JumpingLoop
 
+# Many cases of the same code; what it covers is measured in the other tests.
+pytestmark = pytest.mark.no_cover
+
 ZONE = next(iter(ZONES.values()))
 OPERATIONS = [
     "create",
