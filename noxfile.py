@@ -135,11 +135,11 @@ def pythons(session: nox.Session) -> None:
 def run_tests(session: nox.Session, *chosen: str) -> None:
     """Run tests; a warning is an error.
 
-    Those that start programs mostly wait for them, so there are more processes than cores.
+    Those of programs and durable jobs mostly wait, so there are two processes for each core.
     """
     session.run(
         *("python", "-W", "error", "-m", "pytest"),
-        *("-n", str((os.cpu_count() or 2) + 1), "--dist", "worksteal"),
+        *("-n", str(2 * (os.cpu_count() or 2)), "--dist", "worksteal"),
         *chosen,
         *session.posargs,
         # Each process compiles all modules again where none is to be cached.
