@@ -40,7 +40,7 @@ def vm_settings() -> Settings | None:
 
 @pytest.fixture
 def vm_facts() -> Facts | str | os.PathLike[str] | None:
-    """What is known about the provider; override it to return `Facts` or the path of their file.
+    """What is known about the provider; override it to return `async_vmapi.facts.Facts` or a path.
 
     The clouds then behave by them, unless `vm_settings` is overridden, and the clients use them.
     """

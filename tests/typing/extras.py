@@ -38,6 +38,8 @@ from async_vmapi.emulator import (
     Response,
     Settings,
     deliver,
+    restore,
+    snapshot,
 )
 from async_vmapi.facts import Facts
 from async_vmapi.otel import OpenTelemetry
@@ -72,6 +74,8 @@ async def in_memory(path: Path, today: datetime) -> None:
     request = Request("GET", "/v2/regions", {}, b"")
     assert_type(api.handle(request, now=0.0, today=today), Response)
     assert_type(deliver(api, request, now=0.0, today=today), Delivery)
+    assert_type(snapshot(api), dict[str, object])
+    restore(api, snapshot(api))
     async with Client.in_memory(api, latency=0.1, seed=1, min_poll_interval=0.5) as client:
         assert_type(client, Client)
     transport: Transport = InMemoryTransport(api, latency=0.1, timeout=5)

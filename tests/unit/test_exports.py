@@ -43,6 +43,7 @@ FACES = {
         *("Emulator", "Settings", "Fault", "FaultKind", "FaultPlan"),
         *("Cloud", "CloudAPI", "CloudOperation", "CloudVM", "Change"),
         *("Request", "Response", "Handled", "Delivery", "deliver", "InMemoryTransport"),
+        *("snapshot", "restore"),
     },
     "async_vmapi.durable": {
         *("DurableFleet", "Submission", "DurableJob", "JobState", "JobStatus"),
