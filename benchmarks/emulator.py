@@ -38,12 +38,12 @@ def loop_factory(name):
     return None
 
 
-def serve(pipe, fleet, loop="asyncio", state=None):
+def serve(pipe, fleet, loop="asyncio", **options):
     """Serve a fleet that is online until stopped; send the process's CPU seconds on request."""
 
     async def run():
         settings = Settings(create=0, not_found=0, address=0)
-        emulator = Emulator(settings=settings, api_key=KEY, api_secret=SECRET, state=state)
+        emulator = Emulator(settings=settings, api_key=KEY, api_secret=SECRET, **options)
         cloud, zone = emulator.cloud, next(iter(ZONES.values()))
         ids = [
             cloud.create(0, label=f"w-{n}", cores=1, ram=1024, zone=zone, template=TEMPLATES[0])
@@ -66,11 +66,13 @@ class Served:
         ids: The ids of the VMs.
     """
 
-    def __init__(self, fleet, loop="asyncio", state=None):
+    def __init__(self, fleet, loop="asyncio", **options):
         # A process that is forked after threads or event loops were started may hang.
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=serve, args=(there, fleet, loop, state), daemon=True)
+        self._process = context.Process(
+            target=serve, args=(there, fleet, loop), kwargs=options, daemon=True
+        )
 
     def __enter__(self):
         self._process.start()
@@ -198,7 +200,7 @@ def main():
 
 def measure(options, state):
     """Print the figures of an emulator."""
-    with Served(options.fleet, options.loop, state) as served:
+    with Served(options.fleet, options.loop, state=state) as served:
         figures = {
             "machine": machine(),
             "loop": options.loop,

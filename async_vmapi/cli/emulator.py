@@ -219,14 +219,16 @@ async def _serve(
     )
     with signals_handled(lambda *_: loop.call_soon_threadsafe(stop.set)):
         async with emulator:
-            for name, value in (
-                ("VMAPI_URL", emulator.url),
-                ("VMAPI_API_KEY", emulator.api_key),
-                ("VMAPI_API_SECRET", emulator.api_secret),
-                ("VMAPI_MAX_STALENESS", f"{emulator.cloud.settings.max_staleness:g}"),
-                *([("VMAPI_CONTROL_TOKEN", token)] if token else []),
-            ):
-                print(export(shell, name, value), flush=True)
+            variables = {
+                "VMAPI_URL": emulator.url,
+                "VMAPI_API_KEY": emulator.api_key,
+                "VMAPI_API_SECRET": emulator.api_secret,
+                "VMAPI_MAX_STALENESS": f"{emulator.cloud.settings.max_staleness:g}",
+            }
+            if token is not None:
+                variables["VMAPI_CONTROL_TOKEN"] = token
+            # All at once, for those who wait until a file has them.
+            print("\n".join(export(shell, *each) for each in variables.items()), flush=True)
             kept = "discards its VMs" if state is None else f"keeps its VMs in {state}"
             found = f" with the {len(emulator.cloud.vms)} VMs" if emulator.continues else ""
             say(f"the emulator is running{found}; Ctrl-C stops it and {kept}")

@@ -181,16 +181,19 @@ class Emulator:
         control = self._control
         if control is None:
             return (await self._respond(request))[0]
-        if not control.serves(request.path):
-            return await control.logged(request, self._respond)
-        refused = control.refuse(request, self._listening_port)
-        if refused is not None:
-            return refused
-        body = await self._body(control.readable(request))
-        if not isinstance(body, bytes):
-            return body
-        response = await control.respond(request, body)
-        return await self._unsaved(request) or response
+        if control.serves(request):
+            refused = control.refuse(request, self._listening_port)
+            if refused is not None:
+                return refused
+            body = await self._body(control.readable(request))
+            if not isinstance(body, bytes):
+                return body
+            response = await control.respond(request, body)
+            return await self._unsaved(request) or response
+        arrival = control.arrival()
+        response, delivery = await self._respond(request)
+        control.log(request, response, delivery, arrival)
+        return response
 
     def _show(self, request: web.BaseRequest, file: PageFile) -> web.Response:
         """Return a file of the page."""
@@ -205,11 +208,11 @@ class Emulator:
         """Respond to a request to the cloud's API; without a delivery if it did not reach it."""
         if not (self._allow_remote or self._has_local_host(request)):
             return self._reject_host(), None
-        body = await self._body(request)
+        body = await self._body(request) if request.body_exists else b""
         if not isinstance(body, bytes):
             return body, None
         received = Request(request.method, request.raw_path, request.headers, body)
-        delivery = deliver(self.api, received, now=self.now, today=datetime.now(UTC))
+        delivery = deliver(self.api, received, now=self._clock.now, today=datetime.now(UTC))
         unsaved = await self._unsaved(request)
         if unsaved is not None:
             return unsaved, delivery
@@ -223,7 +226,7 @@ class Emulator:
                 request.transport.abort()
             # Not sent, but a handler must return a response.
             return web.Response(), delivery
-        if delivery == Delivery(response):
+        if delivery.fault is None or delivery == Delivery(response):
             headers = response.headers
             plain = web.Response(status=response.status, headers=headers, body=response.body)
             return plain, delivery
@@ -235,8 +238,6 @@ class Emulator:
 
     async def _body(self, request: web.BaseRequest) -> bytes | web.Response:
         """Return the body of a request, or the response that rejects it."""
-        if not request.body_exists:
-            return b""
         try:
             async with asyncio.timeout(self._patience):
                 return await request.read()
@@ -303,6 +304,8 @@ class Emulator:
             await self._saver.open()
         # The cloud may have been used before; its clock must not go back.
         self._clock.start(self.cloud.now)
+        if self._control is not None:
+            self._control.open()
         # The signature covers the body as sent, so do not decompress it.
         server = web.Server(
             self._handle,
@@ -337,6 +340,8 @@ class Emulator:
         self._reopening = self._opening = None
         if listening is not None:
             listening.close()
+        if self._control is not None:
+            await self._control.close()
         if runner is not None:
             await runner.cleanup()
             if self._saver is not None:

@@ -1,6 +1,7 @@
 """The clock of a served cloud: it follows the event loop's, at any speed, and can be paused."""
 
 import asyncio
+from collections.abc import Callable
 
 __all__ = ["Clock"]
 
@@ -15,22 +16,19 @@ class Clock:
     def __init__(self, speed: float = 1.0) -> None:
         self._speed = speed
         self._paused = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._time: Callable[[], float] = float
         # Since the last change: the time of this clock then, that of the loop's, and the pace.
-        self._base = self._since = 0.0
-        self._pace = 0.0
+        self._base = self._since = self._pace = 0.0
 
     def start(self, now: float) -> None:
         """Start at `now` seconds, on the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._time = asyncio.get_running_loop().time
         self._continue_from(now)
 
     @property
     def now(self) -> float:
-        """The current time in seconds; the event loop must be the one on which it was started."""
-        if self._loop is None:
-            return self._base
-        return self._base + (self._loop.time() - self._since) * self._pace
+        """The current time in seconds; 0 before the start."""
+        return self._base + (self._time() - self._since) * self._pace
 
     def after(self, seconds: float) -> float:
         """Return the time after `seconds` of the event loop's clock, if nothing changes."""
@@ -63,5 +61,5 @@ class Clock:
 
     def _continue_from(self, now: float) -> None:
         self._base = now
-        self._since = 0.0 if self._loop is None else self._loop.time()
+        self._since = self._time()
         self._pace = 0.0 if self._paused else self._speed

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
@@ -218,6 +219,14 @@ class TestDocument:
         ids = [operation["operationId"] for operation in operations.values()]
         assert len(set(ids)) == len(ids)
         assert all(operation["summary"] for operation in operations.values())
+
+    def test_the_documentation_lists_every_route(self):
+        """And no other."""
+        page = Path(__file__).parents[2] / "docs" / "emulator-control.md"
+        rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+        listed = set(re.findall(r"`([A-Z]+) /_emulator([^`]*)`", "".join(rows)))
+        routes = {(route.method, route.path) for route in ROUTES}
+        assert listed == routes | {("GET", "/events"), ("GET", "/openapi.json")}
 
     def test_every_schema_is_valid(self):
         """And every reference leads to one."""
@@ -952,7 +961,7 @@ class TestEvents:
 
     async def test_a_listener_that_is_too_slow(self):
         """It gets the number of events that it has missed, and then the latest ones."""
-        events = Events(kept=3)
+        events = Events(lambda content: content, kept=3)
         slow, fast = (Listener(events, None, frozenset()) for _ in range(2))
         contents = []
         for _ in range(8):

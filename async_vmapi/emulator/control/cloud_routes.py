@@ -1,5 +1,6 @@
 """Routes for the cloud as a whole: settings, quota, faults, the clock, and starting again. Pure."""
 
+import itertools
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Final
@@ -253,9 +254,10 @@ def set_speed(call: Call[Speed]) -> ClockView:
 
 def get_requests(call: Call[RequestQuery]) -> Requests:
     """List the latest requests to the cloud's API."""
-    vm, found = call.content.vm, list(call.control.requests)
-    found = [entry for entry in found if vm in {None, entry.vm}]
-    return Requests(requests=found[-call.content.limit :])
+    api, vm = call.control.api, call.content.vm
+    latest = (request.entry(api) for request in reversed(call.control.requests))
+    found = (entry for entry in latest if vm in {None, entry.vm})
+    return Requests(requests=[*itertools.islice(found, call.content.limit)][::-1])
 
 
 ROUTES: Final = (

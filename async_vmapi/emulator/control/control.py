@@ -1,8 +1,9 @@
 """`Control`: a served cloud, its clock, its requests and its events, to be seen and changed."""
 
 from collections import deque
-from datetime import UTC, datetime
 from typing import Final
+
+import msgspec
 
 from async_vmapi.emulator.api import CloudAPI
 from async_vmapi.emulator.clock import Clock
@@ -12,10 +13,10 @@ from async_vmapi.emulator.control.models import (
     Changed,
     ClockView,
     OperationView,
-    RequestEntry,
     VMView,
     What,
 )
+from async_vmapi.emulator.control.request_log import LoggedRequest, as_text
 from async_vmapi.emulator.faults import FaultPlan
 from async_vmapi.emulator.snapshot import restore
 from async_vmapi.emulator.vm import CloudVM
@@ -52,8 +53,8 @@ class Control:
     def __init__(self, api: CloudAPI, clock: Clock) -> None:
         self.api = api
         self.clock = clock
-        self.events = Events()
-        self.requests: deque[RequestEntry] = deque(maxlen=_REQUESTS)
+        self.events = Events(self._describe)
+        self.requests: deque[LoggedRequest] = deque(maxlen=_REQUESTS)
         self._counted = 0
         # What `reset` returns to.
         self._settings = api.cloud.settings
@@ -227,16 +228,14 @@ class Control:
     # --- requests ------------------------------------------------------------------------------
 
     def count_request(self) -> int:
-        """Return the number of a request that has arrived."""
+        """Return the number of a request whose response is ready."""
         self._counted += 1
         return self._counted
 
-    def log(self, entry: RequestEntry) -> None:
+    def _describe(self, content: msgspec.Struct) -> msgspec.Struct:
+        return content.entry(self.api) if isinstance(content, LoggedRequest) else content
+
+    def log(self, request: LoggedRequest) -> None:
         """Log a request and its outcome."""
-        self.requests.append(entry)
-        self.events.publish("request", entry)
-
-
-def as_text(date: datetime) -> str:
-    """Return a date in UTC as in RFC 3339."""
-    return date.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.requests.append(request)
+        self.events.publish("request", request)

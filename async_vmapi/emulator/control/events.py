@@ -7,6 +7,7 @@ buffer, and one that falls behind by more than its size gets a ``lost`` event.
 import asyncio
 import secrets
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -25,15 +26,30 @@ class Events:
     """A buffer of the latest events.
 
     Args:
+        describe: Returns what is sent of a content. As listeners are few, it is called late.
         kept: Number of events to keep.
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(
+        self, describe: Callable[[msgspec.Struct], msgspec.Struct], kept: int = KEPT
+    ) -> None:
+        self.describe = describe
         # Ids of an emulator that ran before must not be valid.
         self.run: Final = secrets.token_hex(4)
         self._kept: deque[tuple[str, msgspec.Struct]] = deque(maxlen=kept)
         self._published = 0
         self._news = asyncio.Event()
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody shall wait any more."""
+        return self._ended
+
+    @ended.setter
+    def ended(self, ended: bool) -> None:
+        self._ended = ended
+        self._news.set()
 
     @property
     def published(self) -> int:
@@ -46,7 +62,7 @@ class Events:
         return self._published - len(self._kept)
 
     def publish(self, kind: str, content: msgspec.Struct) -> None:
-        """Publish an event; `content` must not be changed afterwards."""
+        """Publish an event; `content` must not change afterwards."""
         self._kept.append((kind, content))
         self._published += 1
         self._news.set()
@@ -58,7 +74,7 @@ class Events:
 
     async def wait(self, number: int) -> None:
         """Wait for the event of a number."""
-        while self._published <= number:
+        while not self._ended and self._published <= number:
             self._news.clear()
             await self._news.wait()
 
@@ -105,4 +121,4 @@ class Listener:
 
     def _encoded(self, number: int, kind: str, content: msgspec.Struct) -> bytes:
         head = f"id: {self._events.run}-{number}\nevent: {kind}\ndata: ".encode()
-        return head + msgspec.json.encode(content) + b"\n\n"
+        return head + msgspec.json.encode(self._events.describe(content)) + b"\n\n"

@@ -346,7 +346,7 @@ class NextFault(_Body, omit_defaults=True):
 class RequestEntry(_View):
     """A request to the cloud's API."""
 
-    number: Annotated[int, Meta(description="Counts from 1.")]
+    number: Annotated[int, Meta(description="Counts from 1, in the order of the responses.")]
     at: _At
     date: Annotated[
         str, Meta(description="The real date.", extra_json_schema={"format": "date-time"})

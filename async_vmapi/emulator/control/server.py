@@ -2,29 +2,30 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from aiohttp import web
 
 from async_vmapi.emulator.control.access import check_token, refusal
-from async_vmapi.emulator.control.control import Control, as_text
+from async_vmapi.emulator.control.control import Control
 from async_vmapi.emulator.control.dispatch import PREFIX, respond
 from async_vmapi.emulator.control.events import Listener
-from async_vmapi.emulator.control.models import RequestEntry
 from async_vmapi.emulator.control.openapi import EVENTS
+from async_vmapi.emulator.control.request_log import LoggedRequest
 from async_vmapi.emulator.delivery import Delivery
-from async_vmapi.emulator.request import Request
 
-__all__ = ["ControlServer"]
+__all__ = ["Arrival", "ControlServer"]
+
+Arrival: TypeAlias = tuple[float, datetime, float]
+"""When a request arrived: on the cloud's clock, the date, and on the event loop's clock."""
 
 _LISTENERS: Final = 16
 _TICK: Final = 0.1
 """Seconds after which the cloud of a listener is advanced."""
 _PING: Final = 15.0
-_AGENT: Final = 200
 _SNAPSHOT: Final = 256 * 1024 * 1024
 """Maximum size of a snapshot, in bytes."""
 _JSON: Final = "application/json"
@@ -45,12 +46,29 @@ class ControlServer:
         check_token(token)
         self._control = control
         self._token = token
-        self._listeners = 0
+        self._listeners: list[web.BaseRequest] = []
+
+    def open(self) -> None:
+        """Begin to serve."""
+        self._control.events.ended = False
+
+    async def close(self) -> None:
+        """Disconnect all listeners."""
+        self._control.events.ended = True
+        for request in self._listeners:
+            # One that does not read would otherwise block until it disconnects.
+            if request.transport is not None:
+                request.transport.abort()
+        while self._listeners:  # noqa: ASYNC110 - they end at once
+            await asyncio.sleep(0)
 
     @staticmethod
-    def serves(path: str) -> bool:
-        """Return whether a path is one of the control API."""
-        return path == PREFIX or path.startswith(f"{PREFIX}/")
+    def serves(request: web.BaseRequest) -> bool:
+        """Return whether a request is for the control API."""
+        # Most are not; parsing their URL would take a tenth of their time.
+        if request.raw_path.startswith("/v2/"):
+            return False
+        return request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
 
     @staticmethod
     def readable(request: web.BaseRequest) -> web.BaseRequest:
@@ -78,37 +96,40 @@ class ControlServer:
         target = f"{url.raw_path}?{url.raw_query_string}"
         return _json(*respond(self._control, request.method, target, body))
 
-    async def logged(
+    def arrival(self) -> Arrival:
+        """Note the arrival of a request to the cloud's API, for `log`."""
+        return self._control.now, datetime.now(UTC), asyncio.get_running_loop().time()
+
+    def log(
         self,
         request: web.BaseRequest,
-        handle: Callable[[web.BaseRequest], Awaitable[tuple[web.StreamResponse, Delivery | None]]],
-    ) -> web.StreamResponse:
-        """Handle a request to the cloud's API, and log it."""
-        control, loop = self._control, asyncio.get_running_loop()
-        number, at, began = control.count_request(), control.now, loop.time()
-        date = datetime.now(UTC)
-        response, delivery = await handle(request)
-        dropped = delivery is not None and delivery.response is None
-        received = Request(request.method, request.raw_path, {})
-        address = request.transport and request.transport.get_extra_info("peername")
-        control.log(
-            RequestEntry(
-                number=number,
-                at=at,
-                date=as_text(date),
-                method=request.method,
-                path=request.path,
-                call=control.api.call_of(received),
-                vm=control.api.vm_id_of(received),
-                status=None if dropped else response.status,
-                duration=loop.time() - began,
-                fault=delivery.fault if delivery else None,
-                delay=delivery.delay + delivery.spread if delivery else 0.0,
-                client="{}:{}".format(*address) if address else "",
-                agent=request.headers.get("User-Agent", "")[:_AGENT],
+        response: web.StreamResponse,
+        delivery: Delivery | None,
+        arrival: Arrival,
+    ) -> None:
+        """Log a request to the cloud's API, and what came of it."""
+        at, date, began = arrival
+        dropped, fault, delay = False, None, 0.0
+        # Its response may be large, so it is not kept.
+        if delivery is not None and delivery.fault is not None:
+            dropped, fault = delivery.response is None, delivery.fault
+            delay = delivery.delay + delivery.spread
+        transport = request.transport
+        self._control.log(
+            LoggedRequest(
+                self._control.count_request(),
+                at,
+                date,
+                request.method,
+                request.raw_path,
+                None if dropped else response.status,
+                asyncio.get_running_loop().time() - began,
+                fault,
+                delay,
+                None if transport is None else transport.get_extra_info("peername"),
+                request.headers.get("User-Agent", ""),
             )
         )
-        return response
 
     async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
         """Send events until the listener disconnects."""
@@ -116,28 +137,28 @@ class ControlServer:
         if unknown := kinds - EVENTS.keys():
             words = f"kinds={','.join(sorted(unknown))} is not of {', '.join(EVENTS)}"
             return _json(400, msgspec.json.encode({"error": words}))
-        if self._listeners >= _LISTENERS:
+        if len(self._listeners) >= _LISTENERS:
             words = f"there are {_LISTENERS} listeners already; disconnect one"
             return _json(503, msgspec.json.encode({"error": words}))
         listener = Listener(self._control.events, request.headers.get("Last-Event-ID"), kinds)
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         response = web.StreamResponse(headers=headers)
-        self._listeners += 1
+        self._listeners.append(request)
         try:
             await response.prepare(request)
             await response.write(b"retry: 1000\n\n")
             with contextlib.suppress(ConnectionError):
                 await self._send(request, response, listener)
         finally:
-            self._listeners -= 1
+            self._listeners.remove(request)
         return response
 
     async def _send(
         self, request: web.BaseRequest, response: web.StreamResponse, listener: Listener
     ) -> None:
-        loop = asyncio.get_running_loop()
+        loop, events = asyncio.get_running_loop(), self._control.events
         silent_since = loop.time()
-        while request.transport is not None and not request.transport.is_closing():
+        while not events.ended and request.transport and not request.transport.is_closing():
             chunk = listener.take()
             if not chunk and loop.time() - silent_since >= _PING:
                 # Otherwise, proxies and listeners may take the connection for broken.
