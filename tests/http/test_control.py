@@ -462,6 +462,7 @@ class TestVMs:
         await call("PATCH", "/settings", FIXED | {"delete": 6})
         async with call.client() as client:
             vm_id = (await client.vms.create(request_for())).vm_id
+            await client.vms.create(request_for("another-one"))
             created = await call("GET", f"/vms/{vm_id}")
             assert (created["visible"], created["address"]) == (False, None)
             operation = created["operations"][0]
@@ -508,8 +509,8 @@ class TestVMs:
             (81, "state", None, None),
             (81, "finished", "delete", "done"),
         ]
-        assert (await call("GET", "/vms")) == {"vms": []}
-        assert [vm["id"] for vm in (await call("GET", "/vms?deleted=true"))["vms"]] == [vm_id]
+        assert [vm["label"] for vm in (await call("GET", "/vms"))["vms"]] == ["another-one"]
+        assert (await call("GET", "/vms?deleted=true"))["vms"][1]["id"] == vm_id
         # What is deleted can be seen, but not changed.
         await call("GET", f"/vms/{vm_id}/settings")
         for path, content in (("", {"state": "online"}), ("/settings", {"acpi": "ignore"})):
@@ -968,11 +969,11 @@ class TestEvents:
             events.publish("changed", Changed(what="faults"))
             contents.append(fast.take())
         lost, *others = slow.take().decode().split("\n\n")[:-1]
-        assert lost == f'id: {events.run}-4\nevent: lost\ndata: {{"missed":5}}'
+        assert lost == f'id: {events.run}-5\nevent: lost\ndata: {{"missed":5}}'
         assert "".join(f"{each}\n\n" for each in others).encode() == b"".join(contents[5:])
         assert slow.take() == b""
         # It can return after the event that reported it.
-        again = Listener(events, f"{events.run}-4", frozenset())
+        again = Listener(events, f"{events.run}-5", frozenset())
         assert again.take() == b"".join(contents[5:])
         late = Listener(events, f"{events.run}-999", frozenset())
         assert late.take() == b""
@@ -984,6 +985,28 @@ class TestEvents:
                 await call("POST", "/reset")
                 await call("POST", "/vms", {"name": "x" * 100, "count": 9000})
             assert (await call("GET", ""))["vms"] == {"online": 9000}
+
+    async def test_a_silent_stream(self, call, monkeypatch):
+        """Comments show that the connection is not broken."""
+        monkeypatch.setattr("async_vmapi.emulator.control.server._PING", 0.02)
+        url = f"{call.emulator.url}/_emulator/events"
+        async with call.session.get(url) as response:
+            lines = [await response.content.readline() for _ in range(6)]
+        assert lines == [b"retry: 1000\n", b"\n", b": ping\n", b"\n", b": ping\n", b"\n"]
+
+    async def test_an_emulator_that_ends(self):
+        """Its streams end with it, also those that are not read, and it can be started again."""
+        async with controlled() as call:
+            emulator = call.emulator
+            async with call.events() as events, call.events():
+                await emulator.__aexit__()
+                with contextlib.suppress(aiohttp.ClientError):
+                    assert [event async for event in events] == []
+            async with emulator, call.events() as events:
+                await call("POST", "/clock/pause")
+                assert (await anext(events))[1] == "clock"
+            # For the end of `controlled`.
+            await emulator.__aenter__()
 
     async def test_too_many_listeners(self, call):
         """A place is free again after one disconnects."""

@@ -91,34 +91,36 @@ class Listener:
     def __init__(self, events: Events, last_id: str | None, kinds: frozenset[str]) -> None:
         self._events = events
         self._kinds = kinds
-        # None if it is unknown how many events it has missed.
-        self._next: int | None = events.published if last_id is None else self._after(last_id)
+        after = events.published if last_id is None else self._after(last_id)
+        # Whether it is unknown how many events it has missed.
+        self._unknown = after is None
+        self._next = after or 0
 
     def _after(self, last_id: str) -> int | None:
         run, _, number = last_id.partition("-")
         if run != self._events.run or not (number.isascii() and number.isdecimal()):
             return None
-        return min(int(number) + 1, self._events.published)
+        return min(int(number), self._events.published)
 
     async def wait(self) -> None:
         """Wait until `take` has something to return."""
-        if self._next is not None:
-            await self._events.wait(self._next)
+        await self._events.wait(self._next)
 
     def take(self) -> bytes:
         """Return the next events; nothing if there are none."""
         events = self._events
         oldest, chunks = events.oldest, list[bytes]()
-        if self._next is None or self._next < oldest:
-            missed = None if self._next is None else oldest - self._next
-            chunks.append(self._encoded(oldest - 1, "lost", Lost(missed)))
-            self._next = oldest
+        if self._unknown or self._next < oldest:
+            missed = None if self._unknown else oldest - self._next
+            chunks.append(self._encoded(oldest, "lost", Lost(missed)))
+            self._unknown, self._next = False, oldest
         for kind, content in events.since(self._next, _AT_ONCE):
+            self._next += 1
             if not self._kinds or kind in self._kinds:
                 chunks.append(self._encoded(self._next, kind, content))
-            self._next += 1
         return b"".join(chunks)
 
-    def _encoded(self, number: int, kind: str, content: msgspec.Struct) -> bytes:
-        head = f"id: {self._events.run}-{number}\nevent: {kind}\ndata: ".encode()
+    def _encoded(self, following: int, kind: str, content: msgspec.Struct) -> bytes:
+        # The id is the number of the event that follows.
+        head = f"id: {self._events.run}-{following}\nevent: {kind}\ndata: ".encode()
         return head + msgspec.json.encode(self._events.describe(content)) + b"\n\n"

@@ -15,7 +15,7 @@ __all__ = ["Call", "Route", "decode"]
 T = TypeVar("T")
 
 _WHERE: Final = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
-_PARTS: Final = re.compile(r"(\w+)|\[(\d+|\.\.\.)\]")
+_PARTS: Final = re.compile(r"(\w+)|\[(\d+)\]")
 _LONGEST: Final = 100
 
 
@@ -98,9 +98,6 @@ def _explain(message: str, content: object, into: Any) -> str:
 def _value_at(content: Any, where: str) -> Any:
     """Return the value at the path of a message."""
     for key, index in _PARTS.findall(where):
-        if index == "...":
-            # It does not say which one.
-            return content
         content = content[key or int(index)]
     return content
 
@@ -108,8 +105,6 @@ def _value_at(content: Any, where: str) -> Any:
 def _allowed(into: Any, field: str) -> str:
     """Return the values that a field can have."""
     _, components = msgspec.json.schema_components([into])
-    for schema in components.values():
-        values = schema.get("properties", {}).get(field, {}).get("enum")
-        if values:
-            return f"; allowed: {', '.join(map(str, values))}"
-    return ""
+    found = (schema.get("properties", {}).get(field, {}) for schema in components.values())
+    values = next(schema["enum"] for schema in found if "enum" in schema)
+    return f"; allowed: {', '.join(map(str, values))}"

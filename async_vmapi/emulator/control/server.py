@@ -171,7 +171,7 @@ class ControlServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):
                     await listener.wait()
-            # Nothing happens in the cloud before someone looks at it.
+            # The cloud advances only when it is used.
             self._control.cloud()
 
 
