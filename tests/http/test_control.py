@@ -847,6 +847,17 @@ class TestSnapshot:
             cloud.elapse(300)
             assert (await call("POST", "/restore", taken))["clock"] == before
 
+    async def test_a_cloud_from_a_file(self, tmp_path):
+        """It is seen like any other."""
+        options = {"state": tmp_path / "cloud.db", "seed": None}
+        async with controlled(**options) as call:
+            await call("POST", "/vms", {"name": "web"})
+            await call("PUT", "/groups/db", {"vms": ["web"]})
+        async with controlled(**options) as call, call.events("?kinds=vm") as events:
+            await call("PATCH", "/vms/web", {"state": "offline"})
+            vm = (await anext(events))[2]
+        assert (vm["state"], vm["groups"]) == ("offline", ["db"])
+
     @pytest.mark.parametrize("content", [{}, {"version": 0}, {"version": 1}])
     async def test_what_is_no_snapshot(self, call, content):
         """It is refused, and the cloud stays."""

@@ -61,7 +61,11 @@ class Control:
         self._faults = api.faults.to_dict()
         self._speed = clock.speed
         self._rate = api.max_requests_per_second
-        api.cloud.observer = self._observe
+
+    def open(self) -> None:
+        """Watch the cloud; since `__init__`, another one may have been loaded."""
+        self.api.cloud.observer = self._observe
+        self.events.ended = False
 
     def cloud(self) -> Cloud:
         """Return the cloud, after all that is due by now."""

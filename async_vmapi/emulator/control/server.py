@@ -50,7 +50,7 @@ class ControlServer:
 
     def open(self) -> None:
         """Begin to serve."""
-        self._control.events.ended = False
+        self._control.open()
 
     async def close(self) -> None:
         """Disconnect all listeners."""
