@@ -329,7 +329,7 @@ class TestMap:
         text = (ROOT / "CONTRIBUTING.md").read_text()
         table = re.findall(r"^\|.*\|$", text, re.MULTILINE)
         for name in re.findall(r"`([a-z_]+(?:\.py|/))`", "".join(table)):
-            places = (ROOT / name, PACKAGE / name, *PACKAGE.glob(f"*/{name}"))
+            places = (ROOT / name, PACKAGE / name, *PACKAGE.rglob(name))
             assert any(place.exists() for place in places), name
 
 
