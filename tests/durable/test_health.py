@@ -127,8 +127,8 @@ class TestControl:
 
     async def test_failures_pause_it(self, fleet, vms):
         """The status says why; the job continues when they are forgiven."""
-        ids = [vm.id for vm in vms]
-        async with serving(vms[2:]) as port:
+        ids = [vm.id for vm in vms[:4]]
+        async with serving(vms[2:4]) as port:
             plan = BulkPlan(
                 limit=1,
                 check=Ready.tcp(port),
@@ -143,12 +143,12 @@ class TestControl:
             await job.resume()
             assert (await job.status()).paused is None
             report = await job.report(120)
-        assert report.counts | {"succeeded": 4, "failed": 2} == report.counts
+        assert report.counts | {"succeeded": 2, "failed": 2} == report.counts
         assert report.stopped is None
 
     async def test_a_paused_job_says_so(self, fleet, vms):
-        job = await fleet.submit("later", limit=1).reboot([vm.id for vm in vms])
+        job = await fleet.submit("later", limit=1).reboot([vm.id for vm in vms[:2]])
         await job.pause()
         assert (await job.status()).paused == "it was paused"
         await job.resume()
-        assert len((await job.report(120)).succeeded) == 6
+        assert len((await job.report(120)).succeeded) == 2

@@ -6,6 +6,7 @@ import sys
 
 from async_vmapi import Client
 from async_vmapi.durable import DurableFleet
+from tests.durable.fleets import FACTS
 
 
 async def main(database_url, url, api_key, api_secret):
@@ -19,6 +20,7 @@ async def main(database_url, url, api_key, api_secret):
             max_poll_interval=0.2,
             reconcile_timeout=2.0,
             timeout=3.0,
+            facts=FACTS,
         )
 
     stop = asyncio.Event()
