@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "ClientOptions"]
 
 _REHEARSED: Final = (
+    "timeout",
     "max_connections",
     "max_requests_per_second",
     "max_retries",

@@ -241,12 +241,14 @@ class BulkExecutor(Operations[BulkReport]):
         source, taken = Source(fleet.items), list[BulkItem]()
         while (item := await source.take()) is not None:
             taken.append(item)
+        # Those of an iterable were not checked yet.
+        self._fleets.new([item.source for item in taken], start, keywords)
         return await self._rehearse(
             fleet.operation,
             fleet.arguments,
             self._plan,
             taken,
-            await self._vms.list(),
+            self._vms.list,
             runs=runs,
             seed=seed,
             hazards=hazards,

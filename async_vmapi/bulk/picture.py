@@ -1,8 +1,8 @@
 """The picture of a rehearsal: an SVG timeline of its worst run. Pure."""
 
+import html
 import math
 from collections.abc import Iterable, Iterator
-from html import escape
 from typing import Final
 
 from async_vmapi.bulk.rehearsal import Rehearsal, Steps, Timeline, WaveSpan
@@ -47,9 +47,9 @@ def picture_of(rehearsal: Rehearsal) -> str:
     lines = {"online": timeline.online, "in-flight": timeline.in_flight, "failed": timeline.failed}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{_text(title)}</title>",
         f"<style>{_STYLE}</style>",
-        f'<text class="title" x="{_LEFT}" y="24">{escape(title)}</text>',
+        f'<text class="title" x="{_LEFT}" y="24">{_text(title)}</text>',
         *_legend(lines),
         *_waves(timeline.waves, x),
         *_axes(x, y),
@@ -106,12 +106,12 @@ def _waves(waves: Iterable[WaveSpan], x: _Scale) -> Iterator[str]:
         name = f"wave {wave.number}{f', {wave.domain}' if wave.domain else ''}"
         yield (
             f'<rect class="wave{odd}" x="{left}" y="{_TOP}" width="{max(right - left, 1):.1f}" '
-            f'height="{_HEIGHT - _TOP - _BOTTOM}"><title>{escape(name)}</title></rect>'
+            f'height="{_HEIGHT - _TOP - _BOTTOM}"><title>{_text(name)}</title></rect>'
         )
         room = (right - left) / _CHARACTER
         shown = name if len(name) <= room else str(wave.number)
         if len(shown) <= room:
-            yield f'<text x="{left + 3:.1f}" y="{_TOP - 6}">{escape(shown)}</text>'
+            yield f'<text x="{left + 3:.1f}" y="{_TOP - 6}">{_text(shown)}</text>'
 
 
 def _axes(x: _Scale, y: _Scale) -> Iterator[str]:
@@ -138,6 +138,11 @@ def _path(steps: Steps, x: _Scale, y: _Scale, end: float) -> str:
             path.append(f"H{x(at)}V{y(count)}")
             last = count
     return "".join([*path, f"H{x(end)}"])
+
+
+def _text(text: str) -> str:
+    """Return a text for XML, which has no control characters; names of groups may have them."""
+    return html.escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _clock(seconds: float) -> str:

@@ -50,7 +50,8 @@ class Timeline(Document):
 
     Attributes:
         in_flight: Operations in progress.
-        online: VMs of the call that were actually online, whatever reads showed.
+        online: VMs of the call that were actually online, whatever reads showed. A reboot or reset
+            that reads never show takes its VM offline for the second half of its duration.
         failed: Items that had failed or were unknown.
         waves: The waves.
     """
@@ -97,7 +98,7 @@ class RehearsalRun(Document):
 
 
 def worst_of(runs: Iterable[RehearsalRun]) -> RehearsalRun:
-    """Return the run with the most failed and unknown items; of several, the longest."""
+    """Return the run with the most failed and unknown items, then not started, then seconds."""
 
     def badness(run: RehearsalRun) -> tuple[int, int, float]:
         missed = sum(run.counts.values()) - run.counts.get("succeeded", 0)
@@ -148,9 +149,13 @@ class Rehearsal(Document):
     items: int
     runs: tuple[RehearsalRun, ...] = attrs.field(repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        if not self.runs:
+            raise InvalidArgument("runs is empty: a rehearsal has at least one", argument="runs")
+
     @property
     def worst(self) -> RehearsalRun:
-        """The run with the most failed and unknown items; of several, the longest."""
+        """The run with the most failed and unknown items, then not started, then seconds."""
         return worst_of(self.runs)
 
     @property

@@ -69,7 +69,7 @@ def create(
 ) -> None:
     """Create VMs, and wait until all are online."""
     options.check_place(ctx)
-    rehearses = rehearsing.check()
+    rehearses = rehearsing.check(resume=resume, durable=options.durable)
     plan = options.plan()
     check_plan(plan, "create")
     client, names = client_for(ctx.obj), names_of(name, count, first)
@@ -166,7 +166,7 @@ def _verb(operation: str) -> Callable[..., None]:
         **keywords: Any,
     ) -> None:
         options.check_place(ctx)
-        rehearses = rehearsing.check()
+        rehearses = rehearsing.check(plan=plan_file, durable=options.durable)
         plan, selection = options.plan(), fleet.selection()
         check_plan(plan, operation)
         client = client_for(ctx.obj)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import attrs
+import msgspec
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -49,9 +50,8 @@ class Rehearsing:
         max=100_000,
         metavar="N",
     )
-    seed: int = option(
-        "Random seed of the first run. To repeat a run: its seed, with --rehearse 1.",
-        1,
+    seed: int | None = option(
+        "Random seed of the first run, 1 by default. To repeat a run: its seed, with --rehearse 1.",
         min=0,
         names=["--rehearse-seed"],
     )
@@ -81,13 +81,23 @@ class Rehearsing:
             found[name] = tuple(numbers) if name == "warm_up" else numbers[0]
         return Hazards(**found)
 
-    def check(self) -> bool:
-        """Return whether to rehearse; exit if another option needs that, or a value is wrong."""
+    def check(self, **others: object) -> bool:
+        """Return whether to rehearse; exit if options do not fit together, or a value is wrong.
+
+        Args:
+            others: Options that exclude a rehearsal, by name; None or empty if not given.
+        """
         if self.rehearse is None:
-            for name in ("hazard", "picture"):
-                if getattr(self, name):
-                    fail(f"--{name} requires --rehearse N", ExitCode.USAGE)
+            given = {
+                "hazard": self.hazard,
+                "picture": self.picture,
+                "rehearse-seed": self.seed is not None,
+            }
+            for name in filter(given.get, given):
+                fail(f"--{name} requires --rehearse N", ExitCode.USAGE)
             return False
+        for name in filter(others.get, others):
+            fail(f"--rehearse and --{name} exclude each other", ExitCode.USAGE)
         self.hazards()
         if self.picture is not None:
             _check_file(self.picture)
@@ -124,7 +134,7 @@ def rehearse(client: "Client", work: Work, rehearsing: Rehearsing) -> NoReturn:
                 work.items,
                 work.operation,
                 runs=runs,
-                seed=rehearsing.seed,
+                seed=1 if rehearsing.seed is None else rehearsing.seed,
                 hazards=rehearsing.hazards(),
                 on_run=count,
                 **work.keywords,
@@ -134,14 +144,14 @@ def rehearse(client: "Client", work: Work, rehearsing: Rehearsing) -> NoReturn:
 
 
 def _show(work: Work, rehearsal: Rehearsal, picture: Path | None) -> ExitCode:
-    kind, console = work.output.kind, work.output.console
+    kind, console, text = work.output.kind, work.output.console, rehearsal.to_json()
     if kind == "json":
-        print_json(rehearsal.to_dict())
+        print_json(msgspec.json.decode(text))
     elif kind == "yaml":
-        print_yaml(rehearsal.to_dict())
+        print_yaml(msgspec.json.decode(text))
     else:
         _print(console, rehearsal)
-    written = work.file is None or write_report(work.file, rehearsal.to_json())
+    written = work.file is None or write_report(work.file, text)
     if picture is not None:
         written &= write_report(picture, rehearsal.to_svg())
     return ExitCode.OK if written else ExitCode.OUTPUT_LOST

@@ -114,6 +114,7 @@ class CloudAPI:
         requests: Number of requests by call; ``refused`` counts those with an invalid signature,
             date or format, or of no known call; ``rate_limited`` those above the limit.
         faults: As above; it can be replaced at any time.
+        zones: The zones in which VMs can be created, by id.
         recent_lists: Times and bodies of the latest lists, for the fault ``stale_list``.
         log: The latest requests, oldest first; empty by default.
     """
@@ -139,6 +140,7 @@ class CloudAPI:
         self.log: deque[Handled] = deque(maxlen=log)
         self.faults = faults or FaultPlan()
         self.max_requests_per_second = max_requests_per_second
+        self.zones: Mapping[str, catalogue.Zone] = catalogue.ZONES
         self.recent_lists: deque[tuple[float, bytes]] = deque()
         # Headers of this second's responses, and when the second begins and ends.
         self._headers: dict[str, str] = {}
@@ -373,7 +375,7 @@ class CloudAPI:
             fields = create_fields(fields)
         cores = integer_of(fields, "cpus", 1, catalogue.MOST_CPUS)
         ram = integer_of(fields, "ram", 1, catalogue.MOST_RAM)
-        zone = catalogue.ZONES.get(text_of(fields, "compute_zone_id"))
+        zone = self.zones.get(text_of(fields, "compute_zone_id"))
         if zone is None:
             raise Refused(400, "no such zone")
         if not zone["available"]:

@@ -57,10 +57,13 @@ class _Worker:
         content: dict[str, Any] = json.loads(line)
         return content
 
-    async def end(self) -> None:
-        """End the process, and close its pipes by reading them to their ends."""
+    def kill(self) -> None:
+        """End the process."""
         with suppress(ProcessLookupError):
             self.process.kill()
+
+    async def close(self) -> None:
+        """Wait for the end of the process, and close its pipes by reading them to their ends."""
         await asyncio.gather(self.results.read(), self.complaints)
         await self.process.wait()
 
@@ -129,8 +132,11 @@ class Workers:
     async def _start(self) -> _Worker:
         if not sys.executable:
             raise VMAPIError("cannot rehearse: this program does not know its Python interpreter")
-        # The worker must import what this process can, wherever that is from.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # It needs no credentials.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("VMAPI_")}
+        # It must import what this process can, wherever that is from.
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.curdir for path in sys.path)
+        environment["PYTHONIOENCODING"] = "utf-8"
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -150,5 +156,8 @@ class Workers:
         return worker
 
     async def _end(self) -> None:
-        await asyncio.gather(*(worker.end() for worker in self._workers))
+        # Before the first await: a second cancellation must leave no process.
+        for worker in self._workers:
+            worker.kill()
+        await asyncio.gather(*(worker.close() for worker in self._workers))
         self._workers.clear()

@@ -1,6 +1,6 @@
 """Rehearse a bulk call: `BulkExecutor.rehearse` calls `rehearse` with the fleet as it is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -27,7 +27,7 @@ async def rehearse(
     arguments: Mapping[str, Any],
     plan: BulkPlan,
     items: Sequence[BulkItem],
-    vms: Sequence[VirtualMachine],
+    list_vms: Callable[[], Awaitable[Sequence[VirtualMachine]]],
     *,
     origin: str,
     options: Mapping[str, Any],
@@ -45,7 +45,7 @@ async def rehearse(
         arguments: Its arguments.
         plan: The plan.
         items: The items.
-        vms: The fleet.
+        list_vms: Lists the fleet.
         origin: The client's endpoint.
         options: Options of the client.
         facts: What the client knows of the provider.
@@ -55,10 +55,9 @@ async def rehearse(
         processes: Number of processes; None for one on each core.
         on_run: Called with each run, as it ends.
     """
-    validation.whole("runs", runs, minimum=1)
-    validation.whole("seed", seed, minimum=0)
-    if runs > _MOST_RUNS:
+    if validation.whole("runs", runs, minimum=1) > _MOST_RUNS:
         raise validation.refuse("runs", runs, f"an integer from 1 to {_MOST_RUNS}")
+    validation.whole("seed", seed, minimum=0)
     count = usable_cores() if processes is None else processes
     validation.whole("processes", count, minimum=1)
     hazards = Hazards() if hazards is None else hazards
@@ -70,6 +69,7 @@ async def rehearse(
     if check is not None:
         plan = attrs.evolve(plan, check=check.storable)
     plan = attrs.evolve(plan, dry_run=False, on_event=None)
+    vms = await list_vms()
     scenario = Scenario(
         operation=operation,
         arguments=arguments,

@@ -18,6 +18,7 @@ from async_vmapi.client import Client
 from async_vmapi.emulator import (
     Cloud,
     CloudAPI,
+    CloudOperation,
     CloudVM,
     Fault,
     FaultPlan,
@@ -37,6 +38,8 @@ __all__ = ["run"]
 
 _ZONE: Final = next(zone for zone in catalogue.ZONES.values() if zone["available"])
 _BOOT: Final = ImageBoot(os=catalogue.TEMPLATES[0]["id"])
+_TIMEOUT: Final = 30.0
+_LONGEST_TIMEOUT: Final = 86_400.0
 _NO_REFERENCE: Final = Reference(id="0", name="")
 _SAME: Final[Mapping[str, object]] = {
     "system": {"id": "0", "name": ""},
@@ -65,8 +68,8 @@ def run(scenario: Scenario, seed: int, *, record: bool = False) -> RehearsalRun:
 class _Metered(InMemoryTransport):
     """Counts the requests of each second."""
 
-    def __init__(self, cloud: CloudAPI, latency: float) -> None:
-        super().__init__(cloud, latency=latency)
+    def __init__(self, cloud: CloudAPI, *, latency: float, timeout: float) -> None:
+        super().__init__(cloud, latency=latency, timeout=timeout)
         self.sent = Counter[int]()
 
     async def send(
@@ -80,24 +83,33 @@ class _Run:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self._scenario = scenario
         self._seed = seed
-        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        # One for each purpose: from the same seed, they would agree with each other.
+        sources = random.Random(seed)  # noqa: S311 - not for secrets
+        for_cloud, for_faults, self._for_client, own = (sources.getrandbits(31) for _ in range(4))
+        self._random = random.Random(own)  # noqa: S311
         facts = scenario.facts
         settings = Settings() if facts is None else Settings.from_facts(Facts.from_toml(facts))
         self._api = CloudAPI(
-            Cloud(settings, seed=seed, encode=_encode),
-            faults=FaultPlan(_faults(scenario.hazards), seed=seed),
+            Cloud(settings, seed=for_cloud, encode=_encode),
+            faults=FaultPlan(_faults(scenario.hazards), seed=for_faults),
         )
+        # The zones of the account, so that creates are spread over them.
+        self._api.zones = {vm.zone_id: {**_ZONE, "id": vm.zone_id} for vm in scenario.new}
+        self._decided = set[str]()
+        self._api.cloud.observer = self._decide
         # The ids of the real VMs, and the emulated ones in their order.
         self._vms = {vm.id: self._place(vm) for vm in scenario.fleet}
+        self._before = frozenset(vm.id for vm in self._vms.values())
         self._unhealthy = set[str]()
         self._warm_at = dict[tuple[str, float], float]()
         self._events: list[tuple[float, BulkEvent]] = []
         self._bulk: BulkExecutor | None = None
+        self._paused: str | None = None
 
     # --- the fleet -----------------------------------------------------------------------------
 
     def _place(self, vm: RehearsedVM) -> CloudVM:
-        placed = self._api.cloud.place(
+        return self._api.cloud.place(
             0.0,
             label=vm.label or "",
             cores=vm.cores,
@@ -106,30 +118,30 @@ class _Run:
             template=None,
             state=vm.state,
         )
-        if fate := self._fate():
-            placed.settings = placed.settings.changed(**fate)
-        return placed
 
-    def _fate(self) -> dict[str, object]:
-        """Draw what goes wrong with a VM."""
+    def _decide(self, vm: CloudVM, _: float) -> None:
+        """Draw what goes wrong with a VM, as soon as it exists."""
+        if vm.id in self._decided:
+            return
+        self._decided.add(vm.id)
         hazards, fate = self._scenario.hazards, dict[str, object]()
         if self._random.random() < hazards.failing:
             fate["fail_state"] = "error"
         if self._random.random() < hazards.ignoring_acpi:
             fate["acpi"] = "ignore"
-        return fate
+        if fate:
+            vm.settings = vm.settings.changed(**fate)
 
     def _items(self) -> Sequence[Any]:
         if self._scenario.operation == "create":
-            return [self._new(vm.name, vm.cpus, vm.ram) for vm in self._scenario.new]
+            return [
+                CreateRequest(
+                    name=vm.name, cpus=vm.cpus, ram=vm.ram, zone_id=vm.zone_id, boot=_BOOT
+                )
+                for vm in self._scenario.new
+            ]
         known = {vm.id: vm for vm in self._scenario.fleet}
         return [_model(known[vm_id], self._vms[vm_id].id) for vm_id in self._scenario.items]
-
-    def _new(self, name: str, cpus: int, ram: int) -> CreateRequest:
-        if fate := self._fate():
-            pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-            self._api.cloud.adjust(pattern, **fate)
-        return CreateRequest(name=name, cpus=cpus, ram=ram, zone_id=_ZONE["id"], boot=_BOOT)
 
     def _arguments(self) -> dict[str, Any]:
         arguments = dict(self._scenario.arguments)
@@ -170,19 +182,22 @@ class _Run:
         if event.kind == "held":
             loop.call_soon(self._bulk.promote)
         elif event.kind == "paused":
-            loop.call_soon(self._bulk.stop, event.reason)
+            self._paused = event.reason
+            loop.call_soon(self._bulk.stop)
 
     async def run(self, *, record: bool) -> RehearsalRun:
         scenario = self._scenario
-        transport = _Metered(self._api, scenario.hazards.latency)
+        options = dict(scenario.options)
+        timeout = min(options.pop("timeout", _TIMEOUT), _LONGEST_TIMEOUT)
+        transport = _Metered(self._api, latency=scenario.hazards.latency, timeout=timeout)
         async with Client(
             "https://in-memory.invalid",
             api_key=self._api.api_key,
             api_secret=self._api.api_secret,
             transport=transport,
-            seed=self._seed,
+            seed=self._for_client,
             facts=None if scenario.facts is None else Facts.from_toml(scenario.facts),
-            **scenario.options,
+            **options,
         ) as client:
             items = self._items()
             self._bulk = client.bulk(self._plan(record=record))
@@ -197,7 +212,7 @@ class _Run:
             counts=Counter(outcome.status for outcome in report.outcomes),
             failures=_failures(report),
             assumed=sum(outcome.evidence == "assumed" for outcome in report.outcomes),
-            stopped=report.stopped,
+            stopped=self._paused or report.stopped,
             timeline=self._timeline() if record else None,
         )
 
@@ -207,11 +222,16 @@ class _Run:
         """Return how many VMs of the call were online, over time."""
         cloud = self._api.cloud
         if self._scenario.operation == "create":
-            vms: list[CloudVM] = [*cloud.vms.values()]
+            vms = {vm.id: vm for vm in cloud.vms.values() if vm.id not in self._before}
         else:
-            vms = [self._vms[vm_id] for vm_id in self._scenario.items]
+            vms = {vm.id: vm for vm in (self._vms[vm_id] for vm_id in self._scenario.items)}
         changes = Counter[float]({0.0: 0})
-        for vm in vms:
+        for operation in cloud.operations:
+            if operation.vm_id in vms and _is_hidden(operation, vms[operation.vm_id]):
+                began, ended = operation.started_at or 0.0, operation.finished_at or 0.0
+                changes[(began + ended) / 2] -= 1
+                changes[ended] += 1
+        for vm in vms.values():
             was = False
             for change in vm.history:
                 if (now := change.state == ONLINE) is not was:
@@ -240,6 +260,12 @@ class _Run:
                 for (number, domain), times in spans.items()
             ),
         )
+
+
+def _is_hidden(operation: CloudOperation, vm: CloudVM) -> bool:
+    """Return whether an operation took a VM offline without a change of its state."""
+    restarted = operation.kind in ("reboot", "reset") and operation.outcome in ("done", "failed")
+    return restarted and not vm.settings.reboot_visible
 
 
 def _encode(vm: CloudVM) -> bytes:

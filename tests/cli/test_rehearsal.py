@@ -39,8 +39,9 @@ class TestRehearse:
         """Standard output has JSON alone, and the same seed gives the same."""
         program.fleet(2)
         command = ("fleet", "shutdown", "--all", "--rehearse", "1", "--rehearse-seed", "9")
-        first = json.loads(program(*command, "--json").stdout)
-        assert [run["seed"] for run in first["runs"]] == [9]
+        shown = program(*command, "--json").stdout
+        first = json.loads(shown)
+        assert [run.seed for run in Rehearsal.from_json(shown).runs] == [9]
         assert json.loads(program(*command, "--json").stdout) == first
         assert "seed: 9" in program(*command, "-o", "yaml").stdout
 
@@ -58,6 +59,8 @@ class TestRehearse:
         [
             (("--hazard", "failing=0.1"), "--hazard requires --rehearse N"),
             (("--picture", "x.svg"), "--picture requires --rehearse N"),
+            (("--rehearse-seed", "3", "--yes"), "--rehearse-seed requires --rehearse N"),
+            (("--rehearse", "1", "--plan", "x.json"), "--rehearse and --plan exclude each other"),
             (("--rehearse", "1", "--hazard", "falling=0.1"), "use NAME=VALUE with one of"),
             (("--rehearse", "1", "--hazard", "failing"), "use NAME=VALUE with one of"),
             (("--rehearse", "1", "--hazard", "failing=much"), "use a value like failing=0.01"),

@@ -23,6 +23,7 @@ from async_vmapi.testing import VMCloud
 
 NONE = Hazards.none()
 SECRET = "planted-secret"
+NAMES = {"names": {"vm-0": "new"}}
 
 
 def fleet_of(count, **fields):
@@ -121,6 +122,33 @@ class TestOneRun:
         assert free.fewest_online < 6
         assert free.seconds < held.seconds
 
+    def test_reboots_that_reads_never_show(self):
+        """Their VMs are not online meanwhile, whatever the provider shows."""
+        hidden = Facts({"reboot.shows": Fact(False, "measured", 9)}).to_toml()
+        found = run(scenario_of(facts=hidden, plan=BulkPlan(min_online=6)), 1, record=True)
+        assert 6 <= found.fewest_online < 8
+        assert found.timeline.online[-1][1] == 8
+        failing = attrs.evolve(NONE, failing=1.0)
+        found = run(scenario_of(facts=hidden, hazards=failing), 1, record=True)
+        assert found.timeline.online[-1][1] == found.fewest_online == 0
+
+    def test_creates_are_spread_over_their_zones(self):
+        """Those of the account, which the emulator does not have; online VMs are the new ones."""
+        new = tuple(NewVM(name=f"n-{n}", cpus=1, ram=1024, zone_id="ba"[n % 2]) for n in range(4))
+        plan = BulkPlan(spread_by="zone")
+        scenario = scenario_of("create", new=new, items=(), plan=plan)
+        timeline = run(scenario, 1, record=True).timeline
+        assert [wave.domain for wave in timeline.waves] == ["b", "a"]
+        assert (timeline.online[0], timeline.online[-1][1]) == ((0.0, 0), 4)
+
+    def test_what_goes_wrong_is_independent(self):
+        """A VM can fail whose first request was not lost."""
+        hazards = attrs.evolve(NONE, failing=0.5, lost_requests=0.5)
+        options = {"max_retries": 0, "reconcile_timeout": 1.0}
+        scenario = scenario_of(count=1, hazards=hazards, options=options)
+        seen = {tuple(run(scenario, seed).failures) for seed in range(20)}
+        assert {("OutcomeUnknown",), ("TaskFailed",), ()} <= seen
+
     def test_waves_are_promoted_at_once(self):
         """Nobody is there to do it."""
         plan = BulkPlan(waves=[1, 3, "100%"], promote="each")
@@ -138,6 +166,10 @@ class TestOneRun:
         found = run(scenario_of(plan=plan, hazards=hazards), 1)
         assert found.counts == {"failed": 2, "not_started": 6}
         assert found.stopped == "more than 1 failed"
+        fleet = fleet_of(4, groups=(Reference("1", "a\x1b"),))
+        plan = attrs.evolve(plan, spread_by="group")
+        found = run(scenario_of(plan=plan, hazards=hazards, fleet=fleet), 1)
+        assert found.stopped == "more than 1 failed in a\x1b"
 
     def test_checks(self):
         """Unhealthy VMs fail; others pass after their warm-up, which takes time."""
@@ -169,6 +201,20 @@ class TestOneRun:
         slow = run(scenario_of(options={"max_requests_per_second": 0.5}), 1)
         assert slow.peak_requests <= 2
         assert run(scenario_of(), 1).peak_requests > 2
+
+    def test_the_clients_timeout_applies(self):
+        """To connections that hang; no limit is also one."""
+        hazards = attrs.evolve(NONE, stalls=1.0)
+        seconds = [
+            run(scenario_of("rename", 1, arguments=NAMES, hazards=hazards, options=options), 1)
+            for options in (
+                {"timeout": 1.0, "max_retries": 0},
+                {"max_retries": 0},
+                {"timeout": float("inf"), "max_retries": 0},
+            )
+        ]
+        short, usual, unlimited = (found.seconds for found in seconds)
+        assert short + 25 < usual < unlimited - 25
 
 
 class TestAgainstACloud:
@@ -268,18 +314,29 @@ class TestRehearse:
             ({"processes": 0}, "processes=0"),
             ({"hazards": 0.1}, "hazards=0.1 is not a Hazards"),
             ({"items": []}, "items is empty"),
-            ({"items": ["absent"]}, "no list shows absent"),
+            ({"items": iter(["a", "b", "a"])}, "a is a duplicate"),
+            ({"items": iter([5])}, "vm=5 is not an id"),
+            ({"items": iter(["a"]), "start": "create"}, "item='a' is not a CreateRequest"),
+            ({"items": iter(["vm-1"]), "start": "rename", **NAMES}, "has none for vm-1"),
             ({"start": "explode"}, "explode"),
             ({"cores": 3}, "cores"),
         ],
     )
     async def test_wrong_arguments(self, call, why):
-        """The error names them; no process is started."""
+        """The error names them; nothing is sent, and no process is started."""
         cloud = VMCloud()
         call = {"items": [cloud.add("web-1").id], "start": "reboot"} | call
         async with cloud.client() as client:
             with pytest.raises(InvalidArgument, match=why):
                 await client.bulk().rehearse(call.pop("items"), call.pop("start"), **call)
+        assert not cloud.requests
+
+    async def test_vms_that_no_list_shows(self):
+        """It is not known what would happen to them."""
+        cloud = VMCloud()
+        async with cloud.client() as client:
+            with pytest.raises(InvalidArgument, match="no list shows absent"):
+                await client.bulk().rehearse(["absent"], "reboot")
 
     async def test_a_function_cannot_be_rehearsed(self):
         """It would send its requests."""
@@ -302,8 +359,9 @@ class TestProcesses:
         assert first == run(scenario, 1).to_dict()
         assert second == json.loads(json.dumps(run(scenario, 2, record=True).to_dict()))
 
-    async def test_a_cancelled_rehearsal_ends_its_processes(self, monkeypatch):
-        """And waits for them."""
+    @pytest.mark.parametrize("impatient", [False, True])
+    async def test_a_cancelled_rehearsal_ends_its_processes(self, monkeypatch, impatient):
+        """And waits for them; those that cancel it again do not wait, and leave none either."""
         started, real, ran = [], asyncio.create_subprocess_exec, asyncio.Event()
 
         async def start(*arguments, **options):
@@ -318,9 +376,42 @@ class TestProcesses:
         call = asyncio.create_task(rehearse())
         await ran.wait()
         call.cancel()
+        while impatient and not call.done():
+            await asyncio.sleep(0)
+            call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+        if impatient:
+            await asyncio.gather(*(process.wait() for process in started))
         assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+    async def test_the_environment_of_a_process(self, monkeypatch, tmp_path):
+        """It has no credentials, and no setting of how Python writes text breaks it."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os\n"
+            "if found := [name for name in os.environ if name.startswith('VMAPI_')]:\n"
+            "    raise SystemExit(f'{found} in the environment')"
+        )
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        for name in ("VMAPI_API_KEY", "VMAPI_API_SECRET"):
+            monkeypatch.setenv(name, SECRET)
+        monkeypatch.setenv("PYTHONIOENCODING", "utf-16")
+        async with Workers(scenario_of(), 1) as workers:
+            found = await workers.run([1])
+        assert found == [await asyncio.to_thread(run, scenario_of(), 1)]
+
+    async def test_a_package_in_the_current_folder(self, monkeypatch, tmp_path):
+        """A process imports it from there, if this program does."""
+        package = tmp_path / "async_vmapi" / "rehearsal"
+        package.mkdir(parents=True)
+        for folder in (package.parent, package):
+            (folder / "__init__.py").touch()
+        (package / "worker.py").write_text("raise SystemExit('from the current folder')")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", ["", *sys.path])
+        with pytest.raises(VMAPIError, match="from the current folder"):
+            async with Workers(scenario_of(), 1) as workers:
+                await workers.run([1])
 
     async def test_a_process_that_dies(self):
         """The error has its last words."""

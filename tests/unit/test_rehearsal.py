@@ -1,5 +1,6 @@
 """The figures, the JSON and the picture of a rehearsal."""
 
+import json
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -114,6 +115,13 @@ class TestJSON:
         with pytest.raises(InvalidArgument, match=why):
             Rehearsal.from_json(text)
 
+    def test_no_runs(self):
+        """There would be no figure to show."""
+        text = rehearsal_of(run_of()).to_json()
+        content = {**json.loads(text), "runs": []}
+        with pytest.raises(InvalidArgument, match="runs is empty"):
+            Rehearsal.from_json(json.dumps(content))
+
 
 class TestPicture:
     def picture(self, *runs, **fields):
@@ -166,6 +174,15 @@ class TestPicture:
         shown = self.picture(run_of(timeline=timeline))
         texts = [text.text for text in shown.iter(f"{SVG}text") if text.get("y") == "78"]
         assert texts == ["2", "wave 3"]
+
+    @given(st.text(), st.text())
+    def test_any_texts(self, domain, stopped):
+        """Names of groups may have characters that XML has not; they are replaced."""
+        wave = WaveSpan(number=1, domain=f"<{domain}", begins=0, ends=100)
+        timeline = Timeline(in_flight=(), online=(), failed=(), waves=(wave,))
+        shown = self.picture(run_of(timeline=timeline, stopped=f"&{stopped}"))
+        readable = "".join(c if c.isprintable() else "\ufffd" for c in f"stopped: &{stopped}")
+        assert shown.find(f"{SVG}title").text.endswith(readable)
 
 
 class TestHazards:
