@@ -37,6 +37,8 @@ class Control(abc.ABC):
         self._changed = asyncio.Event()
         self._suspended_by: str | None = None
         self._guard = Guard()
+        # Whether the next item, if there is one, was started by an earlier process.
+        self._repeats = False
         self.state = State.RUNNING
         self.counts: Counter[Status] = Counter()
         self.stopped: str | None = None
@@ -121,8 +123,8 @@ class Control(abc.ABC):
         """Stop, or pause, because of failures; None for none."""
         if reason is not None and self._plan.on_failure == "stop":
             self.stop(reason)
-        # If all items have started, there is nothing to pause.
-        elif reason is not None and not self.complete and self._move_to(State.SUSPENDED):
+        # If all items have started, here or in an earlier process, there is nothing to pause.
+        elif reason is not None and not self._repeats and self._move_to(State.SUSPENDED):
             self._suspended_by = reason
             self._emit("paused", reason=reason)
 

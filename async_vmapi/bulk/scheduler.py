@@ -191,7 +191,7 @@ class Rollout(Control):
             self._skip(item, why_not)
             if self.stopped is not None and self._total is None:
                 return
-        self.complete = True
+        self.complete = self._repeats = True
         if self._plan.soak:
             await self._soak()
             self._halt(waves.exceeded())
@@ -201,6 +201,8 @@ class Rollout(Control):
         too_few = f"fewer than {self._domains.minimum_of(item.domain)} VMs would stay online"
         if self._plan.dry_run:
             return self._dry_run_report(item) or too_few
+        self._repeats = item.begun
+        self._halt(self._waves.exceeded())
         while item.begun and self.state is not State.INTERRUPTED:
             if self._has_room():
                 return None
@@ -345,17 +347,13 @@ class Rollout(Control):
         if ended.online or (ended.untouched and was_online):
             self._domains.take_online(found.domain, found.vm_id)
         over = is_soaked or ended.final or found.status != "succeeded"
-        if over or not self._must_soak:
+        if over or self._wait_ready is None or not self._plan.soak:
             self._end(found, judge=not is_soaked)
         elif self.stopped is None:
             self._unsoaked.append(ended)
             self._changed.set()
         else:
             self._end(cut_short(ended, self.stopped).outcome)
-
-    @property
-    def _must_soak(self) -> bool:
-        return self._wait_ready is not None and self._plan.soak > 0
 
     # --- ending ---------------------------------------------------------------------------------
 
