@@ -1,6 +1,7 @@
 """The emulator's page: how it is served, and what it does in a browser."""
 
 import contextlib
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from async_vmapi import Client, OutcomeUnknown
+from async_vmapi import Client, NotFound, OutcomeUnknown
 from async_vmapi.emulator import Emulator, Settings
 from async_vmapi.emulator.api import CALLS
 from async_vmapi.emulator.catalogue import TEMPLATES, ZONES
@@ -546,12 +547,32 @@ CUT = """
 class TestLayout:
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     async def test_a_phone_and_a_desktop(self, emulator, open_page, request_for, scheme):
-        """Nothing reaches over the edge or is cut off; colours follow the system."""
-        place(emulator, "a-very-long-name-of-a-vm-" * 3, cores=32, ram=131072)
-        page = await open_page(emulator, color_scheme=scheme, reduced_motion="reduce")
+        """Nothing reaches over the edge, is cut off, or moves; colours follow the system."""
+        await control(emulator, "POST", "/vms", {"name": "web", "count": 24, "cores": 2})
+        for number in range(1, 4):
+            place(emulator, f"db-{number:02}", cores=8, ram=16384, state="offline")
+        page = await open_page(emulator, color_scheme=scheme)
         async with client_of(emulator) as client:
-            await client.vms.create(request_for("web-01"))
-        await page.get_by_role("button", name="Lose response").click()
+            task = await client.vms.create(request_for("api-01", cpus=2, ram=4096))
+            await control(emulator, "POST", "/clock/step", {"seconds": 95})
+            await client.vms.resize(task.vm_id, cores=4, ram=8192)
+            await client.vms.reboot(next(iter(emulator.cloud.vms)))
+            await control(emulator, "POST", "/clock/step", {"seconds": 12})
+            await page.get_by_role("button", name="Lose response").click()
+            with pytest.raises(OutcomeUnknown):
+                await client.vms.create(request_for("api-02", cpus=2, ram=4096))
+            await client.vms.get(task.vm_id)
+            with pytest.raises(NotFound):
+                await client.vms.get("no-such-vm")
+        await page.get_by_role("button", name="Error 500").click()
+        await page.get_by_role("button", name="api-01").click()
+        await expect(page.locator("#history li")).to_have_count(6)
+        await expect(page.locator("#pending")).to_have_text("create: error 500")
+        if folder := os.environ.get("PAGE_SCREENSHOTS"):
+            await expect(page.locator("#notice")).to_be_empty()
+            await page.screenshot(path=f"{folder}/emulator-page-{scheme}.png")
+        await page.get_by_role("button", name="Close", exact=True).click()
+        place(emulator, "a-very-long-name-of-a-vm-" * 3, cores=32, ram=131072)
         await page.get_by_role("button", name="a-very").click()
         await expect(page.locator("#history li")).to_have_count(1)
         for width in (1280, 800, 400, 320):
@@ -560,8 +581,4 @@ class TestLayout:
             assert await page.evaluate(CUT) == []
         colour = [int(part) for part in re.findall(r"\d+", await page.evaluate(BACKGROUND))]
         assert (sum(colour) < 3 * 128) is (scheme == "dark")
-        busy = page.locator("#vms .state", has_text="installing")
-        animation = "(node) => getComputedStyle(node, '::before').animationName"
-        assert await busy.evaluate(animation) == "none"
-        await page.emulate_media(reduced_motion="no-preference")
-        assert await busy.evaluate(animation) == "breathe"
+        assert await page.evaluate("document.getAnimations().length") == 0

@@ -33,6 +33,22 @@ function drawAll() {
   for (const drawing of due) drawing();
 }
 
+const PACE = 50; // ms
+const waiting = new Set();
+let drawn = 0;
+
+// For what clients do, which may be more often than anyone can see.
+export function drawSoon(drawing) {
+  if (waiting.size === 0) setTimeout(drawWaiting, Math.max(0, drawn + PACE - performance.now()));
+  waiting.add(drawing);
+}
+
+function drawWaiting() {
+  drawn = performance.now();
+  for (const drawing of waiting) draw(drawing);
+  waiting.clear();
+}
+
 // Returns a function that runs `action` soon, and not again while it runs or within `pause` ms.
 export function throttled(action, pause) {
   let running = false;

@@ -1,10 +1,11 @@
 // The latest requests of clients, the newest first.
 
-import { at, copyOf, draw, hour, seconds, setText } from "./dom.js";
+import { at, copyOf, draw, drawSoon, hour, seconds, setText } from "./dom.js";
 import { wordsFor } from "./faults.js";
 import { find } from "./vms.js";
 
-export const KEPT = 250;
+export const KEPT = 500;
+const SHOWN = 100; // which a browser lays out again with each new one
 const RATE = 5_000; // ms
 const ID = /([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g;
 
@@ -31,7 +32,7 @@ export function addRequest(entry) {
     for (const old of entries.splice(0, entries.length - KEPT)) numbers.delete(old.number);
     fresh = fresh.slice(-KEPT);
   }
-  draw(drawFresh);
+  drawSoon(drawFresh);
 }
 
 export function showRequestsOf(id) {
@@ -48,10 +49,10 @@ function drawAgain() {
 
 function drawFresh() {
   const list = at("requests");
-  const shown = fresh.filter(matches).slice(-KEPT).reverse();
+  const shown = fresh.filter(matches).slice(-SHOWN).reverse();
   fresh = [];
   list.prepend(...shown.map(itemOf));
-  while (list.children.length > KEPT) list.lastElementChild.remove();
+  while (list.children.length > SHOWN) list.lastElementChild.remove();
   at("no-requests").hidden = list.children.length > 0;
   setText(at("no-requests"), entries.length > 0 ? "No request matches." : "No requests yet.");
 }

@@ -1,7 +1,7 @@
 // The list of VMs. A VM has one row as long as it exists, and an event changes only its cells.
 
 import { call } from "./connection.js";
-import { at, copyOf, draw, element, kindOf, number, setData, setText, size, wordFor } from "./dom.js";
+import { at, copyOf, draw, drawSoon, element, kindOf, number, setData, setText, size, wordFor } from "./dom.js";
 import { act } from "./notices.js";
 
 const vms = new Map(); // by id, in the order of creation
@@ -32,7 +32,7 @@ export function changeVM(vm) {
   if (vm.at < shownAt) return;
   if (vm.state === null && (vms.get(vm.id)?.state ?? null) !== null) deleted += 1;
   show(vm);
-  draw(drawVMs);
+  drawSoon(drawVMs);
 }
 
 function show(vm) {
@@ -91,8 +91,11 @@ function fill(row, vm) {
   setText(state.lastElementChild, note(vm));
   setText(sizeCell, size(vm));
   setText(address, vm.address ?? "");
-  name.firstElementChild.setAttribute("aria-pressed", vm.id === selected);
-  row.hidden = !matches(vm);
+  if (row.classList.contains("selected") !== (vm.id === selected)) {
+    row.classList.toggle("selected");
+    name.firstElementChild.setAttribute("aria-pressed", vm.id === selected);
+  }
+  if (row.hidden === matches(vm)) row.hidden = !row.hidden;
 }
 
 function note(vm) {
