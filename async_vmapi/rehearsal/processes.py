@@ -45,7 +45,8 @@ class _Worker:
 
     async def ask(self, order: bytes) -> dict[str, Any]:
         """Send an order, and return the result."""
-        with suppress(ConnectionError):
+        # If the process has ended, its results have, too. uvloop raises RuntimeError.
+        with suppress(ConnectionError, RuntimeError):
             self.orders.write(order)
             await self.orders.drain()
         line = await self.results.readline()

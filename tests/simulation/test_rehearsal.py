@@ -8,6 +8,7 @@ import sys
 
 import attrs
 import pytest
+import uvloop
 
 from async_vmapi import BulkPlan, Client, ImageBoot, InvalidArgument, Ready, VMAPIError
 from async_vmapi.bulk.hazards import Hazards
@@ -348,6 +349,18 @@ class TestRehearse:
 
 
 class TestProcesses:
+    @pytest.fixture
+    def started(self, monkeypatch):
+        """The processes, as they are started."""
+        processes, real = [], asyncio.create_subprocess_exec
+
+        async def start(*arguments, **options):
+            processes.append(await real(*arguments, **options))
+            return processes[-1]
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+        return processes
+
     def test_the_worker_does_what_it_is_ordered(self):
         """Its lines are those of `run`."""
         scenario = scenario_of()
@@ -360,19 +373,14 @@ class TestProcesses:
         assert second == json.loads(json.dumps(run(scenario, 2, record=True).to_dict()))
 
     @pytest.mark.parametrize("impatient", [False, True])
-    async def test_a_cancelled_rehearsal_ends_its_processes(self, monkeypatch, impatient):
+    async def test_a_cancelled_rehearsal_ends_its_processes(self, started, impatient):
         """And waits for them; those that cancel it again do not wait, and leave none either."""
-        started, real, ran = [], asyncio.create_subprocess_exec, asyncio.Event()
-
-        async def start(*arguments, **options):
-            started.append(await real(*arguments, **options))
-            return started[-1]
+        ran = asyncio.Event()
 
         async def rehearse():
             async with Workers(scenario_of(count=100), 2) as workers:
                 await workers.run(range(10_000), on_run=lambda _: ran.set())
 
-        monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
         call = asyncio.create_task(rehearse())
         await ran.wait()
         call.cancel()
@@ -419,6 +427,21 @@ class TestProcesses:
         with pytest.raises(VMAPIError, match=r"exit status 1: .*InvalidArgument.* is not TOML"):
             async with Workers(broken, 1) as workers:
                 await workers.run([1])
+
+    @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+    def test_a_process_that_was_killed(self, started, loop_factory):
+        """The error says so, on any event loop, also if it was noticed before the next order."""
+
+        async def main():
+            async with Workers(scenario_of(), 1) as workers:
+                await workers.run([1])
+                started[0].kill()
+                await started[0].wait()
+                with pytest.raises(VMAPIError, match="exit status -9: it wrote nothing"):
+                    await workers.run([2])
+
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main())
 
     async def test_no_interpreter(self, monkeypatch):
         """An embedded Python may not know its program."""
