@@ -282,6 +282,12 @@ class TestVMs:
         vm = next(vm for vm in emulator.cloud.vms.values() if vm.label == "web-2")
         await control(emulator, "PATCH", f"/vms/{vm.id}", {"state": "offline"})
         await expect(rows(page)).to_have_count(2)
+        await control(emulator, "PATCH", f"/vms/{vm.id}", {"state": "frobnicating"})
+        await expect(page.locator("#states button")).to_have_text(
+            [re.compile(state) for state in ("online", "offline", "frobnicating")]
+        )
+        await control(emulator, "PATCH", f"/vms/{vm.id}", {"state": "offline"})
+        await expect(page.locator("#states button")).to_have_count(2)
         await page.get_by_label("Filter VMs").fill("web nothing")
         await expect(page.locator("#no-match")).to_be_visible()
         await page.get_by_label("Filter VMs").fill(vm.address)
@@ -517,6 +523,18 @@ class TestConnection:
             await page.goto(third.page_url)  # only the fragment differs
             await expect(link(page)).to_have_text("connected")
             assert page.url == f"{third.url}/"
+        page.problems = [text for text in page.problems if not reports_request(text)]
+
+    async def test_too_many_listeners(self, emulator, open_page):
+        """The reason is shown, and the page connects when one of them has left."""
+        async with contextlib.AsyncExitStack() as others:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            session = await others.enter_async_context(aiohttp.ClientSession(headers=headers))
+            for _ in range(16):
+                await others.enter_async_context(session.get(f"{emulator.url}/_emulator/events"))
+            page = await open_page(emulator)
+            await expect(page.locator("#offline")).to_contain_text("16 listeners already")
+        await expect(link(page)).to_have_text("connected")
         page.problems = [text for text in page.problems if not reports_request(text)]
 
     async def test_a_refused_action(self, emulator, open_page):

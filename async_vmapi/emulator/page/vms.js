@@ -4,6 +4,8 @@ import { call } from "./connection.js";
 import { at, copyOf, draw, drawSoon, element, kindOf, number, setData, setText, size, wordFor } from "./dom.js";
 import { act } from "./notices.js";
 
+const KINDS = ["good", "off", "busy", "bad", "gone"]; // in the order of the states' buttons
+
 const vms = new Map(); // by id, in the order of creation
 const rows = new Map();
 const changed = new Set(); // ids
@@ -114,6 +116,8 @@ function matches(vm) {
   return words.every((word) => text.includes(word));
 }
 
+const rank = (state) => KINDS.indexOf(kindOf(state)) + wordFor(state);
+
 function drawStates() {
   const counts = new Map();
   for (const { state } of vms.values()) {
@@ -123,7 +127,8 @@ function drawStates() {
   if (deleted > 0 || withDeleted) counts.set(null, deleted);
   const chips = at("states");
   for (const chip of [...chips.children]) if (!counts.has(chip.state)) chip.remove();
-  for (const [state, count] of counts) {
+  const order = [...counts].sort(([one], [other]) => rank(one).localeCompare(rank(other)));
+  for (const [index, [state, count]] of order.entries()) {
     let chip = [...chips.children].find((each) => each.state === state);
     if (chip === undefined) {
       chip = element("button", "chip");
@@ -132,7 +137,7 @@ function drawStates() {
       chip.append(element("span", "state", wordFor(state)), element("b"));
       chip.firstElementChild.dataset.kind = kindOf(state);
       chip.addEventListener("click", () => choose(state));
-      chips.append(chip);
+      chips.insertBefore(chip, chips.children[index] ?? null);
     }
     setText(chip.lastElementChild, number(count));
     chip.setAttribute("aria-pressed", chosen === state);
