@@ -996,6 +996,18 @@ class TestEvents:
                 await call("POST", "/reset")
                 await call("POST", "/vms", {"name": "x" * 100, "count": 9000})
             assert (await call("GET", ""))["vms"] == {"online": 9000}
+            await call.emulator.__aexit__()
+            # For the end of `call`.
+            await call.emulator.__aenter__()
+
+    async def test_a_log_of_many_paths(self, call):
+        """Each request has its own."""
+        async with call.client() as client:
+            for number in range(2100):
+                with contextlib.suppress(VMAPIError):
+                    await client.vms.get(f"vm-{number}")
+        found = (await call("GET", "/requests?limit=1000"))["requests"]
+        assert [entry["vm"] for entry in found] == [f"vm-{n}" for n in range(1100, 2100)]
 
     async def test_a_silent_stream(self, call, monkeypatch):
         """Comments show that the connection is not broken."""

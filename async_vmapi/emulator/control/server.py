@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
@@ -26,6 +27,8 @@ _LISTENERS: Final = 16
 _TICK: Final = 0.1
 """Seconds after which the cloud of a listener is advanced."""
 _PING: Final = 15.0
+_TEXTS: Final = 2000
+_MILLISECOND: Final = 0.001
 _SNAPSHOT: Final = 256 * 1024 * 1024
 """Maximum size of a snapshot, in bytes."""
 _JSON: Final = "application/json"
@@ -47,6 +50,9 @@ class ControlServer:
         self._control = control
         self._token = token
         self._listeners: list[web.BaseRequest] = []
+        self._texts: dict[str, str] = {}
+        # The latest date, and when it was read on the event loop's clock.
+        self._date, self._dated_at = datetime.now(UTC), -math.inf
 
     def open(self) -> None:
         """Begin to serve."""
@@ -98,7 +104,10 @@ class ControlServer:
 
     def arrival(self) -> Arrival:
         """Note the arrival of a request to the cloud's API, for `log`."""
-        return self._control.now, datetime.now(UTC), asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        if now - self._dated_at > _MILLISECOND:
+            self._date, self._dated_at = datetime.now(UTC), now
+        return self._control.now, self._date, now
 
     def log(
         self,
@@ -121,15 +130,25 @@ class ControlServer:
                 at,
                 date,
                 request.method,
-                request.raw_path,
+                self._shared(request.raw_path),
                 None if dropped else response.status,
                 asyncio.get_running_loop().time() - began,
                 fault,
                 delay,
                 None if transport is None else transport.get_extra_info("peername"),
-                request.headers.get("User-Agent", ""),
+                self._shared(request.headers.get("User-Agent", "")),
             )
         )
+
+    def _shared(self, text: str) -> str:
+        """Return an equal text that many logged requests share, as there are thousands of them."""
+        texts = self._texts
+        found = texts.get(text)
+        if found is None:
+            if len(texts) >= _TEXTS:
+                texts.clear()
+            found = texts[text] = text
+        return found
 
     async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
         """Send events until the listener disconnects."""
