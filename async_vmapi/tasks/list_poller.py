@@ -1,7 +1,9 @@
 """Poll all awaited VMs by one list."""
 
 import asyncio
+import itertools
 import math
+import operator
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -15,6 +17,8 @@ from async_vmapi.tasks.vm_list import ListResult, VMListSource
 from async_vmapi.transport.codec import VMSnapshot, raw_vms
 
 __all__ = ["ListPoller"]
+
+_ID: Final = operator.attrgetter("id")
 
 _UPDATES_PER_YIELD: Final = 50
 """Yield to the event loop after this many updates."""
@@ -167,7 +171,8 @@ class ListPoller:
     async def _compare(self, result: ListResult) -> None:
         """Report the VMs that changed since the last list, or are due to be rechecked."""
         sent_at, received_at = result.sent_at, result.received_at
-        shown = {snapshot.id: snapshot for snapshot in result.snapshots}
+        # Not comprehensions, which take twice as long.
+        shown = dict(zip(map(_ID, result.snapshots), result.snapshots, strict=True))
         all_vms = self._polls.vms.values()
         if sent_at < self._recheck_at:
             # The hot path: most lists of a large fleet show no change.
@@ -186,7 +191,7 @@ class ListPoller:
         await asyncio.sleep(0)
         raws = raw_vms(result.body)
         await asyncio.sleep(0)
-        places = {snapshot.id: place for place, snapshot in enumerate(result.snapshots)}
+        places = dict(zip(map(_ID, result.snapshots), itertools.count(), strict=False))
         for count, vm in enumerate(vms, 1):
             if count % _UPDATES_PER_YIELD == 0:
                 await asyncio.sleep(0)
