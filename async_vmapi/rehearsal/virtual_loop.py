@@ -22,11 +22,11 @@ class _Selector(selectors.DefaultSelector):
             if events := super().select(_STALLED):
                 return events
             raise RuntimeError("all tasks wait for each other")
-        events = super().select(0)
-        if not events:
+        # The system is not asked: what another thread calls needs no event to be run.
+        if timeout > 0:
             # At least to the next number: after a year, a timer can be less than that ahead.
             self.now = math.nextafter(self.now + timeout, math.inf)
-        return events
+        return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
