@@ -151,7 +151,7 @@ class TestOneRun:
         assert {("OutcomeUnknown",), ("TaskFailed",), ()} <= seen
 
     def test_waves_are_promoted_at_once(self):
-        """Nobody is there to do it."""
+        """A rehearsal has no user who could do it."""
         plan = BulkPlan(waves=[1, 3, "100%"], promote="each")
         found = run(scenario_of(plan=plan), 1, record=True)
         assert found.counts == {"succeeded": 8}

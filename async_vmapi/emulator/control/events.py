@@ -43,7 +43,7 @@ class Events:
 
     @property
     def ended(self) -> bool:
-        """Whether nobody shall wait any more."""
+        """Whether no listener waits any more."""
         return self._ended
 
     @ended.setter

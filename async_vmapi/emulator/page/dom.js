@@ -1,4 +1,4 @@
-// Small helpers. Texts of clients become text only, never markup.
+// Functions for elements. Texts of clients become text only, never markup.
 
 export const at = (id) => document.getElementById(id);
 export const copyOf = (id) => at(id).content.firstElementChild.cloneNode(true);
