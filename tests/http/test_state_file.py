@@ -145,7 +145,7 @@ class TestContent:
         reading = asyncio.create_task(saver.saved(changed=False))
         await reading
         assert writing.done()
-        # Who waits may leave; the others do not notice.
+        # One wait may be cancelled; the other is not affected.
         leaving = asyncio.create_task(saver.saved(changed=True))
         staying = asyncio.create_task(saver.saved(changed=True))
         await asyncio.sleep(0)
