@@ -42,3 +42,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the loop's time in seconds."""
         return self._clock.now
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for its threads, which take real time: a timeout would jump ahead of them."""
+        await super().shutdown_default_executor()

@@ -5,6 +5,8 @@ import io
 import json
 import signal
 import sys
+import threading
+import time
 
 import attrs
 import pytest
@@ -482,3 +484,21 @@ class TestVirtualLoop:
 
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             assert runner.run(main()) == [1, 2]
+
+    def test_closing_waits_for_threads(self):
+        """In real time: since Python 3.12, a runner gives them 300 seconds of the loop's."""
+        finishing, ended = threading.Event(), threading.Event()
+
+        def in_thread():
+            finishing.wait()
+            # The runner is closing by now; its timeout, if it had one, would be over.
+            time.sleep(0.05)
+            ended.set()
+
+        async def main():
+            asyncio.get_running_loop().run_in_executor(None, in_thread)
+            asyncio.get_running_loop().call_soon(finishing.set)
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main())
+        assert ended.is_set()
