@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from async_vmapi.cli.commands import command
-from async_vmapi.cli.running import ExitCode, fail, say
-from async_vmapi.cli.streams import signals_handled
+from async_vmapi.cli.running import ExitCode, fail, say, signals_handled_in
 from async_vmapi.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -217,7 +216,7 @@ async def _serve(
         state=state,
         page=page,
     )
-    with signals_handled(lambda *_: loop.call_soon_threadsafe(stop.set)):
+    with signals_handled_in(loop, lambda *_: loop.call_soon_threadsafe(stop.set)):
         async with emulator:
             variables = {
                 "VMAPI_URL": emulator.url,

@@ -3,6 +3,8 @@
 import asyncio
 import enum
 import logging
+import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,7 +16,7 @@ from async_vmapi.cli.output import printable
 from async_vmapi.cli.streams import hurry, signals_handled
 from async_vmapi.errors import ConnectError, InvalidArgument, VMAPIError
 
-__all__ = ["ExitCode", "errors_shown", "fail", "run", "say"]
+__all__ = ["ExitCode", "errors_shown", "fail", "run", "say", "signals_handled_in"]
 
 T = TypeVar("T")
 
@@ -152,4 +154,33 @@ def _handling(
             raise KeyboardInterrupt
         loop.call_soon_threadsafe(handle)
 
-    return signals_handled(received)
+    return signals_handled_in(loop, received)
+
+
+@contextmanager
+def signals_handled_in(
+    loop: asyncio.AbstractEventLoop, handler: Callable[..., object]
+) -> Generator[None]:
+    """Handle signals as `signals_handled` does, also at the moment at which the loop falls asleep.
+
+    One that arrives after Python last looked for signals and before the loop's system call, or in
+    another thread, does not interrupt that call: the loop is woken up through a socket.
+    """
+    before = signal.set_wakeup_fd(-1)
+    if before != -1:  # those of uvloop and of Windows do it themselves
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        with signals_handled(handler):
+            yield
+        return
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.setblocking(False)
+        writing.setblocking(False)
+        loop.add_reader(reading, reading.recv, 4096)
+        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        try:
+            with signals_handled(handler):
+                yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(reading)

@@ -8,6 +8,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -386,6 +387,37 @@ class TestSignals:
             "    except typer.Exit as end: sys.exit(end.exit_code)\n"
         )
         assert program.popen(command=[sys.executable, "-c", script]).wait(LONG) == 130
+
+    @pytest.mark.parametrize(
+        ("call", "code"),
+        [
+            ("cli.main()", 0),
+            ("sys.argv.append('--uvloop'); cli.main()", 0),
+            ("running.run(body())", 130),
+        ],
+    )
+    @pytest.mark.timeout(100)
+    def test_as_the_loop_falls_asleep(self, program, call, code):
+        """A signal that interrupts no system call, as another thread takes it, ends it too."""
+        script = (
+            "import asyncio, signal, sys, threading, typer\n"
+            "from async_vmapi import cli\n"
+            "from async_vmapi.cli import running\n"
+            "async def body():\n"
+            "    print('ready', flush=True)\n"
+            "    await asyncio.Event().wait()\n"
+            "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+            "sys.argv[1:] = ['emulator', '--port', '0']\n"
+            f"try: {call}\n"
+            "except typer.Exit as end: sys.exit(end.exit_code)\n"
+        )
+        process = program.popen(command=[sys.executable, "-c", script])
+        assert process.stdout.readline()
+        # By now the loop waits for nothing else.
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LONG) == code
 
     def test_too_many_items(self, program, cloud):
         """The command would take far too long, so it is refused at once."""
