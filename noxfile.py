@@ -158,6 +158,8 @@ def minimum(session: nox.Session) -> None:
     session.install(*TESTS, "-e", EXTRAS, "--constraint", str(oldest.resolve()))
     # The oldest anyio's plugin imports what the newest pytest warns of; nothing here uses it.
     run_tests(session, *("-p", "no:anyio"), *("-m", "not programs"), *MINIMUM)
+    # Options that are read from the environment, by the command itself.
+    run_tests(session, *("-p", "no:anyio"), "tests/cli/test_jobs.py")
 
 
 @nox.session(python=MEASURED)

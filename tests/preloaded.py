@@ -4,18 +4,21 @@ import importlib
 import inspect
 import os
 import pkgutil
+from contextlib import suppress
 from pathlib import Path
 from posix import _exit
 
 import coverage
 import rich.progress  # noqa: F401
-import typer._adapters
 import typer.rich_utils  # noqa: F401
 
 import async_vmapi.cli
 import async_vmapi.durable
 import async_vmapi.emulator
 
+# What fails here is ignored, and then each program imports everything; not all versions have it.
+with suppress(ImportError):
+    importlib.import_module("typer._adapters")
 for _module in pkgutil.walk_packages(async_vmapi.cli.__path__, "async_vmapi.cli."):
     importlib.import_module(_module.name)
 
