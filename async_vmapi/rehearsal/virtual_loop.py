@@ -43,6 +43,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the loop's time in seconds."""
         return self._clock.now
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - asyncio passes it
+    async def shutdown_default_executor(
+        self,
+        timeout: float | None = None,  # noqa: ARG002 - asyncio passes it
+    ) -> None:
         """Wait for its threads, which take real time: a timeout would jump ahead of them."""
         await super().shutdown_default_executor()
