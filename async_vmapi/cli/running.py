@@ -161,13 +161,13 @@ def _handling(
 def signals_handled_in(
     loop: asyncio.AbstractEventLoop, handler: Callable[..., object]
 ) -> Generator[None]:
-    """Handle signals as `signals_handled` does, also at the moment at which the loop falls asleep.
+    """Handle signals as `signals_handled` does, also as the loop begins to wait.
 
     One that arrives after Python last looked for signals and before the loop's system call, or in
-    another thread, does not interrupt that call: the loop is woken up through a socket.
+    another thread, does not interrupt that call: a socket wakes the loop up.
     """
     before = signal.set_wakeup_fd(-1)
-    if before != -1:  # those of uvloop and of Windows do it themselves
+    if before != -1:  # the loops of uvloop and of Windows have their own
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)
         with signals_handled(handler):
             yield

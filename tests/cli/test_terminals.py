@@ -397,7 +397,7 @@ class TestSignals:
         ],
     )
     @pytest.mark.timeout(100)
-    def test_as_the_loop_falls_asleep(self, program, call, code):
+    def test_as_the_loop_begins_to_wait(self, program, call, code):
         """A signal that interrupts no system call, as another thread takes it, ends it too."""
         script = (
             "import asyncio, signal, sys, threading, typer\n"
